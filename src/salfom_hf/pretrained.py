@@ -1,0 +1,40 @@
+"""Names of models: what `from_pretrained("salfom")` and `--model salfom` mean."""
+
+import os
+from pathlib import Path
+
+from huggingface_hub.constants import HF_HOME
+
+SHIPPED = Path(__file__).parent / "weights"
+
+
+def installed(name: str) -> Path:
+    """Where `salfom convert … --install` puts a model: a folder in the Hugging Face cache (`HF_HOME`)."""
+    return Path(HF_HOME) / "salfom" / name
+
+
+# Name → folder of the model.
+KNOWN = {"salfom": SHIPPED / "salfom", "salfom-large": installed("salfom-large")}
+
+
+def resolve(name: str | os.PathLike | None) -> str | os.PathLike | None:
+    """
+    Turn a model name into something that transformers loads.
+
+    A local folder of that name wins, then the names in `KNOWN`; anything else is left to the Hub.
+
+    Raises:
+        FileNotFoundError: `salfom-large` has not been installed on this machine.
+    """
+    if name is None or os.path.isdir(name) or str(name) not in KNOWN:
+        return name
+    folder = KNOWN[str(name)]
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"'{name}' is the paper's model, whose weights its authors publish and this package does not contain. "
+            "Download their SalFoM checkpoint and run `salfom convert CHECKPOINT --install` once."
+        )
+    return str(folder)
+
+
+__all__ = ["KNOWN", "installed", "resolve"]

@@ -1,0 +1,294 @@
+"""UnMasked Teacher (UMT), the video foundation model that SalFoM builds on: configuration and network.
+
+Li et al., "Unmasked Teacher: Towards Training-Efficient Video Foundation Models", ICCV 2023. A ViT with joint
+space-time attention: every frame is cut into patches, and all patches of all frames attend to one another.
+"""
+
+from collections.abc import Callable
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+# Every published UMT model derives its position table from this grid of (frames, rows, columns).
+PRETRAINING_GRID = (8, 14, 14)
+
+
+@strict
+class UMTConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`UMTModel`]. The defaults are UMT-L/16 with 16 frames of 224×224 pixels; UMT-B/16 has
+    `hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12`.
+
+    Args:
+        image_size (`int` or pair of `int`, defaults to 224): height and width in pixels for which the position table
+            is stored. Other sizes are accepted by the model, which interpolates the table.
+        patch_size (`int`, defaults to 16): height and width of a patch in pixels.
+        num_frames (`int`, defaults to 16): frames for which the position table is stored.
+        num_channels (`int`, defaults to 3): channels of a frame.
+        hidden_size (`int`, defaults to 1024): width of the tokens.
+        intermediate_size (`int`, defaults to 4096): width of the hidden layer of the MLP.
+        num_hidden_layers (`int`, defaults to 24): transformer blocks.
+        num_attention_heads (`int`, defaults to 16): attention heads per block.
+        hidden_act (`str`, defaults to `"gelu"`): activation of the MLP.
+        layer_norm_eps (`float`, defaults to 1e-6): epsilon of the layer norms.
+        attention_dropout (`float`, defaults to 0.0): dropout on the attention weights.
+        initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
+    """
+
+    model_type = "umt"
+
+    image_size: int | list[int] | tuple[int, ...] = 224
+    patch_size: int = 16
+    num_frames: int = 16
+    num_channels: int = 3
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    attention_dropout: float | int = 0.0
+    initializer_range: float = 0.02
+
+    def validate_heads(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads})."
+            )
+
+    def validate_image_size(self):
+        if any(side % self.patch_size or side < self.patch_size for side in self.image_height_width):
+            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size}).")
+
+    @property
+    def image_height_width(self) -> tuple[int, int]:
+        """The image size as (height, width) in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else tuple(self.image_size)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """The token grid (frames, rows, columns) of the stored position table."""
+        height, width = self.image_height_width
+        return self.num_frames, height // self.patch_size, width // self.patch_size
+
+
+def sinusoidal_table(num_positions: int, width: int, device: torch.device | None = None) -> torch.Tensor:
+    """The sine-cosine table of "Attention Is All You Need": float32 `(num_positions, width)`, sine on even channels."""
+    channel = torch.arange(width, device=device)
+    # float64: the angles grow to the number of positions, where float32 sines lose digits.
+    frequency = 10000.0 ** (-2.0 * (channel // 2).double() / width)
+    angle = torch.arange(num_positions, device=device).double()[:, None] * frequency
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()
+
+
+def interpolate_positions(
+    table: torch.Tensor, source: tuple[int, int, int], target: tuple[int, int, int]
+) -> torch.Tensor:
+    """
+    Resample a position table between token grids: linearly in time, bicubically in space.
+
+    Args:
+        table: `(1, frames · rows · columns, channels)` of the grid `source`.
+        source: (frames, rows, columns) of the table.
+        target: (frames, rows, columns) wanted.
+
+    Returns:
+        `(1, frames · rows · columns, channels)` of the grid `target`, in the dtype of `table`.
+    """
+    channels = table.shape[-1]
+    positions = table.float().reshape(*source, channels)
+    if source[0] != target[0]:
+        over_time = positions.reshape(source[0], -1).T.unsqueeze(0)
+        over_time = F.interpolate(over_time, size=target[0], mode="linear", align_corners=False)
+        positions = over_time.squeeze(0).T.reshape(target[0], *source[1:], channels)
+    if source[1:] != target[1:]:
+        over_space = positions.permute(0, 3, 1, 2)
+        over_space = F.interpolate(over_space, size=target[1:], mode="bicubic", align_corners=False)
+        positions = over_space.permute(0, 2, 3, 1)
+    return positions.reshape(1, -1, channels).to(table.dtype)
+
+
+class UMTEmbeddings(nn.Module):
+    """Frames to tokens: patches of single frames in the order (time, row, column), plus their position."""
+
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        self.grid = config.grid
+        self.patch_size = config.patch_size
+        kernel = (1, config.patch_size, config.patch_size)
+        self.patch_embedding = nn.Conv3d(config.num_channels, config.hidden_size, kernel_size=kernel, stride=kernel)
+        # Fixed in the original too, where it is a detached parameter. Stored, since checkpoints bring their own.
+        frames, rows, columns = self.grid
+        self.position_embeddings = nn.Buffer(torch.zeros(1, frames * rows * columns, config.hidden_size))
+
+    def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        _, frames, _, height, width = pixel_values_videos.shape
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"Frames of {height}x{width} pixels do not divide into patches of {self.patch_size}.")
+        volume = pixel_values_videos.transpose(1, 2).to(self.patch_embedding.weight.dtype)
+        tokens = self.patch_embedding(volume).flatten(2).transpose(1, 2)
+        positions = self.position_embeddings
+        grid = (frames, height // self.patch_size, width // self.patch_size)
+        if grid != self.grid:
+            positions = interpolate_positions(positions, self.grid, grid)
+        return tokens + positions
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = F.dropout(weights.softmax(dim=-1), p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class UMTAttention(nn.Module):
+    """Multi-head self-attention over all tokens; queries and values have a bias, keys have none."""
+
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = False
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(config.hidden_size))
+        self.v_bias = nn.Parameter(torch.zeros(config.hidden_size))
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch, tokens, channels = hidden_states.shape
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(hidden_states, self.qkv.weight, bias)
+        query, key, value = qkv.view(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attended, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            None,
+            scaling=self.scaling,
+            dropout=self.attention_dropout if self.training else 0.0,
+            **kwargs,
+        )
+        return self.output(attended.reshape(batch, tokens, channels)), weights
+
+
+class UMTMLP(nn.Module):
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+class UMTLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = UMTAttention(config)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = UMTMLP(config)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+        hidden_states = hidden_states + self.attention(self.norm1(hidden_states), **kwargs)[0]
+        return hidden_states + self.mlp(self.norm2(hidden_states))
+
+
+class UMTPreTrainedModel(PreTrainedModel):
+    config: UMTConfig
+    base_model_prefix = "umt"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("UMTEmbeddings", "UMTLayer")
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": UMTLayer, "attentions": UMTAttention}  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, (nn.Linear, nn.Conv3d)):
+            init.trunc_normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, UMTAttention):
+            init.zeros_(module.q_bias)
+            init.zeros_(module.v_bias)
+        elif isinstance(module, UMTEmbeddings):
+            frames, rows, columns = PRETRAINING_GRID
+            table = sinusoidal_table(
+                frames * rows * columns, module.position_embeddings.shape[-1], module.position_embeddings.device
+            )
+            init.copy_(
+                module.position_embeddings, interpolate_positions(table.unsqueeze(0), PRETRAINING_GRID, module.grid)
+            )
+
+
+class UMTModel(UMTPreTrainedModel):
+    """
+    UMT encoder without head. As in SalFoM, the last block's tokens are returned without a final norm.
+    """
+
+    def __init__(self, config: UMTConfig):
+        super().__init__(config)
+        self.embeddings = UMTEmbeddings(config)
+        self.layers = nn.ModuleList([UMTLayer(config) for _ in range(config.num_hidden_layers)])
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embedding
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(self, pixel_values_videos: torch.Tensor, **kwargs) -> BaseModelOutput:
+        r"""
+        Args:
+            pixel_values_videos: float `(batch, frames, channels, height, width)`, normalised with the ImageNet mean
+                and standard deviation; height and width are multiples of the patch size.
+
+        Returns:
+            `BaseModelOutput` with `last_hidden_state` `(batch, tokens, hidden_size)`, tokens in the order
+            (time, row, column); on request `hidden_states` and `attentions` (the latter with eager attention only).
+        """
+        hidden_states = self.embeddings(pixel_values_videos)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+
+__all__ = ["UMTConfig", "UMTModel", "UMTPreTrainedModel"]
