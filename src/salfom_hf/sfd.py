@@ -1,4 +1,4 @@
-"""SFD, static feature decoding: SalFoM's branch that collapses time first and then decodes space by 2-D convolutions."""
+"""SFD, static feature decoding: SalFoM's branch that collapses time first, then decodes space in 2-D."""
 
 import torch
 from torch import nn

@@ -84,7 +84,7 @@ class UMTConfig(PreTrainedConfig):
 
 
 def sinusoidal_table(num_positions: int, width: int, device: torch.device | None = None) -> torch.Tensor:
-    """The sine-cosine table of "Attention Is All You Need": float32 `(num_positions, width)`, sine on even channels."""
+    """Sine-cosine table of "Attention Is All You Need": float32 `(num_positions, width)`, sine on even channels."""
     channel = torch.arange(width, device=device)
     # float64: the angles grow to the number of positions, where float32 sines lose digits.
     frequency = 10000.0 ** (-2.0 * (channel // 2).double() / width)

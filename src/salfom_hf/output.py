@@ -1,0 +1,112 @@
+"""From predicted frames to a file: an overlay, heat-map or side-by-side video (or picture), PNG maps, or an npz."""
+
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .predictor import SaliencyFrame
+from .render import heatmap, overlay, side_by_side, to_gray
+from .video import IMAGE_SUFFIXES, VideoInfo, VideoWriter, atomic_output
+
+FORMATS = ("overlay", "heatmap", "side-by-side", "maps", "npz")
+
+
+def default_output(source: Path, output_format: str) -> Path:
+    """Where a result goes when the user names no place: beside the source, with the format in its name."""
+    is_image = source.suffix.lower() in IMAGE_SUFFIXES
+    suffix = {"maps": "", "npz": ".npz"}.get(output_format, ".png" if is_image else ".mp4")
+    return source.with_name(f"{source.stem if source.is_file() else source.name}_{output_format}{suffix}")
+
+
+def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, info: VideoInfo, **options) -> None:
+    """A video of `draw(image, saliency)`; for one image, a picture if the path's suffix says so."""
+    frames = iter(frames)
+    # The first frame is predicted before the output is opened: a bad input leaves no trace.
+    first = next(frames, None)
+    if first is None:
+        raise ValueError(f"{info.path} has no frames.")
+    picture = draw(first.image, first.saliency)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        with atomic_output(path, options["overwrite"]) as temporary:
+            Image.fromarray(picture).save(temporary)
+        return
+    height, width = picture.shape[:2]
+    with VideoWriter(path, width, height, info.frame_rate, audio_from=info.path, **options) as writer:
+        for frame in chain([first], frames):
+            writer.write(draw(frame.image, frame.saliency), frame.timestamp)
+
+
+def write_maps(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> None:
+    """A folder of grey PNGs 0001.png, 0002.png, …, each scaled from its minimum to its maximum."""
+    with atomic_output(path, overwrite) as temporary:
+        temporary.mkdir()
+        for number, frame in enumerate(frames, 1):
+            Image.fromarray(to_gray(frame.saliency)).save(temporary / f"{number:04d}.png")
+
+
+def write_npz(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> None:
+    """
+    An npz with `maps`, float16 `(frames, height, width)`, values in 0…1, and `timestamps`, float64 `(frames,)`, in
+    seconds. Written frame by frame: memory does not grow with the video.
+    """
+    with atomic_output(path, overwrite) as temporary:
+        raw = temporary.with_name("maps.raw")
+        timestamps, shape = [], (0, 0)
+        with raw.open("wb") as file:
+            for frame in frames:
+                shape = frame.saliency.shape
+                file.write(frame.saliency.astype(np.float16).tobytes())
+                timestamps.append(float(frame.timestamp))
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            with archive.open("timestamps.npy", "w") as entry:
+                np.lib.format.write_array(entry, np.array(timestamps))
+            # The header states the number of frames, known only now; the maps follow it piece by piece.
+            with archive.open("maps.npy", "w", force_zip64=True) as entry, raw.open("rb") as file:
+                header = {"descr": "<f2", "fortran_order": False, "shape": (len(timestamps), *shape)}
+                np.lib.format.write_array_header_2_0(entry, header)
+                while piece := file.read(1 << 20):
+                    entry.write(piece)
+        raw.unlink()
+
+
+def write(
+    frames: Iterator[SaliencyFrame],
+    path: Path,
+    output_format: str,
+    info: VideoInfo,
+    colormap: str = "turbo",
+    start: float = 0.0,
+    duration: float | None = None,
+    overwrite: bool = False,
+) -> None:
+    """
+    Write predicted frames in one of `FORMATS`; the output appears under its name only when complete.
+
+    Args:
+        frames: from [`SaliencyPredictor.stream`].
+        path: the output; its suffix chooses the container of a video.
+        info: of the source: its frame rate and sound are kept.
+        start, duration: the part of the source that the frames are, in seconds.
+
+    Raises:
+        VideoError: the output exists (without `overwrite`) or cannot be written.
+    """
+    if output_format == "maps":
+        write_maps(frames, path, overwrite)
+    elif output_format == "npz":
+        write_npz(frames, path, overwrite)
+    else:
+        draw = {
+            "overlay": partial(overlay, colormap=colormap),
+            "heatmap": lambda _, saliency: heatmap(saliency, colormap),
+            "side-by-side": partial(side_by_side, colormap=colormap),
+        }[output_format]
+        write_video(frames, path, draw, info, start=start, duration=duration, overwrite=overwrite)
+
+
+__all__ = ["FORMATS", "default_output", "write"]

@@ -1,0 +1,158 @@
+"""SaliencyPredictor: a video in, a saliency map for every frame out."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .modeling_salfom import SalFoMForVideoSaliencyPrediction
+from .sliding_window import saliency_maps
+from .video import IMAGE_RATE, Frame, read_frames
+from .video_processing_salfom import SalFoMVideoProcessor, resize_map, to_tensor
+
+
+class SaliencyFrame(NamedTuple):
+    """
+    One frame and where people look in it.
+
+    Attributes:
+        image: uint8 `(height, width, 3)`, RGB.
+        timestamp: seconds on the source's clock.
+        saliency: float32 `(height, width)`, values in 0…1.
+    """
+
+    image: np.ndarray
+    timestamp: Fraction
+    saliency: np.ndarray
+
+
+def frames_of(video, start: float, duration: float | None) -> Iterator[Frame]:
+    """Frames of a file, a folder of images, an array, or an iterable of images (at 25 frames per second)."""
+    if isinstance(video, (str, os.PathLike)):
+        yield from read_frames(video, start, duration)
+        return
+    if isinstance(video, Image.Image):
+        video = [video]
+    elif isinstance(video, (np.ndarray, torch.Tensor)):
+        video = to_tensor(video)
+    end = float("inf") if duration is None else start + duration
+    for index, image in enumerate(video):
+        timestamp = index / IMAGE_RATE
+        if start <= timestamp < end:
+            pixels = to_tensor(image)[0].permute(1, 2, 0)
+            if pixels.dtype != torch.uint8:
+                raise ValueError(f"Frames must hold uint8 values in 0…255, not {pixels.dtype}.")
+            yield Frame(np.ascontiguousarray(pixels.cpu().numpy()), timestamp)
+
+
+class SaliencyPredictor:
+    """
+    Predicts saliency with a model and its processor, by a causal sliding window.
+
+    Args:
+        model: the network, on the device and in the dtype to compute with.
+        processor: the processor saved with it.
+        stride: every how many frames the network runs; maps between are interpolated. 1 as in the paper.
+        batch_size: windows per call of the network.
+
+    Example:
+
+    ```python
+    >>> from salfom_hf import SaliencyPredictor
+    >>> predictor = SaliencyPredictor.from_pretrained("salfom")
+    >>> maps = predictor.predict("video.mp4")  # float32 (frames, height, width)
+    >>> for frame in predictor.stream("hours.mp4"):  # never holds the video
+    ...     print(float(frame.timestamp), frame.saliency.shape)
+    ```
+    """
+
+    def __init__(
+        self,
+        model: SalFoMForVideoSaliencyPrediction,
+        processor: SalFoMVideoProcessor,
+        stride: int = 1,
+        batch_size: int = 4,
+    ):
+        self.model = model.eval()
+        if model.salfom.adapter.framewise:
+            model.salfom.encoder.to(memory_format=torch.channels_last)
+        self.processor = processor
+        self.stride = stride
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike = "salfom",
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        stride: int = 1,
+        batch_size: int = 4,
+    ) -> "SaliencyPredictor":
+        """
+        Load model and processor.
+
+        Args:
+            name: `"salfom"` (the weights in this package), `"salfom-large"` (the paper's model, once converted), a
+                folder, or a model on the Hub.
+            device: where to compute.
+            dtype: precision to compute in; maps are float32 whatever it is.
+            stride, batch_size: see the class.
+        """
+        model = SalFoMForVideoSaliencyPrediction.from_pretrained(name, dtype=dtype).to(device)
+        return cls(model, SalFoMVideoProcessor.from_pretrained(name), stride, batch_size)
+
+    def stream(self, video, start: float = 0.0, duration: float | None = None) -> Iterator[SaliencyFrame]:
+        """
+        Frames and their maps, one by one, in constant memory.
+
+        Args:
+            video: path of a video, an image or a folder of images; uint8 array or tensor `(frames, height, width, 3)`;
+                or an iterable of images (PIL, numpy, torch).
+            start, duration: part of the video, in seconds.
+
+        Yields:
+            [`SaliencyFrame`] with the map at the frame's size.
+
+        Raises:
+            VideoError: the file cannot be read.
+            ValueError: the frames are not images of one size.
+        """
+        waiting: deque[Frame] = deque()
+
+        def prepared() -> Iterable[torch.Tensor]:
+            for frame in frames_of(video, start, duration):
+                if waiting and frame.image.shape != waiting[-1].image.shape:
+                    raise ValueError("All frames of a video must have one size; resize them to the first one's.")
+                waiting.append(frame)
+                pixels = torch.from_numpy(frame.image).permute(2, 0, 1).unsqueeze(0)
+                pixels = self.processor.prepare_frames(pixels.to(self.model.device))[0]
+                yield pixels.to(self.model.dtype)
+
+        for saliency in saliency_maps(self.model, prepared(), self.stride, self.batch_size):
+            frame = waiting.popleft()
+            saliency = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1)
+            yield SaliencyFrame(frame.image, frame.timestamp, saliency.cpu().numpy())
+
+    def predict(self, video, start: float = 0.0, duration: float | None = None) -> np.ndarray:
+        """
+        The maps of all frames at once; arguments and errors as in [`stream`].
+
+        Returns:
+            float32 `(frames, height, width)`, values in 0…1.
+
+        Raises:
+            ValueError: the video has no frames.
+        """
+        maps = [frame.saliency for frame in self.stream(video, start, duration)]
+        if not maps:
+            raise ValueError("The video has no frames.")
+        return np.stack(maps)
+
+
+__all__ = ["SaliencyFrame", "SaliencyPredictor"]

@@ -1,0 +1,61 @@
+"""Pictures of saliency maps: heat maps, overlays on the frame, both side by side, grey maps."""
+
+import numpy as np
+
+# Ten evenly spaced colours each, between which colours are interpolated.
+COLORMAPS = {
+    "turbo": "30123b 4662d7 36aaf9 1ae4b6 72fe5e c7ef34 faba39 f66b19 cb2a04 7a0403",
+    "inferno": "000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4",
+    "viridis": "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6dcd59 b4de2c fde725",
+    "jet": "000080 0000f1 004cff 00b0ff 29ffce 7dff7a ceff29 ffc400 ff6800 800000",
+    "gray": "000000 1c1c1c 393939 555555 717171 8e8e8e aaaaaa c6c6c6 e3e3e3 ffffff",
+}
+
+
+def color_table(name: str) -> np.ndarray:
+    """The 256 RGB colours of a color map, uint8 `(256, 3)`."""
+    anchors = np.array([list(bytes.fromhex(color)) for color in COLORMAPS[name].split()], dtype=float)
+    positions = np.linspace(0, len(anchors) - 1, 256)
+    channels = [np.interp(positions, np.arange(len(anchors)), anchors[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=1).round().astype(np.uint8)
+
+
+def to_gray(saliency: np.ndarray) -> np.ndarray:
+    """A map scaled from its minimum…maximum to uint8 0…255, as the field's code writes maps; a constant map is 0."""
+    low, high = float(saliency.min()), float(saliency.max())
+    if high <= low:
+        return np.zeros(saliency.shape, dtype=np.uint8)
+    return ((saliency - low) * (255 / (high - low))).round().astype(np.uint8)
+
+
+def heatmap(saliency: np.ndarray, colormap: str = "turbo") -> np.ndarray:
+    """A map `(height, width)` in colours, uint8 `(height, width, 3)`."""
+    return color_table(colormap)[to_gray(saliency)]
+
+
+def overlay(image: np.ndarray, saliency: np.ndarray, colormap: str = "turbo", opacity: float = 0.7) -> np.ndarray:
+    """
+    The heat map over the frame, more opaque where saliency is higher.
+
+    Args:
+        image: uint8 `(height, width, 3)`.
+        saliency: float `(height, width)` of the same size.
+        colormap: a name in `COLORMAPS`.
+        opacity: of the heat map at the frame's maximum, 0…1.
+
+    Returns:
+        uint8 `(height, width, 3)`.
+    """
+    gray = to_gray(saliency)
+    # Fixed point: 256 stands for fully opaque.
+    alpha = (gray.astype(np.uint16) * round(256 * opacity) // 255)[:, :, None]
+    colors = color_table(colormap)[gray].astype(np.uint16)
+    return ((image * (256 - alpha) + colors * alpha + 128) >> 8).astype(np.uint8)
+
+
+def side_by_side(image: np.ndarray, saliency: np.ndarray, colormap: str = "turbo") -> np.ndarray:
+    """The frame at the left, its overlay at the right: uint8 `(height, 2 · width, 3)`."""
+    return np.concatenate([image, overlay(image, saliency, colormap)], axis=1)
+
+
+__all__ = ["COLORMAPS", "color_table", "heatmap", "overlay", "side_by_side", "to_gray"]
