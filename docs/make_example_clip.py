@@ -5,6 +5,7 @@ table, a rocket lifts off, an astronaut smiles. Run `pip install scikit-image` a
 """
 
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,19 +79,18 @@ def print_of(photo: Image.Image, border: int = 16, margin: int = 40) -> tuple[Im
     return layer, shadow.filter(ImageFilter.GaussianBlur(9))
 
 
-def coffee_table(frames: int):
+def coffee_table(frames: int) -> Iterator[np.ndarray]:
     table = load("coffee.png")
     card, shadow = print_of(load("chelsea.png").crop((20, 0, 380, 300)))
     for frame in range(frames):
         t = frame / (frames - 1)
         slid = 1 - (1 - min(t / 0.8, 1)) ** 3  # Pushed onto the table, it slows down and lies still.
-        x, y, turn = mix(730, 497, slid), mix(20, 118, slid), mix(-38, 13, slid)
-        camera = Camera(mix(232, 342, ease(t)), mix(196, 160, ease(t)), mix(452, 500, ease(t)))
+        x, y, turn = mix(630, 490, slid), mix(20, 120, slid), mix(-38, 13, slid)
+        camera = Camera(mix(232, 346, ease(t)), mix(196, 160, ease(t)), mix(452, 500, ease(t)))
         picture = camera.see(table)
         picture.paste((20, 8, 2), mask=camera.see(shadow, placed(shadow, x - 3, y + 6, 0.4, turn)))
-        picture.paste(
-            camera.see(card, placed(card, x, y, 0.4, turn)), mask=camera.see(card, placed(card, x, y, 0.4, turn))
-        )
+        seen = camera.see(card, placed(card, x, y, 0.4, turn))
+        picture.paste(seen, mask=seen)
         yield finish(picture)
 
 
@@ -116,26 +116,24 @@ def rocket_and_sky() -> tuple[Image.Image, Image.Image]:
     return rocket, pad
 
 
-def lift_off(frames: int):
+def lift_off(frames: int) -> Iterator[np.ndarray]:
     rocket, pad = rocket_and_sky()
     rows, columns = np.mgrid[: pad.height, : pad.width].astype(np.float32)
     random = np.random.default_rng(1)
     puffs = [(random.uniform(-1, 1), random.uniform(0, 1), random.uniform(0.6, 1.3)) for _ in range(70)]
     for frame in range(frames):
         t = frame / (frames - 1)
-        risen = 175 * max(t - 0.12, 0) ** 1.9
+        risen = 135 * max(t - 0.12, 0) ** 1.9
         power = ease(t / 0.2)
-        light = np.zeros((pad.height, pad.width), np.float32)
-        engine = ENGINE - risen
-        below = rows - engine
+        below = rows - (ENGINE - risen)
         flicker = 1 + 0.12 * math.sin(2.1 * frame) + 0.08 * math.sin(5.3 * frame)
         length = (16 + min(risen * 1.1, 75)) * flicker
         spread = 5.5 + np.clip(below, 0, None) * 0.07
         along = np.exp(-np.clip(below, 0, None) / length) * (1 / (1 + np.exp(-np.clip(below, -30, 30) * 1.2)))
-        light += 2.6 * power * along * np.exp(-(((columns - ROCKET_CENTRE) / spread) ** 2))
+        light = 2.6 * power * along * np.exp(-(((columns - ROCKET_CENTRE) / spread) ** 2))
         distance = np.hypot(columns - ROCKET_CENTRE, below - 12)
         light += power * flicker * (0.55 * np.exp(-distance / 22) + 0.16 * np.exp(-distance / 90))
-        smoke = np.zeros_like(light)
+        smoke = np.zeros_like(light)  # How much of what is behind it each pixel hides.
         for side, height, size in puffs:
             age = max(t - 0.05 - 0.25 * abs(side), 0)
             radius = 4 + 30 * size * age
@@ -144,7 +142,7 @@ def lift_off(frames: int):
             inside = np.exp(-(((columns - x) / (radius * 1.25)) ** 2 + ((rows - y) / (radius * 0.8)) ** 2) * 1.4)
             smoke = 1 - (1 - smoke) * (1 - 0.75 * min(age * 6, 1) * inside)
         lit = 70 + 150 * power * np.exp(-np.hypot(columns - ROCKET_CENTRE, rows - 400) / (70 + 0.3 * risen))
-        world = Image.alpha_composite(pad.convert("RGBA"), Image.new("RGBA", pad.size))
+        world = pad.convert("RGBA")
         moved = rocket.transform(rocket.size, Image.Transform.AFFINE, (1, 0, 0, 0, 1, risen), Image.Resampling.BICUBIC)
         world.alpha_composite(moved)
         colours = np.asarray(world.convert("RGB"), dtype=np.float32)
@@ -152,11 +150,11 @@ def lift_off(frames: int):
         colours = colours * (1 - smoke[..., None]) + smoke_colour * smoke[..., None]
         colours += light[..., None] * np.array([255, 178, 92], np.float32)
         seen = Image.fromarray(colours.clip(0, 255).astype(np.uint8))
-        camera = Camera(mix(326, 316, ease(t)), mix(266, 196, ease(t)), mix(560, 540, ease(t)))
+        camera = Camera(mix(318, 322, ease(t)), mix(246, 222, ease(t)), mix(632, 590, ease(t)))
         yield finish(camera.see(seen))
 
 
-def astronaut(frames: int):
+def astronaut(frames: int) -> Iterator[np.ndarray]:
     portrait = load("astronaut.png")
     for frame in range(frames):
         t = ease(frame / (frames - 1) * 0.8 + 0.1)  # Already moving at the cut.

@@ -83,6 +83,8 @@ class SalFoMConfig(PreTrainedConfig):
             )
 
     def validate_image_size(self):
+        if len(self.image_height_width) != 2:
+            raise ValueError(f"image_size must be one number or (height, width), not {self.image_size}.")
         stride = adapter_for(self.encoder_config).stride(self.encoder_config)
         if any(side < stride or side % stride for side in self.image_height_width):
             raise ValueError(
@@ -104,6 +106,8 @@ class SalFoMConfig(PreTrainedConfig):
                 )
         if not (self.use_tcfe or self.use_dfd or self.use_sfd):
             raise ValueError("At least one of use_tcfe, use_dfd and use_sfd must be true.")
+        if self.decoder_hidden_size is not None and self.decoder_hidden_size < 1:
+            raise ValueError(f"decoder_hidden_size must be positive or None, not {self.decoder_hidden_size}.")
         if self.output_stride not in (1, 2, 4):
             raise ValueError(f"output_stride must be 1, 2 or 4, not {self.output_stride}.")
         if not 0 <= self.drop_path_rate < 1:

@@ -83,6 +83,11 @@ class ConversionReport:
     unused: list[str]
     path: Path
 
+    def __str__(self) -> str:
+        name = {"salfom": "SalFoM", "umt": "UMT"}[self.kind]
+        unused = f", {len(self.unused)} without use left out: {', '.join(self.unused)}" if self.unused else ""
+        return f"{name} checkpoint converted to {self.path}: {self.used} tensors{unused}."
+
 
 def convert_checkpoint(
     checkpoint: str | os.PathLike, output_dir: str | os.PathLike, overwrite: bool = False
@@ -118,7 +123,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     The tensors of a `.pth` file by name, out of whatever they are nested in. They stay on the disk until used.
 
     Raises:
-        ConversionError: the file cannot be read, is no checkpoint, or is safe to read only for those who trust it.
+        ConversionError: the file cannot be read, is no checkpoint, or holds more than tensors and plain values.
     """
     try:
         # The settings of a training run, which many checkpoints carry; a namespace can do no harm.
@@ -139,16 +144,18 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         if inner is None:
             break
         state = inner
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise ConversionError(f"{path} holds no state dict, which is a table of names and tensors.")
     return state
 
 
 def detect_kind(state: dict[str, torch.Tensor]) -> str:
     """`"salfom"` or `"umt"`, by the names of the tensors."""
-    if any(re.match(r"(module\.)*(conv_|transformer_\d)", name) for name in state):
+    if any(re.match(r"conv_|transformer_\d", re.sub(PREFIXES["salfom"], "", name)) for name in state):
         return "salfom"
-    if any(re.fullmatch(r"(\w+\.)*patch_embed\.proj\.weight", name) for name in state):
+    if any(re.sub(PREFIXES["umt"], "", name) == "patch_embed.proj.weight" for name in state):
         return "umt"
     raise ConversionError("The checkpoint is neither SalFoM's nor UMT's: it has none of the names of their tensors.")
 
@@ -174,9 +181,9 @@ def to_umt(state: dict[str, torch.Tensor]) -> tuple[UMTModel, list[str]]:
     positions = state["pos_embed"].shape[-2] if state["pos_embed"].ndim > 1 else 0
     grid = next((grid for grid in UMT_GRIDS if grid[0] * grid[1] ** 2 == positions), None)
     if grid is None:
-        sizes = ", ".join(f"{frames}x{side}x{side}" for frames, side in UMT_GRIDS)
-        raise ConversionError(f"pos_embed has the shape {list(state['pos_embed'].shape)}; no grid of {sizes} fits.")
+        raise ConversionError(f"pos_embed has the shape {list(state['pos_embed'].shape)}, which no UMT model has.")
     frames, side = grid
+    blocks = [int(number) for number in re.findall(r"^blocks\.(\d+)\.", "\n".join(state), re.MULTILINE)]
     config = UMTConfig(
         image_size=side * patch_size,
         patch_size=patch_size,
@@ -184,8 +191,7 @@ def to_umt(state: dict[str, torch.Tensor]) -> tuple[UMTModel, list[str]]:
         num_channels=channels,
         hidden_size=width,
         intermediate_size=4 * width,
-        num_hidden_layers=1
-        + max((int(number) for number in re.findall(r"blocks\.(\d+)\.", " ".join(state))), default=-1),
+        num_hidden_layers=max(blocks, default=-1) + 1,
         num_attention_heads=width // UMT_HEAD_WIDTH,
     )
     return load(UMTModel, config, state), unused
@@ -218,9 +224,13 @@ def load(model_class: type[PreTrainedModel], config: PreTrainedConfig, state: di
     theirs = {original_name(name): name for name in ours}
     refuse("lacks", theirs.keys() - state.keys())
     refuse("has unexpectedly", state.keys() - theirs.keys())
-    wrong = {name for name in theirs if state[name].shape != ours[theirs[name]].shape}
+    wrong = [
+        name
+        for name, tensor in state.items()
+        if tensor.shape != ours[theirs[name]].shape or not tensor.is_floating_point()
+    ]
     refuse(
-        "has in another shape than the network",
+        "has in another shape or type than the network",
         (f"{name} {list(state[name].shape)} (not {list(ours[theirs[name]].shape)})" for name in wrong),
     )
     model.load_state_dict({theirs[name]: tensor.contiguous() for name, tensor in state.items()}, assign=True)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.efficientnet.modeling_efficientnet import round_filters
+from transformers.models.timesformer.modeling_timesformer import TimesformerEmbeddings
 from transformers.models.videomae.modeling_videomae import VideoMAEEmbeddings
 from transformers.models.vivit.modeling_vivit import VivitEmbeddings
 from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2RopeAttention
@@ -53,13 +54,47 @@ class ResizableVideoMAEEmbeddings(VideoMAEEmbeddings):
 class ResizableVivitEmbeddings(VivitEmbeddings):
     def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = True) -> torch.Tensor:
         features = self.patch_embeddings.projection(pixel_values.transpose(1, 2))
-        frames, *patch = self.patch_embeddings.patch_size
-        height, width = self.image_size
-        stored = (self.patch_embeddings.num_frames // frames, height // patch[0], width // patch[1])
+        (height, width), (patch_height, patch_width) = self.image_size, self.patch_size
+        rows, columns = height // patch_height, width // patch_width
+        stored = (self.patch_embeddings.num_patches // (rows * columns), rows, columns)
         of_class, of_patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
         positions = torch.cat([of_class, interpolate_positions(of_patches, stored, tuple(features.shape[2:]))], dim=1)
         cls_token = self.cls_token.expand(features.shape[0], -1, -1)
         return self.dropout(torch.cat([cls_token, features.flatten(2).transpose(1, 2)], dim=1) + positions)
+
+
+class ResizableTimesformerEmbeddings(TimesformerEmbeddings):
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        batch, frames = pixel_values.shape[:2]
+        features = self.patch_embeddings.projection(pixel_values.flatten(0, 1)).unflatten(0, (batch, frames))
+        stored = [
+            side // patch
+            for side, patch in zip(self.patch_embeddings.image_size, self.patch_embeddings.patch_size, strict=True)
+        ]
+        of_class, of_patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
+        of_patches = interpolate_positions(of_patches, (1, *stored), (1, *features.shape[-2:]))
+        tokens = self.pos_drop(features.flatten(3).transpose(2, 3) + of_patches.unsqueeze(1))
+        if self.attention_type != "space_only":
+            of_frames = interpolate_positions(
+                self.time_embeddings, (self.time_embeddings.shape[1], 1, 1), (frames, 1, 1)
+            )
+            tokens = self.time_drop(tokens + of_frames.unsqueeze(2))
+        # Time runs fastest, behind the class token.
+        tokens = tokens.transpose(1, 2).flatten(1, 2)
+        cls_token = self.pos_drop(self.cls_token.expand(batch, -1, -1) + of_class)
+        return torch.cat([cls_token, tokens], dim=1)
+
+
+@dataclass
+class TimesformerLayerShape:
+    """
+    What a TimeSformer block reads of its configuration while it runs: it multiplies the rows by the columns that it
+    derives from these, so one column of all patches serves every size.
+    """
+
+    num_frames: int
+    image_size: int = 1
+    patch_size: int = 1
 
 
 class ResizableVJEPA2Attention(VJEPA2RopeAttention):
@@ -102,8 +137,10 @@ def vjepa2_features(encoder, pixels, **flags):
 
 
 def timesformer_features(encoder, pixels, **flags):
-    outputs = encoder(pixels, **flags)
     _, frames, _, height, width = pixels.shape
+    for layer in encoder.encoder.layer:
+        layer.config = TimesformerLayerShape(frames)
+    outputs = encoder(pixels, **flags)
     rows, columns = (height // pair(encoder.config.patch_size)[0], width // pair(encoder.config.patch_size)[1])
     # A class token, then the patches with time running fastest.
     tokens = outputs.last_hidden_state[:, 1:].unflatten(1, (rows, columns, frames))
@@ -150,6 +187,12 @@ def efficientnet_lite_features(encoder, pixels, **flags):
 def prepare_videomae(encoder):
     # Changing the class keeps parameters, names and loaded weights as they are.
     encoder.embeddings.__class__ = ResizableVideoMAEEmbeddings
+
+
+def prepare_timesformer(encoder):
+    if encoder.config.attention_type == "space_only":
+        raise ValueError("TimeSformer with attention_type 'space_only' averages over time: SalFoM cannot read it.")
+    encoder.embeddings.__class__ = ResizableTimesformerEmbeddings
 
 
 def prepare_vivit(encoder):
@@ -221,7 +264,7 @@ ENCODERS: dict[str, EncoderAdapter] = {
     "vjepa2": EncoderAdapter(
         False, vjepa2_features, frames_per_step=lambda config: config.tubelet_size, prepare=prepare_vjepa2
     ),
-    "timesformer": EncoderAdapter(False, timesformer_features),
+    "timesformer": EncoderAdapter(False, timesformer_features, prepare=prepare_timesformer),
     "vivit": EncoderAdapter(
         False,
         vivit_features,

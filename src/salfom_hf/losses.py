@@ -42,8 +42,9 @@ def correlation(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     density = density / density.mean(dim=1, keepdim=True).clamp_min(tiny)
     saliency = saliency - saliency.mean(dim=1, keepdim=True)
     density = density - density.mean(dim=1, keepdim=True)
-    scale = (saliency.square().sum(dim=1) * density.square().sum(dim=1) + 1e-12).sqrt()
-    return (saliency * density).sum(dim=1) / scale
+    # Means, not sums, and this epsilon bound the gradient by 1e4, which float16 still holds.
+    scale = (saliency.square().mean(dim=1) * density.square().mean(dim=1) + 1e-8).sqrt()
+    return (saliency * density).mean(dim=1) / scale
 
 
 def saliency_loss(
@@ -64,7 +65,9 @@ def saliency_loss(
         labels = F.interpolate(labels.unsqueeze(1), size=logits.shape[1:], mode="bilinear", align_corners=False)
         labels = labels.squeeze(1)
     kl = kl_divergence(logits, labels)
-    cc = correlation(logits.float().sigmoid(), labels)
+    # Divided by its maximum, which CC ignores: where all logits are very negative, their sigmoid underflows.
+    log_saliency = F.logsigmoid(logits.float())
+    cc = correlation((log_saliency - log_saliency.detach().amax(dim=(1, 2), keepdim=True)).exp(), labels)
     return (kl_weight * kl - cc_weight * cc).mean()
 
 

@@ -183,6 +183,10 @@ class SalFoMModel(SalFoMPreTrainedModel):
         self.train(self.training)
 
     def check_input(self, pixel_values_videos: torch.Tensor) -> None:
+        if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != 3:
+            raise ValueError(
+                f"This model takes (batch, frames, 3, height, width), not {tuple(pixel_values_videos.shape)}."
+            )
         _, frames, _, height, width = pixel_values_videos.shape
         if frames != self.config.num_frames:
             raise ValueError(f"This model takes clips of {self.config.num_frames} frames, not {frames}.")
@@ -211,6 +215,8 @@ class SalFoMModel(SalFoMPreTrainedModel):
         Returns:
             `(frames, channels, rows, columns)`.
         """
+        if not self.adapter.framewise:
+            raise ValueError(f"Encoders of type '{self.config.encoder_config.model_type}' do not see single frames.")
         return self.project(self.adapter.features(self.encoder, pixel_values)[0])
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
@@ -266,7 +272,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
         if flags["output_hidden_states"]:
             outputs.hidden_states = encoder_outputs.hidden_states
         if flags["output_attentions"]:
-            outputs.attentions = encoder_outputs.attentions
+            outputs.attentions = getattr(encoder_outputs, "attentions", None)
         return outputs
 
 
@@ -297,7 +303,7 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
         model = cls(SalFoMConfig(encoder_config=pretrained.config, **config_kwargs))
         model.salfom.adapter.prepare(pretrained)
         model.salfom.encoder = pretrained
-        return model.to(pretrained.dtype)
+        return model.to(pretrained.dtype).eval()
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """See [`SalFoMModel.encode_frames`]."""
@@ -339,7 +345,7 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
         Raises:
             ValueError: the number of frames or the size does not fit the model.
         """
-        branches = self.salfom(pixel_values_videos, **kwargs)
+        branches = self.salfom(pixel_values_videos, **{**kwargs, "return_dict": True})
         logits = self.fuse(branches, tuple(pixel_values_videos.shape[-2:]))
         loss = None
         if labels is not None:

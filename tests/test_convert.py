@@ -1,0 +1,287 @@
+"""Tests of the converter on small checkpoints that carry the names of the released ones."""
+
+import argparse
+import re
+
+import pytest
+import torch
+
+from salfom_hf import SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, UMTConfig, UMTModel
+from salfom_hf import convert as converter
+from salfom_hf.convert import ConversionError, convert_checkpoint, original_name
+from salfom_hf.umt import PRETRAINING_GRID, interpolate_positions, sinusoidal_table
+from salfom_hf.video import VideoError
+
+SMALL = SalFoMConfig(
+    encoder_config=UMTConfig(
+        image_size=32, num_frames=16, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=1
+    ),
+    image_size=32,
+    decoder_channels=(16, 8, 8, 8, 8, 8),
+    fusion_channels=(8, 4),
+    tcfe_depths=(2, 2, 2),
+)
+UNUSED = [
+    "encoder.fc_norm.weight",
+    "encoder.head.bias",
+    "transformer_2.norm.weight",
+    "conv_t3_3.weight",
+    "final_map.bias",
+    "transformer_1.layers.0.blocks.0.attn.relative_position_index",
+]
+
+
+def salfom_state():
+    torch.manual_seed(0)
+    model = SalFoMForVideoSaliencyPrediction(SMALL)
+    state = {original_name(name): torch.randn_like(value) for name, value in model.state_dict().items()}
+    return state | {name: torch.zeros(3) for name in UNUSED}
+
+
+def umt_state(width=64, depth=2, positions=3136, patch=16):
+    torch.manual_seed(0)
+    state = {
+        "pos_embed": torch.randn(1, positions, width),
+        "patch_embed.proj.weight": torch.randn(width, 3, 1, patch, patch) / 30,
+        "patch_embed.proj.bias": torch.randn(width),
+        "fc_norm.weight": torch.ones(width),
+        "head.weight": torch.ones(400, width),
+    }
+    for block in range(depth):
+        shapes = {
+            "norm1.weight": (width,),
+            "norm1.bias": (width,),
+            "attn.q_bias": (width,),
+            "attn.v_bias": (width,),
+            "attn.qkv.weight": (3 * width, width),
+            "attn.proj.weight": (width, width),
+            "attn.proj.bias": (width,),
+            "norm2.weight": (width,),
+            "norm2.bias": (width,),
+            "mlp.fc1.weight": (4 * width, width),
+            "mlp.fc1.bias": (4 * width,),
+            "mlp.fc2.weight": (width, 4 * width),
+            "mlp.fc2.bias": (width,),
+        }
+        state |= {f"blocks.{block}.{name}": torch.randn(shape) / 10 for name, shape in shapes.items()}
+    return state
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Takes the small network for the paper's."""
+    monkeypatch.setattr(converter, "SalFoMConfig", lambda: SMALL)
+
+
+@pytest.fixture
+def convert(tmp_path):
+    def convert(state, **kwargs):
+        torch.save(state, tmp_path / "checkpoint.pth")
+        return convert_checkpoint(tmp_path / "checkpoint.pth", tmp_path / "converted", **kwargs)
+
+    return convert
+
+
+def nothing_left(folder):
+    return [path.name for path in folder.iterdir()] == ["checkpoint.pth"]
+
+
+@pytest.mark.parametrize("nestings", [(), ("model",), ("state_dict",), ("state_dict", "module", "model")])
+@pytest.mark.parametrize("prefix", ["", "module.", "module.module."])
+def test_salfom_however_nested(small, convert, nestings, prefix):
+    original = salfom_state()
+    state = {prefix + name: tensor for name, tensor in original.items()}
+    for name in nestings:
+        state = {"epoch": 3, "args": argparse.Namespace(rate=1e-4), name: state}
+    report = convert(state)
+    assert report.kind == "salfom"
+    assert report.used == len(original) - len(UNUSED)
+    assert sorted(report.unused) == sorted(prefix + name for name in UNUSED)
+    assert UNUSED[0] in str(report)
+    model, info = SalFoMForVideoSaliencyPrediction.from_pretrained(report.path, output_loading_info=True)
+    assert not any(info.values())
+    assert model.dtype == torch.float32
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, original[original_name(name)])
+    processor = SalFoMVideoProcessor.from_pretrained(report.path)
+    assert processor.to_dict() == SalFoMVideoProcessor().to_dict()
+    assert {file.name for file in report.path.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "video_preprocessor_config.json",
+    }
+
+
+def test_file_of_an_old_torch(small, tmp_path):
+    torch.save(salfom_state(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert convert_checkpoint(tmp_path / "old.pth", tmp_path / "converted").kind == "salfom"
+
+
+def test_missing(small, convert, tmp_path):
+    state = salfom_state()
+    for name in (
+        "conv_1.weight",
+        "conv_2.weight",
+        "encoder.blocks.1.attn.q_bias",
+        "transformer_1.patch_embed.proj.bias",
+    ):
+        del state[name]
+    with pytest.raises(ConversionError, match=r"lacks conv_1\.weight, conv_2\.weight, encoder\S+q_bias and 1 more\."):
+        convert(state)
+    assert nothing_left(tmp_path)
+
+
+def test_unexpected(small, convert, tmp_path):
+    with pytest.raises(ConversionError, match=r"has unexpectedly conv_10\.weight\."):
+        convert(salfom_state() | {"conv_10.weight": torch.zeros(1)})
+    assert nothing_left(tmp_path)
+
+
+def test_wrong_shape(small, convert, tmp_path):
+    with pytest.raises(ConversionError, match=re.escape("conv_9.weight [2, 4, 3, 3] (not [1, 4, 3, 3])")):
+        convert(salfom_state() | {"conv_9.weight": torch.zeros(2, 4, 3, 3)})
+    assert nothing_left(tmp_path)
+
+
+def test_same_name_under_two_prefixes(small, convert):
+    with pytest.raises(ConversionError, match=r"conv_9\.weight twice"):
+        convert(salfom_state() | {"module.conv_9.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.zeros(1)], "no state dict"),
+        ({"conv_1.weight": "text"}, "no state dict"),
+        ({0: torch.zeros(1)}, "no state dict"),
+        ({"vision.patch_embed.proj.weight": torch.zeros(1)}, "neither SalFoM's nor UMT's"),
+        ({}, "neither SalFoM's nor UMT's"),
+        ({"backbone.conv1.weight": torch.zeros(1)}, "neither SalFoM's nor UMT's"),
+        ({"model": torch.nn.Linear(1, 1)}, "pickled Python objects"),
+    ],
+)
+def test_other_content(convert, tmp_path, content, message):
+    with pytest.raises(ConversionError, match=message):
+        convert(content)
+    assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"PK\x03\x04 torn", bytes(1000)])
+def test_not_a_checkpoint(tmp_path, content):
+    (tmp_path / "checkpoint.pth").write_bytes(content)
+    with pytest.raises(ConversionError, match=r"checkpoint\.pth is not a PyTorch checkpoint"):
+        convert_checkpoint(tmp_path / "checkpoint.pth", tmp_path / "converted")
+    assert nothing_left(tmp_path)
+
+
+def test_torn_file(small, tmp_path):
+    file = tmp_path / "checkpoint.pth"
+    torch.save(salfom_state(), file)
+    file.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(ConversionError, match="is not a PyTorch checkpoint"):
+        convert_checkpoint(file, tmp_path / "converted")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickle_is_refused(tmp_path, legacy):
+    torch.save({"model": torch.nn.ReLU()}, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ConversionError, match="save its state dict alone"):
+        convert_checkpoint(tmp_path / "a.pth", tmp_path / "converted")
+
+
+@pytest.mark.parametrize("name", ["absent.pth", "."])
+def test_unreadable(tmp_path, name):
+    with pytest.raises(ConversionError, match="Cannot read"):
+        convert_checkpoint(tmp_path / name, tmp_path / "converted")
+
+
+def test_existing_folder_is_kept_unless_overwritten(small, convert):
+    report = convert(salfom_state())
+    before = (report.path / "model.safetensors").read_bytes()
+    other = {name: tensor + 1 for name, tensor in salfom_state().items()}
+    with pytest.raises(VideoError, match="exists already"):
+        convert(other)
+    assert (report.path / "model.safetensors").read_bytes() == before
+    convert(other, overwrite=True)
+    assert (report.path / "model.safetensors").read_bytes() != before
+
+
+def test_nothing_is_left_of_a_failed_write(small, convert, tmp_path, monkeypatch):
+    def fail(self, folder):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(SalFoMVideoProcessor, "save_pretrained", fail)
+    with pytest.raises(OSError, match="No space"):
+        convert(salfom_state())
+    assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("width", [768, 1024])
+@pytest.mark.parametrize(("frames", "size"), [(8, 224), (16, 224), (8, 384), (16, 384), (4, 224)])
+def test_umt_variants(convert, width, frames, size):
+    state = umt_state(width, depth=1, positions=frames * (size // 16) ** 2)
+    report = convert({"model": {f"backbone.{name}": tensor for name, tensor in state.items()}})
+    assert (report.kind, report.used) == ("umt", 16)
+    assert report.unused == ["backbone.fc_norm.weight", "backbone.head.weight"]
+    config = UMTConfig.from_pretrained(report.path)
+    assert (config.num_frames, config.image_size, config.patch_size) == (frames, size, 16)
+    assert (config.hidden_size, config.intermediate_size) == (width, 4 * width)
+    assert (config.num_hidden_layers, config.num_attention_heads) == (1, width // 64)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "encoder.", "module.backbone."])
+def test_umt_prefixes_and_what_pretraining_leaves(convert, prefix):
+    state = umt_state(depth=3)
+    extra = {"norm.weight": torch.ones(64), "clip_decoder.0.head.weight": torch.ones(1)}
+    report = convert({"module": {prefix + name: tensor for name, tensor in (state | extra).items()}})
+    assert len(report.unused) == 4
+    model, info = UMTModel.from_pretrained(report.path, output_loading_info=True)
+    assert not any(info.values())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[original_name(name)])
+
+
+def test_umt_without_position_table(convert):
+    state = umt_state()
+    del state["pos_embed"]
+    model = UMTModel.from_pretrained(convert(state).path)
+    assert model.config.grid == PRETRAINING_GRID
+    table = sinusoidal_table(8 * 14 * 14, 64).unsqueeze(0)
+    assert torch.equal(model.embeddings.position_embeddings, table)
+    # A longer clip gets the table that a 16-frame file would have brought.
+    longer = UMTConfig(hidden_size=64, intermediate_size=256, num_hidden_layers=1, num_attention_heads=1)
+    expected = interpolate_positions(table, PRETRAINING_GRID, longer.grid)
+    assert torch.equal(UMTModel(longer).embeddings.position_embeddings, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pos_embed": torch.zeros(1, 1000, 64)}, r"pos_embed has the shape \[1, 1000, 64\]"),
+        ({"patch_embed.proj.bias": torch.zeros(64, dtype=torch.int64)}, r"another shape or type .*proj\.bias"),
+        ({"pos_embed": torch.zeros(3)}, r"pos_embed has the shape \[3\]"),
+        ({"pos_embed": torch.zeros(1, 3136, 32)}, "another shape or type than the network pos_embed"),
+        ({"patch_embed.proj.weight": torch.zeros(64, 3, 16, 16)}, "which no UMT model has"),
+        ({"patch_embed.proj.weight": torch.zeros(60, 3, 1, 16, 16)}, "which no UMT model has"),
+        ({"patch_embed.proj.weight": torch.zeros(64, 3, 2, 16, 16)}, r"\(not \[64, 3, 1, 16, 16\]\)"),
+        ({"blocks.3.norm1.weight": torch.zeros(64)}, r"lacks blocks\.2\.attn\.proj\.bias.* and 22 more"),
+        ({"blocks.0.gamma_1": torch.zeros(64)}, r"unexpectedly blocks\.0\.gamma_1"),
+    ],
+)
+def test_umt_errors(convert, tmp_path, change, message):
+    with pytest.raises(ConversionError, match=message):
+        convert(umt_state() | change)
+    assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("positions", [8 * 14 * 14, 8 * 24 * 24])
+def test_umt_folder_as_encoder_of_salfom(convert, positions):
+    report = convert(umt_state(depth=1, positions=positions))
+    model = SalFoMForVideoSaliencyPrediction.from_encoder_pretrained(
+        report.path, num_frames=16, decoder_channels=(16, 8, 8, 8, 8, 8), tcfe_depths=(1, 1, 1)
+    ).eval()
+    encoder = UMTModel.from_pretrained(report.path)
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, model.salfom.encoder.state_dict()[name])
+    with torch.inference_mode():
+        assert model(torch.randn(1, 16, 3, 32, 48)).saliency.shape == (1, 32, 48)
