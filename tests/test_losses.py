@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from salfom_hf.losses import correlation, kl_divergence, saliency_loss
+
+EPS = 2.2204e-16
+
+
+@pytest.fixture
+def maps():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(3, 20, 30, generator=generator)
+    return logits, torch.rand(3, 20, 30, generator=generator) ** 4
+
+
+def naive_kl(logits, density):
+    results = []
+    for z, gt in zip(logits.double().numpy(), density.double().numpy(), strict=True):
+        pred = 1 / (1 + np.exp(-z))
+        pred, gt = pred / pred.sum(), gt / gt.sum()
+        results.append((gt * np.log(EPS + gt / (pred + EPS))).sum())
+    return np.array(results)
+
+
+def naive_cc(logits, density):
+    pairs = zip(logits.double().sigmoid().numpy(), density.double().numpy(), strict=True)
+    return np.array([np.corrcoef(pred.ravel(), gt.ravel())[0, 1] for pred, gt in pairs])
+
+
+def test_terms_match_float64_formulas(maps):
+    logits, density = maps
+    np.testing.assert_allclose(kl_divergence(logits, density), naive_kl(logits, density), rtol=1e-4)
+    np.testing.assert_allclose(correlation(logits.sigmoid(), density), naive_cc(logits, density), atol=1e-5)
+
+
+def test_loss_is_the_weighted_mean(maps):
+    kl, cc = naive_kl(*maps), naive_cc(*maps)
+    for kl_weight, cc_weight in ((1.0, 1.0), (0.5, 2.0)):
+        loss = saliency_loss(*maps, kl_weight, cc_weight).item()
+        assert loss == pytest.approx((kl_weight * kl - cc_weight * cc).mean(), abs=1e-4)
+
+
+def test_scale_of_labels_does_not_matter(maps):
+    logits, density = maps
+    torch.testing.assert_close(saliency_loss(logits, 255 * density), saliency_loss(logits, density))
+
+
+def test_labels_of_another_size_are_resized(maps):
+    logits, _ = maps
+    labels = torch.rand(3, 31, 17)
+    resized = F.interpolate(labels[:, None], size=(20, 30), mode="bilinear", align_corners=False)[:, 0]
+    torch.testing.assert_close(saliency_loss(logits, labels), saliency_loss(logits, resized))
+
+
+def test_perfect_prediction():
+    density = torch.rand(2, 20, 30) * 0.8 + 0.1
+    assert saliency_loss(density.logit(), density).item() == pytest.approx(-1, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("labels", ["empty", "constant", "peak", "spread"])
+@pytest.mark.parametrize("prediction", ["zero", "low", "high", "both", "noise"])
+def test_finite_loss_and_gradient(dtype, labels, prediction):
+    torch.manual_seed(0)
+    density = {
+        "empty": torch.zeros(1, 64, 64),
+        "constant": torch.ones(1, 64, 64),
+        "peak": torch.zeros(1, 64, 64).index_fill_(2, torch.tensor([3]), 1.0),
+        "spread": torch.rand(1, 64, 64),
+    }[labels]
+    logits = {
+        "zero": torch.zeros(1, 64, 64),
+        "low": torch.full((1, 64, 64), -100.0),
+        "high": torch.full((1, 64, 64), 100.0),
+        "both": torch.randint(0, 2, (1, 64, 64)) * 200.0 - 100,
+        "noise": torch.randn(1, 64, 64),
+    }[prediction]
+    logits = logits.to(dtype).requires_grad_()
+    loss = saliency_loss(logits, density)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+def test_constant_and_empty_maps_have_no_correlation():
+    noise = torch.rand(2, 16, 16)
+    constant = torch.stack([torch.zeros(16, 16), torch.full((16, 16), 0.3)])
+    torch.testing.assert_close(correlation(noise, constant), torch.zeros(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(correlation(constant, noise), torch.zeros(2), atol=1e-4, rtol=0)
+    assert kl_divergence(noise, torch.zeros(2, 16, 16)).tolist() == [0, 0]
