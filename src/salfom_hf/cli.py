@@ -141,14 +141,18 @@ def predict(args: argparse.Namespace) -> int:
         return FAILURE
     jobs = list(zip(videos, outputs(videos, args.output, args.format), strict=True))
     predictor = None
+    written: set[Path] = set()
     for video, output in jobs:
         try:
+            if output in written:
+                raise VideoError(f"{video} and another input would both be written to {output}; predict it by itself.")
+            written.add(output)
             info = probe(video)
             if os.path.lexists(output) and not args.overwrite and not output.is_dir():
                 raise VideoError(f"{output} exists already; choose another output or pass --overwrite.")
             predictor = predictor or load_predictor(args)
             predict_one(predictor, info, output, args)
-        except (VideoError, ValueError) as error:
+        except (VideoError, ValueError, OSError) as error:
             failures += report(error)
     return FAILURE if failures else 0
 
@@ -159,9 +163,9 @@ def predict_one(predictor, info, output: Path, args: argparse.Namespace) -> None
         length = total / info.frame_rate - args.start
         total = max(0, round(min(length, args.duration or length) * info.frame_rate))
     frames = predictor.stream(info.path, args.start, args.duration)
-    bar = tqdm(frames, total=total, unit="frame", desc=info.path.name, disable=None, dynamic_ncols=True)
-    write(bar, output, args.format, info, args.colormap, args.start, args.duration, args.overwrite)
-    print(f"{info.path} → {output}")
+    with tqdm(frames, total=total, unit="frame", desc=info.path.name, disable=None, dynamic_ncols=True) as bar:
+        write(bar, output, args.format, info, args.colormap, args.start, args.duration, args.overwrite)
+    print(f"{info.path} -> {output}")
 
 
 def convert(args: argparse.Namespace) -> int:

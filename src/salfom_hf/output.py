@@ -11,13 +11,15 @@ from PIL import Image
 
 from .predictor import SaliencyFrame
 from .render import heatmap, overlay, side_by_side, to_gray
-from .video import IMAGE_SUFFIXES, VideoInfo, VideoWriter, atomic_output
+from .video import IMAGE_SUFFIXES, VideoError, VideoInfo, VideoWriter, atomic_output
 
 FORMATS = ("overlay", "heatmap", "side-by-side", "maps", "npz")
 
 
 def default_output(source: Path, output_format: str) -> Path:
     """Where a result goes when the user names no place: beside the source, with the format in its name."""
+    if source.name in ("", ".."):  # "." and ".." get the names of their folders.
+        source = source.resolve()
     is_image = source.suffix.lower() in IMAGE_SUFFIXES
     suffix = {"maps": "", "npz": ".npz"}.get(output_format, ".png" if is_image else ".mp4")
     return source.with_name(f"{source.stem if source.is_file() else source.name}_{output_format}{suffix}")
@@ -32,6 +34,8 @@ def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, inf
         raise ValueError(f"{info.path} has no frames.")
     picture = draw(first.image, first.saliency)
     if path.suffix.lower() in IMAGE_SUFFIXES:
+        if next(frames, None) is not None:
+            raise VideoError(f"{info.path} has more than one frame, {path} holds one; name a video as the output.")
         with atomic_output(path, options["overwrite"]) as temporary:
             Image.fromarray(picture).save(temporary)
         return

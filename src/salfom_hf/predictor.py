@@ -40,10 +40,13 @@ def frames_of(video, start: float, duration: float | None) -> Iterator[Frame]:
         video = [video]
     elif isinstance(video, (np.ndarray, torch.Tensor)):
         video = to_tensor(video)
-    end = float("inf") if duration is None else start + duration
+    first = Fraction(start).limit_denominator(10**6)
+    end = None if duration is None else first + Fraction(duration).limit_denominator(10**6)
     for index, image in enumerate(video):
         timestamp = index / IMAGE_RATE
-        if start <= timestamp < end:
+        if end is not None and timestamp >= end:
+            return
+        if timestamp >= first:
             pixels = to_tensor(image)[0].permute(1, 2, 0)
             if pixels.dtype != torch.uint8:
                 raise ValueError(f"Frames must hold uint8 values in 0…255, not {pixels.dtype}.")
@@ -126,8 +129,10 @@ class SaliencyPredictor:
         waiting: deque[Frame] = deque()
 
         def prepared() -> Iterable[torch.Tensor]:
+            shape = None
             for frame in frames_of(video, start, duration):
-                if waiting and frame.image.shape != waiting[-1].image.shape:
+                shape = shape or frame.image.shape
+                if frame.image.shape != shape:
                     raise ValueError("All frames of a video must have one size; resize them to the first one's.")
                 waiting.append(frame)
                 pixels = torch.from_numpy(frame.image).permute(2, 0, 1).unsqueeze(0)

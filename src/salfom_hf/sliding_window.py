@@ -66,7 +66,7 @@ def saliency_maps(
         batch_size: windows (and, for frame-wise encoders, frames) per call of the network.
 
     Yields:
-        float32 `(height, width)` at input size, values in 0…1; up to `stride · batch_size` frames late.
+        float32 `(height, width)` at input size, values in 0…1; up to `(stride + 1) · batch_size` frames late.
 
     Raises:
         ValueError: stride or batch size is below 1.

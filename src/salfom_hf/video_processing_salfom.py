@@ -35,8 +35,19 @@ def is_one_video(videos) -> bool:
         return True
     if isinstance(videos, (np.ndarray, torch.Tensor)):
         return videos.ndim <= 4
+    if not videos:
+        raise ValueError("There are no frames to process.")
     first = videos[0]
     return isinstance(first, Image.Image) or (isinstance(first, (np.ndarray, torch.Tensor)) and first.ndim <= 3)
+
+
+def plain_tensor(pixels) -> torch.Tensor:
+    if isinstance(pixels, Image.Image):
+        pixels = np.array(pixels.convert("RGB"))
+    if isinstance(pixels, np.ndarray) and (not pixels.flags.writeable or min(pixels.strides, default=0) < 0):
+        # Torch takes neither reversed axes, as where BGR was made RGB, nor read-only memory.
+        pixels = pixels.copy()
+    return torch.as_tensor(pixels)
 
 
 def to_tensor(frames) -> torch.Tensor:
@@ -50,13 +61,15 @@ def to_tensor(frames) -> torch.Tensor:
     if isinstance(frames, Image.Image):
         frames = [frames]
     if isinstance(frames, (list, tuple)):
-        frames = [torch.as_tensor(np.array(f.convert("RGB")) if isinstance(f, Image.Image) else f) for f in frames]
+        if not frames:
+            raise ValueError("There are no frames to process.")
+        frames = [plain_tensor(frame) for frame in frames]
         if len({frame.shape for frame in frames}) > 1:
             raise ValueError("All frames of a video must have one size; resize them to the first one's.")
         frames = torch.stack(frames)
         if frames.ndim == 3:  # Grey images.
             frames = frames.unsqueeze(-1)
-    frames = torch.as_tensor(frames)
+    frames = plain_tensor(frames)
     if frames.ndim == 2:
         frames = frames[None, None]
     elif frames.ndim == 3:
@@ -135,13 +148,20 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
     def _prepare_input_videos(self, videos, device=None, **kwargs) -> list[torch.Tensor]:
         return [video.to(device) if device is not None else video for video in videos]
 
-    def target_size(self, height: int, width: int, size: SizeDict | None = None) -> tuple[int, int]:
+    def target_size(
+        self,
+        height: int,
+        width: int,
+        size: SizeDict | None = None,
+        keep_aspect_ratio: bool | None = None,
+        size_divisor: int | None = None,
+    ) -> tuple[int, int]:
         """The (height, width) in pixels to which frames of a given size are resized."""
         size = size or self.size
-        if not self.keep_aspect_ratio:
+        if not (self.keep_aspect_ratio if keep_aspect_ratio is None else keep_aspect_ratio):
             return size.height, size.width
         scale = (size.height * size.width / (height * width)) ** 0.5
-        divisor = self.size_divisor
+        divisor = size_divisor or self.size_divisor
         return tuple(max(1, round(side * scale / divisor)) * divisor for side in (height, width))
 
     def prepare_frames(
@@ -154,6 +174,8 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         do_normalize: bool | None = None,
         image_mean=None,
         image_std=None,
+        keep_aspect_ratio: bool | None = None,
+        size_divisor: int | None = None,
     ) -> torch.Tensor:
         """
         Resize, rescale and normalise frames; options not given are the processor's own.
@@ -169,7 +191,7 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
             return getattr(self, name) if value is None else value
 
         if own(do_resize, "do_resize"):
-            target = self.target_size(*frames.shape[-2:], size)
+            target = self.target_size(*frames.shape[-2:], size, keep_aspect_ratio, size_divisor)
             if tuple(frames.shape[-2:]) != target:
                 # Only the CPU resizes uint8; there the result is rounded as PIL rounds it.
                 was_uint8 = frames.dtype == torch.uint8
@@ -187,7 +209,10 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         return frames
 
     def _preprocess(self, videos: list[torch.Tensor], return_tensors=None, **kwargs) -> BatchFeature:
-        steps = ("do_resize", "size", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+        steps = (
+            *("do_resize", "size", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+            *("keep_aspect_ratio", "size_divisor"),
+        )
         clips = [self.prepare_frames(video, **{name: kwargs.get(name) for name in steps}) for video in videos]
         if len({clip.shape for clip in clips}) == 1:
             clips = torch.stack(clips)

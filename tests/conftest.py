@@ -1,0 +1,103 @@
+"""Small videos and a small random model for the tests."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from salfom_hf import (
+    EfficientNetLiteConfig,
+    SalFoMConfig,
+    SalFoMForVideoSaliencyPrediction,
+    SalFoMVideoProcessor,
+    UMTConfig,
+)
+
+DECODER = {
+    "num_frames": 4,
+    "image_size": (64, 96),
+    "decoder_channels": (8, 8, 8, 8, 8, 8),
+    "fusion_channels": (8, 8),
+    "tcfe_depths": (1, 1, 1),
+    "tcfe_num_heads": (2, 2, 2),
+}
+
+
+def noise(frames, height=64, width=96, seed=0):
+    """Video of smooth noise that differs from frame to frame, uint8 `(frames, height, width, 3)`."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (frames, height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    return np.ascontiguousarray(coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width])
+
+
+def write_clip(path, frames=6, rate=25, height=64, width=96, sound=True):
+    """A video file of `noise`, with a tone as long as itself."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        tone = output.add_stream("aac", rate=48000, layout="mono") if sound else None
+        for picture in noise(frames, height, width):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        output.mux(stream.encode(None))
+        if tone is not None:
+            wave = (np.sin(np.arange(48000 * frames // rate) * 0.05) * 9000).astype(np.int16)[None]
+            for begin in range(0, wave.shape[1], 960):
+                frame = av.AudioFrame.from_ndarray(wave[:, begin : begin + 960].copy(), format="s16", layout="mono")
+                frame.sample_rate, frame.pts, frame.time_base = 48000, begin, Fraction(1, 48000)
+                output.mux(tone.encode(frame))
+            output.mux(tone.encode(None))
+    return path
+
+
+def tiny_model(encoder, **options):
+    torch.manual_seed(0)
+    model = SalFoMForVideoSaliencyPrediction(SalFoMConfig(encoder_config=encoder, **{**DECODER, **options})).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            # Fresh weights take every clip for a still; these do not.
+            if weight.ndim > 1:
+                weight.add_(torch.randn_like(weight) * weight.std().nan_to_num())
+            if name.startswith("fusion"):
+                weight.mul_(2)
+    return model
+
+
+@pytest.fixture(scope="session")
+def framewise_model():
+    encoder = EfficientNetLiteConfig(stem_channels=8, stage_channels=(8,) * 7, stage_depths=(1,) * 7)
+    return tiny_model(encoder, decoder_hidden_size=8, output_stride=4, center_prior=True)
+
+
+@pytest.fixture(scope="session")
+def umt_model():
+    encoder = UMTConfig(
+        image_size=(64, 96),
+        num_frames=4,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    return tiny_model(encoder)
+
+
+@pytest.fixture
+def processor():
+    return SalFoMVideoProcessor(size={"height": 64, "width": 96}, num_frames=4)
+
+
+@pytest.fixture(scope="session")
+def model_folder(framewise_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    framewise_model.save_pretrained(folder)
+    SalFoMVideoProcessor(
+        size={"height": 64, "width": 64}, num_frames=4, keep_aspect_ratio=True, size_divisor=32
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """A video file of 6 frames of 64×96 at 25 per second, with sound."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")

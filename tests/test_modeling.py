@@ -1,0 +1,474 @@
+import itertools
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel
+
+from salfom_hf import SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMModel, UMTConfig, UMTModel
+from salfom_hf.dfd import DFD
+from salfom_hf.sfd import SFD
+from salfom_hf.tcfe import TCFE
+from test_encoders import CONFIGS, settle_batch_norms
+
+
+@pytest.fixture(autouse=True)
+def reproducible():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny_config(encoder="umt", **options):
+    defaults = {
+        "num_frames": 8,
+        "image_size": 32,
+        "decoder_hidden_size": 8,
+        "decoder_channels": (8,) * 6,
+        "fusion_channels": (4, 4),
+        "tcfe_depths": (2, 2, 2),
+        "tcfe_num_heads": (2, 2, 2),
+    }
+    return SalFoMConfig(**{"encoder_config": CONFIGS[encoder](), **defaults, **options})
+
+
+def tiny_model(*args, **options):
+    model = SalFoMForVideoSaliencyPrediction(tiny_config(*args, **options))
+    settle_batch_norms(model, lambda: model(clip(model.config.num_frames, 64, 64)))
+    return model.eval()
+
+
+def clip(frames=8, height=32, width=32, batch=2):
+    return torch.randn(batch, frames, 3, height, width)
+
+
+def logits(model, pixels):
+    with torch.no_grad():
+        return model(pixels).logits
+
+
+# --- Saving and loading ---
+
+
+@pytest.mark.parametrize("encoder", CONFIGS)
+def test_save_and_load(encoder, tmp_path):
+    model, pixels = tiny_model(encoder, image_size=64, center_prior=True), clip()
+    expected = logits(model, pixels)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+    loaded, info = SalFoMForVideoSaliencyPrediction.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not loaded.training
+    torch.testing.assert_close(logits(loaded, pixels), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_config_round_trip(tmp_path):
+    config = tiny_config(image_size=(32, 64), output_stride=2)
+    config.save_pretrained(tmp_path)
+    for loaded in (SalFoMConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert isinstance(loaded, SalFoMConfig)
+        assert isinstance(loaded.encoder_config, UMTConfig)
+        assert loaded.to_diff_dict() == config.to_diff_dict()
+        assert loaded.image_height_width == (32, 64)
+    as_dict = SalFoMConfig(encoder_config=CONFIGS["umt"]().to_dict())
+    assert as_dict.encoder_config.to_dict() == CONFIGS["umt"]().to_dict()
+    assert SalFoMConfig().encoder_config.hidden_size == 1024
+
+
+def test_auto_and_base_model_load_from_the_heads_folder(tmp_path):
+    model, pixels = tiny_model(), clip()
+    model.save_pretrained(tmp_path)
+    auto = AutoModel.from_pretrained(tmp_path)
+    assert type(auto) is SalFoMForVideoSaliencyPrediction
+    torch.testing.assert_close(logits(auto, pixels), logits(model, pixels))
+    base = SalFoMModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(base(pixels).static_features, model.salfom(pixels).static_features)
+
+
+def test_missing_weights_are_initialised(tmp_path):
+    model = tiny_model(center_prior=True)
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    dropped = [
+        "center_prior.log_density",
+        "fusion.convolutions.0.weight",
+        "salfom.encoder.embeddings.position_embeddings",
+        "salfom.encoder.layers.0.mlp.fc1.weight",
+        "salfom.sfd.temporal.0.weight",
+        "salfom.tcfe.stages.0.blocks.0.attention.relative_position_bias",
+        "salfom.tcfe.stages.0.blocks.0.fc1.weight",
+    ]
+    kept = {key: value for key, value in state.items() if key not in dropped}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded, info = SalFoMForVideoSaliencyPrediction.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(info["missing_keys"]) == set(dropped)
+    fresh = loaded.state_dict()
+    for key in dropped:
+        assert fresh[key].isfinite().all()
+        assert 0.5 < fresh[key].norm() / state[key].norm() < 2
+    for key in ("center_prior.log_density", "salfom.encoder.embeddings.position_embeddings"):
+        torch.testing.assert_close(fresh[key], state[key])
+    for key, value in kept.items():
+        assert torch.equal(fresh[key], value)
+
+
+def test_initial_weights():
+    state = tiny_model(center_prior=True).state_dict()
+    weight = state["salfom.dfd.steps.1.weight"]
+    torch.testing.assert_close(weight[:, :, 0], weight[:, :, 1])
+    assert state["salfom.encoder.layers.0.mlp.fc1.weight"].std().item() == pytest.approx(0.02, rel=0.2)
+    prior = state["center_prior.log_density"][0, 0]
+    assert prior.argmax().item() in (5 * 16 + 7, 5 * 16 + 8, 6 * 16 + 7, 6 * 16 + 8)
+
+
+def test_meta_device():
+    with torch.device("meta"):
+        model = SalFoMForVideoSaliencyPrediction(tiny_config())
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("device_map", ["cpu", "auto"])
+def test_device_map(device_map, tmp_path):
+    pytest.importorskip("accelerate")
+    model, pixels = tiny_model(), clip()
+    model.save_pretrained(tmp_path)
+    loaded = SalFoMForVideoSaliencyPrediction.from_pretrained(tmp_path, device_map=device_map)
+    result = logits(loaded, pixels.to(loaded.device)).cpu()
+    torch.testing.assert_close(result, logits(model, pixels), atol=1e-4, rtol=1e-4)
+
+
+def test_from_encoder_pretrained(tmp_path):
+    encoder = UMTModel(CONFIGS["umt"]())
+    encoder.save_pretrained(tmp_path)
+    options = {key: getattr(tiny_config(), key) for key in ("num_frames", "decoder_hidden_size", "decoder_channels")}
+    model = SalFoMForVideoSaliencyPrediction.from_encoder_pretrained(tmp_path, **options, tcfe_num_heads=(2, 2, 2))
+    assert not any(module.training for module in model.modules())
+    for key, value in encoder.state_dict().items():
+        assert torch.equal(model.salfom.encoder.state_dict()[key], value)
+    assert logits(model, clip()).shape == (2, 32, 32)
+
+
+# --- Forward ---
+
+
+@pytest.mark.parametrize("encoder", CONFIGS)
+def test_batching_and_determinism(encoder):
+    model, pixels = tiny_model(encoder), clip()
+    together = logits(model, pixels)
+    assert torch.equal(logits(model, pixels), together)
+    alone = torch.cat([logits(model, pixels[:1]), logits(model, pixels[1:])])
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-4)
+    assert (together[0] - together[1]).abs().max() > 1e-4
+
+
+def test_tuple_output():
+    model, pixels = tiny_model(), clip()
+    with torch.no_grad():
+        expected = model(pixels, labels=torch.rand(2, 32, 32))
+        torch.manual_seed(0)
+        values = model(pixels, labels=torch.rand(2, 32, 32), return_dict=False)
+        assert isinstance(values, tuple)
+        torch.testing.assert_close(values[1], expected.logits)
+        torch.testing.assert_close(values[2], expected.logits.sigmoid())
+        model.config.return_dict = False
+        assert isinstance(model(pixels), tuple)
+
+
+def test_sdpa_equals_eager():
+    model, pixels = tiny_model(), clip()
+    assert model.salfom.encoder.config._attn_implementation == "sdpa"
+    expected = logits(model, pixels)
+    model.set_attn_implementation("eager")
+    assert model.salfom.encoder.config._attn_implementation == "eager"
+    torch.testing.assert_close(logits(model, pixels), expected, atol=1e-5, rtol=1e-4)
+    for flag in ("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn", "_supports_attention_backend"):
+        assert getattr(UMTModel, flag)
+
+
+def test_hidden_states_and_attentions():
+    model = tiny_model()
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        outputs = model(clip(), output_hidden_states=True, output_attentions=True)
+        plain = model(clip())
+    assert [tuple(state.shape) for state in outputs.hidden_states] == [(2, 32, 16)] * 3
+    assert [tuple(weights.shape) for weights in outputs.attentions] == [(2, 2, 32, 32)] * 2
+    torch.testing.assert_close(outputs.attentions[0].sum(dim=-1), torch.ones(2, 2, 32))
+    assert plain.hidden_states is None
+    assert plain.attentions is None
+
+
+@pytest.mark.parametrize("encoder", ["convnextv2", "efficientnet", "efficientnet_lite"])
+def test_encoders_without_attention_give_none(encoder):
+    with torch.no_grad():
+        outputs = tiny_model(encoder)(clip(), output_attentions=True, output_hidden_states=True)
+    assert outputs.attentions is None
+    assert len(outputs.hidden_states) > 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("encoder", CONFIGS)
+def test_half_precision(encoder, dtype, tmp_path):
+    tiny_model(encoder).save_pretrained(tmp_path)
+    model = SalFoMForVideoSaliencyPrediction.from_pretrained(tmp_path, dtype=dtype)
+    with torch.no_grad():
+        outputs = model(clip().to(dtype), labels=torch.rand(2, 20, 20))
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert outputs.logits.dtype == outputs.saliency.dtype == dtype
+    assert outputs.logits.isfinite().all()
+    assert outputs.loss.isfinite()
+
+
+@pytest.mark.parametrize("output_stride", [1, 2, 4])
+@pytest.mark.parametrize("frames", [4, 8, 16, 32])
+def test_frames_and_output_stride(frames, output_stride):
+    model = tiny_model(num_frames=frames, output_stride=output_stride, image_size=(64, 32))
+    pixels = clip(frames, 48, 64)
+    assert logits(model, pixels).shape == (2, 48, 64)
+    side = 16 // output_stride
+    with torch.no_grad():
+        branches = model.salfom(pixels)
+    for features in (branches.static_features, branches.transformer_features, branches.dynamic_features):
+        assert features.shape == (2, 8, 3 * side, 4 * side)
+
+
+def test_center_prior_is_added():
+    model, pixels = tiny_model(center_prior=True), clip()
+    with_prior = logits(model, pixels)
+    prior = model.center_prior((32, 32))[0, 0].detach()
+    model.center_prior = None
+    torch.testing.assert_close(with_prior - prior, logits(model, pixels), atol=1e-5, rtol=1e-5)
+    assert prior[15, 15] > prior[0, 0]
+
+
+def test_wrong_inputs():
+    model = tiny_model()
+    for pixels, message in (
+        (clip(4), "clips of 8 frames, not 4"),
+        (clip(8, 40, 32), "16 divides, not 40x32"),
+        (clip()[0], r"takes \(batch, frames, 3, height, width\)"),
+        (clip()[:, :, :2], r"takes \(batch, frames, 3, height, width\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(pixels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_frames": 12}, r"num_frames \(12\)"),
+        ({"num_frames": 0}, r"num_frames \(0\)"),
+        ({"image_size": 40}, r"image_size \(40\)"),
+        ({"image_size": [32]}, "image_size must be one number or"),
+        ({"decoder_channels": (8, 8)}, "decoder_channels needs 6"),
+        ({"fusion_channels": (8, 0)}, "fusion_channels needs 2"),
+        ({"tcfe_depths": (1,)}, "tcfe_depths needs 3"),
+        ({"tcfe_num_heads": (3, 2, 2)}, "multiples of tcfe_num_heads"),
+        ({"decoder_hidden_size": 0}, "decoder_hidden_size must be positive"),
+        ({"use_tcfe": False, "use_dfd": False, "use_sfd": False}, "At least one of use_tcfe"),
+        ({"output_stride": 3}, "output_stride must be"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate must be"),
+    ],
+)
+def test_config_messages(options, message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        tiny_config(**options)
+
+
+def test_encoder_config_needs_a_type():
+    with pytest.raises(ValueError, match="encoder_config needs a model_type"):
+        SalFoMConfig(encoder_config={"hidden_size": 16})
+
+
+@pytest.mark.parametrize("encoder", ["umt", "efficientnet_lite"])
+def test_export(encoder):
+    model, pixels = tiny_model(encoder), clip(batch=1)
+    program = torch.export.export(model, (pixels,))
+    torch.testing.assert_close(program.module()(pixels).logits, logits(model, pixels), atol=1e-5, rtol=1e-4)
+
+
+# --- Training ---
+
+
+@pytest.mark.parametrize("encoder", CONFIGS)
+def test_every_parameter_receives_a_gradient(encoder):
+    model = tiny_model(encoder, center_prior=True, drop_path_rate=0.0).train()
+    model(clip(height=64, width=64), labels=torch.rand(2, 32, 32)).loss.backward()
+    assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("branches", [b for b in itertools.product((True, False), repeat=3) if any(b)])
+def test_branches(branches):
+    options = dict(zip(("use_tcfe", "use_dfd", "use_sfd"), branches, strict=True))
+    model, pixels = tiny_model(**options), clip()
+    outputs = model(pixels, labels=torch.rand(2, 32, 32))
+    outputs.loss.backward()
+    assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
+    features = model.salfom(pixels)
+    present = (features.transformer_features, features.dynamic_features, features.static_features)
+    assert tuple(feature is not None for feature in present) == branches
+
+
+@pytest.mark.parametrize("encoder", ["umt", "dinov2", "efficientnet_lite"])
+def test_gradient_checkpointing(encoder):
+    model, pixels, labels = tiny_model(encoder, drop_path_rate=0.0).train(), clip(), torch.rand(2, 32, 32)
+
+    def losses_and_gradients():
+        model.zero_grad()
+        loss = model(pixels, labels=labels).loss
+        loss.backward()
+        return loss.detach(), [parameter.grad.clone() for parameter in model.parameters()]
+
+    expected = losses_and_gradients()
+    model.gradient_checkpointing_enable()
+    assert model.is_gradient_checkpointing
+    torch.testing.assert_close(losses_and_gradients(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_freeze():
+    model = tiny_model("efficientnet_lite")
+    model.salfom.freeze("encoder", "tcfe")
+    model.train()
+    assert not model.salfom.encoder.training
+    assert model.salfom.dfd.training
+    before = {key: value.clone() for key, value in model.salfom.encoder.state_dict().items()}
+    model(clip(), labels=torch.rand(2, 32, 32)).loss.backward()
+    for key, parameter in model.named_parameters():
+        assert (parameter.grad is None) == key.startswith(("salfom.encoder.", "salfom.tcfe."))
+    for key, value in model.salfom.encoder.state_dict().items():
+        assert torch.equal(value, before[key])
+    with pytest.raises(ValueError, match="No part 'head' to freeze"):
+        model.salfom.freeze("head")
+
+
+# --- The branches against naive float64 restatements ---
+
+
+def randomised(module):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=0.2)
+    return module.double().eval()
+
+
+def up(volume, scale):
+    """Linear in both directions, frame by frame."""
+    if volume.ndim == 3:
+        return F.interpolate(volume[None], scale_factor=scale, mode="bilinear", align_corners=False)[0]
+    return torch.stack([up(volume[:, t], scale) for t in range(volume.shape[1])], dim=1)
+
+
+def conv3d(x, weight, bias, stride, pad_time, pad_space):
+    """3-D convolution of one `(channels, time, rows, columns)` as a sum of 2-D ones."""
+    zero = torch.zeros_like(x[:, 0])
+    frames = [zero] * pad_time + list(x.unbind(1)) + [zero] * pad_time
+    taps, outputs = weight.shape[2], []
+    for start in range(0, len(frames) - taps + 1, stride):
+        terms = [F.conv2d(frames[start + t][None], weight[:, :, t], padding=pad_space)[0] for t in range(taps)]
+        outputs.append(sum(terms) + (0 if bias is None else bias[:, None, None]))
+    return torch.stack(outputs, dim=1)
+
+
+def swin_block(x, block, window, shift):
+    """One block on `(time, channels)` of one position; loops over queries and keys."""
+    time, channels = x.shape
+    attention = block.attention
+    heads, width = attention.num_heads, channels // attention.num_heads
+    qkv = F.layer_norm(x, (channels,), block.norm1.weight, block.norm1.bias, 1e-5) @ attention.qkv.weight.T
+    query, key, value = (qkv + attention.qkv.bias).split(channels, dim=1)
+    if time <= window:
+        shift = 0
+    attended = torch.zeros_like(x)
+    for i in range(time):
+        # Place on the shifted axis, the members of its window, and whether they came round the end.
+        place = (i - shift) % time
+        members = [place // window * window + j for j in range(min(window, time))]
+        for head in range(heads):
+            part = slice(head * width, head * width + width)
+            scores = []
+            for other in members:
+                j = (other + shift) % time
+                score = query[i, part] @ key[j, part] / width**0.5
+                score = score + attention.relative_position_bias[place - other + window - 1, head]
+                wrapped = [p >= time - shift for p in (place, other)]
+                scores.append(score - 100 * (wrapped[0] != wrapped[1]))
+            weights = torch.stack(scores).softmax(dim=0)
+            attended[i, part] = sum(
+                weight * value[(other + shift) % time, part] for weight, other in zip(weights, members, strict=True)
+            )
+    x = x + attended @ attention.output.weight.T + attention.output.bias
+    hidden = F.layer_norm(x, (channels,), block.norm2.weight, block.norm2.bias, 1e-5)
+    return x + F.gelu(hidden @ block.fc1.weight.T + block.fc1.bias) @ block.fc2.weight.T + block.fc2.bias
+
+
+@pytest.mark.parametrize(("frames", "windows"), [(16, (2, 2, 4)), (8, (2, 2, 2))])
+def test_tcfe_against_a_naive_restatement(frames, windows):
+    tcfe = randomised(TCFE(tiny_config(num_frames=frames)))
+    features = torch.randn(1, 8, frames, 2, 2, dtype=torch.double)
+    with torch.no_grad():
+        results = tcfe(features)
+        x, expected = features[0], []
+        for stage, window in zip(tcfe.stages, windows, strict=True):
+            embedding = stage.patch_embedding
+            x = conv3d(x, embedding.weight, embedding.bias, window, 0, 0)
+            y = torch.empty_like(x)
+            for row, column in itertools.product(range(x.shape[2]), range(x.shape[3])):
+                tokens = x[:, :, row, column].T
+                for index, block in enumerate(stage.blocks):
+                    tokens = swin_block(tokens, block, window, window // 2 * (index % 2))
+                y[:, :, row, column] = tokens.T
+            x = y if stage is tcfe.stages[0] else up(y, 4)
+            expected.append(x)
+    expected[2] = expected[2][:, 0]
+    for result, value in zip(results, expected, strict=True):
+        torch.testing.assert_close(result[0], value)
+
+
+def test_dfd_against_a_naive_restatement():
+    dfd = randomised(DFD(tiny_config(num_frames=16)))
+    features = torch.randn(8, 16, 2, 3, dtype=torch.double)
+    a1, a2 = torch.randn(8, 8, 2, 3, dtype=torch.double), torch.randn(8, 4, 8, 12, dtype=torch.double)
+    with torch.no_grad():
+        results = dfd(features[None], (a1[None], a2[None]))
+        x, volumes = features, []
+        scales, added = (1, 1, 2, 2, 2, 2), {1: a1, 3: a2}
+        for index, (step, taps) in enumerate(zip(dfd.steps, (1, 2, 1, 2, 2, 2), strict=True)):
+            assert step.weight.shape[2] == taps
+            x = conv3d(x, step.weight, None, taps, 0, 1).clamp(min=0)
+            x = (up(x, scales[index]) if scales[index] > 1 else x) + added.get(index, 0)
+            volumes.append(x)
+    for result, value in zip(results, (volumes[1], volumes[3], volumes[5][:, 0]), strict=True):
+        torch.testing.assert_close(result[0], value)
+
+
+def test_sfd_against_a_naive_restatement():
+    sfd = randomised(SFD(tiny_config(num_frames=16)))
+    features = torch.randn(8, 16, 2, 3, dtype=torch.double)
+    d2, d4 = torch.randn(8, 8, 2, 3, dtype=torch.double), torch.randn(8, 4, 8, 12, dtype=torch.double)
+    assert [len(part) for part in (sfd.temporal, sfd.from_dynamic_2, sfd.from_dynamic_4)] == [4, 3, 2]
+
+    def collapsed(x, convolutions):
+        for convolution in convolutions:
+            x = conv3d(x, convolution.weight, convolution.bias, 2, 1, 0).clamp(min=0)
+        return x[:, 0]
+
+    with torch.no_grad():
+        result = sfd(features[None], (d2[None], d4[None]))[0]
+        x = features
+        for convolution in sfd.temporal:
+            x = conv3d(x, convolution.weight, None, 2, 0, 1).clamp(min=0)
+        x = x[:, 0]
+        for number, convolution in enumerate(sfd.spatial, start=1):
+            x = F.conv2d(x[None], convolution.weight, padding=1)[0].clamp(min=0)
+            if number in (5, 6, 8, 9):
+                x = up(x, 2)
+            if number == 3:
+                x = x + collapsed(d2, sfd.from_dynamic_2)
+            if number == 6:
+                x = x + collapsed(d4, sfd.from_dynamic_4)
+    torch.testing.assert_close(result, x)

@@ -1,0 +1,271 @@
+"""The sliding window and the predictor against windows built by hand, and the pictures made of maps."""
+
+import gc
+import weakref
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from conftest import noise, write_clip
+from PIL import Image
+
+from salfom_hf import SalFoMVideoProcessor, SaliencyPredictor
+from salfom_hf.render import COLORMAPS, color_table, heatmap, overlay, side_by_side, to_gray
+from salfom_hf.sliding_window import saliency_maps
+from salfom_hf.video import read_frames
+
+VIDEO = noise(11)
+
+
+@pytest.fixture(params=["framewise", "umt"])
+def model(request, framewise_model, umt_model):
+    return {"framewise": framewise_model, "umt": umt_model}[request.param]
+
+
+@pytest.fixture
+def predictor(framewise_model, processor):
+    return SaliencyPredictor(framewise_model, processor)
+
+
+def by_hand(model, processor, video):
+    """Each frame's map from its own clip: the last four frames, with copies of the first before the beginning."""
+    maps = []
+    with torch.inference_mode():
+        for last in range(len(video)):
+            clip = video[[max(0, last - back) for back in (3, 2, 1, 0)]]
+            maps.append(model(**processor(clip, return_tensors="pt")).saliency[0])
+    return torch.stack(maps).numpy()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_maps_are_those_of_the_model_on_each_window(model, processor, batch_size):
+    expected = by_hand(model, processor, VIDEO)
+    found = SaliencyPredictor(model, processor, batch_size=batch_size).predict(VIDEO)
+    assert (found.shape, found.dtype) == (VIDEO.shape[:3], np.float32)
+    # The test would be blind if all windows had the same map.
+    assert np.abs(expected[1:] - expected[:-1]).max(axis=(1, 2)).min() > 1e-3
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_maps_have_the_size_of_the_source(framewise_model):
+    processor = SalFoMVideoProcessor(size={"height": 32, "width": 64}, num_frames=4)
+    video = noise(3, 45, 91)
+    small = torch.from_numpy(by_hand(framewise_model, processor, video))
+    expected = torch.nn.functional.interpolate(small[:, None], size=(45, 91), mode="bilinear")[:, 0]
+    assert small.shape == (3, 32, 64)
+    np.testing.assert_allclose(SaliencyPredictor(framewise_model, processor).predict(video), expected, atol=1e-5)
+
+
+def test_each_frame_is_encoded_once(framewise_model, processor):
+    frames = []
+    handle = framewise_model.salfom.encoder.register_forward_pre_hook(lambda _, inputs: frames.append(len(inputs[0])))
+    try:
+        SaliencyPredictor(framewise_model, processor, batch_size=4).predict(VIDEO)
+    finally:
+        handle.remove()
+    assert frames == [4, 4, 3]
+
+
+@pytest.mark.parametrize("stride", [2, 3, 5, 10, 20])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_stride_keeps_key_frames_and_interpolates_between(model, processor, stride, batch_size):
+    every = SaliencyPredictor(model, processor).predict(VIDEO)
+    found = SaliencyPredictor(model, processor, stride, batch_size).predict(VIDEO)
+    keys = sorted({*range(0, len(VIDEO), stride), len(VIDEO) - 1})
+    np.testing.assert_allclose(found[keys], every[keys], atol=1e-5)
+    for left, right in zip(keys, keys[1:], strict=False):
+        for index in range(left + 1, right):
+            weight = (index - left) / (right - left)
+            expected = (1 - weight) * every[left] + weight * every[right]
+            np.testing.assert_allclose(found[index], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_one_frame_is_enough(model, processor, stride):
+    found = SaliencyPredictor(model, processor, stride).predict(VIDEO[:1])
+    np.testing.assert_allclose(found, by_hand(model, processor, VIDEO[:1]), atol=1e-5)
+    np.testing.assert_array_equal(SaliencyPredictor(model, processor).predict(Image.fromarray(VIDEO[0])), found)
+
+
+def test_later_frames_do_not_change_earlier_maps(model, processor):
+    changed = VIDEO.copy()
+    changed[6] = 255 - changed[6]
+    predictor = SaliencyPredictor(model, processor)
+    before, after = predictor.predict(VIDEO), predictor.predict(changed)
+    np.testing.assert_allclose(after[:6], before[:6], atol=1e-6)
+    # Four windows see the frame.
+    assert (np.abs(after - before).max(axis=(1, 2)) > 1e-4).tolist() == [6 <= index < 10 for index in range(11)]
+
+
+@pytest.mark.parametrize(("stride", "batch_size"), [(1, 1), (1, 4), (3, 2), (5, 4)])
+def test_a_stream_reads_and_holds_no_more_than_it_needs(model, processor, stride, batch_size):
+    taken, alive = 0, weakref.WeakSet()
+
+    class Picture(np.ndarray):
+        pass
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            picture = VIDEO[taken % 11].copy().view(Picture)
+            alive.add(Key(picture))
+            yield picture
+
+    class Key:
+        """A weak set needs hashable members; this one lives as long as the picture's memory is held."""
+
+        def __init__(self, picture):
+            picture.key = self
+
+    ahead, held = [], []
+    stream = SaliencyPredictor(model, processor, stride, batch_size).stream(endless())
+    assert taken == 0
+    for given in range(1, 60):
+        next(stream)
+        ahead.append(taken - given)
+        if given > 40:
+            gc.collect()
+            held.append(len(alive))
+    stream.close()
+    assert max(ahead) <= (stride + 1) * batch_size
+    assert max(ahead[30:]) == max(ahead[:30])
+    assert max(held) <= (stride + 1) * batch_size + 2
+
+
+def test_a_file_gives_what_its_decoded_frames_give(predictor, clip):
+    decoded = np.stack([frame.image for frame in read_frames(clip)])
+    expected = predictor.predict(decoded)
+    assert expected.shape == (6, 64, 96)
+    for video in (clip, str(clip), torch.from_numpy(decoded), list(decoded), [Image.fromarray(f) for f in decoded],
+                  (frame for frame in decoded), decoded.transpose(0, 3, 1, 2)):  # fmt: skip
+        np.testing.assert_array_equal(predictor.predict(video), expected)
+
+
+def test_frames_come_with_their_pictures_and_times(predictor, tmp_path):
+    path = write_clip(tmp_path / "slow.mkv", rate=10, sound=False)
+    for source, rate in ((path, 10), (VIDEO[:6], 25)):
+        frames = list(predictor.stream(source))
+        assert [frame.timestamp for frame in frames] == [Fraction(index, rate) for index in range(6)]
+        pictures = [frame.image for frame in (read_frames(path) if rate == 10 else frames)]
+        np.testing.assert_array_equal([frame.image for frame in frames], pictures)
+    np.testing.assert_array_equal([frame.image for frame in frames], VIDEO[:6])
+    assert isinstance(frames[0].saliency, np.ndarray)
+
+
+@pytest.mark.parametrize(
+    ("start", "duration", "expected"),
+    [(0.04, None, slice(1, 6)), (0.0, 0.12, slice(0, 3)), (0.08, 0.08, slice(2, 4)), (0.05, 9, slice(2, 6))],
+)
+def test_a_part_of_a_video_is_predicted_by_itself(predictor, clip, start, duration, expected):
+    decoded = np.stack([frame.image for frame in read_frames(clip)])
+    part = predictor.predict(decoded[expected])
+    np.testing.assert_array_equal(predictor.predict(decoded, start, duration), part)
+    np.testing.assert_array_equal(predictor.predict(clip, start, duration), part)
+    times = [frame.timestamp for frame in predictor.stream(decoded, start, duration)]
+    assert times == [Fraction(index, 25) for index in range(6)[expected]]
+
+
+def test_an_endless_source_ends_with_the_duration(predictor):
+    frames = iter(lambda: VIDEO[0], None)
+    assert len(predictor.predict(frames, duration=0.2)) == 5
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize(
+    ("video", "message"),
+    [
+        ([], "no frames"),
+        (iter([]), "no frames"),
+        ([VIDEO[0], VIDEO[1][:-8]], "one size"),
+        ([VIDEO[0], VIDEO[1], VIDEO[2][:, :-8]], "one size"),
+        (VIDEO / 255, "uint8"),
+        ([VIDEO[0].astype(np.uint16)], "uint8"),
+        (np.zeros((2, 8, 8, 5), np.uint8), "channels"),
+    ],
+)
+def test_bad_frames_are_refused(framewise_model, processor, video, message, batch_size):
+    with pytest.raises(ValueError, match=message):
+        SaliencyPredictor(framewise_model, processor, batch_size=batch_size).predict(video)
+
+
+@pytest.mark.parametrize(("stride", "batch_size"), [(0, 1), (1, 0), (-1, 1)])
+def test_bad_strides_and_batches_are_refused(model, processor, stride, batch_size):
+    with pytest.raises(ValueError, match="at least 1"):
+        next(saliency_maps(model, iter([torch.zeros(3, 64, 96)]), stride, batch_size))
+    with pytest.raises(ValueError, match="at least 1"):
+        SaliencyPredictor(model, processor, stride, batch_size).predict(VIDEO)
+
+
+def test_bfloat16_computes_about_the_same(model_folder):
+    exact = SaliencyPredictor.from_pretrained(model_folder).predict(VIDEO[:4])
+    rounded = SaliencyPredictor.from_pretrained(str(model_folder), dtype=torch.bfloat16, batch_size=2)
+    assert rounded.model.dtype == torch.bfloat16
+    maps = rounded.predict(VIDEO[:4])
+    assert maps.dtype == np.float32
+    np.testing.assert_allclose(maps, exact, atol=0.05)
+    assert not np.array_equal(maps, exact)
+
+
+def test_predicting_does_not_leave_the_callers_code_in_inference_mode(predictor):
+    for _ in predictor.stream(VIDEO[:3]):
+        assert not torch.is_inference_mode_enabled()
+
+
+# Pictures.
+
+ENDS = {
+    "turbo": ("30123b", "7a0403"),
+    "inferno": ("000004", "fcffa4"),
+    "viridis": ("440154", "fde725"),
+    "jet": ("000080", "800000"),
+    "gray": ("000000", "ffffff"),
+}
+
+
+@pytest.mark.parametrize("name", COLORMAPS)
+def test_color_tables_run_from_end_to_end(name):
+    table = color_table(name)
+    assert (table.shape, table.dtype) == ((256, 3), np.uint8)
+    assert (table[0].tobytes().hex(), table[255].tobytes().hex()) == ENDS[name]
+    assert np.abs(np.diff(table.astype(int), axis=0)).max() <= 12
+    if name == "gray":
+        assert np.abs(table - np.arange(256)[:, None]).max() <= 1
+
+
+def test_grey_is_scaled_from_minimum_to_maximum():
+    saliency = np.linspace(0.2, 0.7, 64 * 96, dtype=np.float32).reshape(64, 96)
+    expected = np.round((saliency.astype(float) - 0.2) / 0.5 * 255)
+    grey = to_gray(saliency)
+    assert (grey.min(), grey.max(), grey.dtype) == (0, 255, np.uint8)
+    assert np.abs(grey - expected).max() <= 1
+    np.testing.assert_array_equal(heatmap(saliency, "jet"), color_table("jet")[grey])
+    assert not to_gray(np.full((4, 5), 0.3, np.float32)).any()
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.5, 0.7, 1.0])
+def test_an_overlay_is_more_opaque_where_saliency_is_higher(opacity):
+    saliency = np.random.default_rng(0).random((64, 96), dtype=np.float32)
+    saliency[:10] = 0
+    found = overlay(VIDEO[0], saliency, "viridis", opacity)
+    grey = to_gray(saliency)
+    alpha = (grey / 255 * opacity)[..., None]
+    expected = (1 - alpha) * VIDEO[0] + alpha * color_table("viridis")[grey]
+    assert np.abs(found - expected).max() <= 2
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found[:10], VIDEO[0][:10])
+
+
+def test_a_constant_map_leaves_the_frame_as_it_is():
+    constant = np.full((64, 96), 0.4, np.float32)
+    np.testing.assert_array_equal(overlay(VIDEO[0], constant), VIDEO[0])
+    np.testing.assert_array_equal(heatmap(constant), np.broadcast_to([0x30, 0x12, 0x3B], (64, 96, 3)))
+
+
+def test_side_by_side_is_the_frame_then_its_overlay():
+    saliency = np.random.default_rng(1).random((64, 96), dtype=np.float32)
+    both = side_by_side(VIDEO[0], saliency, "inferno")
+    assert both.shape == (64, 192, 3)
+    np.testing.assert_array_equal(both[:, :96], VIDEO[0])
+    np.testing.assert_array_equal(both[:, 96:], overlay(VIDEO[0], saliency, "inferno"))

@@ -1,0 +1,203 @@
+"""The video processor: every form of input, its resizing and normalisation, and maps back to the source's size."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import noise
+from PIL import Image
+from transformers import AutoProcessor
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+from salfom_hf import SalFoMVideoProcessor
+from salfom_hf.modeling_salfom import SalFoMOutput
+from salfom_hf.video import read_frames
+from salfom_hf.video_processing_salfom import to_tensor
+
+VIDEO = noise(4)
+
+
+def values(processor, video, **options):
+    return processor(video, return_tensors="pt", **options)["pixel_values_videos"]
+
+
+@pytest.mark.parametrize(
+    "video",
+    [
+        [Image.fromarray(frame) for frame in VIDEO],
+        [Image.fromarray(frame).convert("RGBA") for frame in VIDEO],
+        list(VIDEO),
+        tuple(VIDEO),
+        VIDEO.transpose(0, 3, 1, 2),
+        np.ascontiguousarray(VIDEO[..., ::-1])[..., ::-1],
+        np.concatenate([VIDEO, VIDEO[..., :1]], axis=-1),
+        torch.from_numpy(VIDEO),
+        list(torch.from_numpy(VIDEO).permute(0, 3, 1, 2)),
+        VIDEO.astype(np.float64),
+        [VIDEO],
+        [[Image.fromarray(frame) for frame in VIDEO]],
+    ],
+    ids=["pil", "rgba", "list", "tuple", "channels-first", "reversed", "alpha", "torch", "torch-list", "float",
+         "batch", "batch-pil"],
+)  # fmt: skip
+def test_every_form_of_a_video_gives_the_same_values(processor, video):
+    expected = (VIDEO / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    found = values(processor, video)
+    assert (found.shape, found.dtype) == ((1, 4, 3, 64, 96), torch.float32)
+    np.testing.assert_allclose(found[0].numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [Image.fromarray(VIDEO[1]), VIDEO[1], VIDEO[1].transpose(2, 0, 1), torch.from_numpy(VIDEO[1]), VIDEO[1:2]],
+    ids=["pil", "last", "first", "torch", "video"],
+)
+def test_one_image_is_a_video_of_its_copies(processor, image):
+    torch.testing.assert_close(values(processor, image), values(processor, VIDEO[[1, 1, 1, 1]]))
+
+
+@pytest.mark.parametrize(
+    "grey", [VIDEO[1, ..., 0], [VIDEO[1, ..., 0]], Image.fromarray(VIDEO[1, ..., 0]), VIDEO[1:2, ..., :1]]
+)
+def test_grey_becomes_three_equal_channels(processor, grey):
+    expected = np.repeat(VIDEO[1:2, ..., :1], 3, axis=-1)
+    torch.testing.assert_close(values(processor, grey), values(processor, expected))
+
+
+def test_several_videos_are_a_batch(processor):
+    other = noise(7, seed=1)
+    found = values(processor, [VIDEO, other])
+    torch.testing.assert_close(found, torch.cat([values(processor, VIDEO), values(processor, other)]))
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_file_gives_what_its_decoded_frames_give(processor, clip, kind):
+    decoded = np.stack([frame.image for frame in read_frames(clip)])
+    expected = values(processor, decoded)
+    torch.testing.assert_close(values(processor, kind(clip)), expected)
+    torch.testing.assert_close(values(processor, [kind(clip), kind(clip)]), torch.cat([expected, expected]))
+    assert values(processor, kind(clip), do_sample_frames=False).shape[1] == 6
+
+
+@pytest.mark.parametrize("size", [(37, 53), (64, 96), (120, 200), (224, 224)])
+def test_resizing_is_that_of_pil(size):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 90, 130, 3), dtype=np.uint8)
+    processor = SalFoMVideoProcessor(
+        size={"height": size[0], "width": size[1]}, num_frames=2, do_rescale=False, do_normalize=False
+    )
+    found = values(processor, frames)[0].permute(0, 2, 3, 1).numpy()
+    bilinear = Image.Resampling.BILINEAR
+    expected = np.stack([np.asarray(Image.fromarray(frame).resize(size[::-1], bilinear)) for frame in frames])
+    assert np.abs(found - expected).max() <= 1
+    np.testing.assert_array_equal(found, found.round())
+
+
+def test_steps_can_be_switched_off_and_changed(processor):
+    expected = VIDEO.transpose(0, 3, 1, 2).astype(np.float32)
+    plain = values(processor, VIDEO, do_rescale=False, do_normalize=False)[0].numpy()
+    np.testing.assert_array_equal(plain, expected)
+    scaled = values(processor, VIDEO, rescale_factor=1 / 128, image_mean=[1, 1, 1], image_std=[2, 2, 2])[0].numpy()
+    np.testing.assert_allclose(scaled, (expected / 128 - 1) / 2, atol=1e-6)
+    assert values(processor, VIDEO, size={"height": 32, "width": 48}).shape == (1, 4, 3, 32, 48)
+
+
+def test_short_clips_are_padded_in_front_and_long_ones_end_at_their_last_frame(processor):
+    long = noise(9, seed=2)
+    torch.testing.assert_close(values(processor, long), values(processor, long[5:]))
+    torch.testing.assert_close(values(processor, long[:2]), values(processor, long[[0, 0, 0, 1]]))
+    torch.testing.assert_close(values(processor, long, num_frames=6), values(processor, long[3:], num_frames=6))
+    assert values(processor, long, do_sample_frames=False).shape[1] == 9
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"), [((90, 160), (256, 448)), ((160, 90), (448, 256)), ((100, 100), (320, 320)),
+                             ((20, 900), (64, 2240)), ((288, 384), (288, 384)), ((9, 2000), (32, 4960))],
+)  # fmt: skip
+def test_keeping_the_aspect_ratio_gives_about_the_area_in_multiples(source, expected):
+    processor = SalFoMVideoProcessor(size={"height": 288, "width": 384}, keep_aspect_ratio=True, size_divisor=32)
+    scale = (288 * 384 / (source[0] * source[1])) ** 0.5
+    by_hand = tuple(max(32, 32 * round(side * scale / 32)) for side in source)
+    assert processor.target_size(*source) == by_hand == expected
+
+
+def test_the_aspect_ratio_can_be_kept_per_call(processor):
+    found = values(processor, noise(4, 48, 96), keep_aspect_ratio=True, size_divisor=8)
+    assert found.shape[-2:] == (56, 112)
+    assert values(processor, noise(4, 48, 96)).shape[-2:] == (64, 96)
+
+
+@pytest.mark.parametrize(
+    "video", [[], np.zeros((0, 8, 8, 3), np.uint8), np.zeros((4, 8, 8, 5), np.uint8), np.zeros((1, 2, 3, 4, 5, 6)),
+              [np.zeros((8, 8, 3)), np.zeros((8, 9, 3))]],
+)  # fmt: skip
+def test_what_is_no_video_is_refused(processor, video):
+    with pytest.raises(ValueError, match=r"frames|channels|size|shape"):
+        processor(video, return_tensors="pt")
+
+
+def test_shapes_that_differ_are_refused_as_a_tensor_only(processor):
+    videos = [noise(4), noise(4, 48, 96)]
+    with pytest.raises(ValueError, match="one by one"):
+        processor(videos, return_tensors="pt", do_resize=False)
+    clips = processor(videos, do_resize=False)["pixel_values_videos"]
+    assert [tuple(clip.shape) for clip in clips] == [(4, 3, 64, 96), (4, 3, 48, 96)]
+
+
+def test_reading_an_array_neither_changes_nor_warns_about_it(recwarn):
+    frozen = VIDEO.copy()
+    frozen.flags.writeable = False
+    np.testing.assert_array_equal(to_tensor(frozen).permute(0, 2, 3, 1).numpy(), VIDEO)
+    assert not recwarn.list
+
+
+def test_maps_return_at_the_size_of_the_source(processor):
+    maps = torch.rand(2, 8, 12, dtype=torch.float64)
+    outputs = SalFoMOutput(saliency=maps)
+    small, large = processor.post_process_saliency(outputs, target_sizes=[(4, 6), (31, 47)])
+    assert (small.shape, large.shape, large.dtype) == ((4, 6), (31, 47), torch.float32)
+    # Halving by bilinear interpolation averages blocks of four.
+    torch.testing.assert_close(small, maps[0].float().reshape(4, 2, 6, 2).mean((1, 3)))
+    assert maps.min() <= large.min() <= large.max() <= maps.max()
+    torch.testing.assert_close(torch.stack(processor.post_process_saliency(outputs)), maps.float())
+    with pytest.raises(ValueError, match="target_sizes"):
+        processor.post_process_saliency(outputs, target_sizes=[(4, 6)])
+
+
+def test_saving_keeps_every_field(tmp_path):
+    changed = {
+        "size": {"height": 96, "width": 128},
+        "keep_aspect_ratio": True,
+        "size_divisor": 8,
+        "num_frames": 2,
+        "do_sample_frames": False,
+        "do_resize": False,
+        "do_rescale": False,
+        "do_normalize": False,
+        "rescale_factor": 0.5,
+        "image_mean": [0.1, 0.2, 0.3],
+        "image_std": [0.4, 0.5, 0.6],
+    }
+    SalFoMVideoProcessor(**changed).save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "video_preprocessor_config.json").read_text())
+    assert {name: stored[name] for name in changed} == changed
+    for loader in (SalFoMVideoProcessor, AutoProcessor, AutoVideoProcessor):
+        loaded = loader.from_pretrained(tmp_path)
+        assert type(loaded) is SalFoMVideoProcessor
+        found = {name: getattr(loaded, name) for name in changed}
+        found["size"] = {"height": loaded.size.height, "width": loaded.size.width}
+        found.update({name: list(found[name]) for name in ("image_mean", "image_std")})
+        assert found == changed
+
+
+def test_defaults_are_the_paper_s(tmp_path):
+    SalFoMVideoProcessor().save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "video_preprocessor_config.json").read_text())
+    assert stored["size"] == {"height": 224, "width": 224}
+    assert (stored["num_frames"], stored["image_mean"]) == (16, [0.485, 0.456, 0.406])
+
+
+def test_auto_processor_of_a_model_folder(model_folder):
+    assert AutoProcessor.from_pretrained(model_folder).size_divisor == 32
+    assert AutoVideoProcessor.from_pretrained(model_folder).num_frames == 4
