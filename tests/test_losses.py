@@ -91,3 +91,13 @@ def test_constant_and_empty_maps_have_no_correlation():
     torch.testing.assert_close(correlation(noise, constant), torch.zeros(2), atol=1e-4, rtol=0)
     torch.testing.assert_close(correlation(constant, noise), torch.zeros(2), atol=1e-4, rtol=0)
     assert kl_divergence(noise, torch.zeros(2, 16, 16)).tolist() == [0, 0]
+
+
+def test_tiny_negative_labels_count_as_zero():
+    labels = torch.rand(2, 6, 8)
+    labels[:, 0] = 0
+    negative = labels.clone()
+    negative[:, 0] = -1e-9
+    logits = torch.randn(2, 6, 8)
+    assert saliency_loss(logits, negative).isfinite()
+    torch.testing.assert_close(saliency_loss(logits, negative), saliency_loss(logits, labels))

@@ -98,7 +98,7 @@ def test_steps_can_be_switched_off_and_changed(processor):
     expected = VIDEO.transpose(0, 3, 1, 2).astype(np.float32)
     plain = values(processor, VIDEO, do_rescale=False, do_normalize=False)[0].numpy()
     np.testing.assert_array_equal(plain, expected)
-    scaled = values(processor, VIDEO, rescale_factor=1 / 128, image_mean=[1, 1, 1], image_std=[2, 2, 2])[0].numpy()
+    scaled = values(processor, VIDEO, rescale_factor=1 / 128, image_mean=[1.0] * 3, image_std=[2.0] * 3)[0].numpy()
     np.testing.assert_allclose(scaled, (expected / 128 - 1) / 2, atol=1e-6)
     assert values(processor, VIDEO, size={"height": 32, "width": 48}).shape == (1, 4, 3, 32, 48)
 

@@ -60,7 +60,8 @@ def saliency_loss(
     Returns:
         float32 scalar.
     """
-    labels = labels.to(device=logits.device, dtype=torch.float32)
+    # Maps that were resized or composed may hold tiny negative values, whose logarithm is not a number.
+    labels = labels.to(device=logits.device, dtype=torch.float32).clamp_min(0)
     if labels.shape[1:] != logits.shape[1:]:
         labels = F.interpolate(labels.unsqueeze(1), size=logits.shape[1:], mode="bilinear", align_corners=False)
         labels = labels.squeeze(1)
