@@ -80,7 +80,7 @@ def umt_model():
         num_hidden_layers=1,
         num_attention_heads=2,
     )
-    return tiny_model(encoder)
+    return tiny_model(encoder, output_stride=2)
 
 
 @pytest.fixture

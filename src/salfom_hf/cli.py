@@ -106,6 +106,7 @@ def outputs(videos: list[Path], output: Path | None, output_format: str) -> Iter
 def load_predictor(args: argparse.Namespace):
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     from .predictor import SaliencyPredictor
 
@@ -122,7 +123,7 @@ def load_predictor(args: argparse.Namespace):
         )
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UsageError(
             f"Cannot load the model '{args.model}': it is none of {', '.join(KNOWN)}, no folder with a SalFoM model, "
             "and no such model on the Hub can be reached."

@@ -1,0 +1,334 @@
+"""The command `salfom`: what it writes, and that whatever goes wrong is one line and leaves nothing behind."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import noise, write_clip
+from salfom_hf import SaliencyPredictor, cli, convert
+from salfom_hf.render import heatmap, overlay, side_by_side, to_gray
+from salfom_hf.video import probe, read_frames
+
+
+@pytest.fixture
+def folder(tmp_path, clip, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clip, tmp_path / "clip.mp4")
+    return tmp_path
+
+
+@pytest.fixture
+def salfom(model_folder, capsys):
+    def run(*arguments, model=model_folder):
+        capsys.readouterr()
+        try:
+            code = cli.main(["predict", *map(str, arguments), "--model", str(model), "--device", "cpu"])
+        except SystemExit as stop:
+            code = stop.code
+        return code, capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def expected(model_folder, clip):
+    return list(SaliencyPredictor.from_pretrained(model_folder).stream(clip))
+
+
+def tree(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def sound(path):
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+
+def pictures(path):
+    return np.stack([frame.image for frame in read_frames(path)]).astype(int)
+
+
+def test_an_overlay_stands_beside_the_video(folder, salfom, expected):
+    code, said = salfom("clip.mp4")
+    assert (code, tree(folder)) == (0, ["clip.mp4", "clip_overlay.mp4"])
+    assert said.out == "clip.mp4 -> clip_overlay.mp4\n"
+    assert said.err == ""  # No progress bar where there is no terminal.
+    source, result = probe("clip.mp4"), probe("clip_overlay.mp4")
+    assert (result.width, result.height, result.frame_rate) == (96, 64, source.frame_rate)
+    assert sound("clip_overlay.mp4") == sound("clip.mp4") != []
+    found = pictures("clip_overlay.mp4")
+    drawn = np.stack([overlay(frame.image, frame.saliency) for frame in expected])
+    assert found.shape == drawn.shape == (6, 64, 96, 3)
+    # Only compression, and colour at half resolution, comes between.
+    assert np.abs(found - drawn).mean() < 12
+    assert np.abs(found - drawn).mean() < np.abs(pictures("clip.mp4") - drawn).mean()
+
+
+@pytest.mark.parametrize(("style", "draw"), [("heatmap", lambda _, saliency: heatmap(saliency, "gray")),
+                                             ("side-by-side", lambda *both: side_by_side(*both, "gray"))])  # fmt: skip
+def test_other_videos(folder, salfom, expected, style, draw):
+    assert salfom("clip.mp4", "--format", style, "--colormap", "gray")[0] == 0
+    drawn = np.stack([draw(frame.image, frame.saliency) for frame in expected])
+    found = pictures(f"clip_{style}.mp4")
+    assert found.shape == drawn.shape
+    assert np.abs(found - drawn).mean() < 12
+
+
+def test_an_npz_holds_maps_and_times(folder, salfom, expected):
+    assert salfom("clip.mp4", "--format", "npz")[0] == 0
+    with np.load("clip_npz.npz", allow_pickle=False) as data:
+        assert sorted(data.files) == ["maps", "timestamps"]
+        maps, timestamps = data["maps"], data["timestamps"]
+    assert (maps.dtype, timestamps.dtype) == (np.float16, np.float64)
+    np.testing.assert_allclose(timestamps, np.arange(6) / 25)
+    np.testing.assert_allclose(maps, np.stack([frame.saliency for frame in expected]), atol=1e-3)
+
+
+def test_maps_are_numbered_grey_pictures(folder, salfom, expected):
+    assert salfom("clip.mp4", "--format", "maps")[0] == 0
+    assert sorted(os.listdir("clip_maps")) == [f"000{number}.png" for number in range(1, 7)]
+    for number, frame in enumerate(expected, 1):
+        with Image.open(f"clip_maps/000{number}.png") as image:
+            assert image.mode == "L"
+            assert np.abs(np.asarray(image).astype(int) - to_gray(frame.saliency)).max() <= 1
+
+
+@pytest.mark.parametrize(("style", "size"), [("overlay", (80, 48)), ("side-by-side", (160, 48))])
+def test_a_picture_gives_a_picture(tmp_path, salfom, style, size):
+    Image.fromarray(noise(1, 48, 80)[0]).save(tmp_path / "a.jpg")
+    assert salfom(tmp_path / "a.jpg", "--format", style)[0] == 0
+    with Image.open(tmp_path / f"a_{style}.png") as image:
+        assert image.size == size
+    assert tree(tmp_path) == ["a.jpg", f"a_{style}.png"]
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_a_folder_of_pictures_is_one_video(tmp_path, salfom, monkeypatch, here):
+    (tmp_path / "shots").mkdir()
+    for number, picture in enumerate(noise(3)):
+        Image.fromarray(picture).save(tmp_path / "shots" / f"{number}.png")
+    monkeypatch.chdir(tmp_path / "shots")
+    assert salfom("." if here else tmp_path / "shots")[0] == 0
+    assert len(pictures(tmp_path / "shots_overlay.mp4")) == 3
+
+
+def test_a_folder_of_videos_and_several_inputs(folder, salfom):
+    (folder / "in").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy("clip.mp4", folder / "in" / name)
+    (folder / "in" / "notes.txt").write_text("no video")
+    assert salfom("in", "clip.mp4", "-o", "out", "--format", "npz")[0] == 0
+    assert tree(folder / "out") == ["a_npz.npz", "b_npz.npz", "clip_npz.npz"]
+    assert salfom("in", "--format", "npz")[0] == 0
+    assert tree(folder / "in") == ["a.mp4", "a_npz.npz", "b.mp4", "b_npz.npz", "notes.txt"]
+
+
+def test_two_inputs_never_share_an_output(folder, salfom):
+    (folder / "in").mkdir()
+    shutil.copy("clip.mp4", "in/clip.mp4")
+    code, said = salfom("clip.mp4", "in", "-o", "out", "--format", "npz", "--overwrite")
+    assert (code, tree(folder / "out")) == (2, ["clip_npz.npz"])
+    assert "both be written" in said.err
+
+
+def test_one_bad_file_does_not_stop_the_others(folder, salfom):
+    Path("bad.mp4").write_bytes(b"no video at all" * 100)
+    shutil.copy("clip.mp4", "good.mp4")
+    code, said = salfom("clip.mp4", "bad.mp4", "good.mp4", "-o", "out", "--format", "npz")
+    assert (code, tree(folder / "out")) == (2, ["clip_npz.npz", "good_npz.npz"])
+    assert said.err.startswith("salfom: ")
+    assert said.err.count("\n") == 1
+    assert "bad.mp4" in said.err
+
+
+def make_bad(kind, good):
+    data = good.read_bytes()
+    if kind == "text":
+        Path("bad.mp4").write_text("This is no video.\n" * 50)
+    elif kind == "truncated":
+        Path("bad.mp4").write_bytes(data[: len(data) // 3])
+    elif kind == "empty":
+        Path("bad.mp4").write_bytes(b"")
+    elif kind == "no frames":
+        with av.open("bad.mp4", "w") as output:
+            tone = output.add_stream("aac", rate=48000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = 48000
+            output.mux(tone.encode(frame))
+            output.mux(tone.encode(None))
+    elif kind == "tiny":
+        write_clip("bad.mp4", frames=2, height=2, width=2, sound=False)
+    elif kind == "picture":
+        Path("bad.png").write_bytes(b"\x89PNG broken")
+        return "bad.png"
+    elif kind == "empty folder":
+        Path("bad").mkdir()
+        return "bad"
+    return "bad.mp4"
+
+
+def assert_refused(code, said, words):
+    assert code == 2
+    assert said.err.splitlines()[-1].startswith("salfom")
+    assert "Traceback" not in said.err
+    assert words in said.err
+
+
+@pytest.mark.parametrize("style", ["overlay", "maps", "npz"])
+@pytest.mark.parametrize(
+    "kind", ["text", "truncated", "empty", "no frames", "tiny", "picture", "empty folder", "missing"]
+)
+def test_bad_inputs_are_one_line_and_leave_nothing(folder, salfom, kind, style):
+    bad = make_bad(kind, folder / "clip.mp4")
+    before = tree(folder)
+    code, said = salfom(bad, "--format", style)
+    assert_refused(code, said, "bad")
+    assert said.err.count("\n") == 1
+    assert tree(folder) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_folder(folder, salfom):
+    Path("locked").mkdir(mode=0)
+    assert_refused(*salfom("locked"), "permissions")
+
+
+@pytest.mark.parametrize("style", ["overlay", "maps", "npz"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--start", "5"], "range"),
+        (["--duration", "0"], "duration"),
+        (["-o", "clip.mp4/below/out.mp4"], "Cannot write"),
+        (["-o", "taken.mp4"], "--overwrite"),
+        (["--device", "toaster"], "--device cpu"),
+        (["--stride", "0"], "--stride"),
+        (["--stride", "x"], "--stride"),
+        (["--batch-size", "-1"], "--batch-size"),
+        (["--start", "-1"], "--start"),
+        (["--start", "nan"], "--start"),
+        (["--duration", "inf"], "--duration"),
+        (["--colormap", "pink"], "--colormap"),
+        (["--dtype", "int8"], "--dtype"),
+        (["--format", "film"], "--format"),
+    ],
+)
+def test_bad_options_are_one_line_and_leave_nothing(folder, model_folder, capsys, options, words, style):
+    Path("taken.mp4").write_text("precious")
+    before = tree(folder)
+    try:
+        code = cli.main(["predict", "clip.mp4", "--model", str(model_folder), "--format", style, *options])
+    except SystemExit as stop:
+        code = stop.code
+    assert_refused(code, capsys.readouterr(), words)
+    assert tree(folder) == before
+    assert Path("taken.mp4").read_text() == "precious"
+
+
+@pytest.mark.parametrize("model", ["no-such-model-anywhere", "salfom-large", ".", "broken"])
+def test_bad_models(folder, salfom, model_folder, monkeypatch, model):
+    monkeypatch.setitem(cli.KNOWN, "salfom-large", folder / "none")
+    shutil.copytree(model_folder, "broken")
+    Path("broken/model.safetensors").write_bytes(b"broken")
+    before = tree(folder)
+    code, said = salfom("clip.mp4", model=model)
+    assert_refused(code, said, model)
+    assert said.err.count("\n") == 1
+    assert tree(folder) == before
+
+
+def test_a_video_does_not_become_one_picture(folder, salfom):
+    assert_refused(*salfom("clip.mp4", "-o", "out.png"), "more than one frame")
+    assert tree(folder) == ["clip.mp4"]
+
+
+def test_several_inputs_need_a_folder(folder, salfom):
+    shutil.copy("clip.mp4", "b.mp4")
+    assert_refused(*salfom("clip.mp4", "b.mp4", "-o", "out.mp4"), "folder")
+    assert tree(folder) == ["b.mp4", "clip.mp4"]
+
+
+def test_an_output_is_replaced_only_when_asked(folder, salfom):
+    Path("clip_overlay.mp4").write_text("old")
+    assert_refused(*salfom("clip.mp4"), "--overwrite")
+    assert Path("clip_overlay.mp4").read_text() == "old"
+    assert salfom("clip.mp4", "--overwrite")[0] == 0
+    assert len(pictures("clip_overlay.mp4")) == 6
+
+
+@pytest.mark.parametrize("style", ["overlay", "maps", "npz"])
+def test_an_interrupt_leaves_nothing(folder, salfom, monkeypatch, style):
+    stream = SaliencyPredictor.stream
+
+    def interrupted(self, *arguments):
+        frames = stream(self, *arguments)
+        yield next(frames)
+        yield next(frames)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SaliencyPredictor, "stream", interrupted)
+    code, said = salfom("clip.mp4", "--format", style)
+    assert (code, tree(folder)) == (130, ["clip.mp4"])
+    assert said.err.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line(folder, salfom, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert_refused(*salfom("clip.mp4", "--format", "maps"), "No space left")
+    assert tree(folder) == ["clip.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "frames"), [(["--start", "0.08"], 4), (["--duration", "0.12"], 3),
+                            (["--start", "0.04", "--duration", "0.08"], 2), (["--stride", "4"], 6)],
+)  # fmt: skip
+def test_parts_of_a_video(folder, salfom, options, frames):
+    assert salfom("clip.mp4", *options)[0] == 0
+    assert len(pictures("clip_overlay.mp4")) == frames
+
+
+def test_the_installed_command(folder, model_folder):
+    command = Path(sys.executable).with_name("salfom")
+    arguments = ["predict", "clip.mp4", "--model", model_folder, "--format", "npz", "--device", "cpu"]
+    done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "clip.mp4 -> clip_npz.npz\n", "")
+    assert tree(folder) == ["clip.mp4", "clip_npz.npz"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["no.pth"], "Name the folder"), (["no.pth", "out", "--install"], "not both"), (["no.pth", "out"], "no.pth"),
+     (["clip.mp4", "out"], "clip.mp4")],
+)  # fmt: skip
+def test_conversions_that_fail(folder, capsys, arguments, words):
+    code = cli.main(["convert", *arguments])
+    assert_refused(code, capsys.readouterr(), words)
+    assert tree(folder) == ["clip.mp4"]
+
+
+def test_conversions_that_succeed(folder, capsys, monkeypatch):
+    calls = []
+    monkeypatch.setattr(convert, "convert_checkpoint", lambda *arguments: calls.append(arguments) or "All used.")
+    assert cli.main(["convert", "a.pth", "out"]) == 0
+    assert cli.main(["convert", "a.pth", "--install", "--overwrite"]) == 0
+    large = cli.installed("salfom-large")
+    assert calls == [(Path("a.pth"), Path("out"), False), (Path("a.pth"), large, True)]
+    assert capsys.readouterr().out == "All used.\nAll used.\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["predict"], ["paint", "clip.mp4"]])
+def test_incomplete_commands(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "usage: salfom" in capsys.readouterr().err

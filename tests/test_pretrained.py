@@ -1,0 +1,88 @@
+"""Names of models, and the weights that come with the package."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+import salfom_hf
+from salfom_hf import (
+    SalFoMConfig,
+    SalFoMForVideoSaliencyPrediction,
+    SalFoMModel,
+    SalFoMVideoProcessor,
+    SaliencyPredictor,
+)
+from salfom_hf import pretrained as names
+
+SHIPPED = Path(salfom_hf.__file__).parent / "weights" / "salfom"
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("The network was used.")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_salfom_is_the_shipped_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Path(names.resolve("salfom")) == SHIPPED
+
+
+@pytest.mark.parametrize("name", ["salfom", "salfom-large"])
+def test_a_local_folder_of_a_known_name_wins(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    assert names.resolve(name) == name
+
+
+@pytest.mark.parametrize("name", ["someone/model", "salfom-huge", "SALFOM", None, Path("models/mine")])
+def test_other_names_are_left_alone(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert names.resolve(name) is name
+
+
+@pytest.mark.parametrize(
+    "loader", [SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SaliencyPredictor]
+)
+def test_the_large_model_says_how_to_get_it(loader, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(names.KNOWN, "salfom-large", tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="salfom convert CHECKPOINT --install"):
+        loader.from_pretrained("salfom-large")
+
+
+def test_an_installed_large_model_is_found(model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(names.KNOWN, "salfom-large", model_folder)
+    assert SalFoMConfig.from_pretrained("salfom-large").num_frames == 4
+
+
+def test_everything_loads_by_name_without_network(no_network, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = SalFoMConfig.from_pretrained("salfom")
+    processor = SalFoMVideoProcessor.from_pretrained("salfom")
+    assert (config.model_type, processor.num_frames) == ("salfom", config.num_frames)
+    assert (processor.size.height, processor.size.width) == config.image_height_width
+    model = SalFoMForVideoSaliencyPrediction.from_pretrained("salfom")
+    predictor = SaliencyPredictor.from_pretrained("salfom", dtype=torch.bfloat16, stride=2, batch_size=3)
+    assert (predictor.stride, predictor.batch_size, predictor.model.dtype) == (2, 3, torch.bfloat16)
+    assert predictor.processor.to_dict() == processor.to_dict()
+    base = SalFoMModel.from_pretrained("salfom")
+    of_model = model.salfom.state_dict()
+    assert base.state_dict().keys() == of_model.keys()
+    assert all(torch.equal(tensor, of_model[name]) for name, tensor in base.state_dict().items())
+
+
+def test_the_shipped_weights_are_small_and_say_what_they_are():
+    assert 1e6 < (SHIPPED / "model.safetensors").stat().st_size < 40e6
+    card = (SHIPPED / "README.md").read_text(encoding="utf-8")
+    if card.startswith("---"):
+        card = card.split("---", 2)[2]
+    opening = " ".join(line for line in card.strip().splitlines()[:8] if not line.startswith("#"))
+    assert "not" in opening
+    assert "paper" in opening
