@@ -332,3 +332,13 @@ def test_incomplete_commands(arguments, capsys):
         cli.main(arguments)
     assert stop.value.code == 2
     assert "usage: salfom" in capsys.readouterr().err
+
+
+def test_a_folder_is_read_again_without_its_results(folder, salfom):
+    os.mkdir("clips")
+    os.rename("clip.mp4", "clips/clip.mp4")
+    for _ in range(2):
+        code, said = salfom("clips", "--overwrite")
+        assert (code, said.out) == (0, "clips/clip.mp4 -> clips/clip_overlay.mp4\n")
+    assert salfom("clips", "-o", "results", "--format", "npz")[0] == 0
+    assert os.listdir("results") == ["clip_npz.npz"]

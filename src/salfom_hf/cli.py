@@ -84,6 +84,8 @@ def sources(path: Path) -> list[Path]:
         if not path.is_dir():
             return [path]
         videos = sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
+        # What an earlier run wrote beside its inputs is no input of the next one.
+        videos = [file for file in videos if not file.stem.endswith(tuple(f"_{name}" for name in FORMATS))]
         has_images = any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir())
     except OSError as error:
         raise UsageError(f"Cannot read the folder {path} ({error.strerror}); check its permissions.") from error
@@ -99,13 +101,15 @@ def outputs(videos: list[Path], output: Path | None, output_format: str) -> Iter
         raise UsageError(f"{len(videos)} inputs cannot all be written to {output}; name a folder.")
     for video in videos:
         place = default_output(video, output_format)
-        into_folder = output is not None and (several or (output.is_dir() and output_format != "maps"))
+        named_folder = output is not None and (output.is_dir() or not output.suffix) and output_format != "maps"
+        into_folder = output is not None and (several or named_folder)
         yield output / place.name if into_folder else output or place
 
 
 def load_predictor(args: argparse.Namespace):
     import torch
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     from .predictor import SaliencyPredictor
@@ -123,7 +127,7 @@ def load_predictor(args: argparse.Namespace):
         )
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise UsageError(
             f"Cannot load the model '{args.model}': it is none of {', '.join(KNOWN)}, no folder with a SalFoM model, "
             "and no such model on the Hub can be reached."
