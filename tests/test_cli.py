@@ -279,6 +279,16 @@ def test_an_interrupt_leaves_nothing(folder, salfom, monkeypatch, style):
     assert said.err.count("\n") == 1
 
 
+def test_too_little_memory_is_one_line(folder, salfom, monkeypatch):
+    def stream(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        yield
+
+    monkeypatch.setattr(SaliencyPredictor, "stream", stream)
+    assert_refused(*salfom("clip.mp4"), "--batch-size")
+    assert tree(folder) == ["clip.mp4"]
+
+
 def test_a_full_disk_is_one_line(folder, salfom, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")

@@ -159,6 +159,11 @@ def predict(args: argparse.Namespace) -> int:
             predict_one(predictor, info, output, args)
         except (VideoError, ValueError, OSError) as error:
             failures += report(error)
+        except RuntimeError as error:
+            # PyTorch has no class of its own for a CPU that runs out of memory.
+            if "memory" not in str(error):
+                raise
+            failures += report(UsageError(f"Out of memory for {video}; lower --batch-size or use another --device."))
     return FAILURE if failures else 0
 
 
