@@ -344,6 +344,35 @@ def test_freeze():
         assert torch.equal(value, before[key])
     with pytest.raises(ValueError, match="No part 'head' to freeze"):
         model.salfom.freeze("head")
+    model.freeze("fusion", "dfd")
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    parts = ("salfom.encoder.", "salfom.tcfe.", "salfom.dfd.", "fusion.")
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(parts)}
+
+
+def test_flex_attention_equals_sdpa():
+    model, pixels = tiny_model("umt").eval(), clip()
+    with torch.no_grad():
+        expected = model(pixels).logits
+        model.set_attn_implementation("flex_attention")
+        assert model.salfom.encoder.config._attn_implementation == "flex_attention"
+        torch.testing.assert_close(model(pixels).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("encoder", ["umt", "efficientnet_lite"])
+def test_weights_offloaded_to_disk_give_the_same(tmp_path, encoder):
+    model, pixels = tiny_model(encoder).eval(), clip()
+    model.save_pretrained(tmp_path / "model")
+    on_disk = ("encoder", "tcfe")
+    device_map = {f"salfom.{name}": "disk" if name in on_disk else "cpu" for name, _ in model.salfom.named_children()}
+    device_map["fusion"] = "cpu"
+    if model.center_prior is not None:
+        device_map["center_prior"] = "cpu"
+    offloaded = SalFoMForVideoSaliencyPrediction.from_pretrained(
+        tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "offload"
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(offloaded(pixels).logits, model(pixels).logits)
 
 
 # --- The branches against naive float64 restatements ---

@@ -129,8 +129,8 @@ def load_predictor(args: argparse.Namespace):
         raise UsageError(str(error)) from error
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise UsageError(
-            f"Cannot load the model '{args.model}': it is none of {', '.join(KNOWN)}, no folder with a SalFoM model, "
-            "and no such model on the Hub can be reached."
+            f"Cannot load the model '{args.model}': it is none of {', '.join(KNOWN)}, no folder with a complete "
+            "SalFoM model, and no such model on the Hub can be reached."
         ) from error
 
 
@@ -171,7 +171,7 @@ def predict_one(predictor, info, output: Path, args: argparse.Namespace) -> None
     total = info.num_frames
     if total is not None and (args.start or args.duration is not None):
         length = total / info.frame_rate - args.start
-        total = max(0, round(min(length, args.duration or length) * info.frame_rate))
+        total = max(0, round(min(length, length if args.duration is None else args.duration) * info.frame_rate))
     frames = predictor.stream(info.path, args.start, args.duration)
     with tqdm(frames, total=total, unit="frame", desc=info.path.name, disable=None, dynamic_ncols=True) as bar:
         write(bar, output, args.format, info, args.colormap, args.start, args.duration, args.overwrite)

@@ -305,6 +305,13 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
         model.salfom.encoder = pretrained
         return model.to(pretrained.dtype).eval()
 
+    def freeze(self, *parts: str) -> None:
+        """Exclude parts from training: `"fusion"`, `"center_prior"`, or any that [`SalFoMModel.freeze`] knows."""
+        own = [part for part in parts if part in ("fusion", "center_prior") and getattr(self, part) is not None]
+        self.salfom.freeze(*(part for part in parts if part not in own))
+        for part in own:
+            getattr(self, part).requires_grad_(False)
+
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """See [`SalFoMModel.encode_frames`]."""
         return self.salfom.encode_frames(pixel_values)
