@@ -102,3 +102,13 @@ def model_folder(framewise_model, tmp_path_factory):
 def clip(tmp_path_factory):
     """A video file of 6 frames of 64×96 at 25 per second, with sound."""
     return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+@pytest.fixture
+def reproducible():
+    """One seed, and one thread: tiny networks are slower on more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)

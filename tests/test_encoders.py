@@ -53,13 +53,7 @@ FRAMEWISE = [name for name, adapter in ENCODERS.items() if adapter.framewise]
 VIDEO = [name for name, adapter in ENCODERS.items() if not adapter.framewise]
 
 
-@pytest.fixture(autouse=True)
-def reproducible():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("reproducible")
 
 
 def settle_batch_norms(model, run):

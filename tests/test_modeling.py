@@ -14,13 +14,7 @@ from salfom_hf.tcfe import TCFE
 from test_encoders import CONFIGS, settle_batch_norms
 
 
-@pytest.fixture(autouse=True)
-def reproducible():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("reproducible")
 
 
 def tiny_config(encoder="umt", **options):
