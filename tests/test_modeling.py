@@ -13,7 +13,6 @@ from salfom_hf.sfd import SFD
 from salfom_hf.tcfe import TCFE
 from test_encoders import CONFIGS, settle_batch_norms
 
-
 pytestmark = pytest.mark.usefixtures("reproducible")
 
 
