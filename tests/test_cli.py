@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from conftest import noise, write_clip
-from salfom_hf import SaliencyPredictor, cli, convert
+from salfom_hf import SaliencyPredictor, cli, convert, pretrained
 from salfom_hf.render import heatmap, overlay, side_by_side, to_gray
 from salfom_hf.video import probe, read_frames
 
@@ -234,7 +234,7 @@ def test_bad_options_are_one_line_and_leave_nothing(folder, model_folder, capsys
 
 @pytest.mark.parametrize("model", ["no-such-model-anywhere", "salfom-large", ".", "broken"])
 def test_bad_models(folder, salfom, model_folder, monkeypatch, model):
-    monkeypatch.setitem(cli.KNOWN, "salfom-large", folder / "none")
+    monkeypatch.setitem(pretrained.KNOWN, "salfom-large", folder / "none")
     shutil.copytree(model_folder, "broken")
     Path("broken/model.safetensors").write_bytes(b"broken")
     before = tree(folder)
@@ -331,7 +331,7 @@ def test_conversions_that_succeed(folder, capsys, monkeypatch):
     monkeypatch.setattr(convert, "convert_checkpoint", lambda *arguments: calls.append(arguments) or "All used.")
     assert cli.main(["convert", "a.pth", "out"]) == 0
     assert cli.main(["convert", "a.pth", "--install", "--overwrite"]) == 0
-    large = cli.installed("salfom-large")
+    large = pretrained.installed("salfom-large")
     assert calls == [(Path("a.pth"), Path("out"), False), (Path("a.pth"), large, True)]
     assert capsys.readouterr().out == "All used.\nAll used.\n"
 

@@ -1,0 +1,33 @@
+"""`salfom convert`: the authors' weights to a folder for `from_pretrained`."""
+
+import argparse
+from pathlib import Path
+
+from ..pretrained import installed
+from .common import UsageError
+
+
+def add(commands) -> None:
+    command = commands.add_parser(
+        "convert",
+        help="the authors' weights to a folder for from_pretrained",
+        description="Convert a released SalFoM or UMT .pth file to a folder for from_pretrained.",
+    )
+    command.add_argument("checkpoint", type=Path)
+    command.add_argument("output", type=Path, nargs="?", help="folder to make")
+    command.add_argument("--install", action="store_true", help="make it the model 'salfom-large' of this user")
+    command.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+    command.set_defaults(run=convert)
+
+
+def convert(args: argparse.Namespace) -> int:
+    from ..convert import ConversionError, convert_checkpoint
+
+    if (args.output is None) != args.install:
+        raise UsageError("Name the folder to make, or pass --install, but not both.")
+    try:
+        report_of = convert_checkpoint(args.checkpoint, args.output or installed("salfom-large"), args.overwrite)
+    except ConversionError as error:
+        raise UsageError(str(error)) from error
+    print(report_of)
+    return 0

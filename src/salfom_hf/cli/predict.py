@@ -1,0 +1,109 @@
+"""`salfom predict`: videos in, saliency out."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..output import FORMATS, default_output, write
+from ..pretrained import KNOWN
+from ..render import COLORMAPS
+from ..video import IMAGE_SUFFIXES, VideoError, probe
+from .common import FAILURE, UsageError, add_model_options, load_predictor, report, seconds
+
+VIDEO_SUFFIXES = {
+    *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"),
+    *(".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
+}
+
+
+def add(commands) -> None:
+    command = commands.add_parser(
+        "predict",
+        help="videos in, saliency out",
+        description="Predict saliency for videos, images, folders of images, or folders of videos.",
+    )
+    command.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
+    command.add_argument("-o", "--output", type=Path, help="file, or folder for several inputs")
+    command.add_argument("--format", choices=FORMATS, default="overlay", help="default: %(default)s")
+    command.add_argument("--model", default="salfom", help=f"{', '.join(KNOWN)}, a folder, or a Hub name")
+    add_model_options(command)
+    command.add_argument("--colormap", choices=tuple(COLORMAPS), default="turbo")
+    command.add_argument("--start", type=seconds, default=0.0, help="seconds to skip")
+    command.add_argument("--duration", type=seconds, help="seconds to process")
+    command.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    command.set_defaults(run=predict)
+
+
+def sources(path: Path) -> list[Path]:
+    """What one argument stands for: a file, a folder of images (one video), or every video in a folder."""
+    try:
+        if not path.is_dir():
+            return [path]
+        videos = sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
+        # What an earlier run wrote beside its inputs is no input of the next one.
+        videos = [file for file in videos if not file.stem.endswith(tuple(f"_{name}" for name in FORMATS))]
+        has_images = any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir())
+    except OSError as error:
+        raise UsageError(f"Cannot read the folder {path} ({error.strerror}); check its permissions.") from error
+    if not videos and not has_images:
+        raise UsageError(f"The folder {path} holds no videos and no images; name a video or another folder.")
+    return videos or [path]
+
+
+def outputs(videos: list[Path], output: Path | None, output_format: str) -> Iterator[Path]:
+    """The output of each video."""
+    several = len(videos) > 1
+    if several and output is not None and (output.is_file() or output.suffix.lower() in VIDEO_SUFFIXES):
+        raise UsageError(f"{len(videos)} inputs cannot all be written to {output}; name a folder.")
+    for video in videos:
+        place = default_output(video, output_format)
+        named_folder = output is not None and (output.is_dir() or not output.suffix) and output_format != "maps"
+        into_folder = output is not None and (several or named_folder)
+        yield output / place.name if into_folder else output or place
+
+
+def predict(args: argparse.Namespace) -> int:
+    videos: list[Path] = []
+    failures = 0
+    for path in args.videos:
+        try:
+            videos += sources(path)
+        except UsageError as error:
+            failures += report(error)
+    if not videos:
+        return FAILURE
+    jobs = list(zip(videos, outputs(videos, args.output, args.format), strict=True))
+    predictor = None
+    written: set[Path] = set()
+    for video, output in jobs:
+        try:
+            if output in written:
+                raise VideoError(f"{video} and another input would both be written to {output}; predict it by itself.")
+            written.add(output)
+            info = probe(video)
+            if os.path.lexists(output) and not args.overwrite and not output.is_dir():
+                raise VideoError(f"{output} exists already; choose another output or pass --overwrite.")
+            predictor = predictor or load_predictor(args.model, args)
+            predict_one(predictor, info, output, args)
+        except (VideoError, ValueError, OSError) as error:
+            failures += report(error)
+        except RuntimeError as error:
+            # PyTorch has no class of its own for a CPU that runs out of memory.
+            if "memory" not in str(error):
+                raise
+            failures += report(UsageError(f"Out of memory for {video}; lower --batch-size or use another --device."))
+    return FAILURE if failures else 0
+
+
+def predict_one(predictor, info, output: Path, args: argparse.Namespace) -> None:
+    total = info.num_frames
+    if total is not None and (args.start or args.duration is not None):
+        length = total / info.frame_rate - args.start
+        total = max(0, round(min(length, length if args.duration is None else args.duration) * info.frame_rate))
+    frames = predictor.stream(info.path, args.start, args.duration)
+    with tqdm(frames, total=total, unit="frame", desc=info.path.name, disable=None, dynamic_ncols=True) as bar:
+        write(bar, output, args.format, info, args.colormap, args.start, args.duration, args.overwrite)
+    print(f"{info.path} -> {output}")
