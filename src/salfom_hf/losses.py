@@ -1,4 +1,4 @@
-"""The training objective of SalFoM: KL(gt ‖ pred) − CC(pred, gt), from logits."""
+"""The training objective of SalFoM, KL(gt ‖ pred) − CC(pred, gt), and two further terms of the field, from logits."""
 
 import torch
 from torch.nn import functional as F
@@ -47,29 +47,84 @@ def correlation(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     return (saliency * density).mean(dim=1) / scale
 
 
+def similarity(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
+    """
+    SIM: intersection of the two maps, each scaled from its minimum…maximum to 0…1 and divided by its sum.
+
+    Args:
+        saliency, density: float `(batch, height, width)`.
+
+    Returns:
+        float32 `(batch,)` in 0…1; 0 for an empty density.
+    """
+
+    def distribution(maps):
+        maps = maps.float().flatten(1)
+        low, high = maps.amin(dim=1, keepdim=True), maps.amax(dim=1, keepdim=True)
+        maps = (maps - low) / (high - low).clamp_min(1e-8)
+        return maps / maps.sum(dim=1, keepdim=True).clamp_min(1e-8)
+
+    return torch.minimum(distribution(saliency), distribution(density)).sum(dim=1)
+
+
+def normalized_scanpath_saliency(saliency: torch.Tensor, fixations: torch.Tensor) -> torch.Tensor:
+    """
+    NSS: mean of the standardised map (ddof 0) over the fixated pixels.
+
+    Args:
+        saliency: float `(batch, height, width)`.
+        fixations: bool, of the same shape.
+
+    Returns:
+        float32 `(batch,)`; 0 where nothing is fixated.
+    """
+    saliency, fixated = saliency.float().flatten(1), fixations.flatten(1).float()
+    centred = saliency - saliency.mean(dim=1, keepdim=True)
+    standardised = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-8).sqrt()
+    return (standardised * fixated).sum(dim=1) / fixated.sum(dim=1).clamp_min(1)
+
+
 def saliency_loss(
-    logits: torch.Tensor, labels: torch.Tensor, kl_weight: float = 1.0, cc_weight: float = 1.0
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    kl_weight: float = 1.0,
+    cc_weight: float = 1.0,
+    sim_weight: float = 0.0,
+    nss_weight: float = 0.0,
+    fixations: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    Mean over the batch of `kl_weight · KL(gt ‖ pred) − cc_weight · CC(pred, gt)`, computed in float32.
+    Mean over the batch of `kl_weight · KL(gt ‖ pred) − cc_weight · CC − sim_weight · SIM − nss_weight · NSS`, computed
+    in float32. The defaults are the paper's objective.
 
     Args:
         logits: float `(batch, height, width)`; the prediction is their sigmoid.
         labels: densities `(batch, height', width')` of any size and scale; resized bilinearly to that of the logits.
+        fixations: bool `(batch, height, width)`, for NSS.
 
     Returns:
         float32 scalar.
+
+    Raises:
+        ValueError: NSS has a weight, and there are no fixations of the logits' size.
     """
+    if nss_weight and (fixations is None or fixations.shape != logits.shape):
+        raise ValueError(f"The NSS term needs fixations of the shape {tuple(logits.shape)}.")
     # Maps that were resized or composed may hold tiny negative values, whose logarithm is not a number.
     labels = labels.to(device=logits.device, dtype=torch.float32).clamp_min(0)
     if labels.shape[1:] != logits.shape[1:]:
         labels = F.interpolate(labels.unsqueeze(1), size=logits.shape[1:], mode="bilinear", align_corners=False)
         labels = labels.squeeze(1)
-    kl = kl_divergence(logits, labels)
-    # Divided by its maximum, which CC ignores: where all logits are very negative, their sigmoid underflows.
+    loss = kl_weight * kl_divergence(logits, labels)
+    # Divided by its maximum, which CC, SIM and NSS ignore: where all logits are very negative, their sigmoid underflows.
     log_saliency = F.logsigmoid(logits.float())
-    cc = correlation((log_saliency - log_saliency.detach().amax(dim=(1, 2), keepdim=True)).exp(), labels)
-    return (kl_weight * kl - cc_weight * cc).mean()
+    saliency = (log_saliency - log_saliency.detach().amax(dim=(1, 2), keepdim=True)).exp()
+    loss = loss - cc_weight * correlation(saliency, labels)
+    if sim_weight:
+        loss = loss - sim_weight * similarity(saliency, labels)
+    if nss_weight:
+        loss = loss - nss_weight * normalized_scanpath_saliency(saliency, fixations)
+    return loss.mean()
 
 
-__all__ = ["correlation", "kl_divergence", "saliency_loss"]
+__all__ = ["correlation", "kl_divergence", "normalized_scanpath_saliency", "saliency_loss", "similarity"]

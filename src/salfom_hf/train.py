@@ -1,0 +1,139 @@
+"""Train or fine-tune SalFoM.
+
+    accelerate launch -m salfom_hf.train PRESET_OR_YAML --data-dir FOLDER [--SETTING VALUE …]
+
+Presets and settings: `python -m salfom_hf.train --help`. A run leaves in its `output_dir`: `model/`, the best model so
+far, for `from_pretrained`; `checkpoints/`, to go on from with `--resume`; `config.yaml`, `log.jsonl` and `pictures/`.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import transformers
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, set_seed
+from safetensors import SafetensorError
+
+from .data import DataError
+from .training.card import write_report
+from .training.checkpoints import CheckpointError
+from .training.config import ConfigError, TrainingConfig, parse
+from .training.data import build_clips
+from .training.loop import Trainer, TrainingStoppedError
+from .training.model import build_model
+from .training.publish import PublishError, push
+from .video import VideoError
+
+FAILURE, STOPPED = 2, 143
+
+# Settings that may change when a run goes on.
+FREE = {"resume", "push_to_hub", "private", "num_workers", "log_every", "save_every", "keep_checkpoints", "data_dir"}
+
+
+def prepare_folder(config: TrainingConfig) -> None:
+    """
+    Make the run's folder and note its settings.
+
+    Raises:
+        ConfigError: it holds another run.
+    """
+    folder = Path(config.output_dir)
+    noted = folder / "config.yaml"
+    if noted.exists() and not config.resume:
+        raise ConfigError(f"{folder} holds a run already; go on with it by --resume, or name another --output-dir.")
+    if noted.exists():
+        before, now = yaml.safe_load(noted.read_text(encoding="utf-8")), dataclasses.asdict(config)
+        changed = [name for name in now if name not in FREE and before.get(name) != now[name]]
+        if changed:
+            raise ConfigError(
+                f"{folder} was begun with other settings ({', '.join(changed)}); use those of {noted}, or name "
+                "another --output-dir."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save(noted)
+
+
+def make_accelerator(config: TrainingConfig) -> Accelerator:
+    # Parameters of a resting encoder get no gradient, which DDP has to look for.
+    finds_unused = DistributedDataParallelKwargs(find_unused_parameters=config.frozen_encoder_epochs > 0)
+    try:
+        return Accelerator(
+            mixed_precision=config.mixed_precision or None,
+            gradient_accumulation_plugin=GradientAccumulationPlugin(
+                num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False
+            ),
+            log_with=config.trackers or None,
+            project_dir=config.output_dir,
+            kwargs_handlers=[finds_unused],
+        )
+    except ValueError as error:  # Such as fp16 on a CPU.
+        raise ConfigError(f"accelerate cannot do this: {' '.join(str(error).split())}") from error
+
+
+def flat_settings(config: TrainingConfig) -> dict[str, str | int | float | bool]:
+    """Settings as trackers take them."""
+    values = dataclasses.asdict(config)
+    return {name: v if isinstance(v, (str, int, float)) else yaml.safe_dump(v).strip() for name, v in values.items()}
+
+
+def train(config: TrainingConfig) -> Path:
+    """
+    Do a run.
+
+    Returns:
+        The folder of the best model, for `from_pretrained`.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+        DataError, VideoError: the data cannot be read.
+        CheckpointError: a checkpoint cannot be written or read.
+        TrainingStoppedError: the loss is not a number, or the process was told to end.
+        PublishError: the result could not be sent to the Hub.
+    """
+    accelerator = make_accelerator(config)
+    set_seed(config.seed)
+    try:
+        if accelerator.is_main_process:
+            prepare_folder(config)
+        accelerator.wait_for_everyone()
+        model, processor = build_model(config)
+        # The first process fills the cache of the datasets; the others read it.
+        with accelerator.main_process_first():
+            training, validation = build_clips(config, processor)
+        if config.trackers:
+            accelerator.init_trackers("salfom", config=flat_settings(config))
+        trainer = Trainer(config, accelerator, model, processor, training, validation, write_report)
+        trainer.run()
+        if config.push_to_hub and accelerator.is_main_process:
+            print(push(trainer.model_folder, config.push_to_hub, config.private))
+    finally:
+        accelerator.end_training()
+    return trainer.model_folder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; 0 when all went well, 2 when anything failed, 143 when told to end."""
+    transformers.logging.disable_progress_bar()
+    try:
+        folder = train(parse(arguments))
+    except TrainingStoppedError as stop:
+        return fail(stop, STOPPED if stop.told else FAILURE)
+    except (ConfigError, DataError, VideoError, CheckpointError, PublishError) as error:
+        return fail(error)
+    except (OSError, SafetensorError) as error:
+        return fail(
+            f"Cannot write or read a file of the run ({' '.join(str(error).split())}); its checkpoints are kept."
+        )
+    print(f"The best model is in {folder}.")
+    return 0
+
+
+def fail(error: Exception | str, code: int = FAILURE) -> int:
+    print(f"salfom: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

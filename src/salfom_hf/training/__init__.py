@@ -1,0 +1,1 @@
+"""Training of SalFoM with accelerate: configuration, model, data, loop, checkpoints, report."""

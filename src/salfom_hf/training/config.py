@@ -1,0 +1,294 @@
+"""What a training run is: one typed dataclass, filled from a preset or a YAML file and from the command line."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, get_origin
+
+import yaml
+
+PRESETS = Path(__file__).parent / "presets"
+LAUNCH_CONFIGS = Path(__file__).parent / "accelerate"
+SCHEDULES = ("constant", "cosine")
+METRICS = ("cc", "sim", "nss", "auc_judd", "kldiv")
+
+LOSS_TERMS = ("kl_weight", "cc_weight", "sim_weight", "nss_weight")
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or has no sensible value; the message names it and says what to do."""
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """All settings of a run. Every field is a key of the YAML file and an option of the command line."""
+
+    # The model
+    model: Annotated[str, "SalFoM model to go on from: a name, a folder, or a Hub name"] = ""
+    encoder: Annotated[str, "encoder under a fresh decoder: a folder, a Hub name, or efficientnet-lite0"] = ""
+    model_config: Annotated[dict[str, Any], "fields of SalFoMConfig for a fresh decoder"] = field(default_factory=dict)
+    frozen_encoder_epochs: Annotated[int, "epochs in which the encoder rests, at the beginning"] = 0
+    gradient_checkpointing: Annotated[bool, "compute activations anew in the backward pass: less memory"] = False
+    compile: Annotated[bool, "torch.compile the model"] = False
+    lora_rank: Annotated[int, "train the encoder by LoRA of this rank (needs peft); 0: train its weights"] = 0
+
+    # The data
+    train: Annotated[list[str], "DATASET:SPLIT, several for joint training"] = field(default_factory=list)
+    weights: Annotated[list[float], "share of each of them in the clips; none: by their sizes"] = field(
+        default_factory=list
+    )
+    validation: Annotated[list[str], "DATASET:SPLIT to choose checkpoints on; none: see hold_out"] = field(
+        default_factory=list
+    )
+    hold_out: Annotated[float, "share of the training videos kept for validation where none is named"] = 0.1
+    data_dir: Annotated[list[str], "folder of the data, or DATASET=FOLDER for each"] = field(default_factory=list)
+    size: Annotated[list[int], "height and width of the clips in pixels; none: the model's"] = field(
+        default_factory=list
+    )
+    clips_per_video: Annotated[int, "random clips of each video and epoch"] = 1
+    validation_spacing: Annotated[int, "frames between the validation maps of a video"] = 16
+    augmentation: Annotated[dict[str, Any], "fields of salfom_hf.data.Augmentation"] = field(default_factory=dict)
+    num_workers: Annotated[int, "processes that read clips, for each training process"] = 2
+
+    # Optimisation
+    epochs: Annotated[int, "passes over the videos"] = 10
+    max_steps: Annotated[int, "end after this many optimizer steps; 0: after the epochs"] = 0
+    batch_size: Annotated[int, "clips per step and process"] = 1
+    gradient_accumulation_steps: Annotated[int, "batches per optimizer step"] = 1
+    learning_rate: Annotated[float, "of the decoder, at its highest"] = 1e-4
+    encoder_learning_rate: Annotated[float, "of the encoder's last layer, at its highest"] = 1e-5
+    layer_decay: Annotated[float, "factor of the rate from one encoder layer to the one below"] = 1.0
+    schedule: Annotated[str, f"of the rates after the warm-up: {' or '.join(SCHEDULES)}"] = "constant"
+    warmup_steps: Annotated[int, "optimizer steps in which the rates grow from 0"] = 0
+    betas: Annotated[list[float], "of AdamW"] = field(default_factory=lambda: [0.9, 0.999])
+    weight_decay: Annotated[float, "of AdamW; biases and norms have none"] = 0.0
+    max_grad_norm: Annotated[float, "gradients are clipped to this norm; 0: never"] = 0.0
+    mixed_precision: Annotated[str, "no, bf16 or fp16; empty: as accelerate is configured"] = ""
+    ema_decay: Annotated[float, "of the average of the weights that is validated and saved; 0: none"] = 0.0
+    kl_weight: Annotated[float, "weight of KL(gt ‖ pred) in the loss"] = 1.0
+    cc_weight: Annotated[float, "weight of −CC in the loss"] = 1.0
+    sim_weight: Annotated[float, "weight of −SIM in the loss"] = 0.0
+    nss_weight: Annotated[float, "weight of −NSS in the loss"] = 0.0
+    seed: Annotated[int, "of everything that is drawn"] = 0
+
+    # Validation, checkpoints, what people see
+    evaluate_every: Annotated[int, "epochs between validations"] = 1
+    metric: Annotated[str, f"that the best checkpoint has: {', '.join(METRICS)}"] = "cc"
+    patience: Annotated[int, "validations without improvement until the run ends; 0: no end"] = 0
+    save_every: Annotated[int, "optimizer steps between checkpoints, besides one at each validation"] = 500
+    keep_checkpoints: Annotated[int, "how many checkpoints to keep"] = 2
+    log_every: Annotated[int, "optimizer steps between log lines"] = 10
+    trackers: Annotated[list[str], "of accelerate: tensorboard, wandb, trackio, …"] = field(
+        default_factory=lambda: ["tensorboard"]
+    )
+    pictures: Annotated[int, "validation clips drawn at every validation"] = 4
+
+    # The result
+    output_dir: Annotated[str, "folder of the run"] = "run"
+    resume: Annotated[bool, "go on from the last checkpoint of the folder"] = False
+    push_to_hub: Annotated[str, "repository, such as org/name, to send the result to"] = ""
+    private: Annotated[bool, "make that repository private"] = False
+
+    def check(self) -> None:
+        """
+        Raises:
+            ConfigError: a value is impossible, or two contradict each other.
+        """
+
+        def demand(fine: bool, message: str) -> None:
+            if not fine:
+                raise ConfigError(message)
+
+        demand(bool(self.model) != bool(self.encoder), "Name either a model to go on from or an encoder, not both.")
+        demand(not (self.model and self.model_config), "model_config is for a fresh decoder; leave it out with model.")
+        demand(bool(self.train), "Name at least one DATASET:SPLIT to train on.")
+        demand(bool(self.data_dir), "Say where the data is: --data-dir FOLDER.")
+        demand(
+            len(self.weights) in (0, len(self.train)) and all(weight > 0 for weight in self.weights),
+            f"weights needs one positive number for each of the {len(self.train)} datasets in train.",
+        )
+        for source in self.train + self.validation:
+            dataset, colon, split = source.partition(":")
+            demand(bool(dataset and colon and split), f"'{source}' is no dataset; write DATASET:SPLIT.")
+            demand(
+                not split.startswith("test"),
+                f"'{source}' is a test split: neither train nor choose checkpoints on it; salfom evaluate scores it.",
+            )
+        demand(not self.size or len(self.size) == 2, "size needs a height and a width.")
+        demand(len(self.betas) == 2, "betas needs two numbers.")
+        demand(self.schedule in SCHEDULES, f"schedule is one of {', '.join(SCHEDULES)}, not '{self.schedule}'.")
+        demand(self.metric in METRICS, f"metric is one of {', '.join(METRICS)}, not '{self.metric}'.")
+        demand(
+            self.mixed_precision in ("", "no", "bf16", "fp16"),
+            f"mixed_precision is no, bf16 or fp16, not '{self.mixed_precision}'.",
+        )
+        positive = ("epochs", "batch_size", "gradient_accumulation_steps", "clips_per_video", "validation_spacing")
+        for name in (*positive, "evaluate_every", "keep_checkpoints", "log_every", "learning_rate"):
+            demand(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}.")
+        not_negative = ("max_steps", "warmup_steps", "patience", "save_every", "num_workers", "lora_rank", "pictures")
+        for name in (*not_negative, "frozen_encoder_epochs", "weight_decay", "max_grad_norm", "encoder_learning_rate"):
+            demand(getattr(self, name) >= 0, f"{name} must be at least 0, not {getattr(self, name)}.")
+        for name in ("ema_decay", "hold_out"):
+            demand(0 <= getattr(self, name) < 1, f"{name} must be at least 0 and below 1, not {getattr(self, name)}.")
+        demand(0 < self.layer_decay <= 1, f"layer_decay must be above 0 and at most 1, not {self.layer_decay}.")
+        demand(any(self.loss_weights.values()), f"The loss needs a term: {', '.join(LOSS_TERMS)} are all 0.")
+        demand(
+            bool(self.validation) or self.hold_out > 0,
+            "There is nothing to choose checkpoints on; name a validation split or hold_out a share of train.",
+        )
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Those of [`saliency_loss`], by its names."""
+        return {name: getattr(self, name) for name in LOSS_TERMS}
+
+    def save(self, path: Path) -> None:
+        """Write all settings as YAML; the file is itself a configuration to run."""
+        path.write_text(yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True))
+
+
+TYPES = typing.get_type_hints(TrainingConfig)
+HELP = {
+    name: hint.__metadata__[0] for name, hint in typing.get_type_hints(TrainingConfig, include_extras=True).items()
+}
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def suggestion(name: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else "."
+
+
+def convert(name: str, value: Any) -> Any:
+    """A value as YAML or JSON gives it, in the type of its field (YAML takes 1e-5 for a text)."""
+    wanted = TYPES[name]
+    try:
+        if get_origin(wanted) is list:
+            (item,) = wanted.__args__
+            return [item(part) for part in (value if isinstance(value, list) else [value])]
+        if get_origin(wanted) is dict:
+            return dict(value)
+        if wanted is bool and not isinstance(value, bool):
+            raise ValueError
+        if wanted is int and float(value) != int(float(value)):
+            raise ValueError
+        return wanted(float(value)) if wanted is int else wanted(value)
+    except (TypeError, ValueError) as error:
+        kind = wanted if get_origin(wanted) else wanted.__name__
+        raise ConfigError(f"{name} must be of type {kind}, not {value!r}.") from error
+
+
+def read_settings(name: str) -> dict[str, Any]:
+    """
+    The settings of a preset or a YAML file. A file may name another one, or a preset, as its `base`.
+
+    Raises:
+        ConfigError: there is no such file, or a key in it is unknown.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = PRESETS / f"{name}.yaml"
+        if not path.is_file():
+            raise ConfigError(
+                f"There is no preset '{name}'{suggestion(name, preset_names())} Presets: {', '.join(preset_names())}; "
+                "or name a .yaml file."
+            )
+    try:
+        own = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read the configuration {path}; check the path.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(own, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines.")
+    base = own.pop("base", None)
+    settings = {}
+    if base is not None:
+        beside = path.parent / str(base)
+        settings = read_settings(str(beside) if beside.suffix in (".yaml", ".yml") else str(base))
+    for key, value in own.items():
+        if key not in TYPES:
+            raise ConfigError(f"{path} has the unknown key '{key}'{suggestion(key, TYPES)}")
+        settings = merged(settings, key, convert(key, value))
+    return settings
+
+
+def merged(settings: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Settings with one more; of a dictionary, single entries are replaced."""
+    if isinstance(value, dict):
+        value = {**settings.get(key, {}), **value}
+    return {**settings, key: value}
+
+
+class ShowPath(argparse.Action):
+    """`PRESET --path`: where a file that ships is, for copying it or for `accelerate launch --config_file`."""
+
+    def __init__(self, option_strings, dest, **kwargs):
+        super().__init__(option_strings, dest, nargs=0, **kwargs)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for folder in (PRESETS, LAUNCH_CONFIGS):
+            path = folder / f"{namespace.preset}.yaml"
+            if path.is_file():
+                print(path)
+                parser.exit()
+        parser.error(f"there is no preset and no accelerate configuration {namespace.preset}")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="accelerate launch -m salfom_hf.train",
+        description="Train or fine-tune SalFoM. Presets: " + ", ".join(preset_names()) + ".",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    made.add_argument("preset", help="a preset, or a YAML file with any of the settings below")
+    made.add_argument(
+        "--path", action=ShowPath, help="print the path of the preset, or of the accelerate configuration, named so"
+    )
+    for name, kind in TYPES.items():
+        flag, text = f"--{name.replace('_', '-')}", HELP[name].replace("%", "%%")
+        if kind is bool:
+            made.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        elif get_origin(kind) is list:
+            made.add_argument(flag, nargs="*", metavar=kind.__args__[0].__name__.upper(), help=text)
+        elif get_origin(kind) is dict:
+            made.add_argument(flag, metavar="JSON", help=text)
+        else:
+            made.add_argument(flag, metavar=kind.__name__.upper(), help=text)
+    return made
+
+
+def parse(arguments: list[str] | None = None) -> TrainingConfig:
+    """
+    The configuration that a command line asks for: the preset's or file's settings, overridden by the options.
+
+    Raises:
+        ConfigError: a setting is unknown or impossible.
+    """
+    given, unknown = parser().parse_known_args(arguments)
+    if unknown:
+        flags = [f"--{name.replace('_', '-')}" for name in TYPES]
+        raise ConfigError(f"There is no option '{unknown[0]}'{suggestion(unknown[0], flags)} See --help.")
+    overrides = vars(given)
+    settings = read_settings(overrides.pop("preset"))
+    for key, value in overrides.items():
+        if get_origin(TYPES[key]) is dict:
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ConfigError(f"{key} must be JSON such as '{{\"key\": 1}}', not {value!r}.") from error
+        settings = merged(settings, key, convert(key, value))
+    config = TrainingConfig(**settings)
+    config.check()
+    return config
+
+
+__all__ = ["PRESETS", "ConfigError", "TrainingConfig", "parse", "preset_names"]

@@ -1,0 +1,336 @@
+"""The training loop: batches in, a trained model, checkpoints, log lines and pictures out."""
+
+import copy
+import json
+import math
+import resource
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedType, skip_first_batches
+from PIL import Image
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ..files import atomic_output
+from ..losses import saliency_loss
+from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
+from ..video_processing_salfom import SalFoMVideoProcessor
+from .checkpoints import Checkpoints, Progress
+from .config import ConfigError, TrainingConfig
+from .data import EpochSampler
+from .model import merge_lora, train_mode
+from .optimizer import ExponentialMovingAverage, make_optimizer, rate_factor, set_rates
+from .validation import draw, validate
+
+# Greater is better, but for this one.
+LESS_IS_BETTER = ("kldiv",)
+LOG = "log.jsonl"
+
+
+class TrainingStoppedError(Exception):
+    """
+    The run ends before its time, with nothing lost; the message says why and how to go on.
+
+    Attributes:
+        told: whether somebody told it to end.
+    """
+
+    def __init__(self, message: str, told: bool = False):
+        super().__init__(message)
+        self.told = told
+
+
+class Trainer:
+    """
+    One training run.
+
+    Everything random is a function of the seed and of how far the run is, and checkpoints are written between
+    optimizer steps, so a resumed run takes exactly the steps that an uninterrupted one takes.
+
+    Args:
+        config: the settings.
+        accelerator: of accelerate, which knows of devices, processes and precision.
+        model: in float32; trained in place.
+        processor: saved with it.
+        training: map-style dataset of clips with `set_epoch`.
+        validation: map-style dataset of clips.
+        report: writes what a model's folder holds besides the model, from the run and its scores.
+
+    Raises:
+        ConfigError: settings contradict the way the run is distributed, or the amount of data.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+        model: SalFoMForVideoSaliencyPrediction,
+        processor: SalFoMVideoProcessor,
+        training,
+        validation,
+        report: Callable[[Path, "Trainer", dict[str, float]], None],
+    ):
+        self.config, self.accelerator = config, accelerator
+        self.folder = Path(config.output_dir)
+        self.network, self.processor = model, processor
+        self.dataset, self.validation, self.report = training, validation, report
+        clips_per_step = config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+        self.sampler = EpochSampler(len(training), clips_per_step, config.seed)
+        if len(self.sampler) == 0:
+            raise ConfigError(
+                f"{len(training)} clips an epoch are fewer than the {clips_per_step} of one step; lower batch_size or "
+                "gradient_accumulation_steps, or raise clips_per_video."
+            )
+        sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        for name in ("ema_decay", "frozen_encoder_epochs", "lora_rank"):
+            if sharded and getattr(config, name):
+                raise ConfigError(f"Training with sharded weights has no {name}; set it to 0.")
+        loading = {"num_workers": config.num_workers, "persistent_workers": config.num_workers > 0}
+        self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
+            model,
+            make_optimizer(model, config),
+            DataLoader(training, config.batch_size, sampler=self.sampler, **loading),
+            DataLoader(validation, config.batch_size, **loading),
+        )
+        self.average = None
+        if config.ema_decay:
+            self.average = ExponentialMovingAverage(model.parameters(), config.ema_decay)
+            accelerator.register_for_checkpointing(self.average)
+        steps = config.epochs * len(self.loader) // config.gradient_accumulation_steps
+        self.total_steps = min(steps, config.max_steps or steps)
+        self.progress = Progress()
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.keep_checkpoints, accelerator)
+        self.asked_to_stop = False
+
+    def run(self) -> None:
+        """
+        Train to the end, or from where the last checkpoint is.
+
+        Raises:
+            TrainingStoppedError: the loss is not a number, or the process was told to end.
+            CheckpointError: a checkpoint cannot be written or read.
+        """
+        previous = signal.signal(signal.SIGTERM, self.note_stop)
+        quiet = None if self.accelerator.is_main_process else True
+        try:
+            if self.config.resume:
+                self.progress = self.checkpoints.load_last() or self.progress
+            progress = self.progress
+            self.open_log()
+            self.bar = tqdm(total=self.total_steps, initial=progress.step, unit="step", disable=quiet)
+            self.say(
+                f"{len(self.dataset)} clips an epoch, {len(self.validation)} to validate on; "
+                f"optimizer steps {progress.step} to {self.total_steps}."
+            )
+            self.began, self.losses = time.perf_counter(), []
+            with self.bar:
+                while progress.step < self.total_steps and not progress.stopped_early:
+                    self.train_epoch()
+                if not self.model_folder.is_dir():  # Killed between the last checkpoint and its validation.
+                    self.validate()
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the best model so far is."""
+        return self.folder / "model"
+
+    def note_stop(self, *_) -> None:
+        self.asked_to_stop = True
+
+    def train_epoch(self) -> None:
+        """The rest of the current epoch, and the validation that may be due after it."""
+        progress, config = self.progress, self.config
+        self.dataset.set_epoch(progress.epoch)
+        self.sampler.set_epoch(progress.epoch)
+        train_mode(self.model)
+        self.rest_encoder(progress.epoch < config.frozen_encoder_epochs)
+        loader = skip_first_batches(self.loader, progress.batch) if progress.batch else self.loader
+        losses = []
+        for batch in loader:
+            with self.accelerator.accumulate(self.model):
+                # Stochastic depth is a function of how far the run is: resuming needs no state of the generators.
+                torch.manual_seed(hash((config.seed, progress.epoch, progress.batch, self.accelerator.process_index)))
+                loss = self.loss(batch)
+                self.accelerator.backward(loss)
+                losses.append(loss.detach())
+                progress.batch += 1
+                if self.accelerator.sync_gradients:
+                    self.finish_step(torch.stack(losses).mean())
+                    losses = []
+            if progress.step == self.total_steps:
+                break
+        if progress.step == self.total_steps or (progress.epoch + 1) % config.evaluate_every == 0:
+            # Before, not after: a validation may take long, and can be done again.
+            self.checkpoints.save(progress)
+            self.validate()
+        progress.epoch += 1
+        progress.batch = 0
+
+    def rest_encoder(self, rests: bool) -> None:
+        if not self.config.frozen_encoder_epochs:
+            return
+        encoder = self.network.salfom.encoder
+        encoder.requires_grad_(not rests)
+        if rests:
+            encoder.eval()
+
+    def loss(self, batch: dict) -> torch.Tensor:
+        logits = self.model(batch["pixel_values_videos"]).logits
+        return saliency_loss(logits, batch["labels"], **self.config.loss_weights, fixations=batch["fixations"])
+
+    def finish_step(self, loss: torch.Tensor) -> None:
+        """Update the weights, and do what is due after so many steps."""
+        progress, config = self.progress, self.config
+        set_rates(self.optimizer, rate_factor(progress.step, self.total_steps, config))
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm or math.inf)
+        # Gradients of float16 may overflow; the scaler then leaves the step out.
+        fine = norm is None or self.accelerator.mixed_precision == "fp16" or bool(torch.isfinite(norm))
+        loss, fine, stop = self.agreed(loss, fine)
+        if not (fine and math.isfinite(loss)):
+            kept = self.checkpoints.found()
+            raise TrainingStoppedError(
+                f"The loss or its gradient is not a finite number in step {progress.step + 1}; "
+                + (f"{kept[-1]} is the last good checkpoint. " if kept else "there is no checkpoint yet. ")
+                + "Lower the learning rates, set max_grad_norm, or use bf16 in place of fp16, and --resume."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update()
+        progress.step += 1
+        self.losses.append(loss)
+        self.bar.update()
+        if progress.step % config.log_every == 0 or progress.step == self.total_steps:
+            self.log_training()
+        if stop or (config.save_every and progress.step % config.save_every == 0):
+            self.checkpoints.save(progress)
+        if stop:
+            raise TrainingStoppedError(self.farewell(), told=True)
+
+    def agreed(self, loss: torch.Tensor, fine: bool) -> tuple[float, bool, bool]:
+        """What all processes say together: the mean loss, whether all are fine, whether any was told to end."""
+        said = torch.stack([loss.float(), loss.new_tensor(float(fine)), loss.new_tensor(float(self.asked_to_stop))])
+        loss, fine, stop = self.accelerator.reduce(said, "mean").tolist()
+        return loss, fine == 1, stop > 0
+
+    def validate(self) -> None:
+        """Score the model, or its average, and keep it if it is the best so far."""
+        progress, config = self.progress, self.config
+        if self.average is not None:
+            self.average.swap()
+        try:
+            scores = validate(
+                self.model, self.validation_loader, self.accelerator, config.loss_weights, self.check_stop
+            )
+            self.log({f"validation/{name}": value for name, value in scores.items()})
+            value = scores[config.metric] * (-1 if config.metric in LESS_IS_BETTER else 1)
+            if progress.best is None or value > progress.best:
+                progress.best, progress.best_step, progress.validations_since_best = value, progress.step, 0
+                self.save_model(scores)
+            else:
+                progress.validations_since_best += 1
+                progress.stopped_early = 0 < config.patience <= progress.validations_since_best
+            if config.pictures:
+                self.save_pictures()
+        finally:
+            if self.average is not None:
+                self.average.swap()
+        if progress.stopped_early:
+            self.say(f"No better {config.metric} for {config.patience} validations: the run ends here.")
+        self.began, self.losses = time.perf_counter(), []
+
+    def check_stop(self) -> None:
+        zero = torch.zeros((), device=self.accelerator.device)
+        if self.agreed(zero, True)[2]:
+            raise TrainingStoppedError(self.farewell(), told=True)
+
+    def farewell(self) -> str:
+        return f"Told to end: step {self.progress.step} is saved in {self.folder}; go on with --resume."
+
+    def save_model(self, scores: dict[str, float]) -> None:
+        """Write the folder for `from_pretrained`, with processor, scores and card."""
+        state = self.accelerator.get_state_dict(self.model)  # Collective where weights are sharded.
+        if not self.accelerator.is_main_process:
+            return
+        network = self.network
+        if self.config.lora_rank:
+            network, state = copy.deepcopy(network), None
+            merge_lora(network)
+        with atomic_output(self.model_folder, overwrite=True) as folder:
+            network.save_pretrained(folder, state_dict=state)
+            self.processor.save_pretrained(folder)
+            self.report(folder, self, scores)
+
+    def save_pictures(self) -> None:
+        count = min(self.config.pictures, len(self.validation))
+        clips = [self.validation[index * len(self.validation) // count] for index in range(count)]
+        picture = draw(self.model, clips, self.processor, self.accelerator.device)
+        if not self.accelerator.is_main_process:
+            return
+        path = self.folder / "pictures" / f"step-{self.progress.step:06d}.png"
+        with atomic_output(path, overwrite=True) as temporary:
+            Image.fromarray(picture).save(temporary)
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                tracker.log_images({"validation": picture[None]}, step=self.progress.step)
+
+    def log_training(self) -> None:
+        seconds = time.perf_counter() - self.began
+        clips = self.config.batch_size * self.config.gradient_accumulation_steps * self.accelerator.num_processes
+        rates = {group["part"]: group["lr"] for group in self.optimizer.param_groups}
+        self.log(
+            {
+                "loss": sum(self.losses) / len(self.losses),
+                **{f"rate/{part}": rate for part, rate in rates.items()},
+                "clips_per_second": clips * len(self.losses) / seconds,
+                "memory_gb": memory(self.accelerator.device) / 1e9,
+            }
+        )
+        self.began, self.losses = time.perf_counter(), []
+
+    def open_log(self) -> None:
+        """Forget what an earlier process logged of steps that are now taken again."""
+        if not self.accelerator.is_main_process:
+            return
+        entries = [entry for entry in read_log(self.folder) if entry["step"] <= self.progress.step]
+        (self.folder / LOG).write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+    def log(self, values: dict[str, float]) -> None:
+        """A line for people, a line of JSON for programs, and the trackers."""
+        step = self.progress.step
+        self.accelerator.log(values, step=step)
+        self.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+        if self.accelerator.is_main_process:
+            with (self.folder / LOG).open("a") as file:
+                file.write(json.dumps({"step": step, "epoch": self.progress.epoch, **values}) + "\n")
+
+    def say(self, text: str) -> None:
+        if self.accelerator.is_main_process:
+            self.bar.write(text)
+
+
+def read_log(folder: Path) -> list[dict]:
+    """The entries of a run's log; a line that a killed process left unfinished is none."""
+    entries = []
+    if (folder / LOG).is_file():
+        for line in (folder / LOG).read_text().splitlines():
+            with suppress(json.JSONDecodeError):
+                entries.append(json.loads(line))
+    return entries
+
+
+def memory(device: torch.device) -> int:
+    """The most memory used so far, in bytes: the GPU's, else the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+__all__ = ["Trainer", "TrainingStoppedError", "read_log"]

