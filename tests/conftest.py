@@ -1,4 +1,4 @@
-"""Small videos and a small random model for the tests."""
+"""Small videos, small gaze datasets and a small random model for the tests."""
 
 from fractions import Fraction
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import gaze_data
 from salfom_hf import (
     EfficientNetLiteConfig,
     SalFoMConfig,
@@ -102,6 +103,49 @@ def model_folder(framewise_model, tmp_path_factory):
 def clip(tmp_path_factory):
     """A video file of 6 frames of 64×96 at 25 per second, with sound."""
     return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+@pytest.fixture(scope="session")
+def dhf1k_official(tmp_path_factory):
+    """DHF1K as published: videos 1, 2, 601, 602, 701 as AVI files, each of 20 frames of 64×96 at 30 per second."""
+    return gaze_data.write_dhf1k(tmp_path_factory.mktemp("official") / "DHF1K")
+
+
+@pytest.fixture(scope="session")
+def dhf1k_frames(tmp_path_factory):
+    """The same videos as folders of frames."""
+    return gaze_data.write_dhf1k(tmp_path_factory.mktemp("frames") / "DHF1K", layout="frames")
+
+
+@pytest.fixture(scope="session")
+def ucf_sports(tmp_path_factory):
+    return gaze_data.write_ucf_sports(tmp_path_factory.mktemp("ucf") / "ucf_sports")
+
+
+@pytest.fixture(scope="session")
+def hollywood2(tmp_path_factory):
+    return gaze_data.write_hollywood2(tmp_path_factory.mktemp("hollywood") / "hollywood2")
+
+
+@pytest.fixture(scope="session")
+def stills_parquet(tmp_path_factory):
+    return gaze_data.write_stills(tmp_path_factory.mktemp("stills") / "parquet")
+
+
+@pytest.fixture(scope="session")
+def stills_folder(tmp_path_factory):
+    return gaze_data.write_stills(tmp_path_factory.mktemp("stills") / "folder", layout="folder")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def datasets_cache(tmp_path_factory):
+    """Tables that the tests build go here, not to the user's own cache."""
+    folder = tmp_path_factory.mktemp("datasets")
+    with pytest.MonkeyPatch.context() as patch:
+        # The variable for processes that tests start; the module reads it only once.
+        patch.setenv("HF_DATASETS_CACHE", str(folder))
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", folder)
+        yield folder
 
 
 @pytest.fixture

@@ -1,73 +1,14 @@
-"""Tests of reading and writing videos, on files made here whose frames carry their own number."""
+"""Tests of reading videos and images, on files made here whose frames carry their own number."""
 
-import os
-import subprocess
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from salfom_hf.video import VideoError, VideoWriter, atomic_output, probe, read_frames
-
-WIDTH, HEIGHT = 64, 48
-NTSC = Fraction(30000, 1001)
-
-
-def numbered(number, width=WIDTH, height=HEIGHT):
-    """A grey picture with `number` in ten black or white columns, least significant bit on the left."""
-    image = np.full((height, width, 3), 128, np.uint8)
-    edges = np.linspace(0, width, 11).astype(int)
-    for bit in range(10):
-        image[:, edges[bit] : edges[bit + 1]] = 255 * (number >> bit & 1)
-    return image
-
-
-def number_of(image):
-    edges = np.linspace(0, image.shape[1], 11).astype(int)
-    return sum((image[:, edges[b] : edges[b + 1]].mean() > 128) << b for b in range(10))
-
-
-def make_video(
-    path, ticks=range(60), rate=30, time_base=None, pictures=None, codec="libx264", pix_fmt="yuv420p", tone=None, **kw
-):
-    """Write a picture at each tick; `tone` is the codec of one second of sound per second."""
-    pictures = pictures or [numbered(i) for i in range(len(ticks))]
-    with av.open(str(path), "w", **kw) as output:
-        stream = output.add_stream(codec, rate=rate)
-        stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt = pix_fmt
-        stream.gop_size = 12
-        if time_base is not None:
-            stream.codec_context.time_base = stream.time_base = time_base
-        sound = output.add_stream(tone, rate=48000, layout="mono") if tone else None
-        for tick, picture in zip(ticks, pictures, strict=True):
-            frame = av.VideoFrame.from_ndarray(picture).reformat(format=pix_fmt)
-            frame.pts = tick
-            frame.time_base = time_base or Fraction(1, 1) / rate
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
-        if sound:
-            length = int(48000 * len(ticks) / rate)
-            wave = (np.sin(np.arange(length) * 0.05) * 9000).astype(np.int16)[None]
-            for begin in range(0, length, 960):
-                frame = av.AudioFrame.from_ndarray(wave[:, begin : begin + 960].copy(), format="s16", layout="mono")
-                frame.sample_rate, frame.pts, frame.time_base = 48000, begin, Fraction(1, 48000)
-                output.mux(sound.encode(frame))
-            output.mux(sound.encode(None))
-    return path
-
-
-def audio_packets(path):
-    with av.open(str(path)) as container:
-        return [(float(p.pts * p.time_base), bytes(p)) for p in container.demux(audio=0) if p.pts is not None]
-
-
-def numbers(path, **kw):
-    return [number_of(frame.image) for frame in read_frames(path, **kw)]
+from numbered_video import HEIGHT, WIDTH, make_video, number_of, numbered, numbers
+from salfom_hf.video import VideoError, probe, read_frames, read_frames_at
 
 
 @pytest.fixture(scope="module")
@@ -229,34 +170,6 @@ def test_a_size_that_changes_on_the_way_is_scaled_to_the_first(tmp_path):
     assert [number_of(f.image) for f in frames] == list(range(20))
 
 
-COPY_AND_WEIGH = """
-import sys
-from salfom_hf.video import VideoWriter, probe, read_frames
-
-def peak():
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-
-info = probe(sys.argv[1])
-with VideoWriter(sys.argv[2], info.width, info.height, info.frame_rate, audio_from=sys.argv[1]) as writer:
-    for count, frame in enumerate(read_frames(sys.argv[1]), 1):
-        writer.write(*frame)
-        if count == 150:
-            early = peak()
-print(count, peak() - early)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs the memory peak that Linux reports")
-def test_memory_does_not_grow_with_length(tmp_path):
-    pictures = [numbered(i, 160, 120) for i in range(1000)]
-    path = make_video(tmp_path / "in.mp4", range(1000), pictures=pictures, codec="mpeg4", tone="aac")
-    command = [sys.executable, "-c", COPY_AND_WEIGH, str(path), str(tmp_path / "out.mp4")]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    count, growth = map(int, result.stdout.split())
-    assert count == 1000
-    assert growth < 16_000  # The other 850 frames would take 49 MB.
-
-
 def test_reading_is_lazy(clip, monkeypatch):
     import salfom_hf.video as module
 
@@ -268,6 +181,128 @@ def test_reading_is_lazy(clip, monkeypatch):
     for count in range(1, 4):
         next(frames)
         assert len(made) == count
+
+
+# Frames by number.
+
+
+def numbers_at(source, indices):
+    return [number_of(image) for image in read_frames_at(source, indices)]
+
+
+OPEN_GOP = {"x264-params": "open-gop=1:keyint=12:min-keyint=12:scenecut=0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [("a.mp4", "libx264", {}), ("open.mp4", "libx264", OPEN_GOP), ("open.mkv", "libx264", OPEN_GOP),
+     ("a.ts", "libx264", OPEN_GOP), ("open.avi", "libx264", OPEN_GOP), ("raw.h264", "libx264", {}),
+     ("a.avi", "mpeg4", {}), ("b.avi", "mpeg4", {"bf": "2"}), ("b.mp4", "mpeg4", {"bf": "2"}),
+     ("a.mjpeg.avi", "mjpeg", {}), ("a.mpg", "mpeg2video", {"bf": "2"}), ("a.wmv", "wmv2", {}),
+     ("a.webm", "libvpx-vp9", {"auto-alt-ref": "1", "lag-in-frames": "16"}),
+     ("old.webm", "libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16"})],
+)  # fmt: skip
+def test_any_frame_is_the_one_that_reading_in_order_gives(tmp_path, name, codec, options):
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = make_video(tmp_path / name, codec=codec, pix_fmt=pix_fmt, codec_options=options)
+    expected = [frame.image for frame in read_frames(path)]
+    assert [number_of(image) for image in expected] == list(range(60))
+    for index in range(60):
+        (image,) = read_frames_at(path, [index])
+        assert np.array_equal(image, expected[index]), index
+    for indices in (range(60), range(5, 21), range(13, 60, 9), [0, 59], [30, 31, 58]):
+        for source in (str(path), path.read_bytes()):
+            for index, image in zip(indices, read_frames_at(source, indices), strict=True):
+                assert np.array_equal(image, expected[index]), (indices, index)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [("a.mp4", "libx264", {}), ("a.mkv", "libx264", OPEN_GOP), ("a.avi", "mpeg4", {}), ("b.avi", "mpeg4", {"bf": "2"}),
+     ("mjpeg.avi", "mjpeg", {}), ("second_time.avi", "libx264", {})],
+)  # fmt: skip
+def test_a_frame_is_decoded_from_the_key_frame_before_it(tmp_path, monkeypatch, name, codec, options):
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = make_video(tmp_path / name, range(600), codec=codec, pix_fmt=pix_fmt, codec_options=options)
+    import salfom_hf.video as module
+
+    if "second_time" in name:
+        numbers_at(path, [0])
+    demuxed = []
+    original = module._numbered_packets
+
+    def counted(*args):
+        for entry in original(*args):
+            demuxed.append(entry)
+            yield entry
+
+    monkeypatch.setattr(module, "_numbered_packets", counted)
+    assert numbers_at(path, [571, 575]) == [571, 575]
+    assert len(demuxed) < 60
+
+
+def test_frames_of_a_variable_rate_are_found(tmp_path):
+    ticks = [0, 30, 100, 110, 500, 1234, 1235, *range(3000, 3100), 9000]
+    path = make_video(tmp_path / "vfr.mp4", ticks, time_base=Fraction(1, 600))
+    for index in range(len(ticks)):
+        assert numbers_at(path, [index]) == [index]
+
+
+def test_frames_of_joined_recordings_are_found(tmp_path):
+    parts = [
+        make_video(tmp_path / f"{i}.ts", range(30), pictures=[numbered(30 * i + n) for n in range(30)]) for i in (0, 1)
+    ]
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    expected = numbers(joined)
+    assert len(expected) > 50
+    assert [numbers_at(joined, [index])[0] for index in range(len(expected))] == expected
+
+
+def test_a_frame_that_cannot_be_decoded_does_not_shift_the_others(tmp_path):
+    path = make_video(tmp_path / "bad.webm", codec="libvpx")
+    with av.open(str(path)) as container:
+        payload = bytes(next(p for i, p in enumerate(container.demux(video=0)) if i == 20))
+    path.write_bytes(path.read_bytes().replace(payload, b"\xff" * len(payload)))
+    expected = numbers(path)
+    assert len(expected) < 60
+    assert [numbers_at(path, [index])[0] for index in range(len(expected))] == expected
+
+
+def test_a_damaged_frame_is_reported_by_its_number(tmp_path):
+    path = make_video(tmp_path / "bad.webm", codec="libvpx-vp9")
+    with av.open(str(path)) as container:
+        payload = bytes(next(p for i, p in enumerate(container.demux(video=0)) if i == 20))
+    path.write_bytes(path.read_bytes().replace(payload, b"\xff" * len(payload)))
+    with pytest.raises(VideoError, match=r"bad\.webm .*frame 20"):
+        numbers_at(path, [20])
+    assert numbers_at(path, [3, 24, 40]) == [3, 24, 40]
+
+
+def test_frames_by_number_are_turned_upright(tmp_path):
+    path = rotated(make_video(tmp_path / "turned.mp4"), 1)
+    expected = [frame.image for frame in read_frames(path)]
+    (image,) = read_frames_at(path, [40])
+    assert image.shape == (WIDTH, HEIGHT, 3)
+    assert np.array_equal(image, expected[40])
+
+
+def test_a_file_that_was_replaced_is_read_anew(tmp_path):
+    path = make_video(tmp_path / "a.mp4")
+    assert numbers_at(path, [50]) == [50]
+    make_video(path, range(80), pictures=[numbered(100 + i) for i in range(80)])
+    assert numbers_at(path, [50, 79]) == [150, 179]
+
+
+def test_numbers_beyond_the_end_or_out_of_order_are_refused(clip):
+    with pytest.raises(VideoError, match=r"clip\.mp4 has 60 frames.* 60"):
+        numbers_at(clip, [59, 60])
+    with pytest.raises(VideoError, match=r"\d+ bytes has 60 frames"):
+        numbers_at(clip.read_bytes(), [60])
+    for indices in ([-1, 2], [3, 3], [4, 2]):
+        with pytest.raises(ValueError, match="increase"):
+            numbers_at(clip, indices)
+    assert numbers_at(clip, []) == []
 
 
 # Images.
@@ -368,7 +403,10 @@ def bad_inputs(folder):
 
 def test_bad_inputs_are_refused_with_one_clear_message(tmp_path):
     for name in bad_inputs(tmp_path):
-        for use in (probe, lambda path: list(read_frames(path))):
+        uses = [probe, lambda path: list(read_frames(path))]
+        if not name.endswith(("empty", ".png", "tiny.mkv")):
+            uses.append(lambda path: list(read_frames_at(path, [0])))
+        for use in uses:
             with pytest.raises(VideoError) as caught:
                 use(tmp_path / name)
             message = str(caught.value)
@@ -429,263 +467,3 @@ def test_one_bad_packet_is_skipped(tmp_path):
     assert len(seen) >= 48
     assert seen[:24] == list(range(24))
     assert seen[-12:] == list(range(48, 60))
-
-
-# Writing.
-
-
-def copy_video(source, target, **kw):
-    info = probe(source)
-    span = {k: kw[k] for k in ("start", "duration") if k in kw}
-    with VideoWriter(target, info.width, info.height, info.frame_rate, audio_from=source, **kw) as writer:
-        for frame in read_frames(source, **span):
-            writer.write(frame.image, frame.timestamp)
-    return target
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".MOV", ".mkv", ".webm"])
-@pytest.mark.parametrize("rate", [NTSC, Fraction(24), Fraction(25, 2)])
-def test_what_is_written_has_the_same_frames_times_and_rate(tmp_path, suffix, rate):
-    target = tmp_path / f"out{suffix}"
-    times = [i / rate for i in range(40)]
-    with VideoWriter(target, WIDTH, HEIGHT, rate) as writer:
-        for i, time in enumerate(times):
-            writer.write(numbered(i), time)
-    with av.open(str(target)) as container:
-        stream = container.streams.video[0]
-        assert stream.average_rate == rate
-        assert stream.codec_context.name == ("vp9" if suffix == ".webm" else "h264")
-    frames = list(read_frames(target))
-    assert [number_of(f.image) for f in frames] == list(range(40))
-    if suffix in (".mp4", ".MOV"):
-        assert [f.timestamp for f in frames] == times
-        assert probe(target).duration == pytest.approx(40 / rate)
-    else:
-        assert [float(f.timestamp) for f in frames] == pytest.approx([float(t) for t in times], abs=6e-4)
-    assert os.listdir(tmp_path) == [target.name]
-
-
-def test_colours_survive(tmp_path):
-    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    colours = [(200, 40, 90), (20, 180, 60), (30, 60, 220), (235, 235, 235)]
-    for i, colour in enumerate(colours):
-        picture[:, i * 16 : i * 16 + 16] = colour
-    with VideoWriter(tmp_path / "out.mp4", WIDTH, HEIGHT, Fraction(25)) as writer:
-        for i in range(5):
-            writer.write(picture, Fraction(i, 25))
-    image = next(read_frames(tmp_path / "out.mp4")).image
-    for i, colour in enumerate(colours):
-        assert image[24, i * 16 + 8] == pytest.approx(colour, abs=6)
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
-def test_odd_sizes_are_written_exactly(tmp_path, suffix):
-    with VideoWriter(tmp_path / f"out{suffix}", 65, 47, Fraction(25)) as writer:
-        for i in range(5):
-            writer.write(numbered(i, 65, 47), Fraction(i, 25))
-    info = probe(tmp_path / f"out{suffix}")
-    assert (info.width, info.height) == (65, 47)
-    assert numbers(tmp_path / f"out{suffix}") == list(range(5))
-
-
-def test_variable_frame_rate_is_written_exactly(tmp_path):
-    times = [Fraction(t, 1000) for t in (0, 33, 34, 200, 1000, 1001, 5000)]
-    with VideoWriter(tmp_path / "out.mp4", WIDTH, HEIGHT, Fraction(7, 5)) as writer:
-        for i, time in enumerate(times):
-            writer.write(numbered(i), time)
-    assert [f.timestamp for f in read_frames(tmp_path / "out.mp4")] == times
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_sound_is_copied_packet_for_packet(clip, tmp_path, suffix):
-    target = copy_video(clip, tmp_path / f"out{suffix}")
-    source, copied = audio_packets(clip), audio_packets(target)
-    if suffix == ".mkv":  # Which has no way to say that the packet before 0 is not played.
-        assert source.pop(0)[0] < -0.02
-    assert [data for _, data in copied] == [data for _, data in source]
-    assert [time for time, _ in copied] == pytest.approx([time for time, _ in source], abs=1e-3)
-    assert numbers(target) == list(range(60))
-    assert [float(f.timestamp) for f in read_frames(target)] == pytest.approx([i / 30 for i in range(60)], abs=6e-4)
-
-
-def test_opus_is_copied_to_webm(tmp_path):
-    source = make_video(tmp_path / "in.mkv", tone="libopus")
-    target = copy_video(source, tmp_path / "out.webm")
-    assert audio_packets(target) == audio_packets(source)
-    assert next(read_frames(target)).timestamp == 0
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_sound_is_cut_to_the_range_and_stays_in_step(clip, tmp_path, suffix):
-    target = copy_video(clip, tmp_path / f"out{suffix}", start=0.5, duration=1.0)
-    expected = [(time - 0.5, data) for time, data in audio_packets(clip) if 0.5 <= time < 1.5]
-    copied = audio_packets(target)
-    assert [data for _, data in copied] == [data for _, data in expected]
-    assert [time for time, _ in copied] == pytest.approx([time for time, _ in expected], abs=1e-3)
-    assert numbers(target) == list(range(15, 45))
-    assert next(read_frames(target)).timestamp == 0
-
-
-@pytest.mark.parametrize(
-    ("tone", "suffix", "codec"),
-    [
-        ("aac", ".webm", "opus"),
-        ("pcm_alaw", ".mkv", "aac"),
-        ("pcm_alaw", ".mp4", "aac"),
-        ("pcm_s16le", ".webm", "opus"),
-    ],
-)
-def test_sound_that_does_not_fit_the_format_is_encoded_anew(tmp_path, tone, suffix, codec):
-    source = make_video(tmp_path / "in.mov", tone=tone)
-    target = copy_video(source, tmp_path / f"out{suffix}", start=0.5)
-    with av.open(str(target)) as container:
-        sound = container.streams.audio[0]
-        assert sound.codec_context.codec.canonical_name == codec
-        frames = list(container.decode(sound))
-    heard = np.concatenate([f.to_ndarray()[0] for f in frames])
-    assert len(heard) / 48000 == pytest.approx(1.5, abs=0.1)
-    assert np.abs(heard[4800:-9600]).max() > 0.2
-    assert float(frames[0].pts * frames[0].time_base) == pytest.approx(0, abs=0.05)
-
-
-def test_sound_is_spread_through_the_file(tmp_path):
-    source = make_video(tmp_path / "in.mp4", range(300), tone="aac")
-    target = copy_video(source, tmp_path / "out.mp4")
-    with av.open(str(target)) as container:
-        places = {"audio": [], "video": []}
-        for packet in container.demux():
-            if packet.pts is not None:
-                places[packet.stream.type].append((packet.pos, float(packet.pts * packet.time_base)))
-    # Sound stored within a second and a half of the pictures it goes with.
-    video = sorted(places["video"])
-    assert len(places["audio"]) > 400
-    for place, time in places["audio"]:
-        before = [t for p, t in video if p < place]
-        assert not before or abs(before[-1] - time) < 1.5
-
-
-def test_images_make_a_silent_video(tmp_path):
-    (tmp_path / "in").mkdir()
-    for i in range(3):
-        Image.fromarray(numbered(i)).save(tmp_path / "in" / f"{i}.png")
-    assert not probe(copy_video(tmp_path / "in", tmp_path / "out.mp4")).has_audio
-
-
-def test_pictures_of_another_size_or_type_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="uint8"), VideoWriter(tmp_path / "a.mp4", 64, 48, Fraction(25)) as writer:
-        writer.write(np.zeros((64, 48, 3), np.uint8), Fraction(0))
-    with pytest.raises(ValueError, match="float"), VideoWriter(tmp_path / "a.mp4", 64, 48, Fraction(25)) as writer:
-        writer.write(np.zeros((48, 64, 3), np.float32), Fraction(0))
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, VideoError, SystemExit])
-@pytest.mark.parametrize("written", [0, 3])
-def test_an_exception_leaves_no_trace_and_keeps_what_was_there(tmp_path, error, written):
-    (tmp_path / "out.mp4").write_bytes(b"precious")
-
-    def interrupted():
-        with VideoWriter(tmp_path / "out.mp4", WIDTH, HEIGHT, Fraction(25), overwrite=True) as writer:
-            for i in range(written):
-                writer.write(numbered(i), Fraction(i, 25))
-            raise error("stop")
-
-    with pytest.raises(error, match="stop"):
-        interrupted()
-    assert os.listdir(tmp_path) == ["out.mp4"]
-    assert (tmp_path / "out.mp4").read_bytes() == b"precious"
-
-
-def test_nothing_is_in_place_until_the_end(tmp_path):
-    with VideoWriter(tmp_path / "new" / "out.mp4", WIDTH, HEIGHT, Fraction(25)) as writer:
-        writer.write(numbered(1), Fraction(0))
-        assert not (tmp_path / "new" / "out.mp4").exists()
-    assert numbers(tmp_path / "new" / "out.mp4") == [1]
-
-
-def test_an_existing_output_is_replaced_only_on_request(tmp_path):
-    target = tmp_path / "out.mp4"
-    target.write_bytes(b"old")
-    with pytest.raises(VideoError, match="--overwrite"):
-        VideoWriter(target, WIDTH, HEIGHT, Fraction(25))
-    assert target.read_bytes() == b"old"
-    with VideoWriter(target, WIDTH, HEIGHT, Fraction(25), overwrite=True) as writer:
-        writer.write(numbered(9), Fraction(0))
-    assert numbers(target) == [9]
-
-
-def test_a_video_without_frames_is_not_written(tmp_path):
-    with pytest.raises(VideoError, match="no frames"), VideoWriter(tmp_path / "out.mp4", 64, 48, Fraction(25)):
-        pass
-    assert os.listdir(tmp_path) == []
-
-
-def test_an_unknown_suffix_is_refused_with_the_list(tmp_path):
-    with pytest.raises(VideoError, match=r"out\.xyz.*\.mkv, \.mov, \.mp4, \.webm"):
-        VideoWriter(tmp_path / "out.xyz", WIDTH, HEIGHT, Fraction(25))
-
-
-def test_a_place_that_cannot_be_written_is_reported(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    with (
-        pytest.raises(VideoError, match=r"Cannot write .*out\.mp4"),
-        VideoWriter(tmp_path / "file" / "out.mp4", 64, 48, Fraction(25)),
-    ):
-        pass
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_reported(tmp_path, monkeypatch):
-    original = av.open
-
-    def full(file, mode="r", **kw):
-        return original("/dev/full" if mode == "w" else file, mode, format="matroska" if mode == "w" else None)
-
-    monkeypatch.setattr(av, "open", full)
-
-    def fill():
-        with VideoWriter(tmp_path / "out.mkv", WIDTH, HEIGHT, Fraction(25)) as writer:
-            for i in range(200):
-                writer.write(numbered(i), Fraction(i, 25))
-
-    with pytest.raises(VideoError, match=r"Cannot write .*out\.mkv.*space"):
-        fill()
-    assert os.listdir(tmp_path) == []
-
-
-# Outputs of any kind.
-
-
-def test_atomic_output_puts_files_and_folders_in_place(tmp_path):
-    with atomic_output(tmp_path / "a" / "maps.txt", overwrite=False) as temporary:
-        temporary.write_text("new")
-    with atomic_output(tmp_path / "a" / "maps", overwrite=False) as temporary:
-        temporary.mkdir()
-        (temporary / "1.png").write_text("new")
-    assert (tmp_path / "a" / "maps.txt").read_text() == "new"
-    assert (tmp_path / "a" / "maps" / "1.png").read_text() == "new"
-    assert sorted(os.listdir(tmp_path / "a")) == ["maps", "maps.txt"]
-
-
-def make_folder(path, names, overwrite):
-    with atomic_output(path, overwrite) as temporary:
-        temporary.mkdir()
-        for name in names:
-            (temporary / name).write_text("new")
-
-
-def test_atomic_output_replaces_a_folder_only_of_the_same_kind(tmp_path):
-    target = tmp_path / "maps"
-    target.mkdir()
-    make_folder(target, ["1.png", "2.png"], overwrite=False)  # An empty folder is free.
-    with pytest.raises(VideoError, match="--overwrite"):
-        make_folder(target, ["1.png"], overwrite=False)
-    make_folder(target, ["1.png"], overwrite=True)
-    assert os.listdir(target) == ["1.png"]
-    (target / "thesis.doc").write_text("precious")
-    with pytest.raises(VideoError, match="other files"):
-        make_folder(target, ["1.png"], overwrite=True)
-    with pytest.raises(VideoError, match="other files"), atomic_output(target, True) as temporary:
-        temporary.write_text("a file")
-    assert sorted(os.listdir(target)) == ["1.png", "thesis.doc"]
-    assert os.listdir(tmp_path) == ["maps"]

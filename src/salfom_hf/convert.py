@@ -18,9 +18,9 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_salfom import SalFoMConfig
+from .files import atomic_output
 from .modeling_salfom import SalFoMForVideoSaliencyPrediction
 from .umt import PRETRAINING_GRID, UMTConfig, UMTModel, sinusoidal_table
-from .video import atomic_output
 
 # (our name, the checkpoint's name, what to add to the number inside), applied one after the other.
 RENAMINGS = (

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .files import atomic_output
 from .predictor import SaliencyFrame
 from .render import heatmap, overlay, side_by_side, to_gray
-from .video import IMAGE_SUFFIXES, VideoError, VideoInfo, VideoWriter, atomic_output
+from .video import IMAGE_SUFFIXES, VideoError, VideoInfo
+from .video_writer import VideoWriter
 
 FORMATS = ("overlay", "heatmap", "side-by-side", "maps", "npz")
 

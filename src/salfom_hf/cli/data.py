@@ -1,0 +1,174 @@
+"""`salfom data`: check, look at and export gaze datasets."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sized
+from itertools import islice
+from pathlib import Path
+
+from ..files import atomic_output, check_free
+from ..video import IMAGE_SUFFIXES, listed
+from .common import FAILURE, UsageError, at_least_one
+
+# Named here as well as in `salfom_hf.data`, which takes a second to import.
+DATASETS = ("dhf1k", "hollywood2", "ucf_sports", "stills")
+FORMATS = ("parquet", "webdataset")
+
+# How many videos, or rows of stills, are on a sheet if none are named.
+SHEET_VIDEOS, SHEET_ROWS_OF_STILLS = 6, 3
+
+
+def add(commands) -> None:
+    group = commands.add_parser(
+        "data", help="check, look at and export gaze datasets", description="Check, look at and export gaze datasets."
+    )
+    actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    command = add_action(actions, "check", check, "report what is missing in a dataset's folder or does not fit")
+    command.add_argument("--split", help="default: all")
+    command.add_argument("--quick", action="store_true", help="read names and headers only, not every image")
+
+    command = add_action(actions, "show", show, "make a picture of frames, density maps and fixations")
+    command.add_argument("--split", help="default: the first one found")
+    command.add_argument("--video", nargs="+", metavar="ID", help="default: some from all over the split")
+    command.add_argument("-o", "--output", type=Path, help="default: DATASET_SPLIT.png")
+    command.add_argument(
+        "--frames", type=at_least_one, default=5, metavar="N", help="per video, or stills per row; default %(default)s"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace an existing picture")
+
+    command = add_action(
+        actions, "export", export, "write shards that hold the files, for the Hub and for streaming to many machines"
+    )
+    command.add_argument("output", type=Path, metavar="OUT", help="folder to make")
+    command.add_argument("--split", nargs="+", help="default: all found")
+    command.add_argument("--format", choices=FORMATS, default="parquet", help="default: %(default)s")
+    size = command.add_mutually_exclusive_group()
+    size.add_argument("--max-shard-size", default="500MB", metavar="SIZE", help="default: %(default)s")
+    size.add_argument(
+        "--num-shards",
+        type=at_least_one,
+        metavar="N",
+        help="shards per split, with equally many rows: give a multiple of the number of machines",
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+
+
+def add_action(actions, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
+    command = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.add_argument("dataset", choices=DATASETS, metavar="DATASET", help=", ".join(DATASETS))
+    command.add_argument("path", type=Path, metavar="PATH", help="the dataset's folder, or an export of it")
+    command.set_defaults(run=lambda args: reporting(run, args))
+    return command
+
+
+def reporting(run: Callable, args: argparse.Namespace) -> int:
+    """Run a command; problems with the data are printed as the reports that they are, of several lines."""
+    try:
+        import datasets
+
+        from ..data import DataError
+    except ImportError as error:
+        raise UsageError(str(error)) from error
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"salfom: {message}", file=sys.stderr)
+        try:
+            return run(args)
+        except DataError as error:
+            print(f"salfom: {error}", file=sys.stderr)
+            return FAILURE
+
+
+def check(args: argparse.Namespace) -> int:
+    from ..data import DATASETS
+
+    refuse_export(args.path)
+    report = DATASETS[args.dataset].check(args.path, args.split, decode=not args.quick)
+    print(report)
+    return FAILURE if report.fatal else 0
+
+
+def refuse_export(path: Path) -> None:
+    from ..data import export_info
+
+    if export_info(path) is not None:
+        raise UsageError(f"{path} is an export; give the folder of the dataset that it was made from.")
+
+
+def tables(args: argparse.Namespace, splits: list[str] | None) -> dict:
+    """The rows, with paths of files, of the splits asked for, or of all."""
+    from ..data import DATASETS
+
+    builder = DATASETS[args.dataset](data_dir=args.path, splits=splits)
+    builder.download_and_prepare()
+    return dict(builder.as_dataset())
+
+
+def show(args: argparse.Namespace) -> int:
+    from ..data import export_info, load
+    from ..data.contact_sheet import contact_sheet
+    from ..data.samples import open_sample
+
+    info = export_info(args.path)
+    if info is None:
+        split, rows = next(iter(tables(args, args.split and [args.split]).items()))
+    else:
+        split = args.split or info["splits"][0]
+        rows = load(args.dataset, args.path, split, streaming=True)
+    output = args.output or Path(f"{args.dataset}_{split}.png")
+    if output.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UsageError(f"{output} is no picture; name one of {listed(IMAGE_SUFFIXES)}.")
+    stills = args.dataset == "stills"
+    wanted = SHEET_ROWS_OF_STILLS * args.frames if stills else SHEET_VIDEOS
+    with atomic_output(output, args.overwrite) as temporary:
+        chosen = named(rows, split, args.video) if args.video else spread(rows, wanted)
+        contact_sheet(map(open_sample, chosen), args.frames).save(temporary)
+    print(f"{args.path} -> {output}")
+    return 0
+
+
+def named(rows, split: str, ids: list[str]) -> list[dict]:
+    """The rows of these ids, in the order of the ids."""
+    column = "image_id" if "image_id" in rows.features else "video_id"
+    if isinstance(rows, Sized):
+        places = {name: index for index, name in enumerate(rows[column])}
+        found = {name: rows[places[name]] for name in ids if name in places}
+    else:
+        found = {row[column]: row for row in rows if row[column] in ids}
+    missing = [name for name in ids if name not in found]
+    if missing:
+        raise UsageError(f"There is no {missing[0]} in the split {split}; name others, or none to see some of all.")
+    return [found[name] for name in ids]
+
+
+def spread(rows, wanted: int) -> Iterable[dict]:
+    """Rows from all over a table; the first ones of an export, which would have to be read to be skipped."""
+    if not isinstance(rows, Sized):
+        return islice(rows, wanted)
+    wanted = min(wanted, len(rows))
+    return (rows[(2 * place + 1) * len(rows) // (2 * wanted)] for place in range(wanted))
+
+
+def export(args: argparse.Namespace) -> int:
+    from ..data import export_dataset
+
+    refuse_export(args.path)
+    check_free(args.output, args.overwrite)
+    splits = tables(args, args.split)
+    try:
+        export_dataset(
+            splits,
+            args.output,
+            args.dataset,
+            file_format=args.format,
+            max_shard_size=args.max_shard_size,
+            num_shards=args.num_shards,
+            overwrite=args.overwrite,
+        )
+    except ValueError as error:
+        raise UsageError(f"{args.max_shard_size} is no size; give one such as 500MB.") from error
+    print(f"{args.path} -> {args.output}: {', '.join(f'{split} {len(rows)}' for split, rows in splits.items())}")
+    return 0

@@ -1,0 +1,219 @@
+"""`salfom evaluate` and `salfom submit`: scores on gaze datasets, and maps for the DHF1K server."""
+
+import argparse
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..pretrained import KNOWN
+from .common import UsageError, add_model_options, at_least_one, load_predictor
+from .data import DATASETS, reporting
+
+
+def not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
+def whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
+    return int(text)
+
+
+def add(commands) -> None:
+    command = commands.add_parser(
+        "evaluate",
+        help="score models, others' maps and baselines on a gaze dataset",
+        description="Score models, maps that others have made, and baselines on a gaze dataset, side by side. Each "
+        "video's scores are kept in the output folder: the same command goes on where it was stopped, and methods can "
+        "be added later.",
+    )
+    command.add_argument("--dataset", required=True, choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
+    command.add_argument("--data-dir", required=True, type=Path, help="folder of the dataset")
+    command.add_argument("--split", help="default: val for dhf1k, dev for stills, else test")
+    command.add_argument("-o", "--output", type=Path, help="folder of the results; default: evaluation_DATASET_SPLIT")
+    command.add_argument(
+        "--model", action="append", default=[], help=f"{', '.join(KNOWN)}, a folder, or a Hub name; may be repeated"
+    )
+    command.add_argument(
+        "--baseline",
+        action="append",
+        default=[],
+        help="center (density of the training split's fixations, or a Gaussian if there is none), spectral-residual, "
+        "or for stills inter-observer; may be repeated",
+    )
+    command.add_argument(
+        "--predictions",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help="maps made by any model, as DIR/VIDEO/FRAME.png (or .jpg, .npy), DIR/VIDEO.npz with the array 'maps', or "
+        "for stills DIR/IMAGE.png; may be repeated",
+    )
+    command.add_argument(
+        "--metrics",
+        nargs="+",
+        help="auc-judd, s-auc, s-auc-exact, nss, cc, sim, kld, ig; default: all but s-auc-exact, ig",
+    )
+    command.add_argument(
+        "--blur",
+        type=not_negative,
+        default=0.0,
+        metavar="SIGMA",
+        help="blur every map before it is scored; 2 is the field's 11x11 kernel",
+    )
+    command.add_argument(
+        "--max-frames", type=at_least_one, help="score so many random frames; the official script: 50000"
+    )
+    command.add_argument(
+        "--seed", type=whole_number, default=0, help="of random frames and of shuffled AUC, default 0"
+    )
+    command.add_argument("--processes", type=at_least_one, default=1, help="how many work at once, default 1")
+    add_model_options(command)
+    command.add_argument("--overwrite", action="store_true", help="forget what the output folder holds")
+    command.set_defaults(run=lambda args: reporting(evaluate, args))
+
+    command = commands.add_parser(
+        "submit",
+        help="maps for the DHF1K server",
+        description="Write the maps of DHF1K's test videos as its server wants them, OUTPUT/0701/0001.png and so on, "
+        "and check them. The same command goes on where it was stopped.",
+    )
+    command.add_argument("--data-dir", required=True, type=Path, help="folder of DHF1K")
+    command.add_argument("--split", default="test", help="default: %(default)s")
+    command.add_argument("-o", "--output", type=Path, default=Path("submission"), help="default: %(default)s")
+    command.add_argument("--model", default="salfom", help=f"{', '.join(KNOWN)}, a folder, or a Hub name")
+    add_model_options(command)
+    command.add_argument("--check", type=Path, metavar="DIR", help="only check this folder, whoever made it")
+    command.add_argument("--overwrite", action="store_true", help="write all videos anew")
+    command.set_defaults(run=lambda args: reporting(submit, args))
+
+
+def center_for(args: argparse.Namespace, split: str):
+    """The center baseline: of the training split's fixations, unless that split is missing or itself scored."""
+    from ..data import DataError, load
+    from ..evaluation import Center
+
+    if re.match(r"train(ing)?\b", split):
+        return Center(source="the training split is itself scored")
+    try:
+        training = load(args.dataset, args.data_dir, "train")
+    except DataError:
+        return Center(source="the dataset's folder has no training split that can be loaded")
+    return Center.fitted(training, "train", progress=None)
+
+
+def methods_for(args: argparse.Namespace, split: str) -> list:
+    """What the command line names, in the order of models, predictions, baselines."""
+    from ..evaluation import BASELINES, InterObserver, Model, Predictions, SpectralResidual
+
+    unknown = [name for name in args.baseline if name not in BASELINES]
+    if unknown:
+        raise UsageError(f"There is no baseline '{unknown[0]}'; take {', '.join(BASELINES)}.")
+    models = args.model or ([] if args.baseline or args.predictions else ["salfom"])
+    make = {
+        "center": lambda: center_for(args, split),
+        "spectral-residual": SpectralResidual,
+        "inter-observer": InterObserver,
+    }
+    return [
+        *(Model(name, load_predictor(name, args)) for name in models),
+        *(Predictions(folder) for folder in args.predictions),
+        *(make[name]() for name in args.baseline),
+    ]
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    from .. import evaluation
+    from ..data import load
+
+    split = args.split or {"dhf1k": "val", "stills": "dev"}.get(args.dataset, "test")
+    dataset = load(args.dataset, args.data_dir, split)
+    output = args.output or Path(f"evaluation_{args.dataset}_{split}")
+    about = {"dataset": args.dataset, "split": split}
+    metrics = tuple(args.metrics or evaluation.DEFAULT_METRICS)
+    try:
+        protocol = evaluation.Protocol(metrics, args.blur, args.max_frames, args.seed)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    with in_one_sentence():
+        evaluation.check_dataset(dataset)
+        methods = methods_for(args, split)
+        prior = None
+        if "ig" in protocol.metrics:
+            prior = next((method for method in methods if isinstance(method, evaluation.Center)), None)
+            prior = prior or center_for(args, split)
+        scores = evaluation.evaluate(
+            dataset,
+            methods,
+            output,
+            protocol,
+            prior=prior,
+            processes=args.processes,
+            overwrite=args.overwrite,
+            progress=None,
+            about=about,
+        )
+
+    stills = args.dataset == "stills"
+    unit = ("image" if stills else "video") + ("" if len(dataset) == 1 else "s")
+    title = f"{args.dataset}, split {split}: {len(dataset):,} {unit}"
+    print(evaluation.table(scores, protocol, title, stills, prior))
+    run = {
+        "data_dir": str(args.data_dir),
+        "options": {name: getattr(args, name) for name in ("stride", "batch_size", "device", "dtype", "processes")},
+    }
+    with in_one_sentence():
+        evaluation.write_reports(output, scores, protocol, {**about, **run}, prior)
+        sheet = evaluation.picture(evaluation.Scorer(dataset, protocol, prior), methods, scores)
+        if sheet is not None:
+            evaluation.save_picture(sheet, output)
+    print(f"\n{output} holds {', '.join(name for name in evaluation.REPORTS if (output / name).is_file())}.")
+    return 0
+
+
+def submit(args: argparse.Namespace) -> int:
+    from ..data import load
+    from ..evaluation import Model, check_submission, write_submission
+
+    dataset = load("dhf1k", args.data_dir, args.split)
+    folder = args.check or args.output
+    frames = sum(dataset["num_frames"])
+    with in_one_sentence():
+        if args.check is None:
+            method = Model(args.model, load_predictor(args.model, args))
+            with progress_bar(frames, folder.name) as bar:
+                write_submission(dataset, method, folder, overwrite=args.overwrite, advance=bar.update)
+        with progress_bar(frames, "checking") as bar:
+            print(check_submission(dataset, folder, bar.update))
+    return 0
+
+
+@contextmanager
+def in_one_sentence() -> Iterator[None]:
+    """Turn what may go wrong while scoring into a `UsageError`."""
+    from ..evaluation import EvaluationError
+
+    try:
+        yield
+    except (EvaluationError, OSError) as error:
+        raise UsageError(str(error)) from error
+    except RuntimeError as error:
+        # PyTorch has no class of its own for a CPU that runs out of memory.
+        if "memory" not in str(error):
+            raise
+        raise UsageError("Out of memory; lower --batch-size or --processes, or use another --device.") from error
+
+
+def progress_bar(frames: int, what: str) -> tqdm:
+    return tqdm(total=frames, unit="frame", desc=what, disable=None, dynamic_ncols=True)

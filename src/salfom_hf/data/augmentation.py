@@ -1,0 +1,241 @@
+"""Random changes of training clips that keep frames, density and fixations together."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+# A crop that shows no fixation has nothing to teach; it is drawn again, and after this many the whole frame is taken.
+CROP_DRAWS = 10
+
+
+class Window(NamedTuple):
+    """
+    The frames of a clip: indices `first, first + step, …` below `stop` in order of time.
+
+    Attributes:
+        first, stop, step: which frames of the video are read.
+        backward: whether time runs backwards, so that the first of them is shown last.
+        missing: how many copies of the frame shown first stand in front.
+    """
+
+    first: int
+    stop: int
+    step: int
+    backward: bool
+    missing: int
+
+
+class Transform(NamedTuple):
+    """
+    The changes drawn for one clip.
+
+    Attributes:
+        stride: frames of the video per frame of the clip, at least 1.
+        backward: whether time runs backwards.
+        top, left, height, width: the crop, in pixels of the frame.
+        flip: whether left and right are exchanged.
+        brightness, contrast, saturation: factors; 1 changes nothing.
+    """
+
+    stride: int
+    backward: bool
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+    brightness: float
+    contrast: float
+    saturation: float
+
+    def window(self, labelled: int, available: int, length: int) -> Window:
+        """
+        The frames of the clip whose last frame is `labelled`.
+
+        Args:
+            labelled: index in the video of the frame that the labels belong to.
+            available: frames of the video.
+            length: frames of the clip.
+        """
+        before = available - 1 - labelled if self.backward else labelled
+        count = min(length, before // self.stride + 1)
+        first = labelled if self.backward else labelled - self.stride * (count - 1)
+        stop = first + self.stride * (count - 1) + 1
+        return Window(first, stop, self.stride, self.backward, length - count)
+
+    def crop(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The crop of frames or maps `(…, height, width)` at the frames' size, a view."""
+        return pixels[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+    def mirror(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Frames or maps `(…, height, width)` with left and right exchanged if this was drawn."""
+        return pixels.flip(-1) if self.flip else pixels
+
+    def recolor(self, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+        """
+        Change brightness, then contrast about the clip's mean grey, then saturation, alike for all frames.
+
+        Args:
+            frames: each float `(…, 3, height, width)`, RGB in 0…255.
+
+        Returns:
+            The same shapes, dtypes and range.
+        """
+        luma = torch.tensor((0.299, 0.587, 0.114)).view(3, 1, 1)
+        if self.brightness != 1:
+            frames = [(frame * self.brightness).clamp_(0, 255) for frame in frames]
+        if self.contrast != 1:
+            means = [frame.mean(dim=(-2, -1), keepdim=True) for frame in frames]
+            grey = (torch.stack(means).mean(dim=0) * luma).sum(dim=-3, keepdim=True)
+            frames = [torch.lerp(grey, frame, self.contrast).clamp_(0, 255) for frame in frames]
+        if self.saturation != 1:
+            greys = [(frame * luma).sum(dim=-3, keepdim=True) for frame in frames]
+            frames = [
+                torch.lerp(grey, frame, self.saturation).clamp_(0, 255)
+                for grey, frame in zip(greys, frames, strict=True)
+            ]
+        return frames
+
+    def density(self, density: torch.Tensor, frame_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+        """
+        The density of the changed clip.
+
+        Args:
+            density: non-negative float32 `(height', width')`, usually at the frames' size.
+            frame_size: (height, width) of the video's frames, in pixels.
+            size: (height, width) of the clip's frames, in pixels.
+
+        Returns:
+            Non-negative float32 of that `size`.
+        """
+        if tuple(density.shape) != tuple(frame_size):
+            density = resized(density, frame_size)
+        return self.mirror(resized(self.crop(density), size))
+
+    def fixations(self, fixations: np.ndarray, frame_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+        """
+        The fixations of the changed clip: each is moved as a point, so that none inside the crop is lost or doubled;
+        those that fall into one pixel become one.
+
+        Args:
+            fixations: bool `(height', width')`, usually at the frames' size.
+            frame_size, size: see [`density`].
+
+        Returns:
+            bool of that `size`.
+        """
+        y, x = fixated_points(fixations, frame_size)
+        inside = self.shows(y, x)
+        rows = (y[inside] - self.top) * size[0] / self.height
+        columns = (x[inside] - self.left) * size[1] / self.width
+        moved = torch.zeros(size, dtype=torch.bool)
+        moved[rows.astype(np.int64), columns.astype(np.int64)] = True
+        return self.mirror(moved)
+
+    def shows(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Whether points of the frame, in pixels, are inside the crop: bool of their shape."""
+        rows, columns = y - self.top, x - self.left
+        return (rows >= 0) & (rows < self.height) & (columns >= 0) & (columns < self.width)
+
+
+def resized(density: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """One density `(height, width)`, resized bilinearly with antialiasing."""
+    # Rounding may leave values of −1e-9 otherwise.
+    return F.interpolate(density[None, None], size=tuple(size), mode="bilinear", antialias=True)[0, 0].clamp_min(0)
+
+
+def fixated_points(fixations: np.ndarray, frame_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The centres (y, x) of the fixated pixels of a map, float64 `(n,)` each, in pixels of a frame of that size."""
+    rows, columns = np.nonzero(fixations)
+    height, width = fixations.shape
+    return (rows + 0.5) * frame_size[0] / height, (columns + 0.5) * frame_size[1] / width
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """
+    What may be changed in a training clip, and how much. Every change is off unless it is asked for.
+
+    Args:
+        horizontal_flip: probability of exchanging left and right.
+        crop: smallest and largest share of the frame's area that is kept, in 0…1.
+        crop_stretch: a crop's width over height differs from the frame's by up to this factor either way; 1 keeps it.
+        temporal_strides: each clip takes every k-th frame of its video, with k drawn from these.
+        reverse: probability of showing the clip backwards. The labels stay those of the clip's last frame.
+        brightness, contrast, saturation: each is multiplied by a factor up to this much below or above 1.
+
+    Raises:
+        ValueError: a value is outside its range.
+
+    Example:
+
+    ```python
+    >>> from salfom_hf.data import Augmentation
+    >>> Augmentation(horizontal_flip=0.5, crop=(0.6, 1.0), temporal_strides=(1, 2), brightness=0.2)
+    ```
+    """
+
+    horizontal_flip: float = 0.0
+    crop: tuple[float, float] = (1.0, 1.0)
+    crop_stretch: float = 1.0
+    temporal_strides: tuple[int, ...] = (1,)
+    reverse: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+
+    def __post_init__(self):
+        for name in ("horizontal_flip", "reverse", "brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in 0…1, not {getattr(self, name)}.")
+        if len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise ValueError(f"crop must be two shares of the area, smallest first, in 0…1, not {self.crop}.")
+        if not 1 <= self.crop_stretch < math.inf:
+            raise ValueError(f"crop_stretch must be at least 1, not {self.crop_stretch}.")
+        if not self.temporal_strides or any(k < 1 or k != int(k) for k in self.temporal_strides):
+            raise ValueError(f"temporal_strides must be whole numbers of at least 1, not {self.temporal_strides}.")
+
+    def draw(self, rng: np.random.Generator, fixations: np.ndarray, frame_size: tuple[int, int]) -> Transform:
+        """
+        Draw the changes of one clip; its crop shows a fixation if there are any.
+
+        Args:
+            rng: the source of chance.
+            fixations: bool `(height', width')` of the labelled frame.
+            frame_size: (height, width) of the video's frames, in pixels.
+        """
+        transform = Transform(
+            stride=int(rng.choice(self.temporal_strides)),
+            backward=bool(rng.random() < self.reverse),
+            top=0,
+            left=0,
+            height=frame_size[0],
+            width=frame_size[1],
+            flip=bool(rng.random() < self.horizontal_flip),
+            brightness=rng.uniform(1 - self.brightness, 1 + self.brightness),
+            contrast=rng.uniform(1 - self.contrast, 1 + self.contrast),
+            saturation=rng.uniform(1 - self.saturation, 1 + self.saturation),
+        )
+        if self.crop[0] == 1:
+            return transform
+        points = fixated_points(fixations, frame_size)
+        for _ in range(CROP_DRAWS):
+            cropped = transform._replace(**self._draw_crop(rng, *frame_size))
+            if cropped.shows(*points).any() or not len(points[0]):
+                return cropped
+        return transform
+
+    def _draw_crop(self, rng: np.random.Generator, height: int, width: int) -> dict[str, int]:
+        share = rng.uniform(*self.crop)
+        stretch = self.crop_stretch ** rng.uniform(-1, 1)
+        rows = min(height, max(1, round(height * math.sqrt(share / stretch))))
+        columns = min(width, max(1, round(width * math.sqrt(share * stretch))))
+        top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+        return {"top": int(top), "left": int(left), "height": rows, "width": columns}
+
+
+__all__ = ["Augmentation"]

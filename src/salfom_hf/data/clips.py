@@ -1,0 +1,355 @@
+"""Training clips of videos and stills with gaze: torch datasets over the rows that the loaders give.
+
+The labels of a clip belong to its last frame. Everything random is drawn from the seed, the epoch and the clip's index
+(in a stream: the video's id), so a clip is the same in whichever worker process or rank it is made.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset, IterableDataset
+from torch.utils import data
+from transformers.image_utils import SizeDict
+
+from ..video_processing_salfom import SalFoMVideoProcessor
+from .augmentation import Augmentation
+from .features import DataError
+from .samples import open_sample
+
+# Some frames have no fixations; one that has is looked for among this many.
+FRAME_DRAWS = 5
+
+
+class LazyList(Sequence):
+    """A list in an Arrow table, whose elements become Python objects only when they are asked for."""
+
+    def __init__(self, values: pa.Array):
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int):
+        return self.values[index].as_py()
+
+
+def lazy_row(table: pa.Table) -> dict:
+    """The only row of a table; its lists of thousands of paths, or of whole image files, stay in the table."""
+    row = {name: table.column(name)[0] for name in table.column_names}
+    return {
+        name: LazyList(value.values) if isinstance(value, pa.ListScalar) and value.is_valid else value.as_py()
+        for name, value in row.items()
+    }
+
+
+def shared_epoch() -> torch.Tensor:
+    """The number of an epoch, which worker processes that live on also see change."""
+    return torch.zeros((), dtype=torch.int64).share_memory_()
+
+
+class ClipMaker:
+    """
+    Makes clips of opened videos and stills. The arguments are those of [`ClipDataset`].
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        processor: SalFoMVideoProcessor,
+        num_frames: int,
+        sampling: str,
+        clips_per_video: int,
+        spacing: int | None,
+        augmentation: Augmentation | None,
+        size: tuple[int, int] | None,
+    ):
+        spacing = num_frames if spacing is None else spacing
+        if sampling not in ("random", "regular"):
+            raise ValueError(f'sampling must be "random" or "regular", not {sampling!r}.')
+        if min(num_frames, clips_per_video, spacing) < 1:
+            raise ValueError("num_frames, clips_per_video and spacing must be at least 1.")
+        self.processor = processor
+        self.num_frames = num_frames
+        self.sampling = sampling
+        self.clips_per_video = clips_per_video
+        self.spacing = spacing
+        self.augmentation = augmentation or Augmentation()
+        self.size = size
+
+    def labelled_frames(self, available: int) -> np.ndarray:
+        """The labelled frame of each clip of a video with `available` frames, int64; −1 where it is to be drawn."""
+        if self.sampling == "random":
+            return np.full(self.clips_per_video, -1)
+        # Counted from the end, so that every frame is in a clip; it is the first clip that may need padding.
+        return np.arange((available - 1) % self.spacing, available, self.spacing)
+
+    def draw_frame(self, sample, rng: np.random.Generator) -> int:
+        """Any frame of the video, if possible one with fixations."""
+        drawn = rng.integers(sample.num_frames, size=FRAME_DRAWS)
+        return int(next((index for index in drawn if sample.fixations(int(index)).any()), drawn[-1]))
+
+    def make(self, sample, labelled: int, rng: np.random.Generator) -> dict:
+        """
+        One clip, as [`ClipDataset`] describes it.
+
+        Args:
+            sample: what [`open_sample`] gives.
+            labelled: index of the frame that the labels belong to; −1 draws one.
+            rng: the source of chance.
+
+        Raises:
+            DataError: there are no labels, or a file is unreadable or of another size than the row says.
+            VideoError: a frame is missing or cannot be read.
+        """
+        if labelled < 0:
+            labelled = self.draw_frame(sample, rng)
+        fixations = sample.fixations(labelled)
+        transform = self.augmentation.draw(rng, fixations, sample.size)
+        size = self.size or self.processor.target_size(*sample.size)
+        target = SizeDict(height=size[0], width=size[1])
+
+        window = transform.window(labelled, sample.num_frames, self.num_frames)
+        frames = []
+        for frame in sample.frames(window.first, window.stop, window.step):
+            if frame.shape[:2] != sample.size:
+                raise DataError(
+                    f"{sample.id} has a frame of {frame.shape[1]}×{frame.shape[0]} pixels where the dataset says "
+                    f"{sample.size[1]}×{sample.size[0]}; load the dataset anew."
+                )
+            pixels = transform.crop(torch.from_numpy(frame).permute(2, 0, 1)).unsqueeze(0)
+            # Frames are worked on one by one, as a whole clip would not stay in the processor's cache.
+            frames.append(
+                self.processor.prepare_frames(
+                    pixels, do_resize=True, size=target, keep_aspect_ratio=False, do_rescale=False, do_normalize=False
+                )
+            )
+        if window.backward:
+            frames.reverse()
+        frames = [
+            self.processor.prepare_frames(transform.mirror(frame), do_resize=False)
+            for frame in transform.recolor(frames)
+        ]
+        density = torch.from_numpy(sample.density(labelled))
+        return {
+            "pixel_values_videos": torch.cat([frames[0]] * window.missing + frames),
+            "labels": transform.density(density, sample.size, size),
+            "fixations": transform.fixations(fixations, sample.size, size),
+            "video_id": sample.id,
+            "frame": labelled,
+        }
+
+
+class ClipDataset(data.Dataset):
+    """
+    Clips of a dataset of videos or stills, with the gaze on their last frame.
+
+    A frame near the beginning of its video has a clip padded in front with copies of the first frame, as in inference.
+    A still is a clip of one repeated frame.
+
+    Args:
+        dataset: any of this package's datasets, with labels.
+        processor: resizes and normalises the frames.
+        num_frames: frames of a clip.
+        sampling: `"random"` labels one random frame per video and epoch, preferring frames with fixations;
+            `"regular"` every `spacing`-th frame, counted back from the last.
+        clips_per_video: clips of each video in an epoch, with `"random"`.
+        spacing: frames from one label to the next, with `"regular"`; `num_frames`, the default, gives clips that do
+            not overlap and together hold every frame.
+        augmentation: changes drawn for each clip; none by default.
+        size: (height, width) of the clips, in pixels; the processor's by default. Where the processor keeps the aspect
+            ratio, only clips of equal videos have one size and fit in a batch; give it to have one for all.
+        seed: of everything that is drawn, at least 0.
+
+    Items are dicts, which torch's default collation makes batches of:
+        `pixel_values_videos`: float32 `(num_frames, 3, height, width)`, normalised by the processor.
+        `labels`: float32 `(height, width)`, the density as stored, in 0…1, resized.
+        `fixations`: bool `(height, width)`.
+        `video_id`: str.
+        `frame`: int, index of the labelled frame in its video.
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    Example:
+
+    ```python
+    >>> from salfom_hf import SalFoMVideoProcessor
+    >>> from salfom_hf.data import Augmentation, ClipDataset, load_dhf1k
+    >>> clips = ClipDataset(
+    ...     load_dhf1k("/data/DHF1K", split="train"),
+    ...     SalFoMVideoProcessor.from_pretrained("salfom-large"),
+    ...     augmentation=Augmentation(horizontal_flip=0.5),
+    ... )
+    >>> loader = torch.utils.data.DataLoader(clips, batch_size=4, shuffle=True, num_workers=8)
+    >>> for epoch in range(10):
+    ...     clips.set_epoch(epoch)
+    ...     for batch in loader:
+    ...         loss = model(batch["pixel_values_videos"], labels=batch["labels"]).loss
+    ```
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        processor: SalFoMVideoProcessor,
+        *,
+        num_frames: int = 16,
+        sampling: str = "random",
+        clips_per_video: int = 1,
+        spacing: int | None = None,
+        augmentation: Augmentation | None = None,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+    ):
+        self.dataset = dataset.with_format("arrow")
+        self.maker = ClipMaker(processor, num_frames, sampling, clips_per_video, spacing, augmentation, size)
+        self.seed = seed
+        self._epoch = shared_epoch()
+        if "num_frames" in dataset.column_names:
+            lengths = self.dataset.select_columns("num_frames")[:]["num_frames"].to_numpy()
+        else:
+            lengths = np.ones(len(dataset), np.int64)
+        labelled = [self.maker.labelled_frames(length) for length in lengths]
+        # Arrays, not lists: reading a list writes its reference counts, which copies it into every worker's memory.
+        self._labelled = np.concatenate([np.empty(0, np.int64), *labelled])
+        self._video = np.repeat(np.arange(len(lengths)), [len(frames) for frames in labelled])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew; running workers take it up with the next pass over their loader."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self._video)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.clip(index, int(self._epoch))
+
+    def clip(self, index: int, epoch: int) -> dict:
+        """Item `index` as it is in an epoch, whichever is set."""
+        index = range(len(self))[index]
+        row = lazy_row(self.dataset[int(self._video[index])])
+        rng = np.random.default_rng((self.seed, epoch, index))
+        return self.maker.make(open_sample(row), int(self._labelled[index]), rng)
+
+
+class StreamedClipDataset(data.IterableDataset):
+    """
+    Clips of a dataset that is streamed, in the order of its videos; arguments and items as for [`ClipDataset`].
+
+    Worker processes share the stream's shards out, so there should be at least as many shards as workers. Ranks are
+    given their part beforehand by `datasets.distributed.split_dataset_by_node(dataset, rank, world_size)`, and
+    `dataset.shuffle(seed=…, buffer_size=…)` shuffles videos, anew for every epoch that is set.
+
+    Args:
+        dataset: rows as they come from `streaming=True`.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        dataset: IterableDataset,
+        processor: SalFoMVideoProcessor,
+        *,
+        num_frames: int = 16,
+        sampling: str = "random",
+        clips_per_video: int = 1,
+        spacing: int | None = None,
+        augmentation: Augmentation | None = None,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+    ):
+        self.dataset = dataset
+        self.maker = ClipMaker(processor, num_frames, sampling, clips_per_video, spacing, augmentation, size)
+        self.seed = seed
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw and shuffle anew; running workers take it up with the next pass over their loader."""
+        self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict]:
+        for row in self.dataset:
+            sample = open_sample(row)
+            video = zlib.crc32(sample.id.encode())
+            for number, labelled in enumerate(self.maker.labelled_frames(sample.num_frames)):
+                rng = np.random.default_rng((self.seed, self.dataset.epoch, video, number))
+                yield self.maker.make(sample, int(labelled), rng)
+
+
+class MixtureDataset(data.Dataset):
+    """
+    Clips of several datasets in given shares, as for joint training.
+
+    Each dataset is gone through in random order without repetition; where it ends, within an epoch or a later one, it
+    begins anew in another order and with other random clips. Set the epoch here, not on the datasets.
+
+    Args:
+        datasets: what to mix; give all of them one `size`, so that their clips fit in a batch.
+        weights: share of each, of any sum.
+        length: clips in an epoch; that of all datasets together by default.
+        seed: of the order, at least 0.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+
+    def __init__(
+        self, datasets: Sequence[ClipDataset], weights: Sequence[float], length: int | None = None, seed: int = 0
+    ):
+        if len(datasets) != len(weights) or not datasets:
+            raise ValueError(f"{len(datasets)} datasets need as many weights, not {len(weights)}.")
+        shares = np.asarray(weights, np.float64)
+        if not (np.isfinite(shares).all() and shares.min() >= 0 and shares.sum() > 0):
+            raise ValueError(f"Weights must be finite, not below 0, and not all 0; these are {list(weights)}.")
+        for number, (dataset, share) in enumerate(zip(datasets, shares, strict=True)):
+            if share and not len(dataset):
+                raise ValueError(f"Dataset {number} of the mixture is empty; leave it out.")
+        self.datasets = list(datasets)
+        self.length = sum(map(len, datasets)) if length is None else length
+        if self.length < 1:
+            raise ValueError(f"length must be at least 1, not {length}.")
+        self.seed = seed
+        self._epoch = shared_epoch()
+        # Rounding the cumulated shares makes the counts sum to the length.
+        ends = np.round(shares.cumsum() / shares.sum() * self.length).astype(np.int64)
+        self._counts = np.diff(ends, prepend=0)
+        self._planned: tuple[int, np.ndarray] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """As in [`ClipDataset`]."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def plan(self, epoch: int) -> np.ndarray:
+        """For every index of an epoch: which dataset, which of its items, how often it was gone through before."""
+        plan = np.empty((self.length, 3), np.int64)
+        numbers = np.repeat(np.arange(len(self.datasets)), self._counts)
+        plan[:, 0] = np.random.default_rng((self.seed, len(self.datasets), epoch)).permutation(numbers)
+        for number, (dataset, count) in enumerate(zip(self.datasets, self._counts, strict=True)):
+            if not count:
+                continue
+            passes, places = np.divmod(epoch * count + np.arange(count), len(dataset))
+            items = np.empty(count, np.int64)
+            for done in np.unique(passes):
+                order = np.random.default_rng((self.seed, number, done)).permutation(len(dataset))
+                items[passes == done] = order[places[passes == done]]
+            plan[plan[:, 0] == number, 1:] = np.stack([items, passes], axis=1)
+        return plan
+
+    def __getitem__(self, index: int) -> dict:
+        epoch = int(self._epoch)
+        if self._planned is None or self._planned[0] != epoch:
+            self._planned = epoch, self.plan(epoch)
+        number, item, done = self._planned[1][index].tolist()
+        return self.datasets[number].clip(item, done)
+
+
+__all__ = ["ClipDataset", "MixtureDataset", "StreamedClipDataset"]

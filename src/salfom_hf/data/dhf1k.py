@@ -1,0 +1,173 @@
+"""DHF1K: 1000 videos, watched freely by 17 people. https://github.com/wenguanwang/DHF1K
+
+The folder as published,
+
+```
+DHF1K/
+├── video/001.AVI … 1000.AVI
+└── annotation/0001 … 0700/
+    ├── maps/0001.png …          density, one per frame
+    └── fixation/0001.png …      binary
+```
+
+or with extracted frames,
+
+```
+DHF1K/
+├── train/0001 … 0600/{images,maps,fixation}/0001.png …
+├── val/0601 … 0700/{images,maps,fixation}/0001.png …
+└── test/0701 … 1000/images/0001.png …
+```
+
+Where both are there, the videos are used. Videos may be `.avi` or `.mp4` too, and names are matched by their numbers,
+whatever their leading zeros. Videos 1–600 are for training, 601–700 for validation, and 701–1000 for testing, without
+labels.
+
+A video whose header counts one or two frames more or fewer than there are maps is used as far as both go: `num_frames`
+is the smaller number. A larger difference is an error.
+"""
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import ClassVar
+
+import datasets
+
+from .builder import VideoBuilder
+from .features import VIDEO_FEATURES
+from .layout import Clip, Problem, list_folder
+
+# First and last number of each split.
+_NUMBERS = {"train": (1, 600), "validation": (601, 700), "test": (701, 1000)}
+_SUFFIXES = {".avi", ".mp4"}
+_FPS = 30.0
+
+
+class DHF1K(VideoBuilder):
+    """Builder of DHF1K; see the module for the folders it reads."""
+
+    TITLE = "DHF1K"
+    EXPECTED = "video/001.AVI and annotation/0001/{maps,fixation}, or {train,val,test}/0001/{images,maps,fixation}"
+    OFFICIAL: ClassVar = {split: last - first + 1 for split, (first, last) in _NUMBERS.items()}
+    ALIASES: ClassVar = {"val": "validation"}
+
+    @staticmethod
+    def looks_right(folder: Path) -> bool:
+        parts = [folder / name for name in ("video", "train", "val", "test") if (folder / name).is_dir()]
+        return any(entry.name.partition(".")[0].isdigit() for part in parts for entry in list_folder(part))
+
+    @classmethod
+    def find(cls, root: Path, splits: tuple[str, ...] | None) -> tuple[dict[str, list[Clip]], list[Problem]]:
+        splits = cls.chosen(splits)
+        return _find_videos(root, splits) if (root / "video").is_dir() else _find_frames(root, splits)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description=(
+                "DHF1K: 1000 videos of 640×360 pixels at 30 frames per second with the fixations of 17 observers. "
+                "The labels of videos 701–1000 are withheld by the authors, whose server scores predictions."
+            ),
+            homepage="https://github.com/wenguanwang/DHF1K",
+            license="For research; get the videos and their terms from the authors.",
+            citation=(
+                "Wang, Shen, Xie, Cheng, Ling, Borji. Revisiting Video Saliency Prediction in the Deep Learning Era. "
+                "IEEE TPAMI 43(1), 2021. Wang, Shen, Guo, Cheng, Borji. Revisiting Video Saliency: A Large-scale "
+                "Benchmark and a New Model. CVPR 2018."
+            ),
+            features=VIDEO_FEATURES,
+        )
+
+
+def _split_of(number: int) -> str | None:
+    return next((split for split, (first, last) in _NUMBERS.items() if first <= number <= last), None)
+
+
+def _numbered(
+    folder: Path, suffixes: set[str] | None = None, splits: tuple[str, ...] = tuple(_NUMBERS)
+) -> tuple[dict[int, Path], set[int], list[Problem]]:
+    """
+    The videos (`suffixes` given) or else folders in a folder, by the numbers that are their names.
+
+    Args:
+        splits: the only ones to look for.
+
+    Returns:
+        paths by number, in order; numbers that are there but cannot be used; problems, among them what those have.
+    """
+    paths: dict[int, list[Path]] = defaultdict(list)
+    broken, problems = set(), []
+    for entry in list_folder(folder):
+        path = folder / entry.name
+        name = path.stem if suffixes else entry.name
+        if not (name.isascii() and name.isdigit()) or (suffixes and path.suffix.lower() not in suffixes):
+            problems.append(Problem("unexpected", path, "is not named as a video is", fatal=False))
+        elif _split_of(int(name)) is None:
+            problems.append(Problem("unexpected", path, "DHF1K's videos have numbers 1 to 1000", fatal=False))
+        elif _split_of(int(name)) not in splits:
+            continue
+        elif suffixes and entry.is_dir():
+            broken.add(int(name))
+            problems.append(Problem("folder for file", path, "is a folder"))
+        elif not suffixes and not entry.is_dir():
+            broken.add(int(name))
+            problems.append(Problem("file for folder", path, "is a file"))
+        else:
+            paths[int(name)].append(path)
+    for number, same in paths.items():
+        if len(same) > 1:
+            broken.add(number)
+            problems.append(Problem("duplicate", same[0], f"{', '.join(path.name for path in same[1:])} too"))
+    numbered = {number: same[0] for number, same in sorted(paths.items()) if number not in broken}
+    # 1000 has a digit more than 999, so only zeros in front tell.
+    lengths = Counter(len(path.stem) for number, path in numbered.items() if number < 1000)
+    if len(lengths) > 1:
+        (usual, _), *rare = lengths.most_common()
+        odd = next(path for path in numbered.values() if len(path.stem) == rare[0][0])
+        text = f"has {sum(count for _, count in rare)} names such as {odd.name}; the others have {usual} digits"
+        problems.append(Problem("names", folder, text, fatal=False))
+    return numbered, broken, problems
+
+
+def _find_videos(root: Path, splits: tuple[str, ...]) -> tuple[dict[str, list[Clip]], list[Problem]]:
+    found: dict[str, list[Clip]] = {split: [] for split in splits}
+    videos, broken_videos, problems = _numbered(root / "video", _SUFFIXES, splits)
+    annotations, broken_annotations = {}, set()
+    if (root / "annotation").is_dir():
+        labelled = tuple(split for split in splits if split != "test")
+        annotations, broken_annotations, more = _numbered(root / "annotation", splits=labelled)
+        problems += more
+    for number, video in videos.items():
+        if number in broken_annotations:
+            continue
+        split, labels = _split_of(number), {}
+        if split != "test":
+            folder = annotations.get(number, root / "annotation" / f"{number:04d}")
+            labels = {"maps": folder / "maps", "fixations": folder / "fixation"}
+        found[split].append(Clip(f"{number:04d}", video=video, **labels))
+    for number, folder in annotations.items():
+        if number not in videos.keys() | broken_videos:
+            problems.append(Problem("missing video", folder, f"there is no video/{number:03d}.AVI"))
+    return found, problems
+
+
+def _find_frames(root: Path, splits: tuple[str, ...]) -> tuple[dict[str, list[Clip]], list[Problem]]:
+    found: dict[str, list[Clip]] = {split: [] for split in splits}
+    problems = []
+    for split in splits:
+        folder = root / ("val" if split == "validation" else split)
+        if not folder.is_dir():
+            continue
+        clips, _, more = _numbered(folder)
+        problems += more
+        for number, path in clips.items():
+            labels = {} if split == "test" else {"maps": path / "maps", "fixations": path / "fixation"}
+            found[split].append(Clip(f"{number:04d}", images=path / "images", fps=_FPS, **labels))
+            if _split_of(number) != split:
+                text = f"belongs to {_split_of(number)}, so that scores cannot be compared with others'"
+                problems.append(Problem("split", path, text, fatal=False))
+    return found, problems
+
+
+load_dhf1k = DHF1K.load
+
+__all__ = ["DHF1K", "load_dhf1k"]

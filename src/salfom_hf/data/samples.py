@@ -1,0 +1,245 @@
+"""One row of a gaze dataset, read lazily: its frames, and each frame's density and fixations."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..blur import gaussian_blur
+from ..video import IMAGE_RATE, VideoError, load_image, read_frames_at, reason_of
+from .features import DataError
+
+BLUR_SIGMA, BLUR_WIDTH = 24.0, 512
+"""Standard deviation, in pixels of an image of that width, with which a still's fixations make its density."""
+
+
+class GazeVideo:
+    """
+    A video with where people looked in it.
+
+    Args:
+        row: of a dataset with `VIDEO_FEATURES`; files may be given by path or by content.
+
+    Attributes:
+        id: name of the video.
+        num_frames: number of frames.
+        fps: frames per second.
+        size: (height, width) of the frames, in pixels.
+        has_labels: whether density and fixations are known.
+        frame_names: names without suffix of the frames' files, or those of the maps, or 0001, 0002, ….
+    """
+
+    def __init__(self, row: dict):
+        self.id: str = row["video_id"]
+        self.num_frames: int = row["num_frames"]
+        self.fps: float = row["fps"]
+        self.size: tuple[int, int] = (row["height"], row["width"])
+        self._video: dict | None = row["video"]
+        self._frames: list[dict] = row["frames"] or []
+        self._maps: list[dict] = row["maps"] or []
+        self._fixations: list[dict] = row["fixations"] or []
+        self.has_labels = bool(self._maps) and bool(self._fixations)
+
+    @property
+    def frame_names(self) -> list[str]:
+        files = self._frames or self._maps
+        if not files or not all(file["path"] for file in files):
+            return [f"{number:04d}" for number in range(1, self.num_frames + 1)]
+        return [Path(file["path"]).stem for file in files]
+
+    def frames(self, first: int = 0, stop: int | None = None, step: int = 1) -> Iterator[np.ndarray]:
+        """
+        The frames `first`, `first + step`, … before `stop`, or before the end.
+
+        Yields:
+            uint8 `(height, width, 3)`, RGB.
+
+        Raises:
+            VideoError: a file is missing or cannot be read; on `next`.
+            ValueError: `first` is negative or `step` not positive.
+        """
+        if first < 0 or step < 1:
+            raise ValueError(f"Frames are read forwards from 0 or later, not from {first} in steps of {step}.")
+        indices = range(first, self.num_frames if stop is None else min(stop, self.num_frames), step)
+        if self._video is None:
+            return (load_image(*self._source(self._frames, index)) for index in indices)
+        return self._decoded(indices)
+
+    def _decoded(self, indices: range) -> Iterator[np.ndarray]:
+        content = self._video["bytes"]
+        try:
+            yield from read_frames_at(self._video["path"] if content is None else content, indices)
+        except VideoError as error:
+            if content is None:
+                raise
+            raise VideoError(f"Cannot read the video {self.id}. {error}") from error
+
+    def density(self, index: int) -> np.ndarray:
+        """
+        The density map of a frame as it is stored.
+
+        Returns:
+            float32 `(height', width')` of the map's own size, values in 0…1. Maps in colour are taken as grey.
+
+        Raises:
+            DataError: the video has no labels, or the file is missing or cannot be read.
+            IndexError: there is no such frame.
+        """
+        return read_map(*self._source(self._labels(self._maps), index))[0]
+
+    def fixations(self, index: int) -> np.ndarray:
+        """
+        The pixels of a frame that were fixated: those above 0, or, in a JPEG file, where compression leaves traces
+        around each, above half of the brightest.
+
+        Returns:
+            bool `(height', width')` of the map's own size.
+
+        Raises:
+            DataError, IndexError: as for [`density`].
+        """
+        grey, is_lossy = read_map(*self._source(self._labels(self._fixations), index))
+        return grey > (grey.max() / 2 if is_lossy else 0)
+
+    def _labels(self, files: list[dict]) -> list[dict]:
+        if not self.has_labels:
+            raise DataError(f"The video {self.id} has no density maps and fixations; take a split that has them.")
+        return files
+
+    def _source(self, files: list[dict], index: int) -> tuple[Path | bytes, str]:
+        """Path or content of a frame's file, and what to call it."""
+        if not 0 <= index < len(files):
+            raise IndexError(
+                f"The video {self.id} has {len(files)} frames, counted from 0; there is no frame {index}."
+            )
+        path, content = files[index]["path"], files[index]["bytes"]
+        if content is None:
+            return Path(path), path
+        return content, f"{path or f'of frame {index}'} of the video {self.id}"
+
+
+class GazeStill:
+    """
+    An image with where people looked in it: a video of one frame.
+
+    Args:
+        row: of a dataset with `STILL_FEATURES`; the image may be given by path or by content.
+
+    Attributes:
+        id, num_frames, fps, size, has_labels, frame_names: as those of [`GazeVideo`].
+        x, y: float32 `(fixations,)`, in pixels; 0 is the outer edge of the first pixel.
+        observer: int32 `(fixations,)`, who looked; empty where that is unknown.
+    """
+
+    num_frames = 1
+    fps = float(IMAGE_RATE)
+
+    def __init__(self, row: dict):
+        self.id: str = row["image_id"]
+        self.size: tuple[int, int] = (row["height"], row["width"])
+        self.x = np.asarray(row["fixation_x"], np.float32)
+        self.y = np.asarray(row["fixation_y"], np.float32)
+        self.observer = np.asarray(row["observer"], np.int32)
+        self.has_labels = len(self.x) > 0
+        self.frame_names = [self.id]
+        self._image: dict = row["image"]
+
+    def frames(self, first: int = 0, stop: int | None = None, step: int = 1) -> Iterator[np.ndarray]:
+        """The image, as [`GazeVideo.frames`] would yield the frames of a video of length 1."""
+        if first < 0 or step < 1:
+            raise ValueError(f"Frames are read forwards from 0 or later, not from {first} in steps of {step}.")
+        path, content = self._image["path"], self._image["bytes"]
+        source = (Path(path), path) if content is None else (content, f"{path or ''} of the still {self.id}")
+        return (load_image(*source) for _ in range(first, 1 if stop is None else min(stop, 1), step))
+
+    def density(self, index: int = 0) -> np.ndarray:
+        """
+        The fixations, each as often as it was made, blurred with a Gaussian, and divided by the maximum.
+
+        Returns:
+            float32 `(height, width)`, values in 0…1; all 0 if nobody looked anywhere.
+
+        Raises:
+            IndexError: the index is not 0.
+        """
+        self._check(index)
+        return self._density(slice(None))
+
+    def fixations(self, index: int = 0) -> np.ndarray:
+        """
+        The pixels that were fixated.
+
+        Returns:
+            bool `(height, width)`; fixations on or beyond the border belong to the outermost pixel.
+
+        Raises:
+            IndexError: the index is not 0.
+        """
+        self._check(index)
+        return self._counts(slice(None)) > 0
+
+    def density_of(self, observers) -> np.ndarray:
+        """The density, as [`density`] makes it, of the fixations of some observers: ids as in `observer`."""
+        return self._density(self._made_by(observers))
+
+    def fixations_of(self, observers) -> np.ndarray:
+        """The pixels, as [`fixations`] gives them, that some observers fixated: ids as in `observer`."""
+        return self._counts(self._made_by(observers)) > 0
+
+    def _check(self, index: int) -> None:
+        if index != 0:
+            raise IndexError(f"The still {self.id} has one frame, with the index 0; there is no frame {index}.")
+
+    def _made_by(self, observers) -> np.ndarray:
+        if len(self.observer) != len(self.x):
+            raise DataError(f"The still {self.id} does not tell who made its fixations; use all of them.")
+        return np.isin(self.observer, np.asarray(observers))
+
+    def _counts(self, chosen: np.ndarray | slice) -> np.ndarray:
+        """float32 `(height, width)`: number of fixations at each pixel."""
+        height, width = self.size
+        counts = np.zeros(self.size, np.float32)
+        rows = np.floor(self.y[chosen]).astype(np.int64).clip(0, height - 1)
+        columns = np.floor(self.x[chosen]).astype(np.int64).clip(0, width - 1)
+        np.add.at(counts, (rows, columns), 1)
+        return counts
+
+    def _density(self, chosen: np.ndarray | slice) -> np.ndarray:
+        counts = torch.from_numpy(self._counts(chosen))
+        blurred = gaussian_blur(counts, BLUR_SIGMA * self.size[1] / BLUR_WIDTH).numpy()
+        return blurred / blurred.max() if blurred.any() else blurred
+
+
+def open_sample(row: dict) -> GazeVideo | GazeStill:
+    """What a row of any gaze dataset stands for; no file is opened yet."""
+    return GazeStill(row) if "image_id" in row else GazeVideo(row)
+
+
+def read_map(source: Path | bytes, name: str) -> tuple[np.ndarray, bool]:
+    """
+    A density or fixation map, and whether its format is lossy.
+
+    Args:
+        source: path or content of an image file of 1, 8 or 16 bits, grey or in colour.
+        name: what errors call it.
+
+    Returns:
+        float32 `(height, width)`, grey values in 0…1, and whether the file is a JPEG.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            is_lossy = image.format in ("JPEG", "MPO")
+            if image.mode.startswith("I"):
+                return np.asarray(image).astype(np.float32) / 65535, is_lossy
+            return np.asarray(image.convert("L")).astype(np.float32) / 255, is_lossy
+    except Exception as error:  # Pillow's readers raise errors of any type for damaged files.
+        raise DataError(f"Cannot read the map {name} ({reason_of(error)}); replace it.") from error
+
+
+__all__ = ["GazeStill", "GazeVideo", "open_sample", "read_map"]

@@ -1,0 +1,40 @@
+"""Scoring of saliency maps on gaze datasets, and submissions to the DHF1K server."""
+
+from .methods import (
+    BASELINES,
+    Center,
+    EvaluationError,
+    InterObserver,
+    Method,
+    Model,
+    Predictions,
+    SpectralResidual,
+)
+from .report import picture, save_picture, table, write_reports
+from .scoring import DEFAULT_METRICS, METRICS, REPORTS, Protocol, Scorer, Scores, check_dataset, evaluate
+from .submission import check_submission, write_submission
+
+__all__ = [
+    "BASELINES",
+    "DEFAULT_METRICS",
+    "METRICS",
+    "REPORTS",
+    "Center",
+    "EvaluationError",
+    "InterObserver",
+    "Method",
+    "Model",
+    "Predictions",
+    "Protocol",
+    "Scorer",
+    "Scores",
+    "SpectralResidual",
+    "check_dataset",
+    "check_submission",
+    "evaluate",
+    "picture",
+    "save_picture",
+    "table",
+    "write_reports",
+    "write_submission",
+]

@@ -1,0 +1,303 @@
+"""What is left of an evaluation: a table, JSON, CSV, and a picture of the best and worst frames."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .. import __version__
+from ..files import atomic_output
+from ..render import overlay
+from .methods import Center, Method
+from .scoring import METRICS, OTHER_FRAMES, Protocol, Scorer, Scores, mean, resized
+
+LOWER_IS_BETTER = {"kld"}
+DEFINITIONS = {
+    "auc-judd": "AUC-Judd as in the MIT benchmark, without jitter",
+    "s-auc": "shuffled AUC as published (sampled: 100 splits, thresholds in steps of 0.1)",
+    "s-auc-exact": "exact area of shuffled AUC",
+    "nss": "standard deviation over all pixels (ddof 0), each fixated pixel once",
+    "cc": "Pearson's correlation with the density",
+    "sim": "histogram intersection with the density, both scaled to 0…1, then divided by their sums",
+    "kld": "Kullback-Leibler divergence from the density in nats, epsilon 2^-52",
+    "ig": "information gain in bits per fixation",
+}
+
+ROWS = 3  # best frames, and as many worst ones
+CELL = (320, 240)  # largest width and height of one picture
+GAP, LINE, TEXT = 8, 20, 14  # pixels between pictures, of a line, of the letters
+BACKGROUND, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+
+
+def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool, prior: Center | None = None) -> str:
+    """
+    The scores in markdown: methods side by side, as means over frames and over videos, and how they were made.
+
+    Args:
+        title: names what was scored.
+        stills: whether each video is one image, for which both means are the same.
+        prior: the center that information gain is measured over.
+    """
+    one, many = ("image", "images") if stills else ("frame", "frames")
+    parts = [title, "", f"Mean over {many}", ""]
+    parts += grid(scores, protocol, Scores.mean_over_frames, many, [method.num_frames for method in scores])
+    if not stills:
+        heading = "Mean over videos (of each video's mean over its frames)"
+        parts += ["", heading, ""]
+        parts += grid(scores, protocol, Scores.mean_over_videos, "videos", [method.num_videos for method in scores])
+    parts += ["", *(f"{method.name}: {method.description}." for method in scores)]
+    parts += [f"{METRICS[metric]}: {definition}." for metric, definition in definitions(protocol, prior).items()]
+    how = f"Maps: resized bilinearly to the native size as floating-point numbers, {blur_text(protocol)}."
+    parts += [how, *omissions(scores, protocol, one, many)]
+    return "\n".join(parts)
+
+
+def grid(
+    scores: Sequence[Scores],
+    protocol: Protocol,
+    average: Callable[[Scores, str], float],
+    counted: str,
+    counts: Sequence[int],
+) -> list[str]:
+    """One markdown table with aligned columns."""
+    arrows = {metric: "↓" if metric in LOWER_IS_BETTER else "↑" for metric in protocol.metrics}
+    header = ["method", *(f"{METRICS[metric]} {arrow}" for metric, arrow in arrows.items()), counted]
+    rows = [
+        [method.name, *(f"{average(method, metric):.3f}" for metric in protocol.metrics), f"{count:,}"]
+        for method, count in zip(scores, counts, strict=True)
+    ]
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+
+    def line(cells):
+        padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [f"{'-' * widths[0]}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    return [line(header), line(rule), *map(line, rows)]
+
+
+def definitions(protocol: Protocol, prior: Center | None) -> dict[str, str]:
+    """What each metric of the protocol is, in words."""
+    found = {metric: DEFINITIONS[metric] for metric in protocol.metrics}
+    negatives = f"negatives from {OTHER_FRAMES} random other frames of the whole dataset, seed {protocol.seed}"
+    for metric in ("s-auc", "s-auc-exact"):
+        if metric in found:
+            found[metric] += f", {negatives}"
+    if "ig" in found:
+        found["ig"] += f" over a {prior.description}"
+    return found
+
+
+def blur_text(protocol: Protocol) -> str:
+    if not protocol.blur:
+        return "not blurred"
+    side = 2 * round(2.5 * protocol.blur) + 1
+    return f"blurred with a Gaussian of sigma {protocol.blur:g} pixels (kernel {side}×{side})"
+
+
+def omissions(scores: Sequence[Scores], protocol: Protocol, one: str, many: str) -> list[str]:
+    """Which frames were left out, and why; methods with the same omissions share a line."""
+    lines: dict[str, list[str]] = {}
+    for method in scores:
+        total = method.num_frames + sum(method.left_out.values())
+        reasons = [f"{count:,} {reason}" for reason, count in method.left_out.items()]
+        text = f"{method.num_frames:,} of {total:,} {one if total == 1 else many} scored"
+        text += f"; left out: {', '.join(reasons)}" if reasons else ", none left out"
+        undefined = {metric: method.undefined(metric) for metric in protocol.metrics}
+        undefined = [f"{METRICS[metric]} for {count:,}" for metric, count in undefined.items() if count]
+        text += f"; undefined and left out of the mean: {', '.join(undefined)}" if undefined else ""
+        lines.setdefault(text, []).append(method.name)
+    sampled = [] if protocol.max_frames is None else [
+        f"At most {protocol.max_frames:,} {many} are scored, drawn at random with seed {protocol.seed}."
+    ]  # fmt: skip
+    if len(lines) == 1:
+        return [*sampled, f"{next(iter(lines))}."]
+    return [*sampled, *(f"{', '.join(names)}: {text}." for text, names in lines.items())]
+
+
+def write_reports(
+    output: Path, scores: Sequence[Scores], protocol: Protocol, about: dict, prior: Center | None = None
+) -> None:
+    """
+    Write `results.json`, with everything that the numbers depend on, and `videos.csv`, one line per method and video.
+
+    Args:
+        output: folder for both.
+        about: what was scored and how it was run.
+    """
+    results = {
+        "package": "salfom-hf",
+        "version": __version__,
+        **about,
+        "protocol": {**asdict(protocol), "maps": blur_text(protocol), "definitions": definitions(protocol, prior)},
+        "methods": [
+            {
+                "name": method.name,
+                "description": method.description,
+                "fingerprint": method.fingerprint,
+                "frames": method.num_frames,
+                "videos": method.num_videos,
+                "left_out": method.left_out,
+                "undefined": {metric: method.undefined(metric) for metric in protocol.metrics},
+                "mean_over_frames": {m: number(method.mean_over_frames(m)) for m in protocol.metrics},
+                "mean_over_videos": {m: number(method.mean_over_videos(m)) for m in protocol.metrics},
+            }
+            for method in scores
+        ],
+    }
+    with atomic_output(output / "results.json", overwrite=True) as temporary:
+        temporary.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with (
+        atomic_output(output / "videos.csv", overwrite=True) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["method", "video_id", "frames", "left_out", *protocol.metrics])
+        for method in scores:
+            columns = zip(*(method.values(metric) for metric in protocol.metrics), strict=True)
+            for video, values in zip(method.videos, columns, strict=True):
+                left_out = sum(video["left_out"].values())
+                # The writer leaves the cells of numbers that do not exist empty.
+                means = [number(mean(column)) for column in values]
+                writer.writerow([method.name, video["video_id"], len(video["frames"]), left_out, *means])
+
+
+def number(value: float) -> float | None:
+    """The value, or None for NaN, which JSON lacks."""
+    return None if math.isnan(value) else value
+
+
+def save_picture(sheet: Image.Image, output: Path) -> None:
+    """Write it as `frames.png`."""
+    with atomic_output(output / "frames.png", overwrite=True) as temporary:
+        sheet.save(temporary)
+
+
+# --------------------------------------------------------------------------------------------- best and worst frames
+def picture(scorer: Scorer, methods: Sequence[Method], scores: Sequence[Scores]) -> Image.Image | None:
+    """
+    The frames on which the first method does best and worst, each with people's gaze and every method's map.
+
+    Returns:
+        RGB, or None if there are fewer than two frames to show.
+    """
+    metric = next((name for name in ("nss", "cc") if name in scorer.protocol.metrics), scorer.protocol.metrics[0])
+    ranked = ranking(scores[0], metric)
+    count = min(ROWS, len(ranked) // 2)
+    if not count:
+        return None
+    best = spread(ranked, count, scores[0])
+    worst = spread([place for place in reversed(ranked) if place not in best], count, scores[0])
+    shown = [name for name in (metric, "cc") if name in scorer.protocol.metrics]
+    rows = [(f"best {n}", *place) for n, place in enumerate(best, 1)]
+    rows += [(f"worst {n}", *place) for n, place in enumerate(worst, 1)]
+    strips = [strip(scorer, methods, scores, list(dict.fromkeys(shown)), *row) for row in rows]
+
+    order = f"Frames on which {scores[0].name} has the highest and the lowest {METRICS[metric]}"
+    title = Image.new("RGB", (strips[0].width, LINE + 2 * GAP), BACKGROUND)
+    write_text(ImageDraw.Draw(title), (GAP, GAP), order, title.width - 2 * GAP)
+    sheet = Image.new("RGB", (title.width, title.height + sum(part.height for part in strips)), BACKGROUND)
+    top = 0
+    for part in (title, *strips):
+        sheet.paste(part, (0, top))
+        top += part.height
+    return sheet
+
+
+def ranking(scores: Scores, metric: str) -> list[tuple[int, int]]:
+    """(row, frame) of all frames with that metric, the best first."""
+    sign = 1 if metric in LOWER_IS_BETTER else -1
+    places = [
+        (sign * value, row, frame)
+        for row, video in enumerate(scores.videos)
+        for frame, value in zip(video["frames"], video["scores"][metric], strict=True)
+        if value is not None
+    ]
+    return [place for _, *place in sorted(places)]
+
+
+def spread(ranked: list, count: int, scores: Scores) -> list:
+    """The first of a ranking that do not look alike: of different videos or, of few videos, well apart in time."""
+    apart = len(scores.videos) >= 2 * count
+
+    def alike(one, other):
+        near = len(scores.videos[one[0]]["frames"]) / (2 * count)
+        return one[0] == other[0] and (apart or abs(one[1] - other[1]) < near)
+
+    chosen: list = []
+    for place in ranked:
+        if len(chosen) < count and not any(alike(place, other) for other in chosen):
+            chosen.append(place)
+    # Better alike than none.
+    return (chosen + [place for place in ranked if place not in chosen])[:count]
+
+
+def strip(scorer: Scorer, methods, scores, metrics: list[str], rank: str, row: int, index: int) -> Image.Image:
+    """One line of the picture: the frame, people's gaze, and each method's map with its scores."""
+    sample = scorer.sample(row)
+    frame = next(iter(sample.frames(index, index + 1)))
+    size = frame.shape[:2]
+    fixations = sample.fixations(index)
+    where = sample.id if sample.num_frames == 1 else f"{sample.id}, frame {sample.frame_names[index]}"
+    gaze = mark_fixations(fit(overlay(frame, resized(sample.density(index), size).numpy())), fixations)
+    cells = [(rank, where, fit(frame)), ("human gaze", f"density and {fixations.sum()} fixated pixels", gaze)]
+    for method, found in zip(methods, scores, strict=True):
+        saliency = scorer.prepare(next(iter(method.maps(sample, [index]))), size).numpy()
+        cells.append((method.name, score_text(found, row, index, metrics), fit(overlay(frame, saliency))))
+
+    height = max(image.height for *_, image in cells)
+    canvas = Image.new("RGB", (GAP + len(cells) * (CELL[0] + GAP), 2 * LINE + height + 2 * GAP), BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    for column, (heading, text, image) in enumerate(cells):
+        left = GAP + column * (CELL[0] + GAP)
+        write_text(draw, (left, 0), heading, CELL[0])
+        write_text(draw, (left, LINE), text, CELL[0], FAINT)
+        canvas.paste(image, (left, 2 * LINE))
+    return canvas
+
+
+def score_text(scores: Scores, row: int, index: int, metrics: list[str]) -> str:
+    """The scores of one frame, in words."""
+    video = scores.videos[row]
+    if index not in video["frames"]:
+        return "not scored"
+    values = [video["scores"][metric][video["frames"].index(index)] for metric in metrics]
+    return "   ".join(
+        f"{METRICS[m]} {'undefined' if v is None else f'{v:.2f}'}" for m, v in zip(metrics, values, strict=True)
+    )
+
+
+def fit(image: np.ndarray) -> Image.Image:
+    """A picture that fills a cell in one direction and does not leave it in the other."""
+    height, width = image.shape[:2]
+    scale = min(CELL[0] / width, CELL[1] / height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+
+
+def mark_fixations(image: Image.Image, fixations: np.ndarray) -> Image.Image:
+    """A small white dot at every fixated pixel: some datasets mark a fixation by many."""
+    draw = ImageDraw.Draw(image)
+    for y, x in zip(*np.nonzero(fixations), strict=True):
+        x, y = (x + 0.5) * image.width / fixations.shape[1], (y + 0.5) * image.height / fixations.shape[0]
+        draw.ellipse((x - 1, y - 1, x + 1, y + 1), fill="white")
+    return image
+
+
+def write_text(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, width: int, ink=INK) -> None:
+    """One line, shortened in the middle where it is too long."""
+    font = ImageFont.load_default(TEXT)
+    keep = len(text)
+    line = text
+    while font.getlength(line) > width and keep > 2:
+        keep -= 1
+        line = f"{text[: keep // 2]}…{text[-(keep - keep // 2) :]}"
+    draw.text(place, line, fill=ink, font=font)
+
+
+__all__ = ["picture", "save_picture", "table", "write_reports"]

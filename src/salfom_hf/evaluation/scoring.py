@@ -1,0 +1,553 @@
+"""Scoring of saliency maps on a gaze dataset: frame by frame as the field does, in several processes, resumable."""
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from .. import metrics
+from ..data.features import DataError
+from ..data.samples import open_sample
+from ..files import atomic_output
+from ..sliding_window import batched
+from .methods import Center, EvaluationError, Method, Sample
+
+# Name → heading in tables.
+METRICS = {
+    "auc-judd": "AUC-J",
+    "s-auc": "s-AUC",
+    "s-auc-exact": "s-AUC (exact)",
+    "nss": "NSS",
+    "cc": "CC",
+    "sim": "SIM",
+    "kld": "KLD",
+    "ig": "IG",
+}
+DEFAULT_METRICS = ("auc-judd", "s-auc", "nss", "cc", "sim", "kld")
+
+OTHER_FRAMES = 10  # from which the negatives of shuffled AUC come
+SCORED_AT_ONCE = 8  # frames
+STILLS_AT_ONCE = 10  # images per unit of work
+
+REPORTS = ("results.json", "videos.csv", "frames.png")  # beside the scores of each video
+
+WITHOUT_FIXATIONS = "without fixations"
+WITHOUT_DENSITY = "with an empty density map"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """
+    How maps are scored.
+
+    Args:
+        metrics: names in `METRICS`.
+        blur: standard deviation, in pixels of the native size, of a Gaussian that every map is blurred with before it
+            is scored; its kernel reaches 2.5 standard deviations. 2 is the 11×11 kernel of the field's code.
+        max_frames: of more frames than that, so many are drawn at random; the official DHF1K script takes 50,000.
+        seed: of the frames drawn and of the negatives of shuffled AUC.
+
+    Raises:
+        ValueError: a value is outside its range.
+    """
+
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    blur: float = 0.0
+    max_frames: int | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.metrics or not set(self.metrics) <= set(METRICS):
+            raise ValueError(f"metrics must be some of {', '.join(METRICS)}, not {', '.join(self.metrics)}.")
+        if not 0 <= self.blur < np.inf or self.seed < 0 or (self.max_frames is not None and self.max_frames < 1):
+            raise ValueError("blur and seed must be at least 0, and max_frames at least 1.")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """
+    The scores of one method.
+
+    Attributes:
+        name, description, fingerprint: of the method.
+        videos: one record per video or still: `video_id`; `frames`, the indices of the scored frames; `scores`, by
+            metric one number or None per scored frame; `left_out`, the number of frames by reason.
+    """
+
+    name: str
+    description: str
+    fingerprint: str
+    videos: list[dict] = field(repr=False)
+
+    def values(self, metric: str) -> list[np.ndarray]:
+        """Per video, float64 `(scored frames,)`; NaN where the metric is undefined."""
+        return [np.array(video["scores"][metric], dtype=np.float64) for video in self.videos]
+
+    def mean_over_frames(self, metric: str) -> float:
+        """One mean over all frames of all videos, as in the official DHF1K script; undefined values are left out."""
+        return mean(np.concatenate(self.values(metric)))
+
+    def mean_over_videos(self, metric: str) -> float:
+        """The mean of the videos' own means; videos without a defined value are left out."""
+        return mean(np.array([mean(values) for values in self.values(metric)]))
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that were scored."""
+        return sum(len(video["frames"]) for video in self.videos)
+
+    @property
+    def num_videos(self) -> int:
+        """Videos with at least one scored frame."""
+        return sum(bool(video["frames"]) for video in self.videos)
+
+    def undefined(self, metric: str) -> int:
+        """Scored frames for which the metric is not defined, such as CC of a constant map."""
+        return int(np.isnan(np.concatenate(self.values(metric))).sum())
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Number of frames that were not scored, by reason."""
+        return dict(sum((Counter(video["left_out"]) for video in self.videos), Counter()))
+
+
+def mean(values: np.ndarray) -> float:
+    """The mean without NaN; NaN if nothing else is there."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+class Scorer:
+    """
+    Scores the rows of a dataset; the same numbers in any process and order.
+
+    Args:
+        dataset: rows of a gaze dataset with labels.
+        protocol: how to score.
+        prior: the method whose maps information gain is measured over; needed for the metric `ig` only.
+    """
+
+    def __init__(self, dataset, protocol: Protocol, prior: Center | None = None):
+        self.protocol, self.prior = protocol, prior
+        counts = frame_counts(dataset)
+        self.chosen = chosen_frames(counts, protocol)
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self.sample: Callable[[int], Sample] = functools.lru_cache(1)(lambda row: open_sample(dataset[row]))
+        # Negatives come from all over the dataset, whose rows may hold whole videos: only their fixations are read, and
+        # kept, as every frame is drawn about ten times.
+        unneeded = {"image", "video", "frames", "maps"} & set(dataset.features)
+        self._light_rows = dataset.remove_columns(sorted(unneeded))
+        self._light_sample = functools.lru_cache(256)(self._open_light)
+        self._fixated = functools.lru_cache(None)(self._read_fixated)
+
+    def score(self, method: Method, row: int, advance: Callable[[int], None] = lambda frames: None) -> dict:
+        """
+        Score one video or still.
+
+        Args:
+            advance: called with the number of frames that have been dealt with, again and again.
+
+        Returns:
+            A record as in [`Scores`].
+
+        Raises:
+            EvaluationError: the method's maps cannot be scored, such as those with negative values by KLD.
+            DataError, VideoError: a file of the dataset cannot be read.
+        """
+        try:
+            return self._score(method, row, advance)
+        except DataError:
+            raise
+        except ValueError as error:
+            raise EvaluationError(f"Cannot score {method.name} on {self.sample(row).id}: {error}") from error
+
+    def _score(self, method: Method, row: int, advance: Callable[[int], None]) -> dict:
+        sample, indices = self.sample(row), self.chosen[row]
+        scored: list[int] = []
+        scores: dict[str, list] = {metric: [] for metric in self.protocol.metrics}
+        left_out: Counter[str] = Counter()
+        maps = zip(indices, method.maps(sample, indices) if indices else (), strict=True)
+        for batch in batched(maps, SCORED_AT_ONCE):
+            rated = []
+            for index, saliency in batch:
+                fixations, density = method.truth(sample, index)
+                if not fixations.any():
+                    left_out[WITHOUT_FIXATIONS] += 1
+                elif not density.max() > 0:
+                    left_out[WITHOUT_DENSITY] += 1
+                else:
+                    rated.append((index, saliency, fixations, density))
+            if rated:
+                for metric, values in self._score_batch(sample, row, rated).items():
+                    scores[metric] += [None if np.isnan(value) else value for value in values]
+                scored += [index for index, *_ in rated]
+            advance(len(batch))
+        return {"video_id": sample.id, "frames": scored, "scores": scores, "left_out": dict(left_out)}
+
+    def _score_batch(self, sample: Sample, row: int, batch: list[tuple]) -> dict[str, list[float]]:
+        size = batch[0][2].shape
+        maps = torch.stack([self.prepare(saliency, size) for _, saliency, *_ in batch])
+        fixations = torch.stack([torch.from_numpy(np.ascontiguousarray(fixations)) for _, _, fixations, _ in batch])
+        # Maps of another size than the fixations' are rare enough to be worth no second comparison.
+        density = torch.stack([resized(density, size).clamp_min(0) for *_, density in batch])
+        negatives = None
+        if {"s-auc", "s-auc-exact"} & set(self.protocol.metrics):
+            negatives = [self.negatives(row, index, size) for index, *_ in batch]
+        scores = {}
+        for metric in self.protocol.metrics:
+            if metric == "auc-judd":
+                found = metrics.auc_judd(maps, fixations)
+            elif metric == "s-auc":
+                # Each frame has its own generator, so that neither batches nor processes change a number.
+                triples = zip(maps, fixations, negatives, strict=True)
+                found = torch.stack([metrics.auc_shuffled(m, f, o, generator=g) for m, f, (o, g) in triples])
+            elif metric == "s-auc-exact":
+                others = torch.stack([other for other, _ in negatives])
+                found = metrics.auc_shuffled(maps, fixations, others, variant="exact")
+            elif metric == "nss":
+                found = metrics.nss(maps, fixations, ddof=0)
+            elif metric == "ig":
+                prior = next(self.prior.maps(sample, [0]))
+                found = metrics.information_gain(maps, fixations, self.prepare(prior, size))
+            else:
+                found = {"cc": metrics.cc, "sim": metrics.sim, "kld": metrics.kldiv}[metric](maps, density)
+            scores[metric] = found.tolist()
+        return scores
+
+    def prepare(self, saliency: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+        """A method's map as it is scored: resized bilinearly to `size`, blurred if the protocol says so, float64."""
+        saliency = resized(saliency, size)
+        return opencv_blur(saliency, self.protocol.blur) if self.protocol.blur else saliency
+
+    def negatives(self, row: int, index: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Generator]:
+        """
+        What shuffled AUC draws from: the fixations of 10 random other frames of the whole dataset, and the generator.
+
+        Args:
+            row, index: of the frame that is scored.
+            size: its (height, width); fixations of frames of another size are moved in proportion.
+
+        Returns:
+            float64 `(height, width)`, number of fixations at each pixel; and the frame's own source of chance.
+        """
+        rng = np.random.default_rng([self.protocol.seed, row, index])
+        total, own = int(self._starts[-1]), int(self._starts[row]) + index
+        drawn = rng.choice(total - 1, min(OTHER_FRAMES, total - 1), replace=False)
+        counts = torch.zeros(size, dtype=torch.float64)
+        for frame in drawn + (drawn >= own):
+            other_row = int(np.searchsorted(self._starts, frame, side="right")) - 1
+            (height, width), rows, columns = self._fixated(other_row, int(frame - self._starts[other_row]))
+            y = torch.from_numpy(((rows + 0.5) * size[0] / height).astype(np.int64))
+            x = torch.from_numpy(((columns + 0.5) * size[1] / width).astype(np.int64))
+            counts.index_put_((y, x), torch.ones(1, dtype=torch.float64), accumulate=True)
+        return counts, torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+    def _open_light(self, row: int) -> Sample:
+        light = self._light_rows[row]
+        # Videos without maps count as unlabelled; these are not looked at.
+        return open_sample({"image": None, "video": None, "frames": [], "maps": light.get("fixations"), **light})
+
+    def _read_fixated(self, row: int, index: int) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
+        fixations = self._light_sample(row).fixations(index)
+        return fixations.shape, *(axis.astype(np.int32) for axis in np.nonzero(fixations))
+
+
+def resized(saliency: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """One map, resized bilinearly: float64 of that (height, width)."""
+    tensor = torch.as_tensor(np.ascontiguousarray(saliency), dtype=torch.float64)
+    if tensor.shape == tuple(size):
+        return tensor
+    return F.interpolate(tensor[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
+
+
+def opencv_blur(saliency: torch.Tensor, sigma: float) -> torch.Tensor:
+    """
+    One map blurred as OpenCV does in the field's code: a short Gaussian kernel, and the mirror image outside, which
+    begins next to the outermost pixel.
+
+    Args:
+        saliency: float `(height, width)`.
+        sigma: standard deviation in pixels; the kernel ends at 2.5 of them, as 11×11 does for 2.
+    """
+    radius = max(1, round(2.5 * sigma))
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=saliency.dtype) / sigma) ** 2)
+    for _ in range(2):
+        # Along the last axis; after turning the map, along the other.
+        margins = np.pad(np.arange(saliency.shape[1]), radius, mode="reflect")
+        saliency = F.conv1d(saliency[:, margins].unsqueeze(1), (kernel / kernel.sum())[None, None]).squeeze(1).T
+    return saliency
+
+
+def frame_counts(dataset) -> list[int]:
+    """Number of frames of each row."""
+    return list(dataset["num_frames"]) if "num_frames" in dataset.features else [1] * len(dataset)
+
+
+def chosen_frames(counts: Sequence[int], protocol: Protocol) -> list[list[int]]:
+    """The indices, ascending, of the frames of each row that are scored."""
+    total = sum(counts)
+    if protocol.max_frames is None or total <= protocol.max_frames:
+        return [list(range(count)) for count in counts]
+    drawn = np.random.default_rng(protocol.seed).choice(total, protocol.max_frames, replace=False)
+    mask = np.zeros(total, dtype=bool)
+    mask[drawn] = True
+    return [np.flatnonzero(part).tolist() for part in np.split(mask, np.cumsum(counts)[:-1])]
+
+
+def check_dataset(dataset) -> None:
+    """
+    Raises:
+        EvaluationError: there is nothing to score against.
+    """
+    if not len(dataset):
+        raise EvaluationError("The dataset has no videos; name another split.")
+    if "maps" in dataset.features and not open_sample(dataset[0]).has_labels:
+        raise EvaluationError(
+            "This split comes without density and fixation maps, so it cannot be scored here; write its maps for the "
+            "DHF1K server with `salfom submit`, or name another split."
+        )
+
+
+# ---------------------------------------------------------------------------------------------- running over a dataset
+@dataclass(frozen=True)
+class Job:
+    """Rows that one method is scored on, and the file for their records."""
+
+    method: int
+    rows: tuple[int, ...]
+    path: Path
+    frames: int
+
+
+def evaluate(
+    dataset,
+    methods: Sequence[Method],
+    output: str | os.PathLike,
+    protocol: Protocol | None = None,
+    *,
+    prior: Center | None = None,
+    processes: int = 1,
+    overwrite: bool = False,
+    progress: bool | None = False,
+    about: dict | None = None,
+) -> list[Scores]:
+    """
+    Score methods on a dataset. Each video's scores are kept in `output`, where a stopped run goes on.
+
+    Args:
+        dataset: rows of a gaze dataset with labels, such as `load_dhf1k(folder, "val")`.
+        methods: what to score; their names differ.
+        output: folder of the results; it may hold those of an earlier run with the same settings, of any methods.
+        protocol: how to score; the default is [`Protocol`]'s.
+        prior: the center that information gain is measured over.
+        processes: how many work at once, sharing PyTorch's threads.
+        overwrite: forget what `output` holds.
+        progress: whether to show a progress bar; `None` shows it in a terminal.
+        about: more settings that results depend on, such as the name of the dataset.
+
+    Returns:
+        One [`Scores`] per method, in order.
+
+    Raises:
+        EvaluationError: the dataset has no labels, a method has no maps for it, or `output` holds other results.
+
+    Example:
+
+    ```python
+    >>> from salfom_hf import SaliencyPredictor
+    >>> from salfom_hf.data import load_dhf1k
+    >>> from salfom_hf.evaluation import Center, Model, evaluate
+    >>> model = Model("salfom", SaliencyPredictor.from_pretrained("salfom"))
+    >>> scores = evaluate(load_dhf1k("DHF1K", split="val"), [model, Center()], "results")
+    >>> print(scores[0].mean_over_frames("nss"))
+    ```
+    """
+    protocol, output = protocol or Protocol(), Path(output)
+    repeated = [name for name, count in Counter(method.name for method in methods).items() if count > 1]
+    if repeated:
+        raise EvaluationError(f"Two methods are called {repeated[0]}; name each once.")
+    if "ig" in protocol.metrics and prior is None:
+        raise EvaluationError("Information gain needs a prior to be measured over; name the center.")
+    check_dataset(dataset)
+    for method in methods:
+        method.check(dataset)
+    claim(output, dataset, methods, protocol, prior, overwrite, about or {})
+
+    jobs = list(planned(dataset, methods, protocol, output))
+    waiting = [job for job in jobs if not job.path.is_file()]
+    total = sum(job.frames for job in jobs)
+    done = total - sum(job.frames for job in waiting)
+    disable = None if progress is None else not progress
+    with tqdm(total=total, initial=done, unit="frame", disable=disable, dynamic_ncols=True) as bar:
+        run = run_here if processes == 1 else functools.partial(run_in_processes, processes=processes)
+        run(waiting, Work(dataset, list(methods), protocol, prior), bar)
+    return [
+        Scores(
+            method.name,
+            method.description,
+            method.fingerprint,
+            [record for job in jobs if job.method == number for record in json.loads(job.path.read_text())],
+        )
+        for number, method in enumerate(methods)
+    ]
+
+
+def planned(dataset, methods: Sequence[Method], protocol: Protocol, output: Path) -> Iterator[Job]:
+    """The units of work: one video, or some stills, by one method."""
+    frames = [len(chosen) for chosen in chosen_frames(frame_counts(dataset), protocol)]
+    size = 1 if "num_frames" in dataset.features else STILLS_AT_ONCE
+    for number, method in enumerate(methods):
+        for rows in batched(range(len(dataset)), size):
+            path = output / "videos" / folder_name(method.name) / f"{rows[0]:06d}.json"
+            yield Job(number, tuple(rows), path, sum(frames[row] for row in rows))
+
+
+def folder_name(name: str) -> str:
+    """A name for a folder, of its own for every method's name."""
+    plain = re.sub(r"[^\w.-]+", "_", name).strip("._")
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: bool, about: dict) -> None:
+    """
+    Note the settings in `output/settings.json`, or find that they are those of the run that is resumed.
+
+    Raises:
+        EvaluationError: the folder holds other results, or other files.
+    """
+    digest = hashlib.sha256(repr(list(zip(ids(dataset), frame_counts(dataset), strict=True))).encode()).hexdigest()
+    settings = {
+        **about,
+        "videos": digest[:16],
+        **{name: list(value) if name == "metrics" else value for name, value in asdict(protocol).items()},
+        "prior": prior and prior.fingerprint,
+        "methods": {method.name: method.fingerprint for method in methods},
+    }
+    place = output / "settings.json"
+    if place.is_file() and overwrite:
+        shutil.rmtree(output / "videos", ignore_errors=True)
+        for name in REPORTS:
+            (output / name).unlink(missing_ok=True)
+    elif place.is_file():
+        earlier = json.loads(place.read_text())
+        earlier_methods = earlier.pop("methods")
+        changed = [name for name in earlier if earlier[name] != settings.get(name)]
+        changed += [f"the maps of {name}" for name, maps in settings["methods"].items()
+                    if earlier_methods.get(name, maps) != maps]  # fmt: skip
+        if changed:
+            raise EvaluationError(
+                f"{output} holds results of other settings ({', '.join(changed)}); choose another --output or pass "
+                "--overwrite."
+            )
+        settings["methods"] = {**earlier_methods, **settings["methods"]}
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise EvaluationError(f"{output} holds other files; choose a new folder for the results.")
+    write_json(place, settings)
+
+
+def ids(dataset) -> list[str]:
+    """The name of each row."""
+    return list(dataset["video_id" if "video_id" in dataset.features else "image_id"])
+
+
+def write_json(path: Path, content) -> None:
+    with atomic_output(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass
+class Work:
+    """What a process needs to know for any job; the scorer, which holds open files, is made in the process."""
+
+    dataset: object
+    methods: list[Method]
+    protocol: Protocol
+    prior: Center | None
+
+    @functools.cached_property
+    def scorer(self) -> Scorer:
+        return Scorer(self.dataset, self.protocol, self.prior)
+
+    def do(self, job: Job, advance: Callable[[int], None]) -> None:
+        method = self.methods[job.method]
+        write_json(job.path, [self.scorer.score(method, row, advance) for row in job.rows])
+
+
+def run_here(jobs: Sequence[Job], work: Work, bar: tqdm) -> None:
+    for job in jobs:
+        work.do(job, bar.update)
+
+
+def run_in_processes(jobs: Sequence[Job], work: Work, bar: tqdm, processes: int) -> None:
+    """
+    Raises:
+        EvaluationError: a process was ended from outside.
+    """
+    if not jobs:
+        return
+    processes = min(processes, len(jobs))
+    context = multiprocessing.get_context("spawn")
+    counter, begun = context.Value("q", 0), bar.n
+    threads = max(1, torch.get_num_threads() // processes)
+    # Long videos first: the processes then finish at about the same time.
+    jobs = sorted(jobs, key=lambda job: -job.frames)
+    with ProcessPoolExecutor(processes, context, start_process, (work, counter, threads)) as pool:
+        waiting = {pool.submit(do_in_process, job) for job in jobs}
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+                bar.update(begun + counter.value - bar.n)
+        except BrokenProcessPool as error:
+            raise EvaluationError(
+                "A process was ended, perhaps for want of memory; run the command again, with fewer --processes, to "
+                "go on where it stopped."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+# What this process works on, if it is one of several.
+_work: Work | None = None
+_counter = None
+
+
+def start_process(work: Work, counter, threads: int) -> None:
+    global _work, _counter
+    _work, _counter = work, counter
+    torch.set_num_threads(threads)
+    # Or it would outlive a parent that is killed.
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def count_frames(frames: int) -> None:
+    with _counter.get_lock():
+        _counter.value += frames
+
+
+def do_in_process(job: Job) -> None:
+    _work.do(job, count_frames)
+
+
+__all__ = ["DEFAULT_METRICS", "METRICS", "REPORTS", "Protocol", "Scorer", "Scores", "check_dataset", "evaluate"]

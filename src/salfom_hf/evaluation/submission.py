@@ -1,0 +1,153 @@
+"""The folder that the DHF1K server scores: one grey PNG per test frame, in a folder per video."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from .. import __version__
+from ..data.samples import GazeVideo, open_sample
+from ..files import atomic_output
+from ..render import to_gray
+from .methods import EvaluationError, Method
+from .scoring import write_json
+
+LISTED = 10  # problems that are told one by one
+
+
+def note_of(output: Path) -> Path:
+    """The file beside a submission that says how it was made; inside, it would be uploaded."""
+    return output.with_name(f"{output.name}.json")
+
+
+def write_submission(
+    dataset,
+    method: Method,
+    output: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+    advance: Callable[[int], None] = lambda frames: None,
+) -> int:
+    """
+    Write `output/VIDEO/FRAME.png`, each map scaled from its minimum…maximum to 0…255, at the size of the video.
+
+    Each video appears when it is complete, and one that is there already is kept: a stopped run goes on.
+
+    Args:
+        dataset: rows of DHF1K; labels are not needed.
+        method: what gives the maps.
+        output: folder; how it was made is noted beside it, in a file of its name and .json.
+        overwrite: write all videos anew, and replace those there.
+        advance: called with the number of frames that have been dealt with, again and again.
+
+    Returns:
+        Number of videos written.
+
+    Raises:
+        EvaluationError: the folder holds maps of another model or other options.
+    """
+    output = Path(output)
+    note = {"package": "salfom-hf", "version": __version__, "model": method.name, "maps": method.description,
+            "fingerprint": method.fingerprint}  # fmt: skip
+    place = note_of(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if not place.is_file():
+            raise EvaluationError(f"{output} holds files of unknown origin; choose a new folder as --output.")
+        earlier = json.loads(place.read_text(encoding="utf-8"))
+        if overwrite:
+            # All at once: maps of both models would be mixed if this run were stopped.
+            for video_id in dataset["video_id"]:
+                shutil.rmtree(output / video_id, ignore_errors=True)
+        elif earlier["fingerprint"] != note["fingerprint"]:
+            raise EvaluationError(
+                f"{output} holds maps of {earlier['model']}, or of other options; choose another --output or pass "
+                "--overwrite."
+            )
+    write_json(place, note)
+    written = 0
+    for row in dataset:
+        sample = open_sample(row)
+        folder = output / sample.id
+        if folder.is_dir():
+            advance(sample.num_frames)
+            continue
+        with atomic_output(folder) as temporary:
+            temporary.mkdir()
+            maps = method.maps(sample, range(sample.num_frames))
+            for name, saliency in zip(sample.frame_names, maps, strict=True):
+                Image.fromarray(to_gray(saliency)).save(temporary / f"{name}.png")
+                advance(1)
+        written += 1
+    return written
+
+
+def check_submission(dataset, folder: str | os.PathLike, advance: Callable[[int], None] = lambda frames: None) -> str:
+    """
+    Whether a folder holds one grey PNG of the right name and size for every frame, and nothing else.
+
+    Args:
+        dataset: the rows of the split that it was made for.
+        folder: of the submission, whoever made it.
+        advance: called with the number of frames that have been checked, again and again.
+
+    Returns:
+        What was found, in one line.
+
+    Raises:
+        EvaluationError: what is missing, wrong or too much.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise EvaluationError(f"There is no folder {folder} to check; check the path.")
+    problems: list[str] = []
+    expected: set[str] = set()
+    frames = 0
+    for row in dataset:
+        sample = open_sample(row)
+        expected.add(sample.id)
+        problems += check_video(sample, folder / sample.id)
+        frames += sample.num_frames
+        advance(sample.num_frames)
+    problems += [f"{name} does not belong here" for name in sorted({p.name for p in folder.iterdir()} - expected)]
+    if problems:
+        more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+        raise EvaluationError(
+            f"{folder} is not fit to be submitted: {'; '.join(problems[:LISTED])}{more}; write what is wrong anew."
+        )
+    return f"{folder} is complete: {len(expected)} videos, {frames:,} grey maps."
+
+
+def check_video(sample: GazeVideo, folder: Path) -> list[str]:
+    """What is wrong with the maps of one video, in words."""
+    if not folder.is_dir():
+        return [f"the folder {folder.name} is missing"]
+    names = [f"{name}.png" for name in sample.frame_names]
+    found = {path.name for path in folder.iterdir()}
+    missing = [name for name in names if name not in found]
+    surplus = sorted(found - set(names))
+    problems = []
+    if missing:
+        problems.append(f"{folder.name} lacks {len(missing)} of {len(names)} maps, the first is {missing[0]}")
+    if surplus:
+        problems.append(f"{folder.name} has {len(surplus)} other files, the first is {surplus[0]}")
+    height, width = sample.size
+    for name in names:
+        if name in found:
+            try:
+                with Image.open(folder / name) as image:
+                    image.load()
+            except (OSError, ValueError, SyntaxError) as error:
+                problems.append(f"{folder.name}/{name} cannot be read ({error})")
+                continue
+            if (image.format, image.mode, image.size) != ("PNG", "L", (width, height)):
+                problems.append(
+                    f"{folder.name}/{name} is {image.format} {image.mode} {image.width}x{image.height} instead of PNG "
+                    f"L {width}x{height}"
+                )
+    return problems
+
+
+__all__ = ["check_submission", "write_submission"]

@@ -1,0 +1,52 @@
+"""Outputs that take their place only when complete."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from .video import VideoError, reported
+
+
+@contextmanager
+def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary path to write a file or folder at, which takes its final place only on success.
+
+    Missing parent folders are made. After any exception the temporary output is gone and what was there before is
+    untouched. An empty folder counts as free.
+
+    Raises:
+        VideoError: the place is taken and `overwrite` is false, or is a folder that holds other kinds of file than the
+            new output, or cannot be written.
+    """
+    path = Path(path)
+    check_free(path, overwrite)
+    advice = "choose a place you may write to"
+    with ExitStack() as stack:
+        with reported(f"Cannot write {path}", advice):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # A folder rather than a file of its own, so that the output keeps its name, permissions and kind.
+            folder = Path(tempfile.mkdtemp(prefix=".salfom-", dir=path.parent))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        temporary = folder / path.name
+        yield temporary
+        check_free(path, overwrite)
+        with reported(f"Cannot write {path}", advice):
+            if path.is_dir():
+                if not temporary.is_dir() or _suffixes(path) - _suffixes(temporary):
+                    raise VideoError(f"{path} is a folder that holds other files; choose another output.")
+                path.rename(folder / "replaced")
+            os.replace(temporary, path)
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    with reported(f"Cannot write {path}"):
+        taken = os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
+    if taken and not overwrite:
+        raise VideoError(f"{path} exists already; choose another output or pass --overwrite.")
+
+
+def _suffixes(folder: Path) -> set[str]:
+    return {file.suffix.lower() for file in folder.rglob("*")}

@@ -1,0 +1,295 @@
+"""What gives maps to score, against formulas written out here and files made by hand."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from salfom_hf import SaliencyPredictor
+from salfom_hf.data import load_stills, load_ucf_sports
+from salfom_hf.data.samples import open_sample
+from salfom_hf.evaluation import Center, EvaluationError, InterObserver, Model, Predictions, SpectralResidual
+from salfom_hf.evaluation.methods import spectral_residual
+
+
+@pytest.fixture(scope="module")
+def training(ucf_sports):
+    return load_ucf_sports(ucf_sports, "train")
+
+
+@pytest.fixture(scope="module")
+def testing(ucf_sports):
+    return load_ucf_sports(ucf_sports, "test")
+
+
+@pytest.fixture
+def video(testing):
+    return open_sample(testing[0])
+
+
+@pytest.fixture
+def predictions(tmp_path, testing, video):
+    """A folder with one map per frame; frame n is grey n at the top left."""
+    folder = tmp_path / "maps" / video.id
+    folder.mkdir(parents=True)
+    for number, name in enumerate(video.frame_names):
+        image = np.full((8, 12), 100, np.uint8)
+        image[0, 0] = number
+        Image.fromarray(image).save(folder / f"{name}.png")
+    return tmp_path / "maps"
+
+
+def corners(method, sample, indices):
+    return [round(float(saliency[0, 0]) * 255) for saliency in method.maps(sample, indices)]
+
+
+def density_of_points(points, height, width, sigma):
+    """The sum of a Gaussian around every point's pixel, by its formula."""
+    rows, columns = np.mgrid[:height, :width]
+    total = np.zeros((height, width))
+    for y, x in points:
+        total += np.exp(-((rows - int(y)) ** 2 + (columns - int(x)) ** 2) / (2 * sigma**2))
+    return total / total.sum()
+
+
+def test_the_centre_is_a_gaussian_of_each_side(video):
+    (saliency,) = Center().maps(video, [5])
+    height, width = video.size
+    assert saliency.shape == (height, width)
+    rows, columns = np.mgrid[:height, :width]
+    y, x = (rows - (height - 1) / 2) / height, (columns - (width - 1) / 2) / width
+    np.testing.assert_allclose(saliency, np.exp(-(y**2 + x**2) / (2 * 0.22**2)), rtol=1e-9)
+
+
+def test_the_centre_is_fitted_to_the_fixations_of_stills(stills_parquet):
+    stills = load_stills(stills_parquet, "train")
+    center = Center.fitted(stills, "train")
+    points = [
+        (y / row["height"] * center.prior.shape[0], x / row["width"] * 512)
+        for row in stills
+        for y, x in zip(row["fixation_y"], row["fixation_x"], strict=True)
+    ]
+    assert len(points) == 36
+    expected = density_of_points(points, *center.prior.shape, 24)
+    inside = (slice(100, -100), slice(100, -100))  # A kernel cut off by the border has a sum of its own.
+    correlation = np.corrcoef(center.prior[inside].ravel(), expected[inside].ravel())[0, 1]
+    assert correlation > 0.99999
+    assert "train" in center.description
+    (saliency,) = center.maps(open_sample(stills[1]), [0])
+    assert saliency.shape == (96, 64)
+
+
+def test_the_centre_is_fitted_to_the_fixations_of_videos(training):
+    center = Center.fitted(training, "train")
+    points = []
+    for row in training:
+        sample = open_sample(row)
+        for index in range(sample.num_frames):
+            y, x = np.nonzero(sample.fixations(index))
+            points += list(zip((y + 0.5) / sample.size[0], (x + 0.5) / sample.size[1], strict=True))
+    height, width = center.prior.shape
+    assert width == 512
+    assert height == round(512 * 64 / 96)
+    expected = density_of_points([(y * height, x * width) for y, x in points], height, width, 24)
+    assert np.corrcoef(center.prior.ravel(), expected.ravel())[0, 1] > 0.999
+
+
+def test_centres_of_other_fixations_have_another_fingerprint(training, testing):
+    assert len({Center().fingerprint, *(Center.fitted(d, "train").fingerprint for d in (training, testing))}) == 3
+
+
+def test_spectral_residual_by_its_formula():
+    image = np.random.default_rng(3).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    grey = image @ np.array([0.299, 0.587, 0.114])
+    spectrum = np.fft.fft2(grey)
+    log_amplitude = np.log(np.abs(spectrum))
+    steps = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    residual = log_amplitude - sum(np.roll(log_amplitude, step, (0, 1)) for step in steps) / 9
+    power = np.abs(np.fft.ifft2(np.exp(residual) * np.exp(1j * np.angle(spectrum)))) ** 2
+    kernel = np.exp(-(np.arange(-12, 13) ** 2) / 18.0)
+    kernel /= kernel.sum()
+    expected = np.pad(power, 12, mode="symmetric")
+    for axis in (0, 1):
+        expected = np.apply_along_axis(np.convolve, axis, expected, kernel, "valid")
+    np.testing.assert_allclose(spectral_residual(image), expected, rtol=1e-6)
+
+
+def test_spectral_residual_finds_what_differs():
+    image = np.random.default_rng(0).integers(100, 120, (240, 320, 1), dtype=np.uint8).repeat(3, 2)
+    image[60:84, 200:224] = 240
+    y, x = np.unravel_index(spectral_residual(image).argmax(), image.shape[:2])
+    assert 50 < y < 94
+    assert 190 < x < 234
+
+
+def test_spectral_residual_of_some_frames(video):
+    frames = list(video.frames())
+    maps = list(SpectralResidual().maps(video, [2, 7]))
+    for found, index in zip(maps, (2, 7), strict=True):
+        np.testing.assert_array_equal(found, spectral_residual(frames[index]))
+
+
+def test_observers_predict_the_others(stills_parquet):
+    sample = open_sample(load_stills(stills_parquet, "train")[0])
+    (saliency,) = InterObserver().maps(sample, [0])
+    fixations, density = InterObserver().truth(sample, 0)
+
+    def pixels(observers):
+        chosen = np.isin(sample.observer, observers)
+        return {(int(y), int(x)) for y, x in zip(sample.y[chosen], sample.x[chosen], strict=True)}
+
+    assert set(zip(*np.nonzero(fixations), strict=True)) == pixels([1])
+    height, width = sample.size
+    sigma = 24 * width / 512
+    for found, observers in ((saliency, [0, 2]), (density, [1])):
+        expected = density_of_points(pixels(observers), height, width, sigma)
+        np.testing.assert_allclose(found / found.sum(), expected, atol=3e-6)
+
+
+def test_videos_do_not_tell_who_looked(testing):
+    with pytest.raises(EvaluationError, match="inter-observer"):
+        InterObserver().check(testing)
+
+
+@pytest.mark.parametrize(("stride", "indices"), [(1, [0, 1, 9, 19]), (1, [12]), (3, [1, 2, 13]), (3, [18])])
+def test_a_model_gives_the_maps_of_some_frames(framewise_model, processor, video, stride, indices):
+    predictor = SaliencyPredictor(framewise_model, processor, stride)
+    expected = predictor.predict(np.stack(list(video.frames())))[indices]
+    found = np.stack(list(Model("tiny", predictor).maps(video, indices)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_model_reads_no_more_frames_than_its_windows_need(framewise_model, processor, video, monkeypatch):
+    read = []
+    frames = video.frames
+
+    def noted(first, stop):
+        read.extend(range(first, stop))
+        return frames(first, stop)
+
+    monkeypatch.setattr(video, "frames", noted)
+    list(Model("tiny", SaliencyPredictor(framewise_model, processor)).maps(video, [4, 17]))
+    assert read == [1, 2, 3, 4, 14, 15, 16, 17]
+
+
+def test_a_model_goes_to_another_process_by_its_name(model_folder, video):
+    predictor = SaliencyPredictor.from_pretrained(model_folder, dtype=torch.bfloat16, stride=2, batch_size=3)
+    model = Model(str(model_folder), predictor)
+    data = pickle.dumps(model)
+    assert len(data) < 1000  # Not the weights.
+    copy = pickle.loads(data)
+    assert (copy.predictor.stride, copy.predictor.batch_size) == (2, 3)
+    for one, other in zip(model.maps(video, [3, 4]), copy.maps(video, [3, 4]), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_models_fingerprint_tells_weights_and_options(model_folder):
+    def fingerprint(change=0.0, **options):
+        predictor = SaliencyPredictor.from_pretrained(model_folder, **options)
+        with torch.no_grad():
+            next(predictor.model.parameters()).add_(change)
+        return Model("tiny", predictor).fingerprint
+
+    assert fingerprint() == fingerprint(batch_size=9)
+    assert len({fingerprint(), fingerprint(0.01), fingerprint(stride=2), fingerprint(dtype=torch.bfloat16)}) == 4
+
+
+# Maps made by others.
+
+
+def test_maps_are_read_by_the_names_of_frames(predictions, testing, video):
+    method = Predictions(predictions)
+    method.check(testing)
+    assert corners(method, video, [0, 3, 19]) == [0, 3, 19]
+
+
+def test_maps_may_be_of_several_kinds(predictions, testing, video):
+    first, second, third = (predictions / video.id / f"{name}.png" for name in video.frame_names[:3])
+    exact = np.arange(6, dtype=np.float64).reshape(2, 3) / 7
+    first.unlink()
+    np.save(first.with_suffix(".npy"), exact)
+    Image.fromarray(np.uint16([[0, 65535], [257 * 9, 1]])).save(second)
+    Image.fromarray(np.full((4, 4, 3), 51, np.uint8)).save(third)
+    method = Predictions(predictions)
+    method.check(testing)
+    maps = list(method.maps(video, [0, 1, 2]))
+    np.testing.assert_allclose(maps[0], exact, rtol=1e-6)
+    np.testing.assert_allclose(maps[1], [[0, 1], [9 / 255, 1 / 65535]], rtol=1e-6)
+    np.testing.assert_allclose(maps[2], 0.2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_maps_of_a_video_may_be_one_archive(tmp_path, testing, video, save):
+    maps = np.random.default_rng(0).random((video.num_frames, 5, 7)).astype(np.float16)
+    save(tmp_path / f"{video.id}.npz", maps=maps, timestamps=np.zeros(3))
+    method = Predictions(tmp_path)
+    method.check(testing)
+    found = np.stack(list(method.maps(video, [2, 3, 19])))
+    np.testing.assert_array_equal(found, maps[[2, 3, 19]])
+
+
+def test_numbers_may_have_three_digits(tmp_path, dhf1k_frames):
+    from salfom_hf.data import load_dhf1k
+
+    dataset = load_dhf1k(dhf1k_frames, "val").select([0])
+    (tmp_path / "601").mkdir()
+    for number in range(1, 21):
+        Image.fromarray(np.full((2, 2), number, np.uint8)).save(tmp_path / "601" / f"{number:03d}.png")
+    method = Predictions(tmp_path)
+    method.check(dataset)
+    assert corners(method, open_sample(dataset[0]), [0, 11]) == [1, 12]
+
+
+def test_maps_of_stills_have_the_names_of_images(tmp_path, stills_parquet):
+    dataset = load_stills(stills_parquet, "dev")
+    Image.fromarray(np.full((2, 2), 1, np.uint8)).save(tmp_path / "dev_1.png")
+    Image.fromarray(np.full((2, 2), 2, np.uint8)).save(tmp_path / "dev_2.jpg.png")
+    method = Predictions(tmp_path)
+    method.check(dataset)
+    assert [corners(method, open_sample(row), [0]) for row in dataset] == [[1], [2]]
+
+
+def test_missing_maps_are_counted(predictions, testing, video):
+    for name in video.frame_names[4:6]:
+        (predictions / video.id / f"{name}.png").unlink()
+    with pytest.raises(EvaluationError, match=r"^2 of 20 predictions are missing") as error:
+        Predictions(predictions).check(testing)
+    assert f"{video.id}/{video.frame_names[4]}.png" in str(error.value)
+    with pytest.raises(EvaluationError, match="nowhere"):
+        Predictions(predictions / "nowhere")
+
+
+def test_changed_maps_have_another_fingerprint(predictions, video):
+    before = Predictions(predictions).fingerprint
+    assert Predictions(predictions).fingerprint == before
+    (predictions / video.id / f"{video.frame_names[0]}.png").write_bytes(b"something else")
+    assert Predictions(predictions).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    "content", [b"no picture", np.zeros((3, 4, 5)), np.full((3, 4), np.nan), np.array([[object()]])]
+)
+def test_damaged_maps_are_named(predictions, video, content):
+    file = predictions / video.id / f"{video.frame_names[0]}.png"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        file.unlink()
+        file = file.with_suffix(".npy")
+        np.save(file, content)
+    with pytest.raises(EvaluationError) as error:
+        list(Predictions(predictions).maps(video, [0]))
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("case", ["number", "dimensions", "name", "damaged"])
+def test_damaged_archives_are_named(tmp_path, video, case):
+    file = tmp_path / f"{video.id}.npz"
+    shapes = {"number": (19, 4, 5), "dimensions": (20, 20), "name": (20, 4, 5), "damaged": (20, 4, 5)}
+    np.savez(file, **{"other" if case == "name" else "maps": np.zeros(shapes[case])})
+    if case == "damaged":
+        file.write_bytes(file.read_bytes()[:-60])
+    with pytest.raises(EvaluationError, match="npz"):
+        list(Predictions(tmp_path).maps(video, [0, 19]))

@@ -1,0 +1,240 @@
+"""`salfom data`: what it prints and writes, and that whatever goes wrong is said and leaves nothing behind."""
+
+import shutil
+
+import pytest
+from PIL import Image
+
+import gaze_data
+from salfom_hf import cli
+from salfom_hf.cli.data import DATASETS as NAMES
+from salfom_hf.cli.data import FORMATS as NAMED_FORMATS
+from salfom_hf.data import DATASETS, export_dataset, load_export, load_ucf_sports
+from salfom_hf.data.export import FORMATS
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def salfom(folder, capsys):
+    def run(*arguments):
+        capsys.readouterr()
+        try:
+            code = cli.main(["data", *map(str, arguments)])
+        except SystemExit as stop:
+            code = stop.code
+        return code, capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def mine(folder, ucf_sports):
+    """A UCF-Sports that the test may spoil."""
+    return shutil.copytree(ucf_sports, folder / "ucf")
+
+
+@pytest.fixture(scope="module")
+def exported(ucf_sports, tmp_path_factory):
+    out = tmp_path_factory.mktemp("exported") / "out"
+    export_dataset({split: load_ucf_sports(ucf_sports, split) for split in ("train", "test")}, out, "ucf_sports")
+    return out
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_names_are_those_of_the_package():
+    assert tuple(DATASETS) == NAMES
+    assert FORMATS == NAMED_FORMATS
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "found"),
+    [
+        ("dhf1k", "dhf1k_official", "train: 2 of 600 videos, 40 frames"),
+        ("dhf1k", "dhf1k_frames", "test: 1 of 300 videos, 20 frames"),
+        ("hollywood2", "hollywood2", "train: 2 of 823 videos, 25 frames"),
+        ("ucf_sports", "ucf_sports", "test: 1 of 47 videos, 20 frames"),
+        ("stills", "stills_folder", "dev: 2 images"),
+    ],
+)
+def test_a_good_folder_is_said_to_be_good(request, salfom, name, source, found):
+    code, said = salfom("check", name, request.getfixturevalue(source))
+    assert code == 0
+    assert " 0 errors" in said.out
+    assert found.partition(": ")[0] in said.out
+    assert said.out.count("Found:") >= 2
+    if name != "hollywood2":  # Its number of shots is not what this is about.
+        assert found in said.out
+
+
+def test_missing_maps_are_reported(salfom, mine):
+    (mine / "training" / "Lifting-003" / "maps" / "Lifting-003_105.png").unlink()
+    code, said = salfom("check", "ucf_sports", mine, "--quick")
+    assert code == 2
+    assert "Lifting-003" in said.out
+    assert salfom("check", "ucf_sports", mine, "--split", "test")[0] == 0
+
+
+def test_only_a_deep_check_reads_every_image(salfom, mine):
+    damaged = mine / "training" / "Lifting-003" / "images" / "Lifting-003_110.png"
+    damaged.write_bytes(damaged.read_bytes()[:-200])
+    assert salfom("check", "ucf_sports", mine, "--quick")[0] == 0
+    code, said = salfom("check", "ucf_sports", mine)
+    assert code == 2
+    assert "Lifting-003_110.png" in said.out
+
+
+def test_a_folder_of_something_else(salfom, folder):
+    (folder / "notes").mkdir()
+    for command in (("check", "dhf1k", "notes"), ("show", "dhf1k", "notes"), ("export", "dhf1k", "notes", "out")):
+        code, said = salfom(*command)
+        assert code == 2
+        assert said.err.startswith("salfom: ")
+        assert "notes" in said.err
+        assert "Traceback" not in said.err
+    assert names(folder) == ["notes"]
+
+
+def test_show_makes_a_picture_in_the_working_folder(salfom, folder, ucf_sports):
+    code, said = salfom("show", "ucf_sports", ucf_sports)
+    assert code == 0
+    assert said.out == f"{ucf_sports} -> ucf_sports_train.png\n"
+    assert said.err == ""
+    assert names(folder) == ["ucf_sports_train.png"]
+    three = Image.open("ucf_sports_train.png").height
+    assert salfom("show", "ucf_sports", ucf_sports, "--split", "testing")[0] == 0
+    one = Image.open("ucf_sports_test.png").height
+    assert three - one == pytest.approx(2 * one, rel=0.1)
+
+
+def test_show_takes_names_and_numbers(salfom, folder, ucf_sports):
+    show = ("show", "ucf_sports", ucf_sports, "--video", "Lifting-003", "Diving-Side-002")
+    assert salfom(*show, "-o", "sheets/five.png")[0] == 0
+    assert salfom(*show, "-o", "sheets/two.jpg", "--frames", "2")[0] == 0
+    five, two = Image.open("sheets/five.png"), Image.open("sheets/two.jpg")
+    assert (five.format, two.format) == ("PNG", "JPEG")
+    assert two.width < five.width
+    assert two.height == five.height
+
+
+@pytest.mark.parametrize(("name", "source"), [("dhf1k", "dhf1k_official"), ("stills", "stills_parquet")])
+def test_show_of_every_kind(request, salfom, name, source):
+    root = request.getfixturevalue(source)
+    assert salfom("show", name, root, "-o", "sheet.png")[0] == 0
+    splits = ("val", "test") if name == "dhf1k" else ("dev",)
+    for split in splits:
+        assert salfom("show", name, root, "--split", split, "-o", "sheet.png", "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--video", "Lifting-003", "Running-1"], "There is no Running-1 in the split train"),
+        (["-o", "sheet.mp4"], "sheet.mp4 is no picture"),
+        (["-o", "taken.png"], "taken.png exists already"),
+        (["--split", "dev"], "'dev'"),
+        (["--frames", "0"], "0 is not a whole number"),
+    ],
+)
+def test_what_cannot_be_shown(salfom, folder, ucf_sports, arguments, message):
+    (folder / "taken.png").write_bytes(b"mine")
+    code, said = salfom("show", "ucf_sports", ucf_sports, *arguments)
+    assert code == 2
+    assert message in said.err
+    assert "Traceback" not in said.err
+    assert names(folder) == ["taken.png"]
+    assert (folder / "taken.png").read_bytes() == b"mine"
+
+
+def test_show_of_an_unreadable_frame_names_it(salfom, folder, mine):
+    damaged = mine / "testing" / "Diving-Side-001" / "maps" / "Diving-Side-001_100.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    code, said = salfom("show", "ucf_sports", mine, "--split", "test")
+    assert code == 2
+    assert "Diving-Side-001_100.png" in said.err
+    assert names(folder) == ["ucf"]
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_export_writes_all_splits(salfom, folder, ucf_sports, file_format):
+    code, said = salfom("export", "ucf_sports", ucf_sports, "out", "--format", file_format, "--max-shard-size", "1KB")
+    assert code == 0
+    assert said.out == f"{ucf_sports} -> out: train 3, test 1\n"
+    assert said.err == ""
+    assert names(folder) == ["out"]
+    assert len(list((folder / "out" / "data").iterdir())) == 4
+    assert load_export("out", "test")[0]["video_id"] == "Diving-Side-001"
+
+
+def test_export_of_some_splits_in_some_shards(salfom, folder, dhf1k_official):
+    assert salfom("export", "dhf1k", dhf1k_official, "out", "--split", "val", "--num-shards", "2")[0] == 0
+    stream = load_export("out", "validation", streaming=True)
+    assert stream.num_shards == 2
+    assert [row["video_id"] for row in stream] == ["0601", "0602"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-shard-size", "large"], "large is no size"),
+        (["--num-shards", "0"], "0 is not a whole number"),
+        (["--num-shards", "2", "--max-shard-size", "1MB"], "not allowed with"),
+        (["--format", "zip"], "invalid choice"),
+        (["--split", "dev"], "'dev'"),
+        ([], "out exists already"),
+    ],
+)
+def test_what_cannot_be_exported(salfom, folder, ucf_sports, arguments, message):
+    if not arguments:
+        (folder / "out").mkdir()
+        (folder / "out" / "mine.txt").write_text("mine")
+    before = names(folder)
+    code, said = salfom("export", "ucf_sports", ucf_sports, "out", *arguments)
+    assert code == 2
+    assert message in said.err
+    assert names(folder) == before
+
+
+def test_a_broken_dataset_is_not_exported_but_reported(salfom, folder, mine):
+    for number in (103, 104):
+        (mine / "training" / "Lifting-003" / "maps" / f"Lifting-003_{number}.png").unlink()
+    code, said = salfom("export", "ucf_sports", mine, "out")
+    assert code == 2
+    # The report, as check prints it, rather than a line of it.
+    assert len(said.err.splitlines()) > 3
+    assert "Lifting-003" in said.err
+    assert names(folder) == ["ucf"]
+
+
+def test_an_export_is_shown_as_the_dataset_is(salfom, folder, ucf_sports, exported):
+    for path, output in ((ucf_sports, "dataset.png"), (exported, "export.png")):
+        assert salfom("show", "ucf_sports", path, "--split", "train", "-o", output)[0] == 0
+    assert (folder / "dataset.png").read_bytes() == (folder / "export.png").read_bytes()
+    assert salfom("show", "ucf_sports", exported, "--video", "Golf-Swing-Back-001", "-o", "one.png")[0] == 0
+    code, said = salfom("show", "ucf_sports", exported, "--video", "Running-1", "-o", "none.png")
+    assert (code, "There is no Running-1" in said.err) == (2, True)
+    code, said = salfom("show", "dhf1k", exported)
+    assert (code, "is an export of ucf_sports" in said.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", [["check", "ucf_sports", "{}"], ["export", "ucf_sports", "{}", "out"]])
+def test_an_export_is_neither_checked_nor_exported(salfom, folder, exported, command):
+    code, said = salfom(*(part.format(exported) for part in command))
+    assert code == 2
+    assert "is an export; give the folder of the dataset" in said.err
+    assert names(folder) == []
+
+
+def test_warnings_are_printed_without_their_origin(salfom, folder):
+    root = gaze_data.write_stills(folder / "stills")  # The last image of each split has no fixations.
+    code, said = salfom("export", "stills", root, "out")
+    assert code == 0
+    assert said.err.startswith("salfom: Stills in")
+    assert ".py:" not in said.err

@@ -1,0 +1,226 @@
+"""The commands `salfom evaluate` and `salfom submit`: what they print and write, and that errors are one line."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from salfom_hf import cli
+
+
+@pytest.fixture
+def salfom(model_folder, capsys, tmp_path, monkeypatch):
+    """Runs a command in an empty folder: exit code, lines printed, lines of errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(command, *arguments, model=True):
+        arguments = [command, *map(str, arguments), *(("--model", str(model_folder)) if model else ())]
+        capsys.readouterr()
+        try:
+            code = cli.main([*arguments, "--device", "cpu"])
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr()
+        return code, said.out.splitlines(), said.err.splitlines()
+
+    return run
+
+
+def rows(lines):
+    """The cells of the first table."""
+    first = next(index for index, line in enumerate(lines) if line.startswith("| method"))
+    table = []
+    for line in lines[first:]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip() for cell in line.strip("|").split("|")])
+    return [table[0], *table[2:]]
+
+
+def refused(result, words):
+    code, out, err = result
+    assert (code, out) == (2, [])
+    assert len(err) == 1
+    assert words in err[0]
+
+
+def test_models_and_baselines_in_one_table(salfom, dhf1k_frames, model_folder):
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--baseline", "center", "--baseline",
+                 "spectral-residual", "-o", "out")  # fmt: skip
+    code, out, err = salfom("evaluate", *arguments)
+    assert (code, err) == (0, [])
+    assert out[0] == "dhf1k, split val: 2 videos"
+    table = rows(out)
+    assert table[0] == ["method", "AUC-J ↑", "s-AUC ↑", "NSS ↑", "CC ↑", "SIM ↑", "KLD ↓", "frames"]
+    assert [row[0] for row in table[1:]] == [str(model_folder), "center", "spectral-residual"]
+    assert {row[-1] for row in table[1:]} == {"39"}
+    assert any(line.startswith("center: density of the fixations of the split train (up to 20 frames") for line in out)
+    assert "39 of 40 frames scored; left out: 1 without fixations." in out
+    # The disc that people look at stands out.
+    assert float(table[3][3]) > 1
+    assert {path.name for path in Path("out").iterdir()} == {
+        *("frames.png", "results.json", "settings.json", "videos", "videos.csv")
+    }
+    results = json.loads(Path("out/results.json").read_text())
+    assert results["options"]["stride"] == 1
+    assert [f"{method['mean_over_frames']['nss']:.3f}" for method in results["methods"]] == [
+        row[3] for row in table[1:]
+    ]
+    with Image.open("out/frames.png") as sheet:
+        assert sheet.width == 5 * 328 + 8
+    again = salfom("evaluate", *arguments)
+    assert again[1] == out
+
+
+def test_without_a_training_split_the_centre_is_a_gaussian(salfom, ucf_sports, tmp_path):
+    (tmp_path / "data").mkdir()
+    os.symlink(ucf_sports / "testing", tmp_path / "data" / "testing")
+    code, out, _ = salfom("evaluate", "--dataset", "ucf_sports", "--data-dir", "data", "--baseline", "center",
+                          "--metrics", "nss", model=False)  # fmt: skip
+    assert code == 0
+    assert any(line.startswith("center: Gaussian in the middle, sigma 0.22 of each side (") for line in out)
+    assert [row[0] for row in rows(out)] == ["method", "center"]
+    assert Path("evaluation_ucf_sports_test/results.json").is_file()
+    code, out, _ = salfom("evaluate", "--dataset", "ucf_sports", "--data-dir", ucf_sports, "--split", "train",
+                          "--baseline", "center", "--metrics", "nss", model=False)  # fmt: skip
+    assert any("the training split is itself scored" in line for line in out)
+
+
+def test_stills(salfom, stills_parquet):
+    code, out, err = salfom("evaluate", "--dataset", "stills", "--data-dir", stills_parquet, "--baseline", "center",
+                            "--baseline", "inter-observer", "--metrics", "nss", "ig")  # fmt: skip
+    assert code == 0
+    assert len(rows(out)) == 4
+    assert rows(out)[2][2] == "0.000"  # The center's gain over itself.
+    assert "1 of 2 images scored; left out: 1 without fixations." in out
+    assert all(line.startswith("salfom: ") or "no fixations" in line or not line.startswith("Trace") for line in err)
+
+
+def test_maps_of_others(salfom, dhf1k_frames):
+    maps = Path("perfect")
+    for video in ("0601", "0602"):
+        (maps / video).mkdir(parents=True)
+        for file in (dhf1k_frames / "val" / video / "maps").iterdir():
+            with Image.open(file) as image:
+                image.resize((48, 32)).save(maps / video / file.name)
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", maps, "--metrics", "cc", "nss")
+    code, out, _ = salfom("evaluate", *arguments, "--blur", "2", model=False)
+    assert code == 0
+    assert rows(out)[1][0] == "perfect"
+    assert float(rows(out)[1][1]) > 0.95
+    refused(salfom("evaluate", *arguments, model=False), "(blur); choose another --output or pass --overwrite")
+    assert salfom("evaluate", *arguments, "--overwrite", model=False)[0] == 0
+    (maps / "0602" / "0005.png").unlink()
+    refused(salfom("evaluate", *arguments, model=False), "1 of 40 predictions are missing")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--split", "test"], "salfom submit"),
+        (["--baseline", "inter-observer"], "inter-observer needs to know who"),
+        (["--baseline", "middle"], "no baseline 'middle'; take center, spectral-residual, inter-observer"),
+        (["--metrics", "auc"], "metrics must be some of auc-judd"),
+        (["--predictions", "nowhere"], "no folder nowhere"),
+        (["--model", "nowhere"], "Cannot load the model 'nowhere'"),
+        (["--split", "nonsense"], "nonsense"),
+        (["--data-dir", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_line(salfom, dhf1k_frames, options, words):
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, *options)
+    refused(salfom("evaluate", *arguments, model=False), words)
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    "options", [["--blur", "-1"], ["--blur", "wide"], ["--seed", "-1"], ["--processes", "0"], ["--max-frames", "0"],
+                ["--dataset", "salicon"]],
+)  # fmt: skip
+def test_bad_options(salfom, dhf1k_frames, options):
+    code, out, err = salfom("evaluate", "--dataset", "dhf1k", "--data-dir", dhf1k_frames, *options)
+    assert (code, out) == (2, [])
+    assert options[0] in err[-1]
+
+
+def test_random_frames(salfom, dhf1k_frames):
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--baseline", "center", "--max-frames", "7")
+    _, first, _ = salfom("evaluate", *arguments, "-o", "a", model=False)
+    _, second, _ = salfom("evaluate", *arguments, "-o", "b", model=False)
+    _, third, _ = salfom("evaluate", *arguments, "-o", "c", "--seed", "1", model=False)
+    assert rows(first) == rows(second) != rows(third)
+    assert "At most 7 frames are scored, drawn at random with seed 0." in first
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+def test_a_killed_run_leaves_no_processes_and_goes_on(salfom, dhf1k_frames, model_folder, tmp_path):
+    """Killed as a batch system kills: the parent alone, without warning."""
+    arguments = ["evaluate", "--dataset", "dhf1k", "--data-dir", str(dhf1k_frames), "--metrics", "nss", "-o", "out"]
+    command = [Path(sys.executable).with_name("salfom"), *arguments, "--model", str(model_folder), "--processes", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    scored = tmp_path / "out" / "videos"
+    wait_for(lambda: list(scored.glob("*/*.json")) or process.poll() is not None)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.wait()
+    assert len(children) >= 2
+    wait_for(lambda: not any(is_running(child) for child in children))
+    kept = {file: file.stat().st_mtime_ns for file in scored.glob("*/*.json")}
+    assert kept
+    code, out, _ = salfom(*arguments)
+    assert code == 0
+    assert "39 of 40 frames scored; left out: 1 without fixations." in out
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+
+
+def is_running(pid):
+    try:
+        # Where nobody waits for orphans, they stay as zombies.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_running_out_of_memory_is_one_line(salfom, dhf1k_frames, monkeypatch):
+    def stream(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("salfom_hf.predictor.SaliencyPredictor.stream", stream)
+    refused(salfom("evaluate", "--dataset", "dhf1k", "--data-dir", dhf1k_frames), "--batch-size")
+    refused(salfom("submit", "--data-dir", dhf1k_frames), "--batch-size")
+    assert not list(Path().glob("**/*.png"))
+
+
+def test_maps_that_a_metric_does_not_take_are_named(salfom, dhf1k_frames):
+    for video in ("0601", "0602"):
+        Path("logs").mkdir(exist_ok=True)
+        np.savez(f"logs/{video}.npz", maps=np.random.default_rng(0).normal(size=(20, 8, 8)))
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "logs", "--metrics")
+    refused(salfom("evaluate", *arguments, "kld", model=False), "Cannot score logs on 0601: saliency holds negative")
+    assert salfom("evaluate", *arguments, "nss", "-o", "out", model=False)[0] == 0
+
+
+def test_a_submission_is_written_and_checked(salfom, dhf1k_official):
+    code, out, err = salfom("submit", "--data-dir", dhf1k_official)
+    assert (code, out, err) == (0, ["submission is complete: 1 videos, 20 grey maps."], [])
+    with Image.open("submission/0701/0020.png") as image:
+        assert (image.mode, image.size, np.asarray(image).max()) == ("L", (96, 64), 255)
+    assert salfom("submit", "--data-dir", dhf1k_official)[1] == out
+    assert salfom("submit", "--data-dir", dhf1k_official, "--check", "submission", model=False)[1] == out
+    Path("submission/0701/0007.png").unlink()
+    refused(salfom("submit", "--data-dir", dhf1k_official), "0701 lacks 1 of 20 maps, the first is 0007.png")
+    refused(salfom("submit", "--data-dir", dhf1k_official, "--stride", "3"), "pass --overwrite")
+    assert salfom("submit", "--data-dir", dhf1k_official, "--overwrite")[1] == out

@@ -1,0 +1,523 @@
+"""Training clips against clips cut by hand from the same files, in one process, in several, and in streams."""
+
+import io
+import itertools
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from accelerate.data_loader import prepare_data_loader
+from datasets import Dataset, IterableDataset
+from datasets.distributed import split_dataset_by_node
+from PIL import Image
+from torch.utils.data import DataLoader, DistributedSampler
+
+from gaze_data import EMPTY_FRAME, gaze_stills, gaze_video
+from salfom_hf import SalFoMVideoProcessor
+from salfom_hf.data import (
+    VIDEO_FEATURES,
+    Augmentation,
+    ClipDataset,
+    DataError,
+    MixtureDataset,
+    StreamedClipDataset,
+    load_dhf1k,
+    load_hollywood2,
+    load_stills,
+    load_ucf_sports,
+)
+from salfom_hf.video import VideoError, read_frames
+
+SIZE = (64, 96)
+EVERYTHING = Augmentation(
+    horizontal_flip=0.5,
+    crop=(0.3, 0.9),
+    crop_stretch=1.3,
+    temporal_strides=(1, 2),
+    reverse=0.5,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+)
+
+
+@pytest.fixture
+def train(dhf1k_frames):
+    return load_dhf1k(dhf1k_frames, split="train")
+
+
+def png(image):
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "PNG")
+    return {"bytes": data.getvalue(), "path": None}
+
+
+def row(video_id, pictures, fixations, densities):
+    """A row whose files are in the table."""
+    height, width = pictures.shape[1:3]
+    return {
+        "video_id": video_id,
+        "video": None,
+        "frames": [png(picture) for picture in pictures],
+        "num_frames": len(pictures),
+        "fps": 30.0,
+        "width": width,
+        "height": height,
+        "maps": [png(density) for density in densities],
+        "fixations": [png(fixation.astype(np.uint8) * 255) for fixation in fixations],
+    }
+
+
+def videos(count, frames=6):
+    """A dataset of short videos "0", "1", …"""
+    rows = [row(str(number), *gaze_video(number, frames, 16, 24)) for number in range(count)]
+    return Dataset.from_list(rows, features=VIDEO_FEATURES)
+
+
+def prepared(processor, pictures):
+    return processor.prepare_frames(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(
+        torch.equal(one[key], other[key]) if torch.is_tensor(one[key]) else one[key] == other[key] for key in one
+    )
+
+
+@pytest.mark.parametrize("sampling", ["random", "regular"])
+@pytest.mark.parametrize(
+    ("fixture", "load", "videos"),
+    [
+        ("dhf1k_official", load_dhf1k, 2),
+        ("dhf1k_frames", load_dhf1k, 2),
+        ("ucf_sports", load_ucf_sports, 3),
+        ("hollywood2", load_hollywood2, 2),
+        ("stills_parquet", load_stills, 4),
+        ("stills_folder", load_stills, 4),
+    ],
+)
+def test_every_dataset_gives_clips_that_fit_in_a_batch(request, processor, fixture, load, videos, sampling):
+    dataset = load(request.getfixturevalue(fixture), split="train")
+    clips = ClipDataset(dataset, processor, num_frames=4, sampling=sampling, augmentation=EVERYTHING)
+    batch = next(iter(DataLoader(clips, batch_size=len(clips))))
+    assert len(set(batch["video_id"])) == videos
+    assert batch["pixel_values_videos"].shape == (len(clips), 4, 3, *SIZE)
+    assert batch["pixel_values_videos"].dtype == batch["labels"].dtype == torch.float32
+    assert batch["pixel_values_videos"].isfinite().all()
+    assert batch["labels"].shape == batch["fixations"].shape == (len(clips), *SIZE)
+    assert batch["fixations"].dtype == torch.bool
+    assert batch["labels"].min() >= 0
+    assert 0.5 < batch["labels"].max() <= 1
+
+
+@pytest.mark.parametrize("spacing", [None, 3, 7])
+def test_regular_clips_are_those_cut_by_hand(train, processor, spacing):
+    clips = ClipDataset(train, processor, num_frames=4, sampling="regular", spacing=spacing)
+    labelled = list(range(19, -1, -(spacing or 4)))[::-1]
+    assert [(item["video_id"], item["frame"]) for item in map(clips.__getitem__, range(len(clips)))] == [
+        (video, frame) for video in ("0001", "0002") for frame in labelled
+    ]
+    for index, item in enumerate(map(clips.__getitem__, range(len(clips)))):
+        number = index // len(labelled) + 1
+        pictures, fixations, densities = gaze_video(number, 20, empty=(EMPTY_FRAME,) if number == 1 else ())
+        window = [max(0, item["frame"] - back) for back in (3, 2, 1, 0)]
+        torch.testing.assert_close(item["pixel_values_videos"], prepared(processor, pictures[window]))
+        torch.testing.assert_close(item["labels"].numpy(), densities[item["frame"]] / np.float32(255))
+        np.testing.assert_array_equal(item["fixations"], fixations[item["frame"]])
+
+
+@pytest.mark.parametrize(("stride", "backward"), [(1, False), (2, False), (3, True)])
+def test_clips_of_video_files_are_those_cut_by_hand(dhf1k_official, processor, stride, backward):
+    augmentation = Augmentation(temporal_strides=(stride,), reverse=float(backward))
+    dataset = load_dhf1k(dhf1k_official, split="train")
+    clips = ClipDataset(dataset, processor, num_frames=4, sampling="regular", spacing=1, augmentation=augmentation)
+    decoded = [frame.image for frame in read_frames(dhf1k_official / "video" / "001.AVI")]
+    for index in range(20):
+        item = clips[index]
+        assert (item["video_id"], item["frame"]) == ("0001", index)
+        steps = [stride * back * (1 if backward else -1) for back in (3, 2, 1, 0)]
+        wanted = [index + step for step in steps]
+        first = next(frame for frame in wanted if 0 <= frame < 20)
+        window = [frame if 0 <= frame < 20 else first for frame in wanted]
+        torch.testing.assert_close(item["pixel_values_videos"], prepared(processor, [decoded[i] for i in window]))
+
+
+def test_regular_clips_are_known_without_opening_a_file(processor):
+    rows = []
+    for video_id, frames in {"a": 1, "b": 16, "c": 17, "d": 40}.items():
+        paths = [{"bytes": None, "path": f"/nowhere/{video_id}/{frame}.png"} for frame in range(frames)]
+        empty = row(video_id, *gaze_video(0, 1))
+        rows.append({**empty, "num_frames": frames, "frames": paths, "maps": paths, "fixations": paths})
+    dataset = Dataset.from_list(rows, features=VIDEO_FEATURES)
+    clips = ClipDataset(dataset, processor, sampling="regular")
+    assert len(clips) == 1 + 1 + 2 + 3
+    with pytest.raises(ValueError, match="nowhere/a"):
+        clips[0]
+
+
+def test_a_video_shorter_than_the_window_is_padded_in_front(hollywood2, processor):
+    clips = ClipDataset(load_hollywood2(hollywood2, split="train"), processor, num_frames=8, sampling="regular")
+    (item,) = (item for item in map(clips.__getitem__, range(len(clips))) if item["video_id"].endswith("1_2"))
+    frames = item["pixel_values_videos"]
+    assert item["frame"] == 4
+    assert all(torch.equal(frames[index], frames[3]) for index in range(3))
+    assert all(not torch.equal(frames[index], frames[index + 1]) for index in range(3, 7))
+
+
+def test_stills_are_clips_of_one_repeated_frame(stills_parquet, processor):
+    clips = ClipDataset(load_stills(stills_parquet, split="train"), processor, num_frames=4)
+    rows = list(gaze_stills("train", 4))
+    assert len(clips) == 4
+    for item, still in zip(map(clips.__getitem__, range(4)), rows, strict=True):
+        assert (item["video_id"], item["frame"]) == (still["image_id"], 0)
+        frames = item["pixel_values_videos"]
+        assert all(torch.equal(frame, frames[0]) for frame in frames)
+        if still["image_id"].endswith("png"):
+            torch.testing.assert_close(frames[:1], prepared(processor, [still["picture"]]))
+        height, width = still["picture"].shape[:2]
+        points = {
+            (int(y * SIZE[0] / height), int(x * SIZE[1] / width))
+            for x, y in zip(np.floor(still["fixation_x"]) + 0.5, np.floor(still["fixation_y"]) + 0.5, strict=True)
+        }
+        assert {tuple(point) for point in item["fixations"].nonzero().tolist()} == points
+        assert bool(points) == (item["labels"].max() > 0.5)
+
+
+def test_random_clips_label_every_frame_that_has_fixations(train, processor):
+    clips = ClipDataset(train, processor, num_frames=1)
+    assert len(clips) == 2
+    labelled = Counter(clips.clip(0, epoch)["frame"] for epoch in range(200))
+    assert set(labelled) == set(range(20)) - {EMPTY_FRAME}
+    # 10.5 on average, with a standard deviation of 3.2.
+    assert max(labelled.values()) < 24
+
+
+def test_clips_per_video_are_different_clips(train, processor):
+    clips = ClipDataset(train, processor, num_frames=2, clips_per_video=5)
+    items = [clips[index] for index in range(len(clips))]
+    assert [item["video_id"] for item in items] == ["0001"] * 5 + ["0002"] * 5
+    assert len({item["frame"] for item in items[:5]}) > 2
+    assert len(ClipDataset(train, processor, clips_per_video=5, sampling="random")) == 10
+
+
+def test_a_spot_its_density_and_its_fixation_stay_in_one_place(processor):
+    """Each frame has its spot elsewhere, so a frame taken for another would show, as would any slip of geometry."""
+    height, width, frames, size = 48, 72, 12, (96, 128)
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:height, :width]
+    pictures = rng.integers(20, 60, (frames, height, width, 3), dtype=np.uint8)
+    fixations = np.zeros((frames, height, width), bool)
+    densities = np.zeros((frames, height, width), np.uint8)
+    for frame in range(frames):
+        row_, column = rng.integers(2, height - 2), rng.integers(2, width - 2)
+        pictures[frame, row_ - 1 : row_ + 2, column - 1 : column + 2] = 230
+        fixations[frame, row_, column] = True
+        densities[frame] = 255 * np.exp(-((rows - row_) ** 2 + (columns - column) ** 2) / 20)
+    dataset = Dataset.from_list([row("spot", pictures, fixations, densities)], features=VIDEO_FEATURES)
+    clips = ClipDataset(dataset, processor, num_frames=4, augmentation=EVERYTHING, size=size)
+    places = set()
+    for epoch in range(120):
+        item = clips.clip(0, epoch)
+        # The middle of the brightest pixels is the middle of the spot.
+        bright = item["pixel_values_videos"][-1].mean(dim=0)
+        spot = (bright > bright.max() - 0.1 * (bright.max() - bright.median())).nonzero().double().mean(dim=0)
+        peak = torch.tensor(divmod(int(item["labels"].argmax()), size[1]))
+        (fixated,) = item["fixations"].nonzero()
+        # Up to four pixels of the clip are one of the frame; crops may cut the spot.
+        assert (fixated - peak).abs().max() <= 3
+        assert (fixated - spot).abs().max() <= 4
+        places.add(tuple(fixated.tolist()))
+    assert len(places) > 100
+
+
+def test_a_seed_and_an_epoch_make_the_clip(train, processor):
+    def clip(seed, epoch):
+        clips = ClipDataset(train, processor, num_frames=4, augmentation=EVERYTHING, seed=seed)
+        clips.set_epoch(epoch)
+        return clips[1]
+
+    assert same(clip(0, 0), clip(0, 0))
+    assert not same(clip(0, 0), clip(1, 0))
+    assert not same(clip(0, 0), clip(0, 1))
+
+
+def test_items_are_indexed_as_in_a_list(train, processor):
+    clips = ClipDataset(train, processor, num_frames=2, augmentation=EVERYTHING)
+    assert same(clips[-1], clips[1])
+    assert len(list(clips)) == 2
+    with pytest.raises(IndexError):
+        clips[2]
+
+
+def epochs(dataset, count=3, **options):
+    """The items of every epoch by index, read as in training."""
+    loader = DataLoader(dataset, batch_size=2, **options)
+    found = []
+    for epoch in range(count):
+        dataset.set_epoch(epoch)
+        items = []
+        for batch in loader:
+            size = len(batch["video_id"])
+            items += [{key: value[place] for key, value in batch.items()} for place in range(size)]
+        found.append([{**item, "frame": int(item["frame"])} for item in items])
+    return found
+
+
+@pytest.mark.parametrize("options", [{"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_workers_give_the_same_clips_in_every_epoch(train, stills_parquet, processor, options, mixed):
+    clips = ClipDataset(train, processor, num_frames=2, augmentation=EVERYTHING, clips_per_video=3)
+    if mixed:
+        stills = ClipDataset(load_stills(stills_parquet, split="train"), processor, num_frames=2)
+        clips = MixtureDataset([clips, stills], [2, 1])
+    expected = [[clips[index] for index in range(len(clips)) if clips.set_epoch(epoch) is None] for epoch in range(3)]
+    assert not any(map(same, expected[0], expected[1]))
+    for epoch, items in zip(expected, epochs(clips, **options), strict=True):
+        assert len(epoch) == len(items)
+        assert all(map(same, epoch, items))
+
+
+@pytest.mark.parametrize("by", ["torch", "accelerate"])
+def test_ranks_share_the_clips_out(processor, by):
+    clips = ClipDataset(videos(6), processor, num_frames=2, augmentation=EVERYTHING)
+    seen = {}
+    for rank in range(2):
+        if by == "torch":
+            sampler = DistributedSampler(clips, num_replicas=2, rank=rank, shuffle=True)
+            loader = DataLoader(clips, batch_size=1, sampler=sampler)
+        else:
+            loader = prepare_data_loader(
+                DataLoader(clips, batch_size=1, shuffle=False), num_processes=2, process_index=rank
+            )
+        for batch in loader:
+            (video,) = batch["video_id"]
+            assert video not in seen
+            seen[video] = {"frame": int(batch["frame"][0]), "labels": batch["labels"][0]}
+    assert set(seen) == set("012345")
+    for index in range(6):
+        assert seen[str(index)]["frame"] == clips[index]["frame"]
+        assert torch.equal(seen[str(index)]["labels"], clips[index]["labels"])
+
+
+def test_the_size_is_the_processors_unless_given(train):
+    processor = SalFoMVideoProcessor(size={"height": 64, "width": 64}, keep_aspect_ratio=True, size_divisor=16)
+    crop = Augmentation(crop=(0.2, 0.9), crop_stretch=2.0)
+    for seed in range(5):
+        item = ClipDataset(train, processor, num_frames=2, augmentation=crop, seed=seed)[0]
+        assert item["pixel_values_videos"].shape == (2, 3, 48, 80)
+        assert item["labels"].shape == (48, 80)
+    item = ClipDataset(train, processor, num_frames=2, size=(40, 50))[0]
+    assert item["pixel_values_videos"].shape == (2, 3, 40, 50)
+    assert item["fixations"].shape == (40, 50)
+
+
+def test_no_more_of_a_row_is_read_than_a_clip_shows(processor):
+    pictures, fixations, densities = gaze_video(0, 40)
+    long = row("long", pictures, fixations, densities)
+    for frame in long["frames"][:30]:
+        frame["bytes"] = b"not an image"
+    for frame in long["frames"][30:]:
+        frame["bytes"] += bytes(10**6)  # What follows the end of a PNG is ignored.
+    dataset = Dataset.from_list([long], features=VIDEO_FEATURES)
+    clips = ClipDataset(dataset, processor, num_frames=2, sampling="regular")
+    torch.testing.assert_close(clips[19]["pixel_values_videos"], prepared(processor, pictures[38:]))
+    tracemalloc.start()
+    clips[19]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 10**6 < peak < 5 * 10**6
+    with pytest.raises(VideoError, match="long"):
+        clips[0]
+
+
+def test_a_part_of_a_dataset_has_its_own_clips(hollywood2, processor):
+    part = load_hollywood2(hollywood2, split="train").select([1])
+    clips = ClipDataset(part, processor, num_frames=2, sampling="regular")
+    assert [(item["video_id"], item["frame"]) for item in clips] == [
+        ("actioncliptrain00001_2", frame) for frame in (0, 2, 4)
+    ]
+
+
+def test_colours_of_all_frames_change_by_one_factor(train):
+    processor = SalFoMVideoProcessor(size={"height": 64, "width": 96}, do_rescale=False, do_normalize=False)
+    options = {"num_frames": 3, "sampling": "regular"}
+    plain = ClipDataset(train, processor, **options)[2]["pixel_values_videos"]
+    brightness = Augmentation(brightness=0.5)
+    factors = set()
+    for seed in range(8):
+        found = ClipDataset(train, processor, **options, augmentation=brightness, seed=seed)[2]["pixel_values_videos"]
+        dark = (plain > 20) & (plain < 150)
+        factor = (found[dark] / plain[dark]).median()
+        torch.testing.assert_close(found, (plain * factor).clamp(0, 255))
+        factors.add(round(float(factor), 3))
+    assert 0.5 <= min(factors) < 0.9
+    assert 1.1 < max(factors) <= 1.5
+
+
+def test_unlabelled_videos_are_refused(dhf1k_official, processor):
+    with pytest.raises(DataError, match="0701 has no density maps"):
+        ClipDataset(load_dhf1k(dhf1k_official, split="test"), processor)[0]
+
+
+def test_frames_of_another_size_than_the_row_says_are_refused(processor):
+    dataset = Dataset.from_list([{**row("odd", *gaze_video(0, 6, 16, 24)), "width": 32}], features=VIDEO_FEATURES)
+    with pytest.raises(DataError, match="odd has a frame of 24×16 pixels"):
+        ClipDataset(dataset, processor, num_frames=4)[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampling": "all"}, "sampling"),
+        ({"num_frames": 0}, "at least 1"),
+        ({"clips_per_video": 0}, "at least 1"),
+        ({"spacing": 0}, "at least 1"),
+    ],
+)
+def test_bad_options_are_refused(train, processor, options, message):
+    with pytest.raises(ValueError, match=message):
+        ClipDataset(train, processor, **options)
+
+
+# Mixtures.
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Three datasets of 3, 5 and 8 clips; videos of dataset d are named by d."""
+    processor = SalFoMVideoProcessor(size={"height": 16, "width": 24})
+    datasets = []
+    for number, count in enumerate((3, 5, 8)):
+        dataset = videos(count)
+        names = [f"{number}/{video}" for video in range(count)]
+        dataset = dataset.remove_columns("video_id").add_column("video_id", names)
+        datasets.append(ClipDataset(dataset, processor, num_frames=1))
+    return datasets
+
+
+def names_of(mixture, epoch):
+    mixture.set_epoch(epoch)
+    return [mixture[index]["video_id"] for index in range(len(mixture))]
+
+
+@pytest.mark.parametrize(("weights", "counts"), [((1, 1, 2), (10, 10, 20)), ((0.3, 0, 0.1), (30, 0, 10))])
+def test_a_mixture_has_the_shares_of_its_weights(parts, weights, counts):
+    names = names_of(MixtureDataset(parts, weights, length=40), 0)
+    assert Counter(name[0] for name in names) == {str(n): count for n, count in enumerate(counts) if count}
+    # Mixed, not one after the other.
+    assert sum(one[0] != other[0] for one, other in itertools.pairwise(names)) > 8
+
+
+def test_a_video_taken_again_in_one_epoch_gives_other_clips(parts):
+    mixture = MixtureDataset(parts[:1], [1], length=30)
+    frames = {"0/0": set(), "0/1": set(), "0/2": set()}
+    for item in mixture:
+        frames[item["video_id"]].add(item["frame"])
+    assert all(len(seen) > 2 for seen in frames.values())
+
+
+def test_an_epoch_of_a_mixture_is_as_long_as_its_datasets(parts):
+    mixture = MixtureDataset(parts, [1, 1, 1])
+    assert len(mixture) == 16
+    assert len(names_of(mixture, 0)) == 16
+
+
+def test_a_mixture_repeats_no_clip_before_all_were_seen(parts):
+    mixture = MixtureDataset(parts, [1, 1, 2], length=8, seed=3)
+    videos = [f"{number}/{video}" for number, part in enumerate(parts) for video in range(len(part))]
+    counts, frames, orders = Counter(), {video: set() for video in videos}, set()
+    for epoch in range(20):
+        mixture.set_epoch(epoch)
+        items = [mixture[index] for index in range(8)]
+        for item in items:
+            counts[item["video_id"]] += 1
+            frames[item["video_id"]].add(item["frame"])
+        for number in "012":
+            mine = [counts[video] for video in videos if video[0] == number]
+            assert max(mine) - min(mine) <= 1
+        orders.add(tuple(item["video_id"] for item in items))
+    assert sum(counts.values()) == 160
+    # Another pass is in another order, and over other random clips.
+    assert len(orders) == 20
+    assert all(len(seen) > 2 for seen in frames.values())
+
+
+def test_a_mixture_depends_on_seed_and_epoch(parts):
+    mixture = MixtureDataset(parts, [1, 1, 1])
+    assert names_of(mixture, 1) == names_of(MixtureDataset(parts, [2, 2, 2]), 1)
+    assert names_of(mixture, 1) != names_of(mixture, 2)
+    assert names_of(mixture, 1) != names_of(MixtureDataset(parts, [1, 1, 1], seed=1), 1)
+
+
+@pytest.mark.parametrize(
+    ("weights", "length", "message"),
+    [
+        ([1, 1], None, "3 datasets"),
+        ([1, -1, 1], None, "not below 0"),
+        ([0, 0, 0], None, "not all 0"),
+        ([1, float("nan"), 1], None, "finite"),
+        ([1, 1, 1], 0, "length"),
+    ],
+)
+def test_bad_mixtures_are_refused(parts, weights, length, message):
+    with pytest.raises(ValueError, match=message):
+        MixtureDataset(parts, weights, length)
+
+
+def test_an_empty_dataset_cannot_be_mixed_in(parts, processor):
+    empty = ClipDataset(videos(1).select([]), processor)
+    assert len(empty) == 0
+    with pytest.raises(ValueError, match="Dataset 1 of the mixture is empty"):
+        MixtureDataset([parts[0], empty], [1, 1])
+
+
+# Streams.
+
+
+def streamed(dataset, processor, **options):
+    return StreamedClipDataset(dataset, processor, num_frames=2, **options)
+
+
+@pytest.mark.parametrize("shards", [8, 3])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_and_ranks_share_a_stream_out(processor, workers, shards):
+    source = videos(8).to_iterable_dataset(num_shards=shards)
+    seen = []
+    for rank in range(2):
+        clips = streamed(split_dataset_by_node(source, rank, 2), processor, sampling="regular", spacing=3)
+        for batch in DataLoader(clips, batch_size=2, num_workers=workers):
+            seen += zip(batch["video_id"], batch["frame"].tolist(), strict=True)
+    assert sorted(seen) == [(str(video), frame) for video in range(8) for frame in (2, 5)]
+
+
+@pytest.mark.parametrize("options", [{"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
+def test_a_streamed_clip_is_the_same_in_any_worker(processor, options):
+    source = videos(4).to_iterable_dataset(num_shards=4)
+    clips = streamed(source, processor, clips_per_video=2, augmentation=EVERYTHING)
+
+    def key(item):
+        return item["video_id"], item["frame"], float(item["labels"].sum())
+
+    alone = [sorted(map(key, items)) for items in epochs(clips)]
+    assert len(alone[0]) == 8
+    assert alone[0] != alone[1] != alone[2]
+    assert [sorted(map(key, items)) for items in epochs(clips, **options)] == alone
+
+
+def test_a_stream_is_shuffled_anew_in_every_epoch(processor):
+    source = videos(8).to_iterable_dataset(num_shards=2).shuffle(seed=0, buffer_size=8)
+    orders = [[item["video_id"] for item in items] for items in epochs(streamed(source, processor))]
+    assert len({tuple(order) for order in orders}) == 3
+    assert all(sorted(order) == list("01234567") for order in orders)
+
+
+def test_datasets_loaded_as_streams_give_the_clips_of_their_files(dhf1k_official, processor):
+    options = {"num_frames": 4, "sampling": "regular"}
+    stream = load_dhf1k(dhf1k_official, split="train", streaming=True)
+    assert isinstance(stream, IterableDataset)
+    found = list(StreamedClipDataset(stream, processor, **options))
+    expected = ClipDataset(load_dhf1k(dhf1k_official, split="train"), processor, **options)
+    assert len(found) == len(expected) == 10
+    assert all(map(same, found, expected))

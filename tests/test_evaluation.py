@@ -1,0 +1,456 @@
+"""Scoring a dataset: what is scored against what, which means are taken, and that stopped runs go on."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+
+from salfom_hf import metrics
+from salfom_hf.data import VIDEO_FEATURES, load_dhf1k, load_hollywood2, load_stills, load_ucf_sports
+from salfom_hf.data.samples import open_sample
+from salfom_hf.evaluation import (
+    Center,
+    EvaluationError,
+    InterObserver,
+    Method,
+    Model,
+    Protocol,
+    Scorer,
+    SpectralResidual,
+    evaluate,
+    picture,
+    table,
+    write_reports,
+)
+from salfom_hf.evaluation.scoring import opencv_blur
+from salfom_hf.predictor import SaliencyPredictor
+
+FAST = Protocol(("nss", "cc"))
+
+
+class Shifted(Method):
+    """The density, moved to the right by some pixels; notes what it was asked for."""
+
+    description = "density, moved"
+
+    def __init__(self, pixels=0, name="shifted", reduce=1):
+        self.pixels, self.name, self.reduce, self.asked = pixels, name, reduce, []
+        self.fingerprint = f"{pixels} {reduce}"
+
+    def maps(self, sample, indices):
+        self.asked.append(sample.id)
+        for index in indices:
+            yield np.roll(sample.density(index), self.pixels, axis=1)[:: self.reduce, :: self.reduce]
+
+
+class Interrupted(Shifted):
+    """Stops the run at the second video."""
+
+    def maps(self, sample, indices):
+        if self.asked:
+            raise KeyboardInterrupt
+        yield from super().maps(sample, indices)
+
+
+class Killed(Shifted):
+    """Ends its process."""
+
+    def maps(self, sample, indices):
+        os._exit(9)
+
+
+@pytest.fixture(scope="module")
+def val(dhf1k_frames):
+    """Two videos of 20 frames; nobody looks at frame 3 of the first one."""
+    return load_dhf1k(dhf1k_frames, "val")
+
+
+@pytest.fixture(scope="module")
+def shots(hollywood2):
+    """Videos of 20 and 5 frames; nobody looks at frame 3 of the first one."""
+    return load_hollywood2(hollywood2, "train")
+
+
+def cc_by_hand(row, pixels):
+    """CC of every frame's density with itself moved; None for empty ones."""
+    sample = open_sample(row)
+    densities = [sample.density(index).astype(float) for index in range(sample.num_frames)]
+    return [np.corrcoef(np.roll(d, pixels, 1).ravel(), d.ravel())[0, 1] if d.any() else None for d in densities]
+
+
+def nss_by_hand(saliency, fixations):
+    z = (saliency - saliency.mean()) / saliency.std()
+    return z[fixations].mean()
+
+
+def records(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.glob("videos/*/*"))
+
+
+def test_the_density_itself_is_perfect(val, tmp_path):
+    (scores,) = evaluate(val, [Shifted()], tmp_path / "out", Protocol(("cc", "sim", "kld")))
+    for metric, best in (("cc", 1), ("sim", 1), ("kld", 0)):
+        assert scores.mean_over_frames(metric) == pytest.approx(best, abs=1e-6)
+        assert scores.mean_over_videos(metric) == pytest.approx(best, abs=1e-6)
+
+
+def test_both_means_and_the_frames_left_out(shots, tmp_path):
+    (scores,) = evaluate(shots, [Shifted(9)], tmp_path / "out", FAST)
+    expected = [[value for value in cc_by_hand(row, 9) if value is not None] for row in shots]
+    assert [len(values) for values in expected] == [19, 5]
+    for found, values in zip(scores.values("cc"), expected, strict=True):
+        np.testing.assert_allclose(found, values, rtol=1e-6)
+    over_frames, over_videos = np.mean(np.concatenate(expected)), np.mean([np.mean(values) for values in expected])
+    assert abs(over_frames - over_videos) > 1e-3
+    assert scores.mean_over_frames("cc") == pytest.approx(over_frames, rel=1e-6)
+    assert scores.mean_over_videos("cc") == pytest.approx(over_videos, rel=1e-6)
+    assert (scores.num_frames, scores.num_videos, scores.left_out) == (24, 2, {"without fixations": 1})
+    assert scores.videos[0]["frames"] == [index for index in range(20) if index != 3]
+
+
+def test_nss_is_that_of_the_fixated_pixels(val, tmp_path):
+    (scores,) = evaluate(val, [Shifted(4)], tmp_path / "out", FAST)
+    sample = open_sample(val[1])
+    expected = [
+        nss_by_hand(np.roll(sample.density(index), 4, 1).astype(float), sample.fixations(index)) for index in range(20)
+    ]
+    np.testing.assert_allclose(scores.values("nss")[1], expected, rtol=1e-6)
+
+
+def test_frames_with_an_empty_density_are_left_out(dhf1k_frames, tmp_path):
+    row = load_dhf1k(dhf1k_frames, "val")[1]
+    Image.new("L", (96, 64)).save(tmp_path / "empty.png")
+    row["maps"][5] = {"path": str(tmp_path / "empty.png"), "bytes": None}
+    (scores,) = evaluate(Dataset.from_list([row], VIDEO_FEATURES), [Center()], tmp_path / "out", FAST)
+    assert (scores.num_frames, scores.left_out) == (19, {"with an empty density map": 1})
+
+
+def test_undefined_scores_are_left_out_and_counted(val, tmp_path):
+    class Flat(Shifted):
+        def maps(self, sample, indices):
+            for index, saliency in zip(indices, super().maps(sample, indices), strict=True):
+                yield saliency if index % 2 else np.ones_like(saliency)
+
+    (scores,) = evaluate(val.select([1]), [Flat(9)], tmp_path / "out", FAST)
+    assert (scores.num_frames, scores.undefined("cc")) == (20, 10)
+    assert scores.mean_over_frames("cc") == pytest.approx(np.mean(cc_by_hand(val[1], 9)[1::2]), rel=1e-6)
+    assert "CC for 10" in table([scores], FAST, "title", stills=False)
+
+
+def test_maps_are_resized_bilinearly_to_the_native_size(val, tmp_path):
+    (scores,) = evaluate(val.select([1]), [Shifted(9, reduce=4)], tmp_path / "out", FAST)
+    density = open_sample(val[1]).density(6)
+    small = torch.from_numpy(np.roll(density, 9, 1)[::4, ::4].copy())
+    native = torch.nn.functional.interpolate(small[None, None], size=density.shape, mode="bilinear")[0, 0].numpy()
+    expected = np.corrcoef(native.ravel(), density.ravel())[0, 1]
+    assert scores.values("cc")[0][6] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_blur_is_that_of_the_fields_code():
+    saliency = np.random.default_rng(0).random((9, 14))
+    kernel = np.exp(-(np.arange(-5, 6) ** 2) / 8.0)
+    kernel = np.outer(kernel, kernel) / kernel.sum() ** 2
+    padded = np.pad(saliency, 5, mode="reflect")
+    expected = np.array([[(padded[y : y + 11, x : x + 11] * kernel).sum() for x in range(14)] for y in range(9)])
+    np.testing.assert_allclose(opencv_blur(torch.from_numpy(saliency), 2.0), expected, rtol=1e-12)
+    scorer = object.__new__(Scorer)
+    for blur in (0.0, 2.0):
+        scorer.protocol = Protocol(blur=blur)
+        np.testing.assert_allclose(scorer.prepare(saliency, (9, 14)), expected if blur else saliency, rtol=1e-12)
+
+
+def test_negatives_are_moved_to_the_size_of_the_frame(stills_parquet):
+    """Of four stills all three others are drawn; one of them has no fixations."""
+    stills = load_stills(stills_parquet, "train")
+    scorer = Scorer(stills, Protocol())
+    counts, _ = scorer.negatives(1, 0, (96, 64))
+    expected = np.zeros((96, 64))
+    for row in (0, 2, 3):
+        fixated = open_sample(stills[row]).fixations(0)
+        height, width = fixated.shape
+        for y, x in zip(*np.nonzero(fixated), strict=True):
+            expected[int((y + 0.5) * 96 / height), int((x + 0.5) * 64 / width)] += 1
+    assert expected.sum() > 15
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_negatives_come_from_ten_other_frames(val):
+    scorer = Scorer(val, Protocol(seed=3))
+    drawn = []
+    scorer._fixated = lambda row, index: drawn.append((row, index)) or ((64, 96), np.array([], int), np.array([], int))
+    for index in range(20):
+        drawn.clear()
+        scorer.negatives(1, index, (64, 96))
+        assert len(set(drawn)) == 10
+        assert (1, index) not in drawn
+        assert {row for row, _ in drawn} <= {0, 1}
+        assert all(0 <= other < 20 for _, other in drawn)
+
+
+def test_shuffled_auc_is_sampled_from_these_negatives(val, tmp_path):
+    protocol = Protocol(("s-auc", "s-auc-exact"), seed=5)
+    (scores,) = evaluate(val.select([1]), [Shifted(9)], tmp_path / "out", protocol)
+    sample, scorer = open_sample(val[1]), Scorer(val.select([1]), protocol)
+    for index in (0, 13):
+        saliency = torch.from_numpy(np.roll(sample.density(index), 9, 1).copy())
+        fixated = torch.from_numpy(sample.fixations(index))
+        other, generator = scorer.negatives(0, index, (64, 96))
+        exact = metrics.auc_shuffled(saliency, fixated, other, variant="exact")
+        sampled = metrics.auc_shuffled(saliency, fixated, other, generator=generator)
+        assert scores.values("s-auc-exact")[0][index] == pytest.approx(float(exact), abs=1e-12)
+        assert scores.values("s-auc")[0][index] == pytest.approx(float(sampled), abs=1e-12)
+        assert abs(float(exact) - float(sampled)) < 0.2
+
+
+def test_random_frames_are_reproducible(val, tmp_path):
+    def chosen(seed, name):
+        (scores,) = evaluate(val, [Shifted()], tmp_path / name, Protocol(("cc",), max_frames=9, seed=seed))
+        assert scores.num_frames + sum(scores.left_out.values()) == 9
+        return [video["frames"] for video in scores.videos]
+
+    assert chosen(0, "a") == chosen(0, "b") != chosen(1, "c")
+    everything = evaluate(val, [Shifted()], tmp_path / "d", Protocol(("cc",), max_frames=40))[0]
+    assert everything.num_frames == 39
+
+
+def test_several_processes_give_the_same_numbers(val, model_folder, tmp_path, reproducible):
+    model = Model(str(model_folder), SaliencyPredictor.from_pretrained(model_folder))
+    methods, protocol = [model, Center()], Protocol((*Protocol().metrics, "ig"))
+    one = evaluate(val, methods, tmp_path / "one", protocol, prior=Center())
+    two = evaluate(val, methods, tmp_path / "two", protocol, prior=Center(), processes=2)
+    assert [scores.videos for scores in two] == [scores.videos for scores in one]
+    assert one[0].num_frames == 39
+
+
+def test_observers_are_scored_against_the_others(stills_parquet, tmp_path):
+    stills = load_stills(stills_parquet, "train")
+    (scores,) = evaluate(stills, [InterObserver()], tmp_path / "out", FAST)
+    sample = open_sample(stills[0])
+    expected = nss_by_hand(sample.density_of([0, 2]).astype(float), sample.fixations_of([1]))
+    assert scores.videos[0]["scores"]["nss"] == [pytest.approx(expected, rel=1e-5)]
+    assert scores.left_out == {"without fixations": 1}
+
+
+def test_information_gain_is_over_the_prior(val, tmp_path):
+    protocol = Protocol(("ig",))
+    own, other = evaluate(val, [Center(), Shifted()], tmp_path / "out", protocol, prior=Center())
+    assert own.mean_over_frames("ig") == pytest.approx(0, abs=1e-9)
+    sample = open_sample(val[1])
+    prior = next(Center().maps(sample, [0]))
+    density = sample.density(7).astype(float)
+    gain = np.log2(density / density.sum() + 2.0**-52) - np.log2(prior / prior.sum())
+    assert other.values("ig")[1][7] == pytest.approx(gain[sample.fixations(7)].mean(), rel=1e-6)
+    with pytest.raises(EvaluationError, match="prior"):
+        evaluate(val, [Shifted()], tmp_path / "none", protocol)
+
+
+def test_rows_may_hold_files_instead_of_paths(val, tmp_path):
+    rows = list(val)
+    for row in rows:
+        for column in ("frames", "maps", "fixations"):
+            row[column] = [{"path": Path(f["path"]).name, "bytes": Path(f["path"]).read_bytes()} for f in row[column]]
+    held = Dataset.from_list(rows, VIDEO_FEATURES)
+    methods = [Shifted(9), SpectralResidual()]
+    expected = evaluate(val, methods, tmp_path / "paths")
+    assert evaluate(held, methods, tmp_path / "held") == expected
+
+
+# Stopping and going on.
+
+
+def test_a_stopped_run_goes_on_where_it_was(val, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(val, [Interrupted()], tmp_path / "out", FAST)
+    assert records(tmp_path / "out") == ["videos/shifted/000000.json"]
+    again = Shifted()
+    found = evaluate(val, [again], tmp_path / "out", FAST)
+    assert again.asked == ["0602"]
+    assert found == evaluate(val, [Shifted()], tmp_path / "new", FAST)
+    assert list(tmp_path.glob("**/.salfom-*")) == []
+
+
+def test_other_settings_are_refused(val, tmp_path):
+    evaluate(val, [Shifted()], tmp_path / "out", FAST, about={"split": "val"})
+    for change, words in (
+        ({"protocol": Protocol(("nss", "cc"), blur=2.0)}, "blur"),
+        ({"protocol": Protocol(("nss",))}, "metrics"),
+        ({"methods": [Shifted(3)]}, "the maps of shifted"),
+        ({"dataset": val.select([0])}, "videos"),
+        ({"about": {"split": "train"}}, "split"),
+    ):
+        arguments = {"dataset": val, "methods": [Shifted()], "protocol": FAST, "about": {"split": "val"}, **change}
+        with pytest.raises(EvaluationError, match=words) as error:
+            evaluate(output=tmp_path / "out", **arguments)
+        assert "--overwrite" in str(error.value)
+    (scores,) = evaluate(val, [Shifted(3)], tmp_path / "out", Protocol(("cc",), blur=2.0), overwrite=True)
+    assert scores == evaluate(val, [Shifted(3)], tmp_path / "new", Protocol(("cc",), blur=2.0))[0]
+
+
+def test_methods_are_added_to_results(val, tmp_path):
+    evaluate(val, [Shifted()], tmp_path / "out", FAST)
+    first, second = Shifted(), Shifted(3, name="folder/other")
+    scores = evaluate(val, [first, second], tmp_path / "out", FAST)
+    assert (first.asked, second.asked) == ([], ["0601", "0602"])
+    assert [method.name for method in scores] == ["shifted", "folder/other"]
+    assert scores[0].mean_over_frames("cc") > scores[1].mean_over_frames("cc")
+
+
+def test_a_process_that_ends_is_one_sentence(val, tmp_path):
+    with pytest.raises(EvaluationError, match="A process was ended"):
+        evaluate(val.select([0]), [Killed()], tmp_path / "out", FAST, processes=2)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_other_files_are_left_alone(val, tmp_path, overwrite):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(EvaluationError, match="other files"):
+        evaluate(val, [Shifted()], tmp_path, FAST, overwrite=overwrite)
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_what_cannot_be_scored_is_refused(dhf1k_frames, val, tmp_path):
+    with pytest.raises(EvaluationError, match="salfom submit"):
+        evaluate(load_dhf1k(dhf1k_frames, "test"), [Shifted()], tmp_path / "out")
+    with pytest.raises(EvaluationError, match="Two methods are called shifted"):
+        evaluate(val, [Shifted(), Shifted(3)], tmp_path / "out")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "options", [{"metrics": ("auc",)}, {"metrics": ()}, {"blur": -1.0}, {"max_frames": 0}, {"seed": -1}]
+)
+def test_bad_protocols(options):
+    with pytest.raises(ValueError, match="must be"):
+        Protocol(**options)
+
+
+def test_videos_decode_like_frames(dhf1k_official, framewise_model, processor, tmp_path):
+    """The same model on an AVI file and on the frames decoded from it."""
+    dataset = load_dhf1k(dhf1k_official, "val").select([0])
+    model = Model("tiny", SaliencyPredictor(framewise_model, processor))
+    (scores,) = evaluate(dataset, [model], tmp_path / "out", Protocol(("nss",), max_frames=5))
+    sample = open_sample(dataset[0])
+    maps = model.predictor.predict(np.stack(list(sample.frames())))
+    (video,) = scores.videos
+    expected = [nss_by_hand(maps[index].astype(float), sample.fixations(index)) for index in video["frames"]]
+    np.testing.assert_allclose(video["scores"]["nss"], expected, rtol=1e-3)
+
+
+# Reports.
+
+
+@pytest.fixture(scope="module")
+def finished(shots, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "out"
+    methods = [Shifted(9), Center()]
+    scores = evaluate(shots, methods, folder, FAST)
+    write_reports(folder, scores, FAST, {"dataset": "hollywood2", "split": "train"})
+    return folder, methods, scores
+
+
+def test_the_table_shows_methods_side_by_side(finished):
+    _, _, scores = finished
+    lines = table(scores, FAST, "hollywood2, split train", stills=False).splitlines()
+    assert lines[0] == "hollywood2, split train"
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert rows[0] == ["method", "NSS ↑", "CC ↑", "frames"]
+    for row, method in zip(rows[2:4], scores, strict=True):
+        means = [f"{method.mean_over_frames(metric):.3f}" for metric in ("nss", "cc")]
+        assert row == [method.name, *means, "24"]
+    assert rows[4] == ["method", "NSS ↑", "CC ↑", "videos"]
+    assert rows[6][2] == f"{scores[0].mean_over_videos('cc'):.3f}"
+    assert rows[6][3] == "2"
+    assert len({len(line) for line in lines if line.startswith("|")}) == 1
+    assert lines[-1] == "24 of 25 frames scored; left out: 1 without fixations."
+    assert sum("Gaussian in the middle" in line for line in lines) == 1
+
+
+def test_stills_have_one_mean(stills_parquet, tmp_path):
+    stills = load_stills(stills_parquet, "train")
+    scores = evaluate(stills, [Center()], tmp_path / "out")
+    text = table(scores, Protocol(), "stills", stills=True)
+    assert "Mean over images" in text
+    assert "videos" not in text
+    for words in ("s-AUC: shuffled AUC as published (sampled", "without jitter", "ddof 0", "not blurred"):
+        assert words in text
+
+
+def test_the_table_names_the_protocol(finished):
+    _, _, scores = finished
+    protocol = Protocol(("nss", "cc"), blur=2.0, max_frames=9, seed=4)
+    text = table(scores, protocol, "title", stills=False)
+    assert "sigma 2 pixels (kernel 11×11)" in text
+    assert "At most 9 frames are scored, drawn at random with seed 4." in text
+
+
+def test_results_as_json(finished):
+    folder, _, scores = finished
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["dataset"], results["split"]) == ("hollywood2", "train")
+    assert results["protocol"]["seed"] == 0
+    first, second = results["methods"]
+    assert first["mean_over_frames"]["cc"] == scores[0].mean_over_frames("cc")
+    assert first["mean_over_videos"]["nss"] == scores[0].mean_over_videos("nss")
+    assert (first["frames"], first["videos"], first["left_out"]) == (24, 2, {"without fixations": 1})
+    assert second["name"] == "center"
+
+
+def test_videos_as_csv(finished):
+    folder, _, scores = finished
+    with open(folder / "videos.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == ["shifted"] * 2 + ["center"] * 2
+    assert [row["video_id"] for row in rows[:2]] == [video["video_id"] for video in scores[0].videos]
+    assert [(row["frames"], row["left_out"]) for row in rows[:2]] == [("19", "1"), ("5", "0")]
+    assert float(rows[1]["cc"]) == pytest.approx(scores[0].values("cc")[1].mean(), rel=1e-12)
+
+
+def test_the_picture_shows_the_best_and_worst_frames(finished, shots):
+    _, methods, scores = finished
+    sheet = picture(Scorer(shots, FAST), methods, scores)
+    # A column each for the frame, the gaze and the two methods; six rows of pictures of 320×213 or 112:48.
+    assert sheet.width == 4 * 328 + 8
+    assert sheet.height > 6 * 130
+    colours = np.asarray(sheet).reshape(-1, 3)
+    assert (colours != 255).any(1).mean() > 0.5
+
+
+def test_one_frame_makes_no_picture(val, tmp_path):
+    protocol = Protocol(("cc",), max_frames=1)
+    methods = [Shifted()]
+    scores = evaluate(val, methods, tmp_path / "out", protocol)
+    assert picture(Scorer(val, protocol), methods, scores) is None
+
+
+def test_shown_frames_are_apart(val, tmp_path, monkeypatch):
+    from salfom_hf.evaluation import report
+
+    shown = []
+    strip = report.strip
+    monkeypatch.setattr(report, "strip", lambda *arguments: shown.append(arguments[-3:]) or strip(*arguments))
+    methods = [Shifted(9)]
+    dataset = val.select([1])
+    scores = evaluate(dataset, methods, tmp_path / "out", FAST)
+    picture(Scorer(dataset, FAST), methods, scores)
+    values = scores[0].values("nss")[0]
+    assert [rank for rank, *_ in shown] == [f"{side} {n}" for side in ("best", "worst") for n in (1, 2, 3)]
+    best, worst = ([frame for rank, _, frame in shown if rank.startswith(side)] for side in ("best", "worst"))
+    assert (best[0], worst[0]) == (values.argmax(), values.argmin())
+    for frames in (best, worst):
+        assert np.diff(sorted(frames)).min() >= 20 / 6
+    assert not set(best) & set(worst)
+
+
+def test_frames_of_two_sizes(ucf_sports, tmp_path):
+    dataset = load_ucf_sports(ucf_sports, "train")
+    (scores,) = evaluate(dataset, [Shifted(6)], tmp_path / "out")
+    assert scores.num_frames == 59
+    for metric in Protocol().metrics:
+        assert np.isfinite(scores.mean_over_frames(metric))
+    assert 0.5 < scores.mean_over_frames("s-auc") < 1

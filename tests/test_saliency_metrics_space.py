@@ -1,0 +1,203 @@
+"""The metric Space: the `evaluate` metric, its page and its card."""
+
+import importlib.util
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import SpaceCard
+from PIL import Image
+
+from salfom_hf import metrics
+
+ROOT = Path(__file__).parents[1]
+SPACE = ROOT / "spaces" / "saliency_metrics"
+
+
+def module(name):
+    specification = importlib.util.spec_from_file_location(f"saliency_metrics_{name}", SPACE / f"{name}.py")
+    loaded = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.fixture
+def metric(tmp_path):
+    pytest.importorskip("evaluate")
+    return module("saliency_metrics").SaliencyMetrics(cache_dir=str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def app():
+    pytest.importorskip("gradio")
+    return module("app")
+
+
+@pytest.fixture
+def maps():
+    """Three frames of two sizes; nobody looked at the second."""
+    generator = np.random.default_rng(0)
+    sizes = [(12, 16), (12, 16), (9, 7)]
+    predictions = [generator.random(size, dtype=np.float32) for size in sizes]
+    densities = [generator.random(size, dtype=np.float32) for size in sizes]
+    fixations = [generator.random(size) > 0.9 for size in sizes]
+    densities[1][:] = 0
+    fixations[1][:] = False
+    return predictions, densities, fixations
+
+
+def test_the_cards_example_loads_offline_and_prints_what_the_card_says(tmp_path):
+    pytest.importorskip("evaluate")
+    card = (SPACE / "README.md").read_text(encoding="utf-8")
+    code, printed = re.search(r"```python\n(.*?)```\n+```text\n(.*?)```", card, re.DOTALL).groups()
+    # A process of its own: whether the Hub may be asked, and where modules are kept, is read at import.
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.stdout == printed, result.stderr
+
+
+def test_scores_are_those_of_the_package(metric, maps):
+    predictions, densities, fixations = maps
+    result = metric.compute(predictions=predictions, densities=densities, fixations=fixations)
+    names = ["auc_judd", "nss", "cc", "sim", "kldiv"]
+    assert list(result["per_map"]) == names
+    for name in names:
+        targets = fixations if name in ("auc_judd", "nss") else densities
+        expected = [
+            getattr(metrics, name)(torch.from_numpy(saliency), torch.from_numpy(target)).item()
+            for saliency, target in zip(predictions, targets, strict=True)
+        ]
+        assert result["per_map"][name] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+        assert result["undefined"][name] == 1
+        assert result[name] == pytest.approx((expected[0] + expected[2]) / 2, abs=1e-12)
+
+
+def test_the_metrics_that_need_more(metric, maps):
+    predictions, _, fixations = maps
+    predictions, fixations = predictions[:2], fixations[:2]
+    generator = np.random.default_rng(1)
+    other, prior = generator.poisson(1, (2, 12, 16)), generator.random((12, 16))
+    names = ["auc_shuffled", "information_gain"]
+    arguments = {"predictions": predictions, "fixations": fixations, "other": list(other), "prior": prior}
+    result = metric.compute(metrics=names, **arguments)
+    saliency, fixated = torch.from_numpy(predictions[0]), torch.from_numpy(fixations[0])
+    seeded = torch.Generator().manual_seed(0)
+    shuffled = metrics.auc_shuffled(saliency, fixated, torch.from_numpy(other[0]), generator=seeded).item()
+    gain = metrics.information_gain(saliency, fixated, torch.from_numpy(prior)).item()
+    assert result["auc_shuffled"] == pytest.approx(shuffled, abs=1e-12)
+    assert result["information_gain"] == pytest.approx(gain, abs=1e-12)
+    assert result["undefined"] == {"auc_shuffled": 1, "information_gain": 1}
+    assert set(metric.compute(**arguments)["per_map"]) == {"auc_judd", "nss", *names}
+    assert metric.compute(metrics=names, seed=1, **arguments)["auc_shuffled"] != result["auc_shuffled"]
+
+
+def test_maps_added_in_parts(metric, maps):
+    predictions, densities, _ = maps
+    expected = metric.compute(predictions=predictions, densities=densities)
+    assert list(expected["per_map"]) == ["cc", "sim", "kldiv"]
+    metric.add(prediction=predictions[0], density=densities[0])
+    metric.add_batch(predictions=predictions[1:], densities=densities[1:])
+    np.testing.assert_equal(metric.compute(), expected)
+    only_fixations = metric.compute(predictions=torch.rand(2, 4, 5), fixations=torch.eye(5)[:4].expand(2, 4, 5))
+    assert list(only_fixations["per_map"]) == ["auc_judd", "nss"]
+
+
+def test_undefined_everywhere(metric, maps):
+    predictions, _, fixations = maps
+    result = metric.compute(predictions=predictions[1:2], fixations=fixations[1:2])
+    assert math.isnan(result["nss"])
+    assert result["undefined"]["nss"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "nothing to compare with"),
+        ({"predictions": None}, "no predictions"),
+        ({"densities": slice(0, 2)}, "3 predictions but 2 densities"),
+        ({"fixations": slice(3), "metrics": ["judd"]}, "no metric 'judd'"),
+        ({"fixations": slice(3), "metrics": ["cc"]}, "cc needs densities"),
+        ({"fixations": slice(3), "metrics": ["auc_shuffled"]}, "auc_shuffled needs other"),
+        ({"fixations": slice(3), "other": [np.ones((12, 16))]}, "3 predictions but 1 other"),
+        ({"fixations": slice(None, None, -1)}, r"fixations has the shape \(9, 7\), but saliency has \(12, 16\)"),
+    ],
+)
+def test_bad_arguments(metric, maps, arguments, message):
+    given = dict(zip(("predictions", "densities", "fixations"), maps, strict=True))
+    chosen = {name: given[name][value] if isinstance(value, slice) else value for name, value in arguments.items()}
+    if chosen.get("predictions", 0) is None:
+        chosen["densities"] = given["densities"]
+    with pytest.raises(ValueError, match=message):
+        metric.compute(**({"predictions": given["predictions"]} | chosen))
+
+
+def test_batches_with_and_without_fixations_do_not_mix(metric, maps):
+    predictions, densities, fixations = maps
+    metric.add_batch(predictions=predictions, densities=densities, fixations=fixations)
+    metric.add_batch(predictions=predictions, densities=densities)
+    with pytest.raises(ValueError, match="Some batches came with fixations"):
+        metric.compute()
+
+
+def test_card():
+    card = SpaceCard.load(SPACE / "README.md").data.to_dict()
+    assert {"title", "emoji", "colorFrom", "colorTo"} <= set(card)
+    assert (card["sdk"], card["license"]) == ("gradio", "apache-2.0")
+    assert {"evaluate", "metric"} <= set(card["tags"])
+    assert (SPACE / card["app_file"]).is_file()
+    assert f"gradio=={card['sdk_version']}\n" in (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    # The Hub refuses longer ones.
+    assert len(card["short_description"]) <= 60
+
+
+@pytest.mark.parametrize("quality", ["good", "center"])
+def test_page_scores_the_example(app, quality):
+    images = app.example(quality)
+    prediction, density, fixations = (torch.from_numpy(np.array(image)) for image in images)
+    table = {name: value for name, value, _ in app.score(*images)}
+    assert table == {
+        "AUC-Judd": f"{metrics.auc_judd(prediction, fixations).item():.4f}",
+        "NSS": f"{metrics.nss(prediction, fixations).item():.4f}",
+        "CC": f"{metrics.cc(prediction, density).item():.4f}",
+        "SIM": f"{metrics.sim(prediction, density).item():.4f}",
+        "KLD": f"{metrics.kldiv(prediction, density).item():.4f}",
+    }
+    assert (float(table["CC"]) > 0.9) == (quality == "good")
+
+
+def test_page_takes_either_ground_truth(app):
+    prediction, density, fixations = app.example("good")
+    rows = app.score(prediction, density, fixations)
+    assert app.score(prediction, None, fixations) == rows[:2]
+    assert app.score(prediction.convert("RGB"), density, None) == rows[2:]
+    # Saved as JPEG, a fixation map has dark pixels where nobody looked.
+    noisy = Image.fromarray(np.maximum(np.array(fixations), 3))
+    assert app.score(prediction, None, noisy) == rows[:2]
+    empty = Image.new("L", prediction.size)
+    assert all(value.startswith("undefined") for _, value, _ in app.score(prediction, empty, empty))
+
+
+def test_page_says_what_is_wrong(app):
+    from gradio import Error
+
+    prediction, density, fixations = app.example("good")
+    with pytest.raises(Error, match="Give the predicted map"):
+        app.score(None, density, fixations)
+    with pytest.raises(Error, match="nothing to compare with"):
+        app.score(prediction, None, None)
+    with pytest.raises(Error, match="prediction has 160×90 pixels, but the density has 320×180"):
+        app.score(prediction.resize((160, 90)), density, None)
+
+
+def test_page_is_built(app):
+    buttons = [block.value for block in app.demo.blocks.values() if type(block).__name__ == "Button"]
+    assert buttons == ["Score", "Example: a good map", "Example: only a centre bias"]
+    assert [function.fn for function in app.demo.fns.values()].count(app.score) == 3

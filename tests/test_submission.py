@@ -1,0 +1,159 @@
+"""The folder for the DHF1K server: names, sizes and values of its maps, and what a check finds in bad ones."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from salfom_hf import SaliencyPredictor
+from salfom_hf.data import load_dhf1k
+from salfom_hf.data.samples import open_sample
+from salfom_hf.evaluation import (
+    EvaluationError,
+    Model,
+    Predictions,
+    Protocol,
+    check_submission,
+    evaluate,
+    write_submission,
+)
+
+
+@pytest.fixture(scope="module")
+def withheld(dhf1k_official):
+    """Video 0701, an AVI file of 20 frames without labels."""
+    return load_dhf1k(dhf1k_official, "test")
+
+
+@pytest.fixture(scope="module")
+def val(dhf1k_official):
+    return load_dhf1k(dhf1k_official, "val")
+
+
+@pytest.fixture
+def model(framewise_model, processor):
+    return Model("tiny", SaliencyPredictor(framewise_model, processor))
+
+
+@pytest.fixture
+def submission(model, val, tmp_path):
+    write_submission(val, model, tmp_path / "maps")
+    return tmp_path / "maps"
+
+
+def tree(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
+
+
+def test_every_frame_is_a_grey_picture_of_its_map(withheld, model, tmp_path):
+    frames = []
+    assert write_submission(withheld, model, tmp_path / "maps", advance=frames.append) == 1
+    assert sum(frames) == 20
+    assert tree(tmp_path / "maps") == [f"0701/{number:04d}.png" for number in range(1, 21)]
+    expected = model.predictor.predict(np.stack(list(open_sample(withheld[0]).frames())))
+    for number, saliency in enumerate(expected, 1):
+        with Image.open(tmp_path / "maps" / "0701" / f"{number:04d}.png") as image:
+            assert (image.mode, image.size) == ("L", (96, 64))
+            scaled = (saliency - saliency.min()) / (saliency.max() - saliency.min()) * 255
+            assert np.abs(np.asarray(image) - scaled).max() <= 0.51
+    assert check_submission(withheld, tmp_path / "maps").endswith("is complete: 1 videos, 20 grey maps.")
+
+
+def test_a_submission_scores_like_its_model(submission, model, val, tmp_path):
+    protocol = Protocol(("nss", "cc"))
+    methods = [model, Predictions(submission)]
+    own, read = evaluate(val, methods, tmp_path / "out", protocol)
+    for metric in protocol.metrics:
+        assert read.mean_over_frames(metric) == pytest.approx(own.mean_over_frames(metric), abs=0.02)
+
+
+def test_a_stopped_submission_goes_on(val, model, tmp_path, monkeypatch):
+    asked, maps = [], model.maps
+
+    def stopping(sample, indices):
+        asked.append(sample.id)
+        for index, saliency in zip(indices, maps(sample, indices), strict=True):
+            if (sample.id, index) == ("0602", 7) and len(asked) == 2:
+                raise KeyboardInterrupt
+            yield saliency
+
+    monkeypatch.setattr(model, "maps", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        write_submission(val, model, tmp_path / "maps")
+    assert {path.split("/")[0] for path in tree(tmp_path / "maps")} == {"0601"}
+    with pytest.raises(EvaluationError, match="the folder 0602 is missing"):
+        check_submission(val, tmp_path / "maps")
+    assert write_submission(val, model, tmp_path / "maps") == 1
+    assert asked == ["0601", "0602", "0602"]
+    assert "2 videos, 40 grey maps" in check_submission(val, tmp_path / "maps")
+
+
+def test_maps_of_two_models_are_not_mixed(submission, val, framewise_model, processor):
+    other = Model("other", SaliencyPredictor(framewise_model, processor, stride=5))
+    before = (submission / "0602" / "0003.png").read_bytes()
+    with pytest.raises(EvaluationError, match=r"maps of tiny.*--overwrite"):
+        write_submission(val, other, submission)
+    assert (submission / "0602" / "0003.png").read_bytes() == before
+    assert write_submission(val, other, submission, overwrite=True) == 2
+    assert (submission / "0602" / "0003.png").read_bytes() != before
+    assert json.loads(submission.with_name("maps.json").read_text())["model"] == "other"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_other_folders_are_left_alone(val, model, tmp_path, overwrite):
+    (tmp_path / "0601").mkdir()
+    (tmp_path / "0601" / "0001.png").write_bytes(b"mine")
+    with pytest.raises(EvaluationError, match="unknown origin"):
+        write_submission(val, model, tmp_path, overwrite=overwrite)
+    assert (tmp_path / "0601" / "0001.png").read_bytes() == b"mine"
+
+
+def remove(folder):
+    for number in (4, 9):
+        (folder / "0601" / f"000{number}.png").unlink()
+
+
+def three_digits(folder):
+    (folder / "0602").rename(folder / "602")
+
+
+def save(**options):
+    def change(folder):
+        image = Image.new(options.get("mode", "L"), options.get("size", (96, 64)))
+        image.save(folder / "0601" / "0002.png", options.get("format", "PNG"))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (remove, "0601 lacks 2 of 20 maps, the first is 0004.png"),
+        (three_digits, "the folder 0602 is missing; 602 does not belong here"),
+        (lambda folder: shutil.copytree(folder / "0601", folder / "0999"), "0999 does not belong here"),
+        (lambda folder: (folder / "notes.txt").touch(), "notes.txt does not belong here"),
+        (lambda folder: (folder / "0601" / "0021.png").touch(), "0601 has 1 other files, the first is 0021.png"),
+        (save(mode="RGB"), "0601/0002.png is PNG RGB 96x64 instead of PNG L 96x64"),
+        (save(size=(64, 96)), "0601/0002.png is PNG L 64x96 instead of PNG L 96x64"),
+        (save(format="JPEG"), "0601/0002.png is JPEG"),
+        (lambda folder: (folder / "0601" / "0002.png").write_bytes(b"broken"), "0601/0002.png cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_named(submission, val, change, words):
+    assert "complete" in check_submission(val, submission)
+    change(submission)
+    with pytest.raises(EvaluationError) as error:
+        check_submission(val, submission)
+    assert words in str(error.value)
+
+
+def test_long_lists_are_shortened(submission, val):
+    for number in range(1, 21):
+        Image.new("RGB", (96, 64)).save(submission / "0601" / f"{number:04d}.png")
+    with pytest.raises(EvaluationError, match="and 10 more") as error:
+        check_submission(val, submission)
+    assert str(error.value).count("RGB") == 10
+    with pytest.raises(EvaluationError, match="no folder"):
+        check_submission(val, submission / "nowhere")
