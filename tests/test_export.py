@@ -250,6 +250,13 @@ def test_a_full_disk_leaves_nothing_half_written(stills, tmp_path, file_format):
     assert os.listdir(tmp_path) == ["stills"]
 
 
+def test_a_video_too_large_for_a_row(ucf_sports, tmp_path, monkeypatch):
+    monkeypatch.setattr("salfom_hf.data.export.COLUMN_BYTES", 5000)
+    with pytest.raises(VideoError, match=r"^The frames of the video .* are more than 2 GB"):
+        export_dataset(all_splits("ucf_sports", ucf_sports), tmp_path / "out", "ucf_sports")
+    assert os.listdir(tmp_path) == []
+
+
 def test_only_an_earlier_export_is_replaced(stills, tmp_path):
     out = tmp_path / "out"
     export_dataset(stills, out, "stills")

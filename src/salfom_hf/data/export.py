@@ -63,7 +63,7 @@ def contents(files: list[dict], what: str) -> pa.StructArray:
     for file in files:
         data += content_of(file)
         if len(data) > COLUMN_BYTES:
-            raise VideoError(f"{what} are more than 2 GB, which no row of parquet holds; export as webdataset.")
+            raise VideoError(f"{what} are more than 2 GB, which no row holds; make its images smaller.")
         ends.append(len(data))
     buffers = [None, pa.py_buffer(np.array(ends, np.int32)), pa.py_buffer(data)]
     data = pa.BinaryArray.from_buffers(pa.binary(), len(files), buffers)

@@ -148,8 +148,8 @@ class Scorer:
         self.chosen = chosen_frames(counts, protocol)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         self.sample: Callable[[int], Sample] = functools.lru_cache(1)(lambda row: open_sample(dataset[row]))
-        # Negatives come from all over the dataset, whose rows may hold whole videos: only their fixations are read, and
-        # kept, as every frame is drawn about ten times.
+        # Negatives come from all over the dataset, whose rows may hold whole videos: only fixations are read, and those
+        # are kept, as every frame is drawn about ten times.
         unneeded = {"image", "video", "frames", "maps"} & set(dataset.features)
         self._light_rows = dataset.remove_columns(sorted(unneeded))
         self._light_sample = functools.lru_cache(256)(self._open_light)
