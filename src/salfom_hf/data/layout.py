@@ -405,7 +405,7 @@ def decode_all(items: list, check) -> Iterator[list[Problem]]:
     """`check(item)` of each item in order, by threads, with a progress bar."""
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        yield from tqdm(pool.map(check, items), total=len(items), desc="Reading every file", unit="item")
+        yield from tqdm(pool.map(check, items), total=len(items), desc="Reading every file", unit="video", disable=None)
     finally:
         # An interrupted check does not go on with what is left, which may take an hour.
         pool.shutdown(cancel_futures=True)
