@@ -182,15 +182,17 @@ def test_negatives_are_moved_to_the_size_of_the_frame(stills_parquet):
 
 def test_negatives_come_from_ten_other_frames(val):
     scorer = Scorer(val, Protocol(seed=3))
-    drawn = []
+    drawn, draws = [], set()
     scorer._fixated = lambda row, index: drawn.append((row, index)) or ((64, 96), np.array([], int), np.array([], int))
     for index in range(20):
         drawn.clear()
         scorer.negatives(1, index, (64, 96))
         assert len(set(drawn)) == 10
+        draws.add(frozenset(drawn))
         assert (1, index) not in drawn
         assert {row for row, _ in drawn} <= {0, 1}
         assert all(0 <= other < 20 for _, other in drawn)
+    assert len(draws) == 20
 
 
 def test_shuffled_auc_is_sampled_from_these_negatives(val, tmp_path):

@@ -7,22 +7,28 @@ far, for `from_pretrained`; `checkpoints/`, to go on from with `--resume`; `conf
 """
 
 import dataclasses
+import os
+import shutil
 import sys
 from pathlib import Path
 
+import datasets
 import transformers
 import yaml
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, set_seed
 from safetensors import SafetensorError
 
 from .data import DataError
+from .files import atomic_output
 from .training.card import write_report
 from .training.checkpoints import CheckpointError
 from .training.config import ConfigError, TrainingConfig, parse
 from .training.data import build_clips
 from .training.loop import Trainer, TrainingStoppedError
 from .training.model import build_model
+from .training.processes import OtherProcessError, all_or_none
 from .training.publish import PublishError, push
 from .video import VideoError
 
@@ -52,10 +58,16 @@ def prepare_folder(config: TrainingConfig) -> None:
                 "another --output-dir."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    config.save(noted)
+    for left in folder.glob(".salfom-*"):  # Models that a killed process has not finished writing.
+        shutil.rmtree(left)
+    with atomic_output(noted, overwrite=True) as path:
+        dataclasses.replace(config, resume=False).save(path)
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
+    missing = [name for name in config.trackers if name not in get_available_trackers()]
+    if missing:
+        raise ConfigError(f"The tracker {missing[0]} is not there; pip install {missing[0]}, or leave out --trackers.")
     # Parameters of a resting encoder get no gradient, which DDP has to look for.
     finds_unused = DistributedDataParallelKwargs(find_unused_parameters=config.frozen_encoder_epochs > 0)
     try:
@@ -95,13 +107,14 @@ def train(config: TrainingConfig) -> Path:
     accelerator = make_accelerator(config)
     set_seed(config.seed)
     try:
-        if accelerator.is_main_process:
-            prepare_folder(config)
-        accelerator.wait_for_everyone()
-        model, processor = build_model(config)
-        # The first process fills the cache of the datasets; the others read it.
-        with accelerator.main_process_first():
-            training, validation = build_clips(config, processor)
+        # The first process fills the caches, of the Hub and of the datasets; the others read them.
+        for first in (True, False):
+            with all_or_none(accelerator):
+                if accelerator.is_main_process == first:
+                    if first:
+                        prepare_folder(config)
+                    model, processor = build_model(config)
+                    training, validation = build_clips(config, processor)
         if config.trackers:
             accelerator.init_trackers("salfom", config=flat_settings(config))
         trainer = Trainer(config, accelerator, model, processor, training, validation, write_report)
@@ -115,23 +128,33 @@ def train(config: TrainingConfig) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; 0 when all went well, 2 when anything failed, 143 when told to end."""
+    # Of what all processes of a machine find out alike, one speaks.
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     transformers.logging.disable_progress_bar()
+    if not (speaks and sys.stderr.isatty()):
+        datasets.disable_progress_bars()
     try:
         folder = train(parse(arguments))
     except TrainingStoppedError as stop:
-        return fail(stop, STOPPED if stop.told else FAILURE)
-    except (ConfigError, DataError, VideoError, CheckpointError, PublishError) as error:
+        return fail(stop if speaks else None, STOPPED if stop.told else FAILURE)
+    except ConfigError as error:
+        return fail(error if speaks else None)
+    except (DataError, VideoError, CheckpointError, PublishError) as error:
         return fail(error)
+    except OtherProcessError:
+        return fail(None)
     except (OSError, SafetensorError) as error:
         return fail(
             f"Cannot write or read a file of the run ({' '.join(str(error).split())}); its checkpoints are kept."
         )
-    print(f"The best model is in {folder}.")
+    if speaks:
+        print(f"The best model is in {folder}.")
     return 0
 
 
-def fail(error: Exception | str, code: int = FAILURE) -> int:
-    print(f"salfom: {error}", file=sys.stderr)
+def fail(message: Exception | str | None, code: int = FAILURE) -> int:
+    if message is not None:
+        print(f"salfom: {message}", file=sys.stderr)
     return code
 
 

@@ -14,7 +14,7 @@ from .. import __version__
 from ..files import atomic_output
 from ..render import overlay
 from .methods import Center, Method
-from .scoring import METRICS, OTHER_FRAMES, Protocol, Scorer, Scores, mean, resized
+from .scoring import METRICS, OTHER_FRAMES, Protocol, Scorer, Scores, blur_radius, mean, resized
 
 LOWER_IS_BETTER = {"kld"}
 DEFINITIONS = {
@@ -96,7 +96,7 @@ def definitions(protocol: Protocol, prior: Center | None) -> dict[str, str]:
 def blur_text(protocol: Protocol) -> str:
     if not protocol.blur:
         return "not blurred"
-    side = 2 * round(2.5 * protocol.blur) + 1
+    side = 2 * blur_radius(protocol.blur) + 1
     return f"blurred with a Gaussian of sigma {protocol.blur:g} pixels (kernel {side}×{side})"
 
 

@@ -148,8 +148,8 @@ class Scorer:
         self.chosen = chosen_frames(counts, protocol)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         self.sample: Callable[[int], Sample] = functools.lru_cache(1)(lambda row: open_sample(dataset[row]))
-        # Negatives come from all over the dataset, whose rows may hold whole videos: only fixations are read, and those
-        # are kept, as every frame is drawn about ten times.
+        # Negatives come from all over the dataset, whose rows may hold whole videos: only fixations are read. Every
+        # frame is drawn about ten times.
         unneeded = {"image", "video", "frames", "maps"} & set(dataset.features)
         self._light_rows = dataset.remove_columns(sorted(unneeded))
         self._light_sample = functools.lru_cache(256)(self._open_light)
@@ -284,13 +284,18 @@ def opencv_blur(saliency: torch.Tensor, sigma: float) -> torch.Tensor:
         saliency: float `(height, width)`.
         sigma: standard deviation in pixels; the kernel ends at 2.5 of them, as 11×11 does for 2.
     """
-    radius = max(1, round(2.5 * sigma))
+    radius = blur_radius(sigma)
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=saliency.dtype) / sigma) ** 2)
     for _ in range(2):
         # Along the last axis; after turning the map, along the other.
         margins = np.pad(np.arange(saliency.shape[1]), radius, mode="reflect")
         saliency = F.conv1d(saliency[:, margins].unsqueeze(1), (kernel / kernel.sum())[None, None]).squeeze(1).T
     return saliency
+
+
+def blur_radius(sigma: float) -> int:
+    """Pixels that the kernel of `opencv_blur` reaches in every direction."""
+    return max(1, round(2.5 * sigma))
 
 
 def frame_counts(dataset) -> list[int]:

@@ -41,7 +41,7 @@ def write_report(folder: Path, trainer, scores: dict[str, float]) -> None:
         "date": datetime.date.today().isoformat(),
         "versions": {name: version(name) for name in PACKAGES},
     }
-    (folder / "metrics.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     start = config.model or config.encoder
     datasets = sorted({source.partition(":")[0] for source in config.train})
     data = ModelCardData(
@@ -49,16 +49,19 @@ def write_report(folder: Path, trainer, scores: dict[str, float]) -> None:
         license="apache-2.0",
         tags=["salfom", "video-saliency-prediction", "gaze", *datasets],
         # Only a name on the Hub is a link; a folder of this machine would be a broken one.
-        base_model=start if start.count("/") == 1 and not Path(start).exists() else None,
+        base_model=start if "/" in start and not Path(start).exists() else None,
         metrics=[name for name in scores if name not in ("loss", "clips")],
     )
+    # Folders of the machine that trained are nobody's business.
+    start = start if data.base_model else Path(start).name
     values = {name: value for name, value in vars(config).items() if name not in ("data_dir", "output_dir")}
+    values["model" if config.model else "encoder"] = start
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
         name=config.push_to_hub or Path(config.output_dir).resolve().name,
-        # Folders of the machine that trained are nobody's business.
-        start=start if data.base_model or not Path(start).exists() else Path(start).name,
+        location=config.push_to_hub or "path/to/this/folder",
+        start=start,
         from_model=bool(config.model),
         training=", ".join(config.train),
         validation=", ".join(config.validation) or f"{config.hold_out:.0%} of the training videos, held out",

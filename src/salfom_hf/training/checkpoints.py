@@ -9,9 +9,12 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from ..files import atomic_output
+from .processes import OtherProcessError, all_or_none
+
 NAME = re.compile(r"checkpoint-(\d+)")
 PROGRESS = "progress.json"
-UNFINISHED = ".writing"
+UNFINISHED = ".unfinished"
 
 
 class CheckpointError(Exception):
@@ -20,15 +23,27 @@ class CheckpointError(Exception):
 
 @dataclass
 class Progress:
-    """How far a run is. Steps are optimizer steps; `batch` counts the batches of the current epoch that are used."""
+    """
+    How far a run is.
 
+    Attributes:
+        processes: that share the work, each of which counts its own batches.
+        step: optimizer steps done.
+        epoch: the current one, from 0.
+        batch: batches of the current epoch that are used.
+        best: the best score so far, the greater the better, and `best_step` the step that has it.
+        validations_since_best: how many had no better one.
+        finished: whether nothing is left to do, not even a validation.
+    """
+
+    processes: int
     step: int = 0
     epoch: int = 0
     batch: int = 0
     best: float | None = None
     best_step: int = 0
     validations_since_best: int = 0
-    stopped_early: bool = False
+    finished: bool = False
 
 
 class Checkpoints:
@@ -41,62 +56,102 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int, accelerator: Accelerator):
         self.folder, self.keep, self.accelerator = folder, keep, accelerator
-        if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob(f"*{UNFINISHED}"):
-                shutil.rmtree(left, ignore_errors=True)
-        accelerator.wait_for_everyone()
+        with all_or_none(accelerator):
+            if accelerator.is_main_process:
+                folder.mkdir(parents=True, exist_ok=True)
+                for left in folder.glob(f"*{UNFINISHED}"):
+                    shutil.rmtree(left)
 
     def found(self) -> list[Path]:
         """Whole checkpoints, the oldest first."""
         named = [(int(match[1]), path) for path in self.folder.iterdir() if (match := NAME.fullmatch(path.name))]
         return [path for _, path in sorted(named)]
 
+    def path(self, progress: Progress) -> Path:
+        return self.folder / f"checkpoint-{progress.step}"
+
     def save(self, progress: Progress) -> None:
         """
+        Write a checkpoint, unless this step has one.
+
         Raises:
-            CheckpointError: on every process, when any could not write; earlier checkpoints are untouched.
+            CheckpointError: it cannot be written; earlier ones are untouched.
+            OtherProcessError: another process cannot write its part.
         """
-        final = self.folder / f"checkpoint-{progress.step}"
-        if final.is_dir():
+        final = self.path(progress)
+        unfinished = final.with_name(final.name + UNFINISHED)
+        with all_or_none(self.accelerator):
+            exists = final.is_dir()
+        if exists:
             return
-        unfinished = self.folder / (final.name + UNFINISHED)
-        failure = None
         try:
-            self.accelerator.save_state(str(unfinished))
-            if self.accelerator.is_main_process:
-                (unfinished / PROGRESS).write_text(json.dumps(asdict(progress)))
-        # Writers report a full disk by errors of several types.
-        except (OSError, RuntimeError) as error:
-            failure = str(error)
-        failures = gather_object([failure])
-        if self.accelerator.is_main_process and not any(failures):
-            unfinished.rename(final)
-            for old in self.found()[: -self.keep]:
-                shutil.rmtree(old, ignore_errors=True)
-        if any(failures):
-            if self.accelerator.is_main_process:
-                shutil.rmtree(unfinished, ignore_errors=True)
+            with all_or_none(self.accelerator):
+                self.accelerator.save_state(str(unfinished))
+                if self.accelerator.is_main_process:
+                    (unfinished / PROGRESS).write_text(json.dumps(asdict(progress)))
+            with all_or_none(self.accelerator):
+                if self.accelerator.is_main_process:
+                    unfinished.rename(final)
+                    self.remove_old()
+        except OtherProcessError:
+            raise
+        except Exception as error:  # Writers report a full disk by errors of many types.
             kept = self.found()
             raise CheckpointError(
-                f"Cannot write {final} ({next(f for f in failures if f)}); free some space and go on with --resume "
+                f"Cannot write {final} ({' '.join(str(error).split())[:300]}); free some space and go on with --resume "
                 + (f"from {kept[-1]}." if kept else "(there is no earlier checkpoint).")
-            )
-        self.accelerator.wait_for_everyone()
+            ) from error
+        finally:
+            if self.accelerator.is_main_process:
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+    def remove_old(self) -> None:
+        for old in self.found()[: -self.keep]:
+            # Killed while it removes files, a process leaves nothing that looks like a checkpoint.
+            leaving = old.rename(old.with_name(old.name + UNFINISHED))
+            shutil.rmtree(leaving, ignore_errors=True)
+
+    def note(self, progress: Progress) -> None:
+        """Replace what the checkpoint of this step says of the progress, after a validation."""
+        with all_or_none(self.accelerator):
+            if self.accelerator.is_main_process:
+                with atomic_output(self.path(progress) / PROGRESS, overwrite=True) as path:
+                    path.write_text(json.dumps(asdict(progress)))
 
     def load_last(self) -> Progress | None:
-        """Bring model, optimizer and averages to where the last checkpoint left them; `None` when there is none."""
+        """
+        Bring model, optimizer and averages to where the last checkpoint left them; `None` when there is none.
+
+        Raises:
+            CheckpointError: it is damaged, of another number of processes, or not in reach of all of them.
+            OtherProcessError: another process cannot read it.
+        """
         found = self.found()
-        if not found:
-            return None
-        try:
-            self.accelerator.load_state(str(found[-1]))
-            return Progress(**json.loads((found[-1] / PROGRESS).read_text()))
-        except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        last = found[-1] if found else None
+        if len(set(gather_object([last and last.name]))) > 1:
             raise CheckpointError(
-                f"Cannot go on from {found[-1]} ({' '.join(str(error).split())[:300]}); it is damaged or of another "
-                "configuration: remove it, or start a new --output-dir."
-            ) from error
+                f"The processes find different checkpoints in {self.folder}; the folder of a run must be one that all "
+                "machines share."
+            )
+        if last is None:
+            return None
+        with all_or_none(self.accelerator):
+            try:
+                progress = Progress(**json.loads((last / PROGRESS).read_text()))
+                now = self.accelerator.num_processes
+                if progress.processes == now:
+                    self.accelerator.load_state(str(last))
+            except Exception as error:  # A damaged file may cause any.
+                raise CheckpointError(
+                    f"Cannot go on from {last} ({' '.join(str(error).split())[:300]}); it is damaged: remove it to go "
+                    "on from the one before, or start a new --output-dir."
+                ) from error
+            if progress.processes != now:
+                raise CheckpointError(
+                    f"{last} is of {progress.processes} processes, and these are {now}; go on with as many, or start "
+                    "a new --output-dir."
+                )
+        return progress
 
 
 __all__ = ["CheckpointError", "Checkpoints", "Progress"]

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, get_origin
 
 import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ..configuration_salfom import SalFoMConfig
+from ..data.augmentation import Augmentation
 
 PRESETS = Path(__file__).parent / "presets"
 LAUNCH_CONFIGS = Path(__file__).parent / "accelerate"
 SCHEDULES = ("constant", "cosine")
 METRICS = ("cc", "sim", "nss", "auc_judd", "kldiv")
-
 LOSS_TERMS = ("kl_weight", "cc_weight", "sim_weight", "nss_weight")
 
 
@@ -111,15 +115,24 @@ class TrainingConfig:
             len(self.weights) in (0, len(self.train)) and all(weight > 0 for weight in self.weights),
             f"weights needs one positive number for each of the {len(self.train)} datasets in train.",
         )
+        for name, cls in (("model_config", SalFoMConfig), ("augmentation", Augmentation)):
+            for key in getattr(self, name):
+                demand(
+                    key in cls.__annotations__ and key != "encoder_config",
+                    f"{name} has the unknown key '{key}'{suggestion(key, cls.__annotations__)}",
+                )
         for source in self.train + self.validation:
             dataset, colon, split = source.partition(":")
             demand(bool(dataset and colon and split), f"'{source}' is no dataset; write DATASET:SPLIT.")
             demand(
-                not split.startswith("test"),
+                not any(term.strip().startswith("test") for term in split.split("+")),
                 f"'{source}' is a test split: neither train nor choose checkpoints on it; salfom evaluate scores it.",
             )
-        demand(not self.size or len(self.size) == 2, "size needs a height and a width.")
-        demand(len(self.betas) == 2, "betas needs two numbers.")
+        demand(len(self.size) in (0, 2) and all(side > 0 for side in self.size), "size needs a height and a width.")
+        demand(
+            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            f"betas needs two numbers of at least 0 and below 1, not {self.betas}.",
+        )
         demand(self.schedule in SCHEDULES, f"schedule is one of {', '.join(SCHEDULES)}, not '{self.schedule}'.")
         demand(self.metric in METRICS, f"metric is one of {', '.join(METRICS)}, not '{self.metric}'.")
         demand(
@@ -134,12 +147,21 @@ class TrainingConfig:
             demand(getattr(self, name) >= 0, f"{name} must be at least 0, not {getattr(self, name)}.")
         for name in ("ema_decay", "hold_out"):
             demand(0 <= getattr(self, name) < 1, f"{name} must be at least 0 and below 1, not {getattr(self, name)}.")
+        demand(0 <= self.seed < 2**32, f"seed must be at least 0 and below 2**32, not {self.seed}.")
         demand(0 < self.layer_decay <= 1, f"layer_decay must be above 0 and at most 1, not {self.layer_decay}.")
         demand(any(self.loss_weights.values()), f"The loss needs a term: {', '.join(LOSS_TERMS)} are all 0.")
         demand(
             bool(self.validation) or self.hold_out > 0,
             "There is nothing to choose checkpoints on; name a validation split or hold_out a share of train.",
         )
+        if self.push_to_hub:
+            # Now, not after days of training.
+            try:
+                validate_repo_id(self.push_to_hub)
+            except HFValidationError as error:
+                raise ConfigError(
+                    f"push_to_hub must be a repository such as org/name, not '{self.push_to_hub}'."
+                ) from error
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -167,8 +189,10 @@ def suggestion(name: str, known: typing.Iterable[str]) -> str:
 
 
 def convert(name: str, value: Any) -> Any:
-    """A value as YAML or JSON gives it, in the type of its field (YAML takes 1e-5 for a text)."""
+    """A value as YAML or JSON gives it, in the type of its field (YAML takes 1e-5 for a text); null: the default."""
     wanted = TYPES[name]
+    if value is None:
+        return getattr(TrainingConfig(), name)
     try:
         if get_origin(wanted) is list:
             (item,) = wanted.__args__
@@ -180,7 +204,7 @@ def convert(name: str, value: Any) -> Any:
         if wanted is int and float(value) != int(float(value)):
             raise ValueError
         return wanted(float(value)) if wanted is int else wanted(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         kind = wanted if get_origin(wanted) else wanted.__name__
         raise ConfigError(f"{name} must be of type {kind}, not {value!r}.") from error
 
@@ -213,18 +237,24 @@ def read_settings(name: str) -> dict[str, Any]:
     if base is not None:
         beside = path.parent / str(base)
         settings = read_settings(str(beside) if beside.suffix in (".yaml", ".yml") else str(base))
-    for key, value in own.items():
+    for key in own:
         if key not in TYPES:
-            raise ConfigError(f"{path} has the unknown key '{key}'{suggestion(key, TYPES)}")
-        settings = merged(settings, key, convert(key, value))
-    return settings
+            raise ConfigError(f"{path} has the unknown key '{key}'{suggestion(str(key), TYPES)}")
+    return merged(settings, own)
 
 
-def merged(settings: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Settings with one more; of a dictionary, single entries are replaced."""
-    if isinstance(value, dict):
-        value = {**settings.get(key, {}), **value}
-    return {**settings, key: value}
+def merged(settings: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
+    """
+    Settings and further ones over them. Of a dictionary, single entries are replaced; a model replaces the encoder
+    under a fresh decoder, and an encoder the model.
+    """
+    further = {key: convert(key, value) for key, value in further.items()}
+    replaced = {"model": ("encoder", "model_config"), "encoder": ("model",)}
+    gone = {other for key, others in replaced.items() if further.get(key) for other in others}
+    result = {key: value for key, value in settings.items() if key not in gone}
+    for key, value in further.items():
+        result[key] = {**result.get(key, {}), **value} if isinstance(value, dict) else value
+    return result
 
 
 class ShowPath(argparse.Action):
@@ -282,11 +312,10 @@ def parse(arguments: list[str] | None = None) -> TrainingConfig:
     for key, value in overrides.items():
         if get_origin(TYPES[key]) is dict:
             try:
-                value = json.loads(value)
+                overrides[key] = json.loads(value)
             except json.JSONDecodeError as error:
                 raise ConfigError(f"{key} must be JSON such as '{{\"key\": 1}}', not {value!r}.") from error
-        settings = merged(settings, key, convert(key, value))
-    config = TrainingConfig(**settings)
+    config = TrainingConfig(**merged(settings, overrides))
     config.check()
     return config
 

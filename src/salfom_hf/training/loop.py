@@ -3,13 +3,14 @@
 import copy
 import json
 import math
-import resource
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+import psutil
 import torch
 from accelerate import Accelerator, DistributedType, skip_first_batches
 from PIL import Image
@@ -25,6 +26,7 @@ from .config import ConfigError, TrainingConfig
 from .data import EpochSampler
 from .model import merge_lora, train_mode
 from .optimizer import ExponentialMovingAverage, make_optimizer, rate_factor, set_rates
+from .processes import all_or_none
 from .validation import draw, validate
 
 # Greater is better, but for this one.
@@ -86,11 +88,19 @@ class Trainer:
                 f"{len(training)} clips an epoch are fewer than the {clips_per_step} of one step; lower batch_size or "
                 "gradient_accumulation_steps, or raise clips_per_video."
             )
+        if len(validation) == 0:
+            raise ConfigError("There are no clips to validate on; name another validation split.")
         sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         for name in ("ema_decay", "frozen_encoder_epochs", "lora_rank"):
             if sharded and getattr(config, name):
                 raise ConfigError(f"Training with sharded weights has no {name}; set it to 0.")
-        loading = {"num_workers": config.num_workers, "persistent_workers": config.num_workers > 0}
+        # What rests for some epochs; without LoRA, all of the encoder.
+        self.encoder_parameters = [p for p in model.salfom.encoder.parameters() if p.requires_grad]
+        loading = {
+            "num_workers": config.num_workers,
+            "persistent_workers": config.num_workers > 0,
+            "worker_init_fn": outlive_sigterm,
+        }
         self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
             model,
             make_optimizer(model, config),
@@ -103,7 +113,7 @@ class Trainer:
             accelerator.register_for_checkpointing(self.average)
         steps = config.epochs * len(self.loader) // config.gradient_accumulation_steps
         self.total_steps = min(steps, config.max_steps or steps)
-        self.progress = Progress()
+        self.progress = Progress(accelerator.num_processes)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", config.keep_checkpoints, accelerator)
         self.asked_to_stop = False
 
@@ -121,7 +131,8 @@ class Trainer:
             if self.config.resume:
                 self.progress = self.checkpoints.load_last() or self.progress
             progress = self.progress
-            self.open_log()
+            with all_or_none(self.accelerator):
+                self.open_log()
             self.bar = tqdm(total=self.total_steps, initial=progress.step, unit="step", disable=quiet)
             self.say(
                 f"{len(self.dataset)} clips an epoch, {len(self.validation)} to validate on; "
@@ -129,10 +140,8 @@ class Trainer:
             )
             self.began, self.losses = time.perf_counter(), []
             with self.bar:
-                while progress.step < self.total_steps and not progress.stopped_early:
-                    self.train_epoch()
-                if not self.model_folder.is_dir():  # Killed between the last checkpoint and its validation.
-                    self.validate()
+                while not progress.finished:
+                    self.finish_epoch()
         finally:
             signal.signal(signal.SIGTERM, previous)
 
@@ -144,17 +153,35 @@ class Trainer:
     def note_stop(self, *_) -> None:
         self.asked_to_stop = True
 
+    def finish_epoch(self) -> None:
+        """What is left of the current epoch, and the validation that may be due after it."""
+        progress = self.progress
+        if progress.step < self.total_steps:
+            self.train_epoch()
+        trained = progress.step == self.total_steps
+        due = trained or (progress.epoch + 1) % self.config.evaluate_every == 0
+        if due:
+            # Before, not after: a validation may take long, and can be done again.
+            self.checkpoints.save(progress)
+            self.validate()
+        stopped_early = 0 < self.config.patience <= progress.validations_since_best
+        if stopped_early and not trained:
+            self.say(f"No better {self.config.metric} for {self.config.patience} validations: the run ends here.")
+        progress.epoch, progress.batch, progress.finished = progress.epoch + 1, 0, trained or stopped_early
+        if due:
+            self.checkpoints.note(progress)
+
     def train_epoch(self) -> None:
-        """The rest of the current epoch, and the validation that may be due after it."""
         progress, config = self.progress, self.config
         self.dataset.set_epoch(progress.epoch)
-        self.sampler.set_epoch(progress.epoch)
+        # accelerate's loaders count the passes over them, and tell the sampler.
+        self.loader.set_epoch(progress.epoch)
         train_mode(self.model)
         self.rest_encoder(progress.epoch < config.frozen_encoder_epochs)
-        loader = skip_first_batches(self.loader, progress.batch) if progress.batch else self.loader
         losses = []
-        for batch in loader:
+        for batch in skip_first_batches(self.loader, progress.batch) if progress.batch else self.loader:
             with self.accelerator.accumulate(self.model):
+                set_rates(self.optimizer, rate_factor(progress.step, self.total_steps, config))
                 # Stochastic depth is a function of how far the run is: resuming needs no state of the generators.
                 torch.manual_seed(hash((config.seed, progress.epoch, progress.batch, self.accelerator.process_index)))
                 loss = self.loss(batch)
@@ -166,20 +193,14 @@ class Trainer:
                     losses = []
             if progress.step == self.total_steps:
                 break
-        if progress.step == self.total_steps or (progress.epoch + 1) % config.evaluate_every == 0:
-            # Before, not after: a validation may take long, and can be done again.
-            self.checkpoints.save(progress)
-            self.validate()
-        progress.epoch += 1
-        progress.batch = 0
 
     def rest_encoder(self, rests: bool) -> None:
         if not self.config.frozen_encoder_epochs:
             return
-        encoder = self.network.salfom.encoder
-        encoder.requires_grad_(not rests)
+        for parameter in self.encoder_parameters:
+            parameter.requires_grad_(not rests)
         if rests:
-            encoder.eval()
+            self.network.salfom.encoder.eval()
 
     def loss(self, batch: dict) -> torch.Tensor:
         logits = self.model(batch["pixel_values_videos"]).logits
@@ -188,18 +209,12 @@ class Trainer:
     def finish_step(self, loss: torch.Tensor) -> None:
         """Update the weights, and do what is due after so many steps."""
         progress, config = self.progress, self.config
-        set_rates(self.optimizer, rate_factor(progress.step, self.total_steps, config))
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm or math.inf)
         # Gradients of float16 may overflow; the scaler then leaves the step out.
         fine = norm is None or self.accelerator.mixed_precision == "fp16" or bool(torch.isfinite(norm))
         loss, fine, stop = self.agreed(loss, fine)
         if not (fine and math.isfinite(loss)):
-            kept = self.checkpoints.found()
-            raise TrainingStoppedError(
-                f"The loss or its gradient is not a finite number in step {progress.step + 1}; "
-                + (f"{kept[-1]} is the last good checkpoint. " if kept else "there is no checkpoint yet. ")
-                + "Lower the learning rates, set max_grad_norm, or use bf16 in place of fp16, and --resume."
-            )
+            raise TrainingStoppedError(self.diagnosis("The loss or its gradient"))
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
@@ -221,14 +236,17 @@ class Trainer:
         return loss, fine == 1, stop > 0
 
     def validate(self) -> None:
-        """Score the model, or its average, and keep it if it is the best so far."""
+        """
+        Score the model, or its average, and keep it if it is the best so far.
+
+        Raises:
+            ConfigError: no validation clip has fixations.
+        """
         progress, config = self.progress, self.config
         if self.average is not None:
             self.average.swap()
         try:
-            scores = validate(
-                self.model, self.validation_loader, self.accelerator, config.loss_weights, self.check_stop
-            )
+            scores = validate(self.model, self.validation_loader, self.accelerator, config.loss_weights, self.check)
             self.log({f"validation/{name}": value for name, value in scores.items()})
             value = scores[config.metric] * (-1 if config.metric in LESS_IS_BETTER else 1)
             if progress.best is None or value > progress.best:
@@ -236,20 +254,30 @@ class Trainer:
                 self.save_model(scores)
             else:
                 progress.validations_since_best += 1
-                progress.stopped_early = 0 < config.patience <= progress.validations_since_best
             if config.pictures:
                 self.save_pictures()
         finally:
             if self.average is not None:
                 self.average.swap()
-        if progress.stopped_early:
-            self.say(f"No better {config.metric} for {config.patience} validations: the run ends here.")
         self.began, self.losses = time.perf_counter(), []
 
-    def check_stop(self) -> None:
-        zero = torch.zeros((), device=self.accelerator.device)
-        if self.agreed(zero, True)[2]:
+    def check(self, fine: bool) -> None:
+        """Between the batches of a validation: whether to go on."""
+        _, fine, stop = self.agreed(torch.zeros((), device=self.accelerator.device), fine)
+        if not fine:
+            raise TrainingStoppedError(self.diagnosis("A prediction"))
+        if stop:
             raise TrainingStoppedError(self.farewell(), told=True)
+
+    def diagnosis(self, what: str) -> str:
+        # One of this very step has the weights that have failed.
+        good = [path for path in self.checkpoints.found() if path != self.checkpoints.path(self.progress)]
+        return (
+            f"{what} is not a finite number after step {self.progress.step}; "
+            + (f"{good[-1]} is the last good checkpoint. " if good else "there is no good checkpoint yet. ")
+            + "In another --output-dir, lower the learning rates, set max_grad_norm, or use bf16 in place of fp16"
+            + (f"; --model {self.model_folder} goes on from the best model." if self.model_folder.is_dir() else ".")
+        )
 
     def farewell(self) -> str:
         return f"Told to end: step {self.progress.step} is saved in {self.folder}; go on with --resume."
@@ -257,34 +285,41 @@ class Trainer:
     def save_model(self, scores: dict[str, float]) -> None:
         """Write the folder for `from_pretrained`, with processor, scores and card."""
         state = self.accelerator.get_state_dict(self.model)  # Collective where weights are sharded.
-        if not self.accelerator.is_main_process:
-            return
-        network = self.network
-        if self.config.lora_rank:
-            network, state = copy.deepcopy(network), None
-            merge_lora(network)
-        with atomic_output(self.model_folder, overwrite=True) as folder:
-            network.save_pretrained(folder, state_dict=state)
-            self.processor.save_pretrained(folder)
-            self.report(folder, self, scores)
+        with all_or_none(self.accelerator):
+            if not self.accelerator.is_main_process:
+                return
+            network = self.network
+            if self.config.lora_rank:
+                network, state = copy.deepcopy(network), None
+                merge_lora(network)
+            with atomic_output(self.model_folder, overwrite=True) as folder:
+                network.save_pretrained(folder, state_dict=state)
+                self.processor.save_pretrained(folder)
+                self.report(folder, self, scores)
 
     def save_pictures(self) -> None:
         count = min(self.config.pictures, len(self.validation))
         clips = [self.validation[index * len(self.validation) // count] for index in range(count)]
         picture = draw(self.model, clips, self.processor, self.accelerator.device)
-        if not self.accelerator.is_main_process:
-            return
+        with all_or_none(self.accelerator):
+            if self.accelerator.is_main_process:
+                self.save_picture(picture)
+
+    def save_picture(self, picture: np.ndarray) -> None:
         path = self.folder / "pictures" / f"step-{self.progress.step:06d}.png"
         with atomic_output(path, overwrite=True) as temporary:
             Image.fromarray(picture).save(temporary)
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):
-                tracker.log_images({"validation": picture[None]}, step=self.progress.step)
+                order = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"validation": picture[None]}, step=self.progress.step, **order)
 
     def log_training(self) -> None:
         seconds = time.perf_counter() - self.began
         clips = self.config.batch_size * self.config.gradient_accumulation_steps * self.accelerator.num_processes
-        rates = {group["part"]: group["lr"] for group in self.optimizer.param_groups}
+        rates: dict[str, float] = {}
+        for group in self.optimizer.param_groups:
+            rates[group["part"]] = max(group["lr"], rates.get(group["part"], 0.0))
         self.log(
             {
                 "loss": sum(self.losses) / len(self.losses),
@@ -299,8 +334,15 @@ class Trainer:
         """Forget what an earlier process logged of steps that are now taken again."""
         if not self.accelerator.is_main_process:
             return
-        entries = [entry for entry in read_log(self.folder) if entry["step"] <= self.progress.step]
-        (self.folder / LOG).write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        now = self.progress
+        # The validation after the checkpoint's last step may have to be done again.
+        entries = [
+            entry
+            for entry in read_log(self.folder)
+            if entry["step"] <= now.step and (entry["epoch"] < now.epoch or "loss" in entry)
+        ]
+        with atomic_output(self.folder / LOG, overwrite=True) as path:
+            path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
 
     def log(self, values: dict[str, float]) -> None:
         """A line for people, a line of JSON for programs, and the trackers."""
@@ -327,10 +369,15 @@ def read_log(folder: Path) -> list[dict]:
 
 
 def memory(device: torch.device) -> int:
-    """The most memory used so far, in bytes: the GPU's, else the process's."""
+    """Memory in bytes: the most of the GPU so far, else what the process has now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return psutil.Process().memory_info().rss
+
+
+def outlive_sigterm(worker: int) -> None:
+    """For processes that read clips: a signal to all processes of a run must not end them before the run is saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 __all__ = ["Trainer", "TrainingStoppedError", "read_log"]

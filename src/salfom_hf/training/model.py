@@ -31,7 +31,7 @@ def normalization(encoder: str) -> tuple[list[float], list[float]]:
 def from_encoder(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor]:
     settings = dict(config.model_config)
     if config.size:
-        settings.setdefault("image_size", tuple(config.size))
+        settings["image_size"] = tuple(config.size)
     if config.encoder == LITE0:
         model = SalFoMForVideoSaliencyPrediction(SalFoMConfig(encoder_config=EfficientNetLiteConfig(), **settings))
         load_imagenet_weights(model.salfom.encoder)
@@ -61,8 +61,6 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
         if config.model:
             model = SalFoMForVideoSaliencyPrediction.from_pretrained(name).float()
             processor = SalFoMVideoProcessor.from_pretrained(name)
-            if config.size:
-                processor.size = SizeDict(height=config.size[0], width=config.size[1])
         else:
             model, processor = from_encoder(config)
     except ImportError as error:
@@ -76,6 +74,16 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
         ) from error
     except (TypeError, ValueError, RuntimeError, StrictDataclassError) as error:
         raise ConfigError(f"'{name}' does not make a SalFoM model: {' '.join(str(error).split())}") from error
+    if config.model:
+        stride = model.salfom.adapter.stride(model.config.encoder_config)
+        if any(side % stride for side in config.size):
+            raise ConfigError(f"size must be multiples of {stride} for this encoder, not {config.size}.")
+        if config.size:
+            processor.size = SizeDict(height=config.size[0], width=config.size[1])
+        # Clips of one size are what makes a batch, so they are what the trained model is to be given.
+        processor.keep_aspect_ratio = False
+    # accelerate looks for every class that is named here, and this encoder has not those of the others.
+    model._no_split_modules &= {type(module).__name__ for module in model.modules()}
     if model.salfom.adapter.framewise:
         model.salfom.encoder.to(memory_format=torch.channels_last)  # Convolutions of images are faster so.
     if config.lora_rank:

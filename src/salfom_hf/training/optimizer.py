@@ -10,6 +10,8 @@ from .config import TrainingConfig
 
 # The number of a layer in a parameter's name: `layers.3.`, `layer.3.`, `blocks.3.`, `encoder.stages.3.`.
 LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|stages?)\.(\d+)\.")
+# Besides all that are vectors, these are not pulled to 0: positions, tokens that stand for no patch, the centre prior.
+NO_DECAY = re.compile(r"position|time_embeddings|cls_token|register_tokens|log_density")
 
 
 def encoder_depths(names: list[str]) -> list[int]:
@@ -40,9 +42,8 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict]:
         rates[p] = config.encoder_learning_rate * config.layer_decay ** (max(depths) - depth)
     encoder_parameters = {p for _, p in encoder}
     groups: dict[tuple, dict] = {}
-    for _, p in named:
-        # Biases, norms and the relative positions are not pulled to 0.
-        decay = config.weight_decay if p.ndim > 1 else 0.0
+    for name, p in named:
+        decay = config.weight_decay if p.ndim > 1 and not NO_DECAY.search(name) else 0.0
         part = "encoder" if p in encoder_parameters else "decoder"
         key = (part, rates[p], decay)
         new = {"params": [], "lr": rates[p], "initial_lr": rates[p], "weight_decay": decay, "part": part}

@@ -12,6 +12,7 @@ from .. import metrics
 from ..losses import saliency_loss
 from ..render import overlay
 from ..video_processing_salfom import SalFoMVideoProcessor
+from .config import ConfigError
 
 
 @torch.no_grad()
@@ -20,7 +21,7 @@ def validate(
     loader: DataLoader,
     accelerator: Accelerator,
     loss_weights: dict[str, float],
-    check_stop: Callable[[], None],
+    check: Callable[[bool], None],
 ) -> dict[str, float]:
     """
     Mean scores over the validation clips of all processes, each counted once, at the clips' size.
@@ -29,16 +30,19 @@ def validate(
     size of the recordings, there is `salfom evaluate`.
 
     Args:
-        check_stop: called before every batch; may raise.
+        check: called for every batch with whether its predictions are finite; may raise.
 
     Returns:
         `loss`, `cc`, `sim`, `nss`, `auc_judd`, `kldiv` and `clips`, the number of clips with scores.
+
+    Raises:
+        ConfigError: no clip has fixations.
     """
     model.eval()
     rows = []
     for batch in loader:
-        check_stop()
         logits = model(batch["pixel_values_videos"]).logits.float()
+        check(bool(logits.isfinite().all()))
         saliency, density, fixations = logits.sigmoid(), batch["labels"], batch["fixations"]
         losses = [
             saliency_loss(logits[i : i + 1], density[i : i + 1], **loss_weights, fixations=fixations[i : i + 1])
@@ -53,9 +57,16 @@ def validate(
             metrics.kldiv(saliency, density),
         ]
         scores = torch.stack(scores, dim=1)
-        scores[~fixations.flatten(1).any(dim=1)] = torch.nan
-        rows.append(accelerator.gather_for_metrics(scores).cpu())
-    rows = torch.cat(rows)
+        fixated = fixations.flatten(1).any(dim=1, keepdim=True)
+        scores = scores.masked_fill(~fixated, torch.nan)
+        rows.append(accelerator.gather_for_metrics(torch.cat([scores, fixated], dim=1)).cpu())
+    *rows, fixated = torch.cat(rows).unbind(dim=1)
+    if not fixated.any():
+        raise ConfigError(
+            f"None of the {len(fixated)} validation clips has fixations on its last frame; name another validation "
+            "split or lower validation_spacing."
+        )
+    rows = torch.stack(rows, dim=1)
     names = ("loss", "cc", "sim", "nss", "auc_judd", "kldiv")
     means = dict(zip(names, rows.nanmean(dim=0).tolist(), strict=True))
     return {**means, "clips": int((~rows.isnan().any(dim=1)).sum())}
