@@ -47,9 +47,11 @@ def prepare_folder(config: TrainingConfig) -> None:
     """
     folder = Path(config.output_dir)
     noted = folder / "config.yaml"
-    if noted.exists() and not config.resume:
-        raise ConfigError(f"{folder} holds a run already; go on with it by --resume, or name another --output-dir.")
-    if noted.exists():
+    if any(folder.glob("checkpoints/checkpoint-*")):
+        if not config.resume:
+            raise ConfigError(
+                f"{folder} holds a run already; go on with it by --resume, or name another --output-dir."
+            )
         before, now = yaml.safe_load(noted.read_text(encoding="utf-8")), dataclasses.asdict(config)
         changed = [name for name in now if name not in FREE and before.get(name) != now[name]]
         if changed:
@@ -65,9 +67,12 @@ def prepare_folder(config: TrainingConfig) -> None:
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
-    missing = [name for name in config.trackers if name not in get_available_trackers()]
+    # accelerate passes over those that are not installed without a word.
+    missing = sorted(set(config.trackers) - {str(tracker) for tracker in get_available_trackers()})
     if missing:
-        raise ConfigError(f"The tracker {missing[0]} is not there; pip install {missing[0]}, or leave out --trackers.")
+        raise ConfigError(
+            f"The tracker {missing[0]} is not installed; pip install {missing[0]}, or name others: --trackers [NAME …]."
+        )
     # Parameters of a resting encoder get no gradient, which DDP has to look for.
     finds_unused = DistributedDataParallelKwargs(find_unused_parameters=config.frozen_encoder_epochs > 0)
     try:
@@ -103,16 +108,18 @@ def train(config: TrainingConfig) -> Path:
         CheckpointError: a checkpoint cannot be written or read.
         TrainingStoppedError: the loss is not a number, or the process was told to end.
         PublishError: the result could not be sent to the Hub.
+        OtherProcessError: another process of the run failed.
     """
     accelerator = make_accelerator(config)
     set_seed(config.seed)
     try:
+        with all_or_none(accelerator):
+            if accelerator.is_main_process:
+                prepare_folder(config)
         # The first process fills the caches, of the Hub and of the datasets; the others read them.
         for first in (True, False):
             with all_or_none(accelerator):
                 if accelerator.is_main_process == first:
-                    if first:
-                        prepare_folder(config)
                     model, processor = build_model(config)
                     training, validation = build_clips(config, processor)
         if config.trackers:

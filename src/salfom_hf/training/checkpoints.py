@@ -98,8 +98,8 @@ class Checkpoints:
         except Exception as error:  # Writers report a full disk by errors of many types.
             kept = self.found()
             raise CheckpointError(
-                f"Cannot write {final} ({' '.join(str(error).split())[:300]}); free some space and go on with --resume "
-                + (f"from {kept[-1]}." if kept else "(there is no earlier checkpoint).")
+                f"Cannot write {final} ({' '.join(str(error).split())[:300]}); free some space and "
+                + (f"go on from {kept[-1]} with --resume." if kept else "start again.")
             ) from error
         finally:
             if self.accelerator.is_main_process:
