@@ -1,6 +1,7 @@
 """The command `salfom`: a thin layer over the package's functions, one module per command or group of commands."""
 
 import argparse
+import os
 import sys
 
 from .. import __version__
@@ -27,6 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
         return args.run(args)
     except (UsageError, VideoError) as error:
         report(error)
+        return FAILURE
+    except BrokenPipeError:  # Such as `salfom … | head`: what reads the output has had enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except KeyboardInterrupt:
         print("salfom: stopped; the unfinished output was removed.", file=sys.stderr)

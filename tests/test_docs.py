@@ -1,0 +1,50 @@
+"""Every command and every piece of Python in the documents does what it says, on small data in the real layouts."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from salfom_hf import cli
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def blocks(name, language):
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), flags=re.S)
+
+
+def commands(name):
+    return [line for block in blocks(name, "bash") for line in block.splitlines() if line.startswith("salfom ")]
+
+
+@pytest.fixture
+def places(tmp_path, dhf1k_official, ucf_sports, stills_parquet, model_folder, monkeypatch):
+    """What stands for the names in the documents."""
+    monkeypatch.chdir(tmp_path)
+    return {
+        "/data/DHF1K": dhf1k_official,
+        "/data/UCF-Sports": ucf_sports,
+        "/data/stills": stills_parquet,
+        "salfom-large": model_folder,
+    }
+
+
+def with_places(text, places):
+    for name, place in places.items():
+        text = text.replace(name, str(place))
+    return text
+
+
+@pytest.mark.parametrize("command", commands("datasets.md") + commands("score.md"))
+def test_commands(command, places, capsys):
+    assert cli.main(shlex.split(with_places(command, places))[1:]) == 0, capsys.readouterr().err
+
+
+def test_python_of_the_datasets_page(places):
+    namespace = {}
+    for block in blocks("datasets.md", "python"):
+        exec(with_places(block, places), namespace)  # Our own documents.
+    assert namespace["frame"].shape[:2] == namespace["density"].shape == namespace["fixations"].shape
+    assert tuple(namespace["batch"]["pixel_values_videos"].shape[1:]) == (16, 3, 288, 384)
