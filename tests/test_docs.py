@@ -28,6 +28,7 @@ def places(tmp_path, dhf1k_official, ucf_sports, stills_parquet, model_folder, m
         "/data/UCF-Sports": ucf_sports,
         "/data/stills": stills_parquet,
         "salfom-large": model_folder,
+        "--model salfom ": f"--model {model_folder} ",
     }
 
 
