@@ -76,6 +76,9 @@ def test_the_centre_is_fitted_to_the_fixations_of_stills(stills_parquet):
     inside = (slice(100, -100), slice(100, -100))  # A kernel cut off by the border has a sum of its own.
     correlation = np.corrcoef(center.prior[inside].ravel(), expected[inside].ravel())[0, 1]
     assert correlation > 0.99999
+    # One more fixation is spread evenly, so that no place is impossible.
+    least = 1 / (len(points) + 1) / center.prior.size
+    assert least * 0.9 < center.prior.min() < least * 1.3
     assert "train" in center.description
     (saliency,) = center.maps(open_sample(stills[1]), [0])
     assert saliency.shape == (96, 64)
@@ -186,14 +189,17 @@ def test_a_model_goes_to_another_process_by_its_name(model_folder, video):
 
 
 def test_a_models_fingerprint_tells_weights_and_options(model_folder):
-    def fingerprint(change=0.0, **options):
+    def fingerprint(change=0.0, configured=None, **options):
         predictor = SaliencyPredictor.from_pretrained(model_folder, **options)
+        predictor.model.config.update(configured or {})
         with torch.no_grad():
             next(predictor.model.parameters()).add_(change)
         return Model("tiny", predictor).fingerprint
 
     assert fingerprint() == fingerprint(batch_size=9)
-    assert len({fingerprint(), fingerprint(0.01), fingerprint(stride=2), fingerprint(dtype=torch.bfloat16)}) == 4
+    others = (fingerprint(0.01), fingerprint(stride=2), fingerprint(dtype=torch.bfloat16),
+              fingerprint(configured={"num_frames": 8}))  # fmt: skip
+    assert len({fingerprint(), *others}) == 5
 
 
 # Maps made by others.

@@ -92,6 +92,13 @@ def test_without_a_training_split_the_centre_is_a_gaussian(salfom, ucf_sports, t
     assert any("the training split is itself scored" in line for line in out)
 
 
+def test_the_centre_is_not_fitted_to_the_images_that_are_scored(salfom, stills_parquet):
+    # The only table of all: it is the split "dev" as well as "train".
+    _, out, _ = salfom("evaluate", "--dataset", "stills", "--data-dir", stills_parquet / "train.parquet", "--baseline",
+                       "center", "--metrics", "nss", model=False)  # fmt: skip
+    assert any("the training split is itself scored" in line for line in out)
+
+
 def test_stills(salfom, stills_parquet):
     code, out, err = salfom("evaluate", "--dataset", "stills", "--data-dir", stills_parquet, "--baseline", "center",
                             "--baseline", "inter-observer", "--metrics", "nss", "ig")  # fmt: skip

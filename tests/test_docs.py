@@ -2,11 +2,13 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from salfom_hf import cli
+from salfom_hf.data import make_gazefolder
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -20,10 +22,26 @@ def commands(name):
 
 
 @pytest.fixture
-def places(tmp_path, dhf1k_official, ucf_sports, stills_parquet, model_folder, monkeypatch):
+def mine(tmp_path, clip):
+    """Two videos, a table of a few rows for each, and what is made of them."""
+    folder = tmp_path / "mine"
+    (folder / "videos").mkdir(parents=True)
+    for name in ("walk", "ride"):
+        shutil.copy(clip, folder / "videos" / f"{name}.mp4")
+    rows = [f"{name}.mp4,{time},30.5,20,anna\n" for name in ("walk", "ride") for time in (0.016, 0.033, 0.1)]
+    (folder / "gaze.csv").write_text(f"video,time,x,y,observer\n{''.join(rows)}")
+    make_gazefolder(folder / "videos", folder / "gaze.csv", folder / "made", validation=0.2)
+    return folder
+
+
+@pytest.fixture
+def places(tmp_path, dhf1k_official, ucf_sports, stills_parquet, mine, model_folder, monkeypatch):
     """What stands for the names in the documents."""
     monkeypatch.chdir(tmp_path)
     return {
+        # What the command before has made, for every command is tested by itself.
+        "gazefolder /data/mine/dataset": f"gazefolder {mine / 'made'}",
+        "/data/mine": mine,
         "/data/DHF1K": dhf1k_official,
         "/data/UCF-Sports": ucf_sports,
         "/data/stills": stills_parquet,

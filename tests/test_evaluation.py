@@ -221,11 +221,13 @@ def test_random_frames_are_reproducible(val, tmp_path):
     assert everything.num_frames == 39
 
 
-def test_several_processes_give_the_same_numbers(val, model_folder, tmp_path, reproducible):
+def test_several_processes_give_the_same_numbers(val, model_folder, tmp_path, reproducible, capfd):
     model = Model(str(model_folder), SaliencyPredictor.from_pretrained(model_folder))
     methods, protocol = [model, Center()], Protocol((*Protocol().metrics, "ig"))
     one = evaluate(val, methods, tmp_path / "one", protocol, prior=Center())
+    capfd.readouterr()
     two = evaluate(val, methods, tmp_path / "two", protocol, prior=Center(), processes=2)
+    assert "Loading" not in capfd.readouterr().err
     assert [scores.videos for scores in two] == [scores.videos for scores in one]
     assert one[0].num_frames == 39
 
@@ -456,3 +458,18 @@ def test_frames_of_two_sizes(ucf_sports, tmp_path):
     for metric in Protocol().metrics:
         assert np.isfinite(scores.mean_over_frames(metric))
     assert 0.5 < scores.mean_over_frames("s-auc") < 1
+
+
+def test_fixations_of_two_sizes_in_one_video(dhf1k_frames, tmp_path):
+    row = load_dhf1k(dhf1k_frames, "val")[1]
+    with Image.open(row["fixations"][5]["path"]) as image:
+        image.resize((192, 128), Image.Resampling.NEAREST).save(tmp_path / "large.png")
+    changed = {**row, "fixations": [*row["fixations"]]}
+    changed["fixations"][5] = {"path": str(tmp_path / "large.png"), "bytes": None}
+    before, after = (
+        evaluate(Dataset.from_list([video], VIDEO_FEATURES), [Shifted(6)], tmp_path / name, FAST)[0].values("nss")[0]
+        for name, video in (("before", row), ("after", changed))
+    )
+    np.testing.assert_array_equal(np.delete(after, 5), np.delete(before, 5))
+    # The same fixations, four pixels each, on the same map, enlarged.
+    assert after[5] == pytest.approx(before[5], rel=0.1)

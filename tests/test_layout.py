@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import gaze_data
-from salfom_hf.data import DATASETS, DHF1K, DataError, Stills, UCFSports, load_dhf1k
+from salfom_hf.data import DATASETS, DHF1K, DataError, Stills, UCFSports, load_dhf1k, open_sample
 
 
 @pytest.fixture
@@ -42,6 +42,16 @@ def rename_to_three_digits(folder):
 
 def save_image(path, height, width):
     Image.fromarray(np.zeros((height, width), np.uint8)).save(path)
+
+
+def promise_frames(path, number):
+    """Have the header of an AVI file count other frames than there are."""
+    content = bytearray(path.read_bytes())
+    # Offsets from the names of the main header and of the stream's.
+    for name, offset in ((b"avih", 24), (b"strh", 40)):
+        start = content.index(name) + offset
+        content[start : start + 4] = number.to_bytes(4, "little")
+    path.write_bytes(content)
 
 
 def cut(path, size):
@@ -212,7 +222,18 @@ def test_damaged_files_show_when_all_are_read(official, frames):
     assert "skip_invalid" not in str(report)
     [problem] = DHF1K.check(official, "train", decode=True).fatal
     assert (problem.kind, problem.where.name) == ("unreadable", "001.AVI")
-    assert "breaks off" in problem.text
+    assert "can be decoded" in problem.text
+
+
+def test_a_frame_or_two_that_only_the_header_counts_is_a_warning(official):
+    pictures, *_ = gaze_data.gaze_video(1)
+    gaze_data.write_avi(official / "video/001.AVI", pictures[:18])
+    promise_frames(official / "video/001.AVI", 20)
+    assert DHF1K.check(official).problems == []
+    [problem] = DHF1K.check(official, "train", decode=True).problems
+    assert (problem.kind, problem.fatal) == ("unreadable", False)
+    assert problem.text == "only 18 of 20 frames can be decoded"
+    assert len(list(open_sample(load_dhf1k(official, "train")[0]).frames())) == 20
 
 
 @pytest.mark.parametrize("missing", [1, 2])

@@ -3,7 +3,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from salfom_hf.losses import correlation, kl_divergence, saliency_loss
+from salfom_hf.losses import (
+    correlation,
+    kl_divergence,
+    normalized_scanpath_saliency,
+    saliency_loss,
+    similarity,
+)
 
 EPS = 2.2204e-16
 
@@ -101,3 +107,78 @@ def test_tiny_negative_labels_count_as_zero():
     logits = torch.randn(2, 6, 8)
     assert saliency_loss(logits, negative).isfinite()
     torch.testing.assert_close(saliency_loss(logits, negative), saliency_loss(logits, labels))
+
+
+# --- SIM and NSS ---
+
+
+def naive_sim(saliency, density):
+    results = []
+    for one, other in zip(saliency.double().numpy(), density.double().numpy(), strict=True):
+        one, other = ((x - x.min()) / (x.max() - x.min()) for x in (one, other))
+        results.append(np.minimum(one / one.sum(), other / other.sum()).sum())
+    return np.array(results)
+
+
+def naive_nss(saliency, fixations):
+    return np.array(
+        [((x - x.mean()) / x.std())[at].mean() for x, at in zip(saliency.double().numpy(), fixations, strict=True)]
+    )
+
+
+@pytest.fixture
+def fixations():
+    return torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(1)) > 0.97
+
+
+def test_further_terms_match_float64_formulas(maps, fixations):
+    logits, density = maps
+    saliency = logits.sigmoid()
+    np.testing.assert_allclose(similarity(saliency, density), naive_sim(saliency, density), atol=1e-5)
+    nss = normalized_scanpath_saliency(saliency, fixations)
+    np.testing.assert_allclose(nss, naive_nss(saliency, fixations.numpy()), atol=1e-4)
+
+
+def test_further_terms_have_weights(maps, fixations):
+    logits, density = maps
+    saliency = logits.sigmoid()
+    loss = saliency_loss(logits, density, 0.5, 2.0, 3.0, 0.25, fixations).item()
+    terms = 0.5 * naive_kl(*maps) - 2 * naive_cc(*maps)
+    terms = terms - 3 * naive_sim(saliency, density) - 0.25 * naive_nss(saliency, fixations.numpy())
+    assert loss == pytest.approx(terms.mean(), abs=1e-3)
+
+
+def test_descending_along_a_further_term_improves_it(maps, fixations):
+    logits, density = maps
+    for options in ({"sim_weight": 1.0}, {"nss_weight": 1.0}):
+        start = logits.clone().requires_grad_()
+        before = saliency_loss(start, density, 0.0, 0.0, fixations=fixations, **options)
+        (gradient,) = torch.autograd.grad(before, start)
+        after = saliency_loss(start - 10 * gradient, density, 0.0, 0.0, fixations=fixations, **options)
+        assert after < before - 1e-3
+
+
+@pytest.mark.parametrize("fixated", ["none", "one", "all"])
+@pytest.mark.parametrize("labels", ["empty", "constant", "peak"])
+@pytest.mark.parametrize("prediction", [0.0, -100.0, 100.0, "noise"])
+def test_further_terms_are_finite(fixated, labels, prediction):
+    density = {"empty": torch.zeros(1, 16, 16), "constant": torch.ones(1, 16, 16), "peak": torch.zeros(1, 16, 16)}[
+        labels
+    ]
+    seen = torch.full((1, 16, 16), fixated == "all")
+    if labels == "peak":
+        density[0, 3, 4] = 1
+    if fixated == "one":
+        seen[0, 3, 4] = True
+    logits = torch.randn(1, 16, 16) if prediction == "noise" else torch.full((1, 16, 16), prediction)
+    logits.requires_grad_()
+    loss = saliency_loss(logits, density, sim_weight=1.0, nss_weight=1.0, fixations=seen)
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+def test_nss_needs_fixations(maps):
+    for fixations in (None, torch.ones(3, 10, 15, dtype=torch.bool)):
+        with pytest.raises(ValueError, match="fixations of the shape"):
+            saliency_loss(*maps, nss_weight=1.0, fixations=fixations)

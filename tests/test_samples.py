@@ -73,6 +73,19 @@ def test_a_row_is_described_without_opening_a_file(stored, folder):
     assert unnamed.frame_names == ["0001", "0002", "0003"]
 
 
+@pytest.mark.parametrize(("bounds", "expected"), [((), [*range(20), 19, 19]), ((21,), [19]), ((18, 22, 2), [18, 19])])
+def test_the_last_frame_stands_in_for_two_that_only_the_header_counts(stored, folder, bounds, expected):
+    sample = open_sample(stored(video_row(folder, video=by_path(folder / "007.AVI"), num_frames=22)))
+    whole = [frame.image for frame in read_frames(folder / "007.AVI")]
+    np.testing.assert_array_equal(list(sample.frames(*bounds)), [whole[index] for index in expected])
+
+
+def test_a_video_that_lacks_more_frames_is_refused(stored, folder):
+    sample = open_sample(stored(video_row(folder, video=by_path(folder / "007.AVI"), num_frames=23)))
+    with pytest.raises(VideoError, match="has 20 frames"):
+        list(sample.frames(16))
+
+
 RANGES = [(), (5,), (0, 16), (13, 19, 2), (17, 99), (20,), (3, 3), (0, None, 7)]
 
 

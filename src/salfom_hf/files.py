@@ -49,4 +49,4 @@ def check_free(path: Path, overwrite: bool) -> None:
 
 
 def _suffixes(folder: Path) -> set[str]:
-    return {file.suffix.lower() for file in folder.rglob("*")}
+    return {file.suffix.lower() for file in folder.rglob("*") if not file.is_dir()}

@@ -28,7 +28,7 @@ from .training.config import ConfigError, TrainingConfig, parse
 from .training.data import build_clips
 from .training.loop import Trainer, TrainingStoppedError
 from .training.model import build_model
-from .training.processes import OtherProcessError, all_or_none
+from .training.processes import LOST, OtherProcessError, all_or_none, lost_connection
 from .training.publish import PublishError, push
 from .video import VideoError
 
@@ -76,7 +76,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     # Parameters of a resting encoder get no gradient, which DDP has to look for.
     finds_unused = DistributedDataParallelKwargs(find_unused_parameters=config.frozen_encoder_epochs > 0)
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             mixed_precision=config.mixed_precision or None,
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False
@@ -85,8 +85,12 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             project_dir=config.output_dir,
             kwargs_handlers=[finds_unused],
         )
-    except ValueError as error:  # Such as fp16 on a CPU.
+    except ValueError as error:  # Such as bf16 on a device that has none.
         raise ConfigError(f"accelerate cannot do this: {' '.join(str(error).split())}") from error
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        # accelerate would compute in float32 and say nothing.
+        raise ConfigError("mixed_precision fp16 needs a GPU; on a CPU use bf16 or no.")
+    return accelerator
 
 
 def flat_settings(config: TrainingConfig) -> dict[str, str | int | float | bool]:
@@ -129,7 +133,10 @@ def train(config: TrainingConfig) -> Path:
         if config.push_to_hub and accelerator.is_main_process:
             print(push(trainer.model_folder, config.push_to_hub, config.private))
     finally:
-        accelerator.end_training()
+        # Not end_training: it takes down the connections between the processes while the model still holds them, on
+        # which gloo waits forever. They end with the processes.
+        for tracker in accelerator.trackers:
+            tracker.finish()
     return trainer.model_folder
 
 
@@ -148,8 +155,12 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(error if speaks else None)
     except (DataError, VideoError, CheckpointError, PublishError) as error:
         return fail(error)
-    except OtherProcessError:
-        return fail(None)
+    except OtherProcessError as error:
+        return fail(str(error) or None)
+    except RuntimeError as error:
+        if lost_connection(error):
+            return fail(LOST)
+        raise
     except (OSError, SafetensorError) as error:
         return fail(
             f"Cannot write or read a file of the run ({' '.join(str(error).split())}); its checkpoints are kept."

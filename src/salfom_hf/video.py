@@ -25,6 +25,12 @@ from av.stream import Disposition
 from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"),
+        *(".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
+    }
+)
 IMAGE_RATE = Fraction(25)
 MIN_SIDE = 16  # pixels
 
@@ -121,7 +127,9 @@ def read_frames(path: str | os.PathLike[str], start: float = 0.0, duration: floa
         raise VideoError(f"No frame at or after {start:.2f} s{until} in {path}{length}; choose another range.")
 
 
-def read_frames_at(source: str | os.PathLike[str] | bytes, indices: Iterable[int]) -> Iterator[np.ndarray]:
+def read_frames_at(
+    source: str | os.PathLike[str] | bytes, indices: Iterable[int], missing_at_end: int = 0
+) -> Iterator[np.ndarray]:
     """Yield the frames of a video file that have these numbers, decoding from the key frame before the first one.
 
     Frames are numbered from 0 in the order in which `read_frames` yields all of them. Which frame a packet of the file
@@ -132,6 +140,7 @@ def read_frames_at(source: str | os.PathLike[str] | bytes, indices: Iterable[int
     Args:
         source: the path of a video file, or the whole file as bytes.
         indices: strictly increasing, 0 or more.
+        missing_at_end: so many frames may be asked for beyond the last one, which is given in their place.
 
     Yields:
         uint8 (height, width, 3), RGB, all of the size of the first frame.
@@ -152,16 +161,17 @@ def read_frames_at(source: str | os.PathLike[str] | bytes, indices: Iterable[int
         with reported(f"Cannot read {source}"):
             state = source.stat()
         index = _index_of_file(source, state.st_mtime_ns, state.st_size)
-    if indices[-1] >= len(index.order):
+    if not len(index.order) or indices[-1] >= len(index.order) + missing_at_end:
         raise VideoError(
             f"{_name_of(source)} has {len(index.order)} frames; there is no frame with the number {indices[-1]}, "
             "counted from 0."
         )
+    indices = [min(number, len(index.order) - 1) for number in indices]
     position = 0
     # Should the decoder want more than the key frame before, decoding begins anew where it always works.
     for key in dict.fromkeys((index.key_before(indices[0]), 0)):
         for number, frame in _numbered(source, key, index):
-            if number == index.order[indices[position]]:
+            while position < len(indices) and number == index.order[indices[position]]:
                 turned = _quarter_turns(frame) % 2
                 size = (index.height, index.width) if turned else (index.width, index.height)
                 yield _fit(_rgb(frame), *size)

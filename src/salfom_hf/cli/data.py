@@ -1,6 +1,7 @@
-"""`salfom data`: check, look at and export gaze datasets."""
+"""`salfom data`: make, check, look at and export gaze datasets."""
 
 import argparse
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sized
@@ -9,10 +10,10 @@ from pathlib import Path
 
 from ..files import atomic_output, check_free
 from ..video import IMAGE_SUFFIXES, listed
-from .common import FAILURE, UsageError, at_least_one
+from .common import FAILURE, UsageError, at_least_one, whole_number
 
 # Named here as well as in `salfom_hf.data`, which takes a second to import.
-DATASETS = ("dhf1k", "hollywood2", "ucf_sports", "stills")
+DATASETS = ("dhf1k", "hollywood2", "ucf_sports", "stills", "gazefolder")
 FORMATS = ("parquet", "webdataset")
 
 # How many videos, or rows of stills, are on a sheet if none are named.
@@ -21,15 +22,47 @@ SHEET_VIDEOS, SHEET_ROWS_OF_STILLS = 6, 3
 
 def add(commands) -> None:
     group = commands.add_parser(
-        "data", help="check, look at and export gaze datasets", description="Check, look at and export gaze datasets."
+        "data",
+        help="make, check, look at and export gaze datasets",
+        description="Make, check, look at and export gaze datasets.",
     )
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    command = add_action(actions, "check", check, "report what is missing in a dataset's folder or does not fit")
+    command = add_action(
+        actions, "make", make, "make a dataset, a gazefolder, of one's own videos and a table of where people looked"
+    )
+    command.add_argument("videos", type=Path, metavar="VIDEOS", help="folder of videos, or one video")
+    command.add_argument(
+        "gaze",
+        type=Path,
+        metavar="GAZE.csv",
+        help="a row per fixation or sample of gaze: video, x, y (pixels), time (seconds) or frame (from 0), and "
+        "observer if known",
+    )
+    command.add_argument("output", type=Path, metavar="OUT", help="folder to make")
+    command.add_argument("--split", choices=("train", "validation", "test"), default="train", help="default: train")
+    command.add_argument(
+        "--validation",
+        type=float,
+        metavar="SHARE",
+        help="of the videos for train, how many go to validation instead; default 0.2, 0 for none",
+    )
+    command.add_argument("--seed", type=whole_number, default=0, help="of that choice, default 0")
+    command.add_argument(
+        "--sigma",
+        type=float,
+        metavar="PIXELS",
+        help="standard deviation of densities in a video 640 wide; default 12.7, as DHF1K's",
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier output")
+
+    command = add_dataset_action(
+        actions, "check", check, "report what is missing in a dataset's folder or does not fit"
+    )
     command.add_argument("--split", help="default: all")
     command.add_argument("--quick", action="store_true", help="read names and headers only, not every image")
 
-    command = add_action(actions, "show", show, "make a picture of frames, density maps and fixations")
+    command = add_dataset_action(actions, "show", show, "make a picture of frames, density maps and fixations")
     command.add_argument("--split", help="default: the first one found")
     command.add_argument("--video", nargs="+", metavar="ID", help="default: some from all over the split")
     command.add_argument("-o", "--output", type=Path, help="default: DATASET_SPLIT.png")
@@ -38,7 +71,7 @@ def add(commands) -> None:
     )
     command.add_argument("--overwrite", action="store_true", help="replace an existing picture")
 
-    command = add_action(
+    command = add_dataset_action(
         actions, "export", export, "write shards that hold the files, for the Hub and for streaming to many machines"
     )
     command.add_argument("output", type=Path, metavar="OUT", help="folder to make")
@@ -57,9 +90,14 @@ def add(commands) -> None:
 
 def add_action(actions, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
     command = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(run=lambda args: reporting(run, args))
+    return command
+
+
+def add_dataset_action(actions, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
+    command = add_action(actions, name, run, text)
     command.add_argument("dataset", choices=DATASETS, metavar="DATASET", help=", ".join(DATASETS))
     command.add_argument("path", type=Path, metavar="PATH", help="the dataset's folder, or an export of it")
-    command.set_defaults(run=lambda args: reporting(run, args))
     return command
 
 
@@ -80,6 +118,33 @@ def reporting(run: Callable, args: argparse.Namespace) -> int:
         except DataError as error:
             print(f"salfom: {error}", file=sys.stderr)
             return FAILURE
+
+
+def make(args: argparse.Namespace) -> int:
+    from ..data import DataError, make_gazefolder
+
+    validation = args.validation
+    if validation is None:
+        validation = 0.2 if args.split == "train" else 0
+    options = {} if args.sigma is None else {"sigma": args.sigma}
+    try:
+        made = make_gazefolder(
+            args.videos,
+            args.gaze,
+            args.output,
+            split=args.split,
+            validation=validation,
+            seed=args.seed,
+            overwrite=args.overwrite,
+            **options,
+        )
+    except DataError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print(f"{args.videos} -> {args.output}: {made}.")
+    print(f"Look at it: salfom data show gazefolder {shlex.quote(str(args.output))}")
+    return 0
 
 
 def check(args: argparse.Namespace) -> int:

@@ -1,7 +1,6 @@
 """`salfom evaluate` and `salfom submit`: scores on gaze datasets, and maps for the DHF1K server."""
 
 import argparse
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..pretrained import KNOWN
-from .common import UsageError, add_model_options, at_least_one, load_predictor
+from .common import UsageError, add_model_options, at_least_one, load_predictor, whole_number
 from .data import DATASETS, reporting
 
 
@@ -23,12 +22,6 @@ def not_negative(text: str) -> float:
     return value
 
 
-def whole_number(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
-    return int(text)
-
-
 def add(commands) -> None:
     command = commands.add_parser(
         "evaluate",
@@ -39,7 +32,7 @@ def add(commands) -> None:
     )
     command.add_argument("--dataset", required=True, choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
     command.add_argument("--data-dir", required=True, type=Path, help="folder of the dataset")
-    command.add_argument("--split", help="default: val for dhf1k, dev for stills, else test")
+    command.add_argument("--split", help="default: val (dhf1k), dev (stills), validation (gazefolder), else test")
     command.add_argument("-o", "--output", type=Path, help="folder of the results; default: evaluation_DATASET_SPLIT")
     command.add_argument(
         "--model", action="append", default=[], help=f"{', '.join(KNOWN)}, a folder, or a Hub name; may be repeated"
@@ -99,21 +92,29 @@ def add(commands) -> None:
     command.set_defaults(run=lambda args: reporting(submit, args))
 
 
-def center_for(args: argparse.Namespace, split: str):
+def center_for(args: argparse.Namespace, dataset):
     """The center baseline: of the training split's fixations, unless that split is missing or itself scored."""
     from ..data import DataError, load
     from ..evaluation import Center
 
-    if re.match(r"train(ing)?\b", split):
-        return Center(source="the training split is itself scored")
     try:
         training = load(args.dataset, args.data_dir, "train")
     except DataError:
         return Center(source="the dataset's folder has no training split that can be loaded")
+    # A single table of stills is any split that is asked for, so names do not tell.
+    if not row_keys(training).isdisjoint(row_keys(dataset)):
+        return Center(source="the training split is itself scored")
     return Center.fitted(training, "train", progress=None)
 
 
-def methods_for(args: argparse.Namespace, split: str) -> list:
+def row_keys(dataset) -> set:
+    """What tells the rows of a dataset apart; names may be numbers that begin anew in every split."""
+    if "video_id" in dataset.features:
+        return set(zip(*(dataset[name] for name in ("video_id", "num_frames", "width", "height")), strict=True))
+    return set(zip(dataset["image_id"], map(tuple, dataset["fixation_x"]), strict=True))
+
+
+def methods_for(args: argparse.Namespace, dataset) -> list:
     """What the command line names, in the order of models, predictions, baselines."""
     from ..evaluation import BASELINES, InterObserver, Model, Predictions, SpectralResidual
 
@@ -122,7 +123,7 @@ def methods_for(args: argparse.Namespace, split: str) -> list:
         raise UsageError(f"There is no baseline '{unknown[0]}'; take {', '.join(BASELINES)}.")
     models = args.model or ([] if args.baseline or args.predictions else ["salfom"])
     make = {
-        "center": lambda: center_for(args, split),
+        "center": lambda: center_for(args, dataset),
         "spectral-residual": SpectralResidual,
         "inter-observer": InterObserver,
     }
@@ -137,7 +138,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from .. import evaluation
     from ..data import load
 
-    split = args.split or {"dhf1k": "val", "stills": "dev"}.get(args.dataset, "test")
+    split = args.split or {"dhf1k": "val", "stills": "dev", "gazefolder": "validation"}.get(args.dataset, "test")
     dataset = load(args.dataset, args.data_dir, split)
     output = args.output or Path(f"evaluation_{args.dataset}_{split}")
     about = {"dataset": args.dataset, "split": split}
@@ -148,11 +149,11 @@ def evaluate(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     with in_one_sentence():
         evaluation.check_dataset(dataset)
-        methods = methods_for(args, split)
+        methods = methods_for(args, dataset)
         prior = None
         if "ig" in protocol.metrics:
             prior = next((method for method in methods if isinstance(method, evaluation.Center)), None)
-            prior = prior or center_for(args, split)
+            prior = prior or center_for(args, dataset)
         scores = evaluation.evaluate(
             dataset,
             methods,

@@ -10,13 +10,8 @@ from tqdm import tqdm
 from ..output import FORMATS, default_output, write
 from ..pretrained import KNOWN
 from ..render import COLORMAPS
-from ..video import IMAGE_SUFFIXES, VideoError, probe
+from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, probe
 from .common import FAILURE, UsageError, add_model_options, load_predictor, report, seconds
-
-VIDEO_SUFFIXES = {
-    *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"),
-    *(".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
-}
 
 
 def add(commands) -> None:

@@ -1,9 +1,5 @@
 """Gaze datasets: loaded, checked, and cut into clips for training."""
 
-import re
-
-import numpy as np
-
 try:
     import datasets
 except ImportError as error:
@@ -15,9 +11,12 @@ from .clips import ClipDataset, MixtureDataset, StreamedClipDataset
 from .dhf1k import DHF1K, load_dhf1k
 from .export import export_dataset, export_info, load_export
 from .features import STILL_FEATURES, VIDEO_FEATURES, DataError
+from .gazefolder import GazeFolder, load_gazefolder
 from .hollywood2 import Hollywood2, load_hollywood2
 from .layout import Problem, Report
+from .recordings import make_gazefolder
 from .samples import open_sample
+from .splits import hold_out
 from .stills import Stills, load_stills
 from .ucf_sports import UCFSports, load_ucf_sports
 
@@ -26,6 +25,7 @@ DATASETS: dict[str, type[GazeBuilder]] = {
     "hollywood2": Hollywood2,
     "ucf_sports": UCFSports,
     "stills": Stills,
+    "gazefolder": GazeFolder,
 }
 """The builders, by the names that commands give them."""
 
@@ -49,43 +49,8 @@ def load(name: str, data_dir, split: str = "train", **options) -> datasets.Datas
         return DATASETS[name].load(data_dir, split, **options)
     if info["dataset"] != name:
         raise DataError(f"{data_dir} is an export of {info['dataset']}, not of {name}; name that dataset.")
-    split = DATASETS[name].ALIASES.get(split, split)
+    split, _ = DATASETS[name].official_split(split)
     return load_export(data_dir, split, streaming=options.get("streaming", False))
-
-
-def hold_out(
-    dataset: datasets.Dataset, fraction: float = 0.1, seed: int = 0
-) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """
-    Divide a training set into one to train on and one to validate on, by videos (or images).
-
-    The choice depends on the ids and the seed alone, not on the order of the rows. Shots of one film clip
-    (`actioncliptrain00001_1`, `…_2` of Hollywood-2) stay together.
-
-    Args:
-        fraction: of the videos that is held out, between 0 and 1; at least one is, and at least one is not.
-
-    Returns:
-        (training set, validation set), rows in their order.
-
-    Raises:
-        ValueError: the fraction is not between 0 and 1, or there are not two videos.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"The fraction to hold out must be between 0 and 1, not {fraction}.")
-    if "video_id" in dataset.column_names:
-        groups = [re.sub(r"_[0-9]+$", "", name) for name in dataset["video_id"]]
-    else:
-        groups = list(dataset["image_id"])
-    distinct = sorted(set(groups))
-    if len(distinct) < 2:
-        raise ValueError(f"Nothing can be held out of {len(distinct)} video; give a dataset of two or more.")
-    count = min(max(round(fraction * len(distinct)), 1), len(distinct) - 1)
-    held = {distinct[index] for index in np.random.default_rng(seed).permutation(len(distinct))[:count]}
-    return (
-        dataset.select([index for index, group in enumerate(groups) if group not in held]),
-        dataset.select([index for index, group in enumerate(groups) if group in held]),
-    )
 
 
 __all__ = [
@@ -96,6 +61,7 @@ __all__ = [
     "Augmentation",
     "ClipDataset",
     "DataError",
+    "GazeFolder",
     "Hollywood2",
     "MixtureDataset",
     "Problem",
@@ -109,8 +75,10 @@ __all__ = [
     "load",
     "load_dhf1k",
     "load_export",
+    "load_gazefolder",
     "load_hollywood2",
     "load_stills",
     "load_ucf_sports",
+    "make_gazefolder",
     "open_sample",
 ]

@@ -1,5 +1,6 @@
 """What the builders of the gaze datasets share: checking first, a cache that knows when files change, and loading."""
 
+import math
 import os
 import re
 import warnings
@@ -24,6 +25,8 @@ from .layout import (
     fingerprint,
     list_folder,
 )
+
+FPS_FILE = "fps.txt"
 
 
 @dataclass
@@ -62,7 +65,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
 
     TITLE: ClassVar[str]
     EXPECTED: ClassVar[str]  # entries of the folder, in words
-    OFFICIAL: ClassVar[dict[str, int]] = {}  # number of videos of each split as published
+    OFFICIAL: ClassVar[dict[str, int | None]] = {}  # splits, with their number of videos as published
     ALIASES: ClassVar[dict[str, str]] = {}  # other names of splits
     UNIT: ClassVar[str] = "videos"
 
@@ -149,6 +152,21 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         return cls.examine_all(cls.find_root(data_dir), splits, decode)[1]
 
     @classmethod
+    def official_split(cls, split: str) -> tuple[str, list[str]]:
+        """
+        A split, or a part or sum of splits, in the names that the tables have (`"val[:9]"`: `"validation[:9]"`); and
+        those names.
+
+        Raises:
+            DataError: it is not written as such.
+        """
+        terms = [re.fullmatch(r"\s*([^\[\]\s]+)\s*(\[.*\])?\s*", term) for term in str(split).split("+")]
+        if not all(terms):
+            raise DataError(f"{split!r} is no split; give one such as 'train', 'train[:90%]' or 'train+validation'.")
+        names = [cls.ALIASES.get(term[1], term[1]) for term in terms]
+        return "+".join(name + (term[2] or "") for name, term in zip(names, terms, strict=True)), names
+
+    @classmethod
     def load(
         cls,
         data_dir: str | os.PathLike,
@@ -176,14 +194,10 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
             DataError: the folder is not that of the dataset, something in it is missing or does not fit (the message
                 is the whole report), or it has no such split.
         """
-        terms = [re.fullmatch(r"\s*([^\[\]\s]+)\s*(\[.*\])?\s*", term) for term in str(split).split("+")]
-        if not all(terms):
-            raise DataError(f"{split!r} is no split; give one such as 'train', 'train[:90%]' or 'train+validation'.")
-        names = [cls.ALIASES.get(term[1], term[1]) for term in terms]
+        split, names = cls.official_split(split)
         builder = cls(
             data_dir=data_dir, splits=names, skip_invalid=skip_invalid, cache_dir=cache_dir and os.fspath(cache_dir)
         )
-        split = "+".join(name + (term[2] or "") for name, term in zip(names, terms, strict=True))
         if streaming:
             return builder.as_streaming_dataset(split)
         builder.download_and_prepare(num_proc=num_proc)
@@ -247,14 +261,34 @@ class VideoBuilder(GazeBuilder):
             yield clip.id, clip.row()
 
 
+def frame_rate(file: Path, default: float) -> float:
+    """
+    Frames per second from a file that holds nothing else; the default if it does not exist.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is not a number above 0.
+    """
+    if not os.path.lexists(file):
+        return default
+    rate = float(file.read_text(encoding="utf-8"))
+    if not 0 < rate < math.inf:
+        raise ValueError(f"{rate} is not a frame rate.")
+    return rate
+
+
 def clips_of(folder: Path, fps: float) -> tuple[list[Clip], list[Problem]]:
-    """The folders `CLIP/{images,maps,fixation}` in a folder, in natural order."""
+    """The folders `CLIP/{images,maps,fixation}` in a folder, in natural order; `fps` where a clip does not tell."""
     clips, problems = [], []
     for entry in list_folder(folder):
         path = folder / entry.name
         if entry.is_dir():
+            try:
+                rate = frame_rate(path / FPS_FILE, fps)
+            except (OSError, ValueError):
+                problems.append(Problem("fps", path / FPS_FILE, "is not a number above 0"))
+                continue
             clips.append(
-                Clip(entry.name, images=path / "images", maps=path / "maps", fixations=path / "fixation", fps=fps)
+                Clip(entry.name, images=path / "images", maps=path / "maps", fixations=path / "fixation", fps=rate)
             )
         else:
             problems.append(Problem("file for folder", path, "is a file; it is ignored", fatal=False))
@@ -262,28 +296,34 @@ def clips_of(folder: Path, fps: float) -> tuple[list[Clip], list[Problem]]:
 
 
 class ClipFolderBuilder(VideoBuilder):
-    """Base of the builders of `{training,testing}/CLIP/{images,maps,fixation}`."""
+    """
+    Base of the builders of `{training,testing}/CLIP/{images,maps,fixation}`, with frames per second in `CLIP/fps.txt`
+    if they are others than `FPS`. The names in `ALIASES` are also those of the splits' folders.
+    """
 
     EXPECTED = "training/CLIP/{images,maps,fixation} and the same under testing"
     ALIASES: ClassVar = {"training": "train", "testing": "test"}
     FPS: ClassVar[float]
 
-    @staticmethod
-    def looks_right(folder: Path) -> bool:
-        parts = [folder / name for name in ("training", "testing") if (folder / name).is_dir()]
+    @classmethod
+    def looks_right(cls, folder: Path) -> bool:
+        parts = [folder / name for name in cls.ALIASES if (folder / name).is_dir()]
         return any((part / entry.name / "images").is_dir() for part in parts for entry in list_folder(part))
 
     @classmethod
     def find(cls, root: Path, splits: tuple[str, ...] | None) -> tuple[dict[str, list[Clip]], list[Problem]]:
-        found, problems = {}, []
+        found, problems, taken = {}, [], {}
         for name, split in cls.ALIASES.items():
             if split not in cls.chosen(splits):
                 continue
-            found[split] = []
-            if (root / name).is_dir():
+            found.setdefault(split, [])
+            if split in taken and (root / name).is_dir():
+                problems.append(Problem("duplicate", root / name, f"is the same split as {taken[split]}"))
+            elif (root / name).is_dir():
+                taken[split] = name
                 found[split], more = clips_of(root / name, cls.FPS)
                 problems += more
         return found, problems
 
 
-__all__ = ["ClipFolderBuilder", "GazeBuilder", "GazeConfig", "VideoBuilder"]
+__all__ = ["FPS_FILE", "ClipFolderBuilder", "GazeBuilder", "GazeConfig", "VideoBuilder"]

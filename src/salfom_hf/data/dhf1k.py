@@ -24,7 +24,8 @@ whatever their leading zeros. Videos 1–600 are for training, 601–700 for val
 labels.
 
 A video whose header counts one or two frames more or fewer than there are maps is used as far as both go: `num_frames`
-is the smaller number. A larger difference is an error.
+is the smaller number. A larger difference is an error. Where fewer frames can be decoded than that, by up to two, the
+last one stands in for them.
 """
 
 from collections import Counter, defaultdict

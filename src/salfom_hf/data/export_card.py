@@ -48,6 +48,14 @@ SOURCES = {
         "Every set of images has its own licence. **Keep this repository private until you have made sure that it "
         "permits redistribution**; then name it here and in `license` above.",
     ),
+    "gazefolder": Source(
+        "Gaze on videos",
+        "",
+        "",
+        "Videos and recordings of gaze have terms of their own. **Keep this repository private until you have made "
+        "sure that the videos' owners and the observers permit redistribution**; then name the licence here and in "
+        "`license` above.",
+    ),
 }
 
 MEANINGS = {

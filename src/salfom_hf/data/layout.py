@@ -45,6 +45,7 @@ _KINDS = {
     "split": ("Not in the official split", "move the videos to the folder of their split"),
     "unexpected": ("Ignored", "move the files elsewhere"),
     "fixations": ("Fixations", "check the columns x and y: they are pixels of the image as stored"),
+    "fps": ("Frame rates", "write the number of frames per second, such as 25, or remove the file"),
     "columns": ("Tables that do not fit", "name the columns as documented and use numbers"),
 }
 
@@ -291,12 +292,12 @@ def _compare(clip: Clip, names: dict[str, dict[tuple, str]]) -> list[Problem]:
         missing, surplus = frames.keys() - names[part].keys(), names[part].keys() - frames.keys()
         of = "frames" if reference == "images" else "maps"
         if missing:
-            listed = _listed(frames[key] for key in sorted(missing))
+            listed = listed_names(frames[key] for key in sorted(missing))
             problems.append(
                 Problem("missing maps", folder, f"{len(missing)} of {len(frames)} {of} lack one: {listed}")
             )
         if surplus:
-            listed = _listed(names[part][key] for key in sorted(surplus))
+            listed = listed_names(names[part][key] for key in sorted(surplus))
             problems.append(
                 Problem("surplus maps", folder, f"{len(surplus)} without one of {len(frames)} {of}: {listed}")
             )
@@ -322,7 +323,7 @@ def _gaps(clip: Clip, names: dict[str, dict[tuple, str]]) -> list[Problem]:
     holes = [(before + 1, after - 1) for before, after in pairwise(numbers) if after - before > 1]
     if not holes:
         return []
-    listed = _listed(f"{first}" if first == last else f"{first}–{last}" for first, last in holes)
+    listed = listed_names(f"{first}" if first == last else f"{first}–{last}" for first, last in holes)
     return [Problem("gap", getattr(clip, part), f"has no {listed}", fatal=part == "maps")]
 
 
@@ -361,9 +362,10 @@ def decode(clip: Clip) -> list[Problem]:
         except (VideoError, av.FFmpegError) as error:
             problems.append(Problem("unreadable", clip.video, str(error)))
         else:
-            if frames < clip.num_frames - FRAME_TOLERANCE:
-                text = f"breaks off after {frames} of {clip.num_frames} frames"
-                problems.append(Problem("unreadable", clip.video, text))
+            if frames < clip.num_frames:
+                fatal = frames < clip.num_frames - FRAME_TOLERANCE
+                text = f"only {frames} of {clip.num_frames} frames can be decoded"
+                problems.append(Problem("unreadable", clip.video, text, fatal))
     for folder in (clip.images, clip.maps, clip.fixations):
         if folder is None:
             continue
@@ -378,9 +380,9 @@ def decode(clip: Clip) -> list[Problem]:
                 if found != size:
                     odd.append(f"{names[key]} is {found[0]}×{found[1]}")
         if damaged:
-            problems.append(Problem("unreadable", folder, f"{len(damaged)} images: {_listed(damaged)}"))
+            problems.append(Problem("unreadable", folder, f"{len(damaged)} images: {listed_names(damaged)}"))
         if odd:
-            text = f"{len(odd)} images are not {size[0]}×{size[1]} pixels, as the video is: {_listed(odd)}"
+            text = f"{len(odd)} images are not {size[0]}×{size[1]} pixels, as the video is: {listed_names(odd)}"
             problems.append(Problem("size", folder, text))
     return problems
 
@@ -405,7 +407,8 @@ def decode_all(items: list, check) -> Iterator[list[Problem]]:
     """`check(item)` of each item in order, by threads, with a progress bar."""
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        yield from tqdm(pool.map(check, items), total=len(items), desc="Reading every file", unit="video", disable=None)
+        results = pool.map(check, items)
+        yield from tqdm(results, total=len(items), desc="Reading every file", unit="video", disable=None)
     finally:
         # An interrupted check does not go on with what is left, which may take an hour.
         pool.shutdown(cancel_futures=True)
@@ -432,8 +435,8 @@ def image_stamps(folder: Path) -> tuple:
 
 
 def fingerprint(clip: Clip) -> tuple:
-    """Stamps of all that an examined clip and its row are made of; cheap, since few files are looked at."""
-    stamps = tuple(stamp(path) for path in (clip.video, clip.maps, clip.fixations))
+    """What changes with all that an examined clip and its row are made of; cheap, since few files are looked at."""
+    stamps = (clip.fps, *(stamp(path) for path in (clip.video, clip.maps, clip.fixations)))
     return stamps if clip.images is None else (*stamps, image_stamps(clip.images))
 
 
@@ -463,7 +466,7 @@ def find_root(data_dir: str | os.PathLike, title: str, looks_right, expected: st
     raise DataError(f"{root} does not look like {title}, which has {expected}{hint}")
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed_names(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more

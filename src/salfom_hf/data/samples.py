@@ -11,6 +11,7 @@ from PIL import Image
 from ..blur import gaussian_blur
 from ..video import IMAGE_RATE, VideoError, load_image, read_frames_at, reason_of
 from .features import DataError
+from .layout import FRAME_TOLERANCE
 
 BLUR_SIGMA, BLUR_WIDTH = 24.0, 512
 """Standard deviation, in pixels of an image of that width, with which a still's fixations make its density."""
@@ -54,6 +55,8 @@ class GazeVideo:
         """
         The frames `first`, `first + step`, … before `stop`, or before the end.
 
+        Where a video file has a frame or two fewer than its header and its maps promise, its last frame stands in.
+
         Yields:
             uint8 `(height, width, 3)`, RGB.
 
@@ -71,7 +74,9 @@ class GazeVideo:
     def _decoded(self, indices: range) -> Iterator[np.ndarray]:
         content = self._video["bytes"]
         try:
-            yield from read_frames_at(self._video["path"] if content is None else content, indices)
+            yield from read_frames_at(
+                self._video["path"] if content is None else content, indices, missing_at_end=FRAME_TOLERANCE
+            )
         except VideoError as error:
             if content is None:
                 raise

@@ -11,7 +11,8 @@ from .methods import (
     SpectralResidual,
 )
 from .report import picture, save_picture, table, write_reports
-from .scoring import DEFAULT_METRICS, METRICS, REPORTS, Protocol, Scorer, Scores, check_dataset, evaluate
+from .running import REPORTS, check_dataset, evaluate
+from .scoring import DEFAULT_METRICS, METRICS, Protocol, Scorer, Scores
 from .submission import check_submission, write_submission
 
 __all__ = [

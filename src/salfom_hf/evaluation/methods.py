@@ -98,7 +98,8 @@ class Model(Method):
         for name, weight in model.state_dict().items():
             digest.update(name.encode())
             digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        digest.update(repr((self.predictor.stride, str(model.dtype))).encode())
+        config = {**model.config.to_dict(), "_name_or_path": None, "transformers_version": None}
+        digest.update(repr((self.predictor.stride, str(model.dtype), config)).encode())
         digest.update(self.predictor.processor.to_json_string().encode())
         return digest.hexdigest()[:16]
 
@@ -284,7 +285,7 @@ class Center(Method):
     @classmethod
     def fitted(cls, dataset, split: str, progress: bool | None = False) -> "Center":
         """
-        The density of all fixations of a dataset, in coordinates relative to the frame.
+        The density of all fixations of a dataset, in coordinates relative to the frame; one more is spread evenly.
 
         Args:
             dataset: with labels; of each video up to 20 frames are read, evenly spaced.
@@ -305,6 +306,8 @@ class Center(Method):
                 columns = np.clip(np.floor(x * KDE_WIDTH), 0, KDE_WIDTH - 1).astype(int)
                 np.add.at(counts, (rows, columns), 1)
         prior = gaussian_blur(torch.from_numpy(counts), KDE_SIGMA * KDE_WIDTH).numpy()
+        # Without one more, spread evenly, few fixations would leave places where no one is ever expected to look.
+        prior += 1 / prior.size
         frames = "all images" if stills else f"up to {KDE_FRAMES} frames per video"
         return cls(prior / prior.sum(), f"the fixations of the split {split} ({frames})")
 

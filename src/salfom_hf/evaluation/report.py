@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .. import __version__
+from ..data.contact_sheet import fitted
 from ..files import atomic_output
 from ..render import overlay
 from .methods import Center, Method
@@ -244,11 +245,11 @@ def strip(scorer: Scorer, methods, scores, metrics: list[str], rank: str, row: i
     size = frame.shape[:2]
     fixations = sample.fixations(index)
     where = sample.id if sample.num_frames == 1 else f"{sample.id}, frame {sample.frame_names[index]}"
-    gaze = mark_fixations(fit(overlay(frame, resized(sample.density(index), size).numpy())), fixations)
-    cells = [(rank, where, fit(frame)), ("human gaze", f"density and {fixations.sum()} fixated pixels", gaze)]
+    gaze = mark_fixations(fitted(overlay(frame, resized(sample.density(index), size).numpy()), CELL), fixations)
+    cells = [(rank, where, fitted(frame, CELL)), ("human gaze", f"density and {fixations.sum()} fixated pixels", gaze)]
     for method, found in zip(methods, scores, strict=True):
         saliency = scorer.prepare(next(iter(method.maps(sample, [index]))), size).numpy()
-        cells.append((method.name, score_text(found, row, index, metrics), fit(overlay(frame, saliency))))
+        cells.append((method.name, score_text(found, row, index, metrics), fitted(overlay(frame, saliency), CELL)))
 
     height = max(image.height for *_, image in cells)
     canvas = Image.new("RGB", (GAP + len(cells) * (CELL[0] + GAP), 2 * LINE + height + 2 * GAP), BACKGROUND)
@@ -270,14 +271,6 @@ def score_text(scores: Scores, row: int, index: int, metrics: list[str]) -> str:
     return "   ".join(
         f"{METRICS[m]} {'undefined' if v is None else f'{v:.2f}'}" for m, v in zip(metrics, values, strict=True)
     )
-
-
-def fit(image: np.ndarray) -> Image.Image:
-    """A picture that fills a cell in one direction and does not leave it in the other."""
-    height, width = image.shape[:2]
-    scale = min(CELL[0] / width, CELL[1] / height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
 
 
 def mark_fixations(image: Image.Image, fixations: np.ndarray) -> Image.Image:

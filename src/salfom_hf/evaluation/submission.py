@@ -1,6 +1,5 @@
 """The folder that the DHF1K server scores: one grey PNG per test frame, in a folder per video."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from ..data.samples import GazeVideo, open_sample
 from ..files import atomic_output
 from ..render import to_gray
 from .methods import EvaluationError, Method
-from .scoring import write_json
+from .running import read_json, write_json
 
 LISTED = 10  # problems that are told one by one
 
@@ -56,7 +55,7 @@ def write_submission(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         if not place.is_file():
             raise EvaluationError(f"{output} holds files of unknown origin; choose a new folder as --output.")
-        earlier = json.loads(place.read_text(encoding="utf-8"))
+        earlier = read_json(place)
         if overwrite:
             # All at once: maps of both models would be mixed if this run were stopped.
             for video_id in dataset["video_id"]:

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +33,8 @@ def write_report(folder: Path, trainer, scores: dict[str, float]) -> None:
     facts = {
         "step": progress.step,
         "epoch": progress.epoch + 1,
-        "validation": scores,
+        # JSON has no NaN.
+        "validation": {name: None if math.isnan(score) else score for name, score in scores.items()},
         "training_clips": len(trainer.dataset),
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
         "clips_per_step": config.batch_size * config.gradient_accumulation_steps * trainer.accelerator.num_processes,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import ConcatDataset, Dataset, Sampler
 
-from ..data import DATASETS, Augmentation, ClipDataset, MixtureDataset, hold_out, load
+from ..data import DATASETS, Augmentation, ClipDataset, DataError, MixtureDataset, hold_out, load
 from ..video_processing_salfom import SalFoMVideoProcessor
 from .config import ConfigError, TrainingConfig, suggestion
 
@@ -53,7 +53,13 @@ def rows_of(source: str, config: TrainingConfig):
         raise ConfigError(
             f"There is no dataset '{dataset}'{suggestion(dataset, DATASETS)} Known: {', '.join(DATASETS)}."
         )
-    return load(dataset, folder_of(dataset, config), split)
+    folder = folder_of(dataset, config)
+    try:
+        return load(dataset, folder, split)
+    except DataError:
+        raise
+    except ValueError as error:  # Of datasets, about a part of a split.
+        raise ConfigError(f"'{source}' cannot be loaded: {' '.join(str(error).split())}") from error
 
 
 def build_clips(

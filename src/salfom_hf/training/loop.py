@@ -88,8 +88,6 @@ class Trainer:
                 f"{len(training)} clips an epoch are fewer than the {clips_per_step} of one step; lower batch_size or "
                 "gradient_accumulation_steps, or raise clips_per_video."
             )
-        if len(validation) == 0:
-            raise ConfigError("There are no clips to validate on; name another validation split.")
         sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         for name in ("ema_decay", "frozen_encoder_epochs", "lora_rank"):
             if sharded and getattr(config, name):
@@ -249,6 +247,8 @@ class Trainer:
             scores = validate(self.model, self.validation_loader, self.accelerator, config.loss_weights, self.check)
             self.log({f"validation/{name}": value for name, value in scores.items()})
             value = scores[config.metric] * (-1 if config.metric in LESS_IS_BETTER else 1)
+            if math.isnan(value):  # Every prediction is constant: worse than any score.
+                value = -math.inf
             if progress.best is None or value > progress.best:
                 progress.best, progress.best_step, progress.validations_since_best = value, progress.step, 0
                 self.save_model(scores)

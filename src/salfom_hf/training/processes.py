@@ -8,7 +8,15 @@ from accelerate.utils import gather_object
 
 
 class OtherProcessError(Exception):
-    """Another process of the run has failed; its own message says why."""
+    """Another process of the run has failed. Where its own message says why, this one is empty."""
+
+
+LOST = "Another process of this run has ended unexpectedly; go on with --resume."
+
+
+def lost_connection(error: RuntimeError) -> bool:
+    """Whether it tells that another process is gone; torch has no type of its own for that."""
+    return "Connection closed by peer" in str(error) or "Connection reset by peer" in str(error)
 
 
 @contextmanager
@@ -24,11 +32,16 @@ def all_or_none(accelerator: Accelerator) -> Iterator[None]:
         yield
     except Exception as error:
         failure = error
-    failed = gather_object([failure is not None])
+    try:
+        failed = gather_object([failure is not None])
+    except RuntimeError as error:  # Killed, it cannot even say that it failed.
+        if lost_connection(error):
+            raise OtherProcessError(LOST) from error
+        raise
     if any(failed):
         if failure is not None and failed.index(True) == accelerator.process_index:
             raise failure
         raise OtherProcessError from failure
 
 
-__all__ = ["OtherProcessError", "all_or_none"]
+__all__ = ["LOST", "OtherProcessError", "all_or_none", "lost_connection"]

@@ -1,0 +1,318 @@
+"""A [`GazeFolder`] from videos and a table of where people looked in them."""
+
+import csv
+import math
+import warnings
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ..blur import blur_matrix
+from ..files import atomic_output, check_free
+from ..video import VIDEO_SUFFIXES, VideoInfo, probe, read_frames, reason_of, reported
+from .builder import FPS_FILE
+from .export import writing
+from .features import DataError
+from .gazefolder import GazeFolder
+from .layout import counted, listed_names
+from .splits import held_out
+
+SIGMA, SIGMA_WIDTH = 30 / math.sqrt(8 * math.log(2)), 640
+"""Standard deviation, in pixels of a video of that width, of DHF1K's densities: 30 pixels at half of the maximum."""
+
+JPEG_QUALITY = 95
+# Seconds. Tables hold milliseconds, so that a frame's own time may have been rounded to before the frame.
+TIME_TOLERANCE = 0.0005
+NO_NUMBER, OUTSIDE_FRAME, OUTSIDE_VIDEO = "without a number", "outside the frame", "before or after the video"
+
+
+@dataclass(frozen=True)
+class Made:
+    """
+    What [`make_gazefolder`] wrote; `print` it.
+
+    Attributes:
+        videos: names of the clips of each split.
+        frames: number of frames.
+        fixations: number of rows of the table that lie on a frame.
+        dropped: number of those that do not, by why.
+        observers: number of observers; 0 if the table does not tell.
+    """
+
+    videos: dict[str, list[str]]
+    frames: int
+    fixations: int
+    dropped: dict[str, int]
+    observers: int
+
+    def __str__(self) -> str:
+        videos = counted(sum(map(len, self.videos.values())), "video")
+        splits = ", ".join(f"{split} {len(names)}" for split, names in self.videos.items())
+        observers = f" of {counted(self.observers, 'observer')}" if self.observers else ""
+        dropped = "; ".join(f"{count} {reason}" for reason, count in self.dropped.items() if count)
+        return (
+            f"{videos} ({splits}), {counted(self.frames, 'frame')}, {counted(self.fixations, 'fixation')}{observers}; "
+            f"{counted(sum(self.dropped.values()), 'row')} dropped{dropped and f' ({dropped})'}"
+        )
+
+
+@dataclass(frozen=True)
+class GazeTable:
+    """
+    Where people looked.
+
+    Attributes:
+        rows: for each name of a video, `when, x, y, when, x, y, …`.
+        by_frame: `when` is the number of a frame, from 0; otherwise seconds.
+        observers: who looked; empty if that is unknown.
+        incomplete: number of rows left out because a number is missing.
+    """
+
+    rows: dict[str, array]
+    by_frame: bool
+    observers: set[str]
+    incomplete: int
+
+
+def read_gaze(path: Path) -> GazeTable:
+    """
+    Read a table of gaze, of which 24 bytes per row are kept.
+
+    Args:
+        path: a CSV file whose header names `video`, `x`, `y`, either `time` or `frame`, and perhaps `observer`, in any
+            order, among any others.
+
+    Raises:
+        DataError: the file cannot be read, or a column or a cell does not fit.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return _read_rows(path, csv.reader(file, skipinitialspace=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"Cannot read {path} ({reason_of(error)}); give a CSV file in UTF-8.") from error
+
+
+def _read_rows(path: Path, reader) -> GazeTable:
+    header = [name.strip() for name in next(reader, [])]
+    clocks = [name for name in ("time", "frame") if name in header]
+    absent = [name for name in ("video", "x", "y") if name not in header]
+    absent += [] if clocks else ["time (seconds) or frame (from 0)"]
+    if absent:
+        raise DataError(f"{path} has no column {absent[0]}, but {', '.join(header) or 'is empty'}; name it in line 1.")
+    if len(clocks) == 2:
+        raise DataError(f"{path} has the columns time and frame; remove one of them.")
+    at_video, *numbers = (header.index(name) for name in ("video", *clocks, "x", "y"))
+    at_observer = header.index("observer") if "observer" in header else None
+    table: dict[str, array] = defaultdict(lambda: array("d"))
+    observers, incomplete = set(), 0
+    for row in reader:
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells, but the header has {len(header)}.")
+        values = []
+        for place in numbers:
+            cell = row[place].strip()
+            try:
+                values.append(math.nan if cell in ("", "NA") else float(cell))
+            except ValueError as error:
+                where = f"{path}, line {reader.line_num}, column {header[place]}"
+                raise DataError(f"{where}: {cell!r} is not a number; leave it empty if it is unknown.") from error
+        if not all(map(math.isfinite, values)):
+            incomplete += 1
+            continue
+        if clocks == ["frame"] and not values[0].is_integer():
+            raise DataError(
+                f"{path}, line {reader.line_num}, column frame: {values[0]} is not a whole number; "
+                "call the column time if it holds seconds."
+            )
+        table[row[at_video].strip()].extend(values)
+        if at_observer is not None:
+            observers.add(row[at_observer].strip())
+    return GazeTable(dict(table), clocks == ["frame"], observers, incomplete)
+
+
+def find_videos(path: Path) -> list[Path]:
+    """
+    The video files in a folder, or a single one.
+
+    Raises:
+        DataError: there is none, or two would have the same name.
+    """
+    if not path.is_dir():
+        return [path]
+    with reported(f"Cannot read the folder {path}"):
+        videos = sorted(
+            file
+            for file in path.iterdir()
+            if file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith(".") and file.is_file()
+        )
+    if not videos:
+        raise DataError(f"The folder {path} holds no videos; name a video or another folder.")
+    named: dict[str, Path] = {}
+    for video in videos:
+        if video.stem in named:
+            raise DataError(f"{named[video.stem]} and {video.name} have the same name; rename one of them.")
+        named[video.stem] = video
+    return videos
+
+
+def assign(table: GazeTable, videos: list[Path]) -> tuple[dict[Path, np.ndarray], list[str]]:
+    """
+    The gaze in each video that has some, float64 `(rows, 3)` of when, x, y; and names that are of no video.
+    """
+    named = {video.stem: video for video in videos} | {video.name: video for video in videos}
+    parts = defaultdict(list)
+    for name, rows in table.rows.items():
+        parts[named.get(name)].append((name, np.frombuffer(rows).reshape(-1, 3)))
+    unknown = [name for name, _ in parts.pop(None, [])]
+    return {video: np.concatenate([rows for _, rows in parts[video]]) for video in videos if video in parts}, unknown
+
+
+def frames_shown(path: Path, period: float) -> Iterator[tuple[np.ndarray, float, float]]:
+    """Each frame, from when and until when it is shown, in seconds; the last one is shown for a period."""
+    frames = read_frames(path)
+    shown = next(frames)
+    for following in frames:
+        yield shown.image, float(shown.timestamp), float(following.timestamp)
+        shown = following
+    yield shown.image, float(shown.timestamp), float(shown.timestamp) + period
+
+
+def write_clip(
+    folder: Path, info: VideoInfo, gaze: np.ndarray, by_frame: bool, sigma: float, progress: tqdm
+) -> Counter[str]:
+    """
+    Write the frames, densities and fixations of one video; a few frames are in memory.
+
+    Args:
+        folder: to make.
+        gaze: as `assign` gives it.
+        by_frame: as in [`GazeTable`].
+        sigma: of densities, in pixels of this video.
+
+    Returns:
+        number of `"frames"`, of `"fixations"`, and of rows outside the frame or the video.
+    """
+    parts = [folder / name for name in ("images", "maps", "fixation")]
+    for part in parts:
+        part.mkdir(parents=True)
+    (folder / FPS_FILE).write_text(f"{float(info.frame_rate):.9g}\n", encoding="utf-8")
+    inside = ((gaze[:, 1:] >= 0) & (gaze[:, 1:] < (info.width, info.height))).all(axis=1)
+    counts = Counter({OUTSIDE_FRAME: int((~inside).sum())})
+    gaze = gaze[inside]
+    gaze = gaze[np.argsort(gaze[:, 0])]
+    when, (columns, rows) = gaze[:, 0], gaze[:, 1:].T.astype(np.int64)
+    # A fixation's density is a product of these columns: far less to compute than to blur whole maps.
+    vertical, horizontal = (blur_matrix(n, sigma, "zeros").float().numpy() for n in (info.height, info.width))
+    for number, (image, begin, end) in enumerate(frames_shown(info.path, float(1 / info.frame_rate))):
+        span = (number, number + 1) if by_frame else (begin - TIME_TOLERANCE, end - TIME_TOLERANCE)
+        seen = slice(*np.searchsorted(when, span).tolist())
+        density = vertical[:, rows[seen]] @ horizontal[:, columns[seen]].T
+        fixations = np.zeros(density.shape, np.uint8)
+        fixations[rows[seen], columns[seen]] = 255
+        density = np.rint(density * (255 / (density.max() or 1))).astype(np.uint8)
+        name = f"{number + 1:06d}"
+        Image.fromarray(image).save(parts[0] / f"{name}.jpg", quality=JPEG_QUALITY)
+        for part, picture in zip(parts[1:], (density, fixations), strict=True):
+            Image.fromarray(picture).save(part / f"{name}.png")
+        counts.update(frames=1, fixations=seen.stop - seen.start)
+        progress.update()
+    counts[OUTSIDE_VIDEO] = len(when) - counts["fixations"]
+    return counts
+
+
+def make_gazefolder(
+    videos,
+    gaze,
+    folder,
+    *,
+    split: str = "train",
+    validation: float = 0.0,
+    seed: int = 0,
+    sigma: float = SIGMA,
+    overwrite: bool = False,
+) -> Made:
+    """
+    Write videos and gaze as the folder that [`load_gazefolder`] reads, complete or not at all, with a progress bar.
+
+    A row of the table with a time belongs to the frame that is shown then, also where the frame rate varies. Rows
+    without a number, outside the frame, or before or after the video are dropped. Warns of videos without gaze, which
+    are left out, and of gaze without a video.
+
+    Args:
+        videos: a folder of video files, or one file.
+        gaze: a CSV file with a row for each fixation or sample of gaze, and the columns `video` (name of the file,
+            with or without suffix), `x` and `y` (pixels of the upright frame; 0 is the outer edge of the first one),
+            either `time` (seconds) or `frame` (from 0), and perhaps `observer`.
+        folder: to make.
+        split: the split that the videos are for.
+        validation: share of the videos for `"train"` that go to `"validation"` instead; 0 for none.
+        seed: which ones.
+        sigma: standard deviation of the densities, in pixels of a video 640 wide.
+        overwrite: replace the folder if it is an earlier one.
+
+    Raises:
+        ValueError: an argument is out of its range.
+        DataError: the table or the folder of videos does not fit, or nobody looks at any frame.
+        VideoError: a video cannot be read, or the folder exists or cannot be written.
+    """
+    videos, gaze, folder = Path(videos), Path(gaze), Path(folder)
+    if split not in GazeFolder.OFFICIAL:
+        raise ValueError(f"There is no split {split!r}; choose one of {', '.join(GazeFolder.OFFICIAL)}.")
+    if not 0 <= validation < 1 or (validation and split != "train"):
+        raise ValueError(f"A share from 0 to below 1 of train goes to validation, not {validation} of {split}.")
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"Sigma is a number of pixels above 0, not {sigma}.")
+    check_free(folder, overwrite)
+    table = read_gaze(gaze)
+    found = find_videos(videos)
+    assigned, unknown = assign(table, found)
+    _check(assigned, gaze, videos, validation)
+    infos = {video: probe(video) for video in assigned}
+    without = [video.name for video in found if video not in assigned]
+    if without:
+        warnings.warn(f"Left out, without gaze: {listed_names(without)}.", stacklevel=2)
+    if unknown:
+        warnings.warn(f"Gaze without a video: {listed_names(unknown)}.", stacklevel=2)
+    held = held_out({video.stem for video in assigned}, validation, seed) if validation else set()
+    made: dict[str, list[str]] = defaultdict(list)
+    counts = Counter()
+    total = sum(info.num_frames or 0 for info in infos.values()) or None
+    with (
+        atomic_output(folder, overwrite) as temporary,
+        writing(folder),
+        tqdm(total=total, unit="frame", desc=folder.name, disable=None, dynamic_ncols=True) as progress,
+    ):
+        for video, info in infos.items():
+            place = "validation" if video.stem in held else split
+            made[place].append(video.stem)
+            scaled = sigma * info.width / SIGMA_WIDTH
+            counts += write_clip(
+                temporary / place / video.stem, info, assigned[video], table.by_frame, scaled, progress
+            )
+        if not counts["fixations"]:
+            raise DataError(
+                f"None of the rows of {gaze} lies on a frame of its video; x and y are pixels, time is in seconds."
+            )
+    dropped = {NO_NUMBER: table.incomplete} | {reason: counts[reason] for reason in (OUTSIDE_FRAME, OUTSIDE_VIDEO)}
+    splits = {place: made[place] for place in GazeFolder.OFFICIAL if place in made}
+    return Made(splits, counts["frames"], counts["fixations"], dropped, len(table.observers))
+
+
+def _check(assigned: dict[Path, np.ndarray], gaze: Path, videos: Path, validation: float) -> None:
+    if not assigned:
+        raise DataError(f"No row of {gaze} is of a video in {videos}; its column video has names of files.")
+    if all((rows[:, 1:] <= 1).all() for rows in assigned.values()):
+        raise DataError(f"x and y in {gaze} are at most 1; give pixels, not shares of the frame.")
+    if validation and len(assigned) < 2:
+        raise DataError("One video cannot be both in train and in validation; give more, or validation 0.")
+
+
+__all__ = ["Made", "make_gazefolder"]

@@ -1,0 +1,279 @@
+"""Scoring of a whole dataset: in units that are kept as soon as they are done, in one process or several."""
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from tqdm import tqdm
+
+from ..data.samples import open_sample
+from ..files import atomic_output
+from ..sliding_window import batched
+from .methods import Center, EvaluationError, Method
+from .scoring import Protocol, Scorer, Scores, chosen_frames, frame_counts
+
+STILLS_AT_ONCE = 10  # images per unit of work
+
+REPORTS = ("results.json", "videos.csv", "frames.png")  # beside the scores of each video
+
+
+def check_dataset(dataset) -> None:
+    """
+    Raises:
+        EvaluationError: there is nothing to score against.
+    """
+    if not len(dataset):
+        raise EvaluationError("The dataset has no videos; name another split.")
+    if "maps" in dataset.features and not open_sample(dataset[0]).has_labels:
+        raise EvaluationError(
+            "This split comes without density and fixation maps, so it cannot be scored here; write its maps for the "
+            "DHF1K server with `salfom submit`, or name another split."
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """Rows that one method is scored on, and the file for their records."""
+
+    method: int
+    rows: tuple[int, ...]
+    path: Path
+    frames: int
+
+
+def evaluate(
+    dataset,
+    methods: Sequence[Method],
+    output: str | os.PathLike,
+    protocol: Protocol | None = None,
+    *,
+    prior: Center | None = None,
+    processes: int = 1,
+    overwrite: bool = False,
+    progress: bool | None = False,
+    about: dict | None = None,
+) -> list[Scores]:
+    """
+    Score methods on a dataset. Each video's scores are kept in `output`, where a stopped run goes on.
+
+    Args:
+        dataset: rows of a gaze dataset with labels, such as `load_dhf1k(folder, "val")`.
+        methods: what to score; their names differ.
+        output: folder of the results; it may hold those of an earlier run with the same settings, of any methods.
+        protocol: how to score; the default is [`Protocol`]'s.
+        prior: the center that information gain is measured over.
+        processes: how many work at once, sharing PyTorch's threads.
+        overwrite: forget what `output` holds.
+        progress: whether to show a progress bar; `None` shows it in a terminal.
+        about: more settings that results depend on, such as the name of the dataset.
+
+    Returns:
+        One [`Scores`] per method, in order.
+
+    Raises:
+        EvaluationError: the dataset has no labels, a method has no maps for it, or `output` holds other results.
+
+    Example:
+
+    ```python
+    >>> from salfom_hf import SaliencyPredictor
+    >>> from salfom_hf.data import load_dhf1k
+    >>> from salfom_hf.evaluation import Center, Model, evaluate
+    >>> model = Model("salfom", SaliencyPredictor.from_pretrained("salfom"))
+    >>> scores = evaluate(load_dhf1k("DHF1K", split="val"), [model, Center()], "results")
+    >>> print(scores[0].mean_over_frames("nss"))
+    ```
+    """
+    protocol, output = protocol or Protocol(), Path(output)
+    repeated = [name for name, count in Counter(method.name for method in methods).items() if count > 1]
+    if repeated:
+        raise EvaluationError(f"Two methods are called {repeated[0]}; name each once.")
+    if "ig" in protocol.metrics and prior is None:
+        raise EvaluationError("Information gain needs a prior to be measured over; name the center.")
+    check_dataset(dataset)
+    for method in methods:
+        method.check(dataset)
+    claim(output, dataset, methods, protocol, prior, overwrite, about or {})
+
+    jobs = list(planned(dataset, methods, protocol, output))
+    waiting = [job for job in jobs if not job.path.is_file()]
+    total = sum(job.frames for job in jobs)
+    done = total - sum(job.frames for job in waiting)
+    disable = None if progress is None else not progress
+    with tqdm(total=total, initial=done, unit="frame", disable=disable, dynamic_ncols=True) as bar:
+        run = run_here if processes == 1 else functools.partial(run_in_processes, processes=processes)
+        run(waiting, Work(dataset, list(methods), protocol, prior), bar)
+    return [
+        Scores(
+            method.name,
+            method.description,
+            method.fingerprint,
+            [record for job in jobs if job.method == number for record in read_json(job.path)],
+        )
+        for number, method in enumerate(methods)
+    ]
+
+
+def planned(dataset, methods: Sequence[Method], protocol: Protocol, output: Path) -> Iterator[Job]:
+    """The units of work: one video, or some stills, by one method."""
+    frames = [len(chosen) for chosen in chosen_frames(frame_counts(dataset), protocol)]
+    size = 1 if "num_frames" in dataset.features else STILLS_AT_ONCE
+    for number, method in enumerate(methods):
+        for rows in batched(range(len(dataset)), size):
+            path = output / "videos" / folder_name(method.name) / f"{rows[0]:06d}.json"
+            yield Job(number, tuple(rows), path, sum(frames[row] for row in rows))
+
+
+def folder_name(name: str) -> str:
+    """A name for a folder, of its own for every method's name."""
+    plain = re.sub(r"[^\w.-]+", "_", name).strip("._")
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: bool, about: dict) -> None:
+    """
+    Note the settings in `output/settings.json`, or find that they are those of the run that is resumed.
+
+    Raises:
+        EvaluationError: the folder holds other results, or other files.
+    """
+    digest = hashlib.sha256(repr(list(zip(ids(dataset), frame_counts(dataset), strict=True))).encode()).hexdigest()
+    settings = {
+        **about,
+        "videos": digest[:16],
+        **{name: list(value) if name == "metrics" else value for name, value in asdict(protocol).items()},
+        "prior": prior and prior.fingerprint,
+        "methods": {method.name: method.fingerprint for method in methods},
+    }
+    place = output / "settings.json"
+    if place.is_file() and overwrite:
+        shutil.rmtree(output / "videos", ignore_errors=True)
+        for name in REPORTS:
+            (output / name).unlink(missing_ok=True)
+    elif place.is_file():
+        earlier = read_json(place)
+        earlier_methods = earlier.pop("methods")
+        changed = [name for name in earlier if earlier[name] != settings.get(name)]
+        changed += [f"the maps of {name}" for name, maps in settings["methods"].items()
+                    if earlier_methods.get(name, maps) != maps]  # fmt: skip
+        if changed:
+            raise EvaluationError(
+                f"{output} holds results of other settings ({', '.join(changed)}); choose another --output or pass "
+                "--overwrite."
+            )
+        settings["methods"] = {**earlier_methods, **settings["methods"]}
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise EvaluationError(f"{output} holds other files; choose a new folder for the results.")
+    write_json(place, settings)
+
+
+def ids(dataset) -> list[str]:
+    """The name of each row."""
+    return list(dataset["video_id" if "video_id" in dataset.features else "image_id"])
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, content) -> None:
+    with atomic_output(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass
+class Work:
+    """What a process needs to know for any job; the scorer, which holds open files, is made in the process."""
+
+    dataset: object
+    methods: list[Method]
+    protocol: Protocol
+    prior: Center | None
+
+    @functools.cached_property
+    def scorer(self) -> Scorer:
+        return Scorer(self.dataset, self.protocol, self.prior)
+
+    def do(self, job: Job, advance: Callable[[int], None]) -> None:
+        method = self.methods[job.method]
+        write_json(job.path, [self.scorer.score(method, row, advance) for row in job.rows])
+
+
+def run_here(jobs: Sequence[Job], work: Work, bar: tqdm) -> None:
+    for job in jobs:
+        work.do(job, bar.update)
+
+
+def run_in_processes(jobs: Sequence[Job], work: Work, bar: tqdm, processes: int) -> None:
+    """
+    Raises:
+        EvaluationError: a process was ended from outside.
+    """
+    if not jobs:
+        return
+    processes = min(processes, len(jobs))
+    context = multiprocessing.get_context("spawn")
+    counter, begun = context.Value("q", 0), bar.n
+    threads = max(1, torch.get_num_threads() // processes)
+    # Long videos first: the processes then finish at about the same time.
+    jobs = sorted(jobs, key=lambda job: -job.frames)
+    with ProcessPoolExecutor(processes, context, start_process, (work, counter, threads)) as pool:
+        waiting = {pool.submit(do_in_process, job) for job in jobs}
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+                bar.update(begun + counter.value - bar.n)
+        except BrokenProcessPool as error:
+            raise EvaluationError(
+                "A process was ended, perhaps for want of memory; run the command again, with fewer --processes, to "
+                "go on where it stopped."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+# What this process works on, if it is one of several.
+_work: Work | None = None
+_counter = None
+
+
+def start_process(work: Work, counter, threads: int) -> None:
+    global _work, _counter
+    _work, _counter = work, counter
+    torch.set_num_threads(threads)
+    # Each process loads the model anew; its bars would run across that of the whole.
+    transformers.logging.disable_progress_bar()
+    # Or it would outlive a parent that is killed.
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def count_frames(frames: int) -> None:
+    with _counter.get_lock():
+        _counter.value += frames
+
+
+def do_in_process(job: Job) -> None:
+    _work.do(job, count_frames)
+
+
+__all__ = ["REPORTS", "check_dataset", "evaluate"]

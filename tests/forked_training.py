@@ -1,0 +1,129 @@
+"""
+Training runs in processes that can be killed, started many times from one process that has imported everything.
+
+    python tests/forked_training.py '{"arguments": […], "processes": 2, "kills": 3, "seed": 0}'
+
+Starts the run, kills one of its processes at some moment, starts it anew with `--resume`, and so on until it ends by
+itself. Prints what happened as JSON: `{"killed": number of runs that were, "code": exit code of the last}`.
+"""
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from salfom_hf import train
+
+PATIENCE = 90  # seconds until a process counts as hanging
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_file_event(number, folder):
+    """Die when a file in the folder is opened, renamed or removed for the n-th time."""
+    left = [number]
+
+    def hook(event, arguments):
+        if event in ("open", "os.mkdir", "os.rename", "os.remove", "shutil.rmtree") and str(folder) in str(arguments):
+            left[0] -= 1
+            if left[0] == 0:
+                die()
+
+    sys.addaudithook(hook)
+
+
+def die_in_the_middle_of_a_file(number):
+    """Die when half of the n-th file of torch is written."""
+    save, left = torch.save, [number]
+
+    def torn(content, file, *args, **kwargs):
+        save(content, file, *args, **kwargs)
+        left[0] -= 1
+        if left[0] == 0:
+            path = Path(file)
+            os.truncate(path, path.stat().st_size // 2)
+            die()
+
+    torch.save = torn
+
+
+def start(arguments, rank, processes, port, prepare):
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        if processes > 1:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        prepare()
+        code = train.main(arguments)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(children):
+    """Exit codes of all, −9 for those that were killed; a process that hangs is an error."""
+    codes, end = {}, time.monotonic() + PATIENCE
+    while len(codes) < len(children) and time.monotonic() < end:
+        for child in children:
+            if child not in codes:
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    codes[child] = os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    for child in set(children) - codes.keys():
+        os.kill(child, signal.SIGKILL)
+    assert len(codes) == len(children), "A process hangs."
+    return [codes[child] for child in children]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run(arguments, processes=1, kills=0, seed=0):
+    rng = random.Random(seed)
+    folder = arguments[arguments.index("--output-dir") + 1]
+    killed = 0
+    for attempt in range(100):
+        victim, port, moment = rng.randrange(processes), free_port(), rng.random()
+
+        kind = rng.choice(("file event", "torn file", "time")) if attempt < kills else None
+
+        def prepare(rank, kind=kind, victim=victim, moment=moment):
+            if kind == "file event" and rank == victim:
+                # The first process writes nearly all.
+                die_at_file_event(1 + int((60 if rank == 0 else 8) * moment), folder)
+            elif kind == "torn file" and rank == victim:
+                die_in_the_middle_of_a_file(1 + int(4 * moment))
+
+        resume = ["--resume"] if attempt else []
+        children = [
+            start(arguments + resume, rank, processes, port, lambda rank=rank: prepare(rank))
+            for rank in range(processes)
+        ]
+        if kind == "time":
+            time.sleep(0.5 + 2 * moment)
+            os.kill(children[victim], signal.SIGKILL)
+        codes = wait(children)
+        killed += -signal.SIGKILL in codes
+        if -signal.SIGKILL not in codes:
+            return {"killed": killed, "code": max(codes)}
+    raise AssertionError("The run does not end.")
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(**json.loads(sys.argv[1]))))

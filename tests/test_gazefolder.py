@@ -1,0 +1,123 @@
+"""Datasets of one's own as folders: where their splits may lie, their frame rates, and what is wrong with them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gaze_data
+from salfom_hf import cli
+from salfom_hf.data import DataError, GazeFolder, export_dataset, load, load_export, load_gazefolder, open_sample
+
+SIZE = (8, gaze_data.HEIGHT, gaze_data.WIDTH)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two clips to train on and one to validate on, the second of them at 29.97 frames per second."""
+    clips = {"train/walk": SIZE, "train/ride": (6, 80, 60), "validation/talk": SIZE}
+    root = gaze_data.write_clips(tmp_path / "mine", clips)
+    (root / "train" / "ride" / "fps.txt").write_text("29.97\n")
+    return root
+
+
+def test_clips_are_read(folder):
+    ride, walk = load_gazefolder(folder)
+    assert [(row["video_id"], row["num_frames"], row["width"], row["height"]) for row in (ride, walk)] == [
+        ("ride", 6, 60, 80),
+        ("walk", 8, 96, 64),
+    ]
+    assert (ride["fps"], walk["fps"]) == (pytest.approx(29.97), 25)
+    pictures, fixations, densities = gaze_data.gaze_video(0, 8, empty=(gaze_data.EMPTY_FRAME,))
+    sample = open_sample(walk)
+    np.testing.assert_array_equal(next(sample.frames(5)), pictures[5])
+    np.testing.assert_array_equal(sample.fixations(5), fixations[5])
+    np.testing.assert_allclose(sample.density(5), densities[5] / 255)
+    assert load("gazefolder", folder, "val")["video_id"][:] == ["talk"]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", "train"),
+        ("training", "train"),
+        ("validation", "validation"),
+        ("val", "validation"),
+        ("test", "test"),
+        ("testing", "test"),
+    ],
+)
+def test_a_single_split_under_each_of_its_names(tmp_path, name, split):
+    root = gaze_data.write_clips(tmp_path, {f"{name}/walk": SIZE})
+    for asked in (name, split):
+        assert load_gazefolder(root, asked)["video_id"][:] == ["walk"]
+    report = GazeFolder.check(root, decode=True)
+    assert report.problems == []
+    assert {split: found for split, found in report.found.items() if found.items} == {split: (1, 8, None)}
+    other = "test" if split == "train" else "train"
+    with pytest.raises(DataError, match=f"no videos to load for gazefolder's {other} split"):
+        load_gazefolder(root, other)
+
+
+def test_a_split_under_two_names_is_refused(folder):
+    (folder / "training" / "swim").mkdir(parents=True)
+    [problem] = GazeFolder.check(folder).fatal
+    assert (problem.where, problem.text) == (folder / "training", "is the same split as train")
+    with pytest.raises(DataError, match="is the same split as train"):
+        load_gazefolder(folder)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "0", "-25", "nan", "inf", "25 fps"])
+def test_frame_rates_that_are_none(folder, text):
+    (folder / "train" / "walk" / "fps.txt").write_text(text)
+    with pytest.raises(DataError, match=r"train/walk/fps\.txt: is not a number above 0"):
+        load_gazefolder(folder)
+    with pytest.warns(UserWarning, match="Left out of gazefolder: 1 video"):
+        assert load_gazefolder(folder, skip_invalid=True)["video_id"][:] == ["ride"]
+
+
+def test_a_changed_frame_rate_is_noticed(folder):
+    file = folder / "train" / "walk" / "fps.txt"
+    for rate in (50, 60):
+        file.write_text(str(rate))
+        assert load_gazefolder(folder)[1]["fps"] == rate
+    file.unlink()
+    assert load_gazefolder(folder)[1]["fps"] == 25
+
+
+def test_missing_maps_are_refused(folder):
+    next((folder / "train" / "walk" / "maps").iterdir()).unlink()
+    with pytest.raises(DataError, match="train/walk/maps: 1 of 8 frames lack one"):
+        load_gazefolder(folder)
+    assert len(load_gazefolder(folder, "validation")) == 1
+
+
+def test_a_folder_above_or_below_is_named(folder):
+    with pytest.raises(DataError, match=rf"does not look like gazefolder.*did you mean {folder}\?"):
+        load_gazefolder(folder.parent)
+    with pytest.raises(DataError, match=rf"did you mean {folder}\?"):
+        load_gazefolder(folder / "train")
+
+
+def test_an_export_has_the_same_samples(folder, tmp_path):
+    splits = {split: load_gazefolder(folder, split) for split in ("train", "validation")}
+    export_dataset(splits, tmp_path / "out", "gazefolder")
+    assert "Keep this repository private" in (tmp_path / "out" / "README.md").read_text()
+    before, after = open_sample(splits["train"][0]), open_sample(load_export(tmp_path / "out", "train")[0])
+    assert (before.id, before.fps, before.size) == (after.id, after.fps, after.size)
+    np.testing.assert_array_equal(next(before.frames(4)), next(after.frames(4)))
+    np.testing.assert_array_equal(before.density(4), after.density(4))
+
+
+def test_the_commands_take_it(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    commands = [
+        ["data", "check", "gazefolder", str(folder)],
+        ["data", "show", "gazefolder", str(folder)],
+        ["data", "export", "gazefolder", str(folder), "out"],
+        ["evaluate", "--dataset", "gazefolder", "--data-dir", str(folder), "--baseline", "center"],
+    ]
+    for command in commands:
+        assert cli.main(command) == 0, capsys.readouterr().err
+    assert Image.open("gazefolder_train.png").width > 0
+    # By default scored on what was not trained on.
+    assert (tmp_path / "evaluation_gazefolder_validation" / "results.json").is_file()

@@ -1,0 +1,407 @@
+"""`salfom data make`: gaze lands on the frame that was shown and the pixel that was looked at, or is accounted for."""
+
+import csv
+import math
+import shutil
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import write_clip
+from numbered_video import HEIGHT, WIDTH, make_video, number_of
+from salfom_hf import cli
+from salfom_hf.data import DataError, GazeFolder, load_gazefolder, make_gazefolder, open_sample
+from salfom_hf.video import VideoError
+
+# Of the video whose frame rate varies: when its frames are shown.
+TICKS, TICK = [0, 30, 100, 110, 500, 1234, 1235, 3000], Fraction(1, 600)
+
+
+def write_table(path, rows, header=("video", "time", "x", "y")):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Three videos that carry the numbers of their frames: 30 frames at 30 per second, 12 at 24, 8 at odd times."""
+    folder = tmp_path_factory.mktemp("videos")
+    make_video(folder / "steady.mp4", range(30), rate=30)
+    make_video(folder / "film.mkv", range(12), rate=24)
+    make_video(folder / "varying.mp4", TICKS, time_base=TICK)
+    return folder
+
+
+@pytest.fixture
+def videos(source, tmp_path):
+    return shutil.copytree(source, tmp_path / "videos")
+
+
+@pytest.fixture
+def make(videos, tmp_path):
+    """Makes `out` of these rows."""
+
+    def run(rows, header=("video", "time", "x", "y"), source=videos, out="out", **options):
+        return make_gazefolder(source, write_table(tmp_path / "gaze.csv", rows, header), tmp_path / out, **options)
+
+    return run
+
+
+@pytest.fixture
+def samples(tmp_path):
+    def load(split="train", out="out"):
+        return {row["video_id"]: open_sample(row) for row in load_gazefolder(tmp_path / out, split)}
+
+    return load
+
+
+def fixated(sample):
+    """Of each fixated pixel: the number that its frame shows, row, column."""
+    found = set()
+    for index, image in enumerate(sample.frames()):
+        found |= {(number_of(image), row, column) for row, column in np.argwhere(sample.fixations(index)).tolist()}
+    return found
+
+
+def tree(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+no_gaze = pytest.mark.filterwarnings("ignore:Left out, without gaze")
+
+
+@no_gaze
+def test_times_find_the_frame_that_is_shown(make, samples):
+    rows = [
+        ("steady", 0, 0, 0),
+        ("steady", 0.5, 10.9, 20.1),  # Frame 15 begins here.
+        ("steady", 0.499, 11, 21),
+        ("steady", 0.53, 12, 22),
+        ("steady", 0.033, 1, 1),  # 1/30 s, as a table with three decimals has it.
+        ("steady", 0.999, WIDTH - 0.01, HEIGHT - 0.01),
+        ("film.mkv", 0.25, 5, 6),
+        ("film.mkv", 0.249, 7, 8),
+    ]
+    made = make(rows)
+    assert (made.fixations, sum(made.dropped.values())) == (8, 0)
+    found = samples()
+    assert fixated(found["steady"]) == {
+        (0, 0, 0),
+        (15, 20, 10),
+        (14, 21, 11),
+        (15, 22, 12),
+        (1, 1, 1),
+        (29, HEIGHT - 1, WIDTH - 1),
+    }
+    # Matroska's times are whole milliseconds: frame 6 of 24 per second is shown from 0.250 on.
+    assert fixated(found["film"]) == {(6, 6, 5), (5, 8, 7)}
+    assert (found["steady"].num_frames, found["steady"].fps, found["steady"].size) == (30, 30, (HEIGHT, WIDTH))
+    assert found["film"].fps == pytest.approx(24, abs=0.1)
+
+
+@no_gaze
+def test_times_where_the_frame_rate_varies(make, samples):
+    times = np.arange(0.002, 5.1, 0.03)
+    # Not within a millisecond of the frames' own times, where rounding may go either way.
+    times = times[np.abs(times[:, None] - np.array(TICKS) / 600).min(axis=1) > 0.001]
+    make([("varying", time, number % WIDTH, number // WIDTH) for number, time in enumerate(times)])
+    # A frame is shown until the next one.
+    shown = [max(index for index, tick in enumerate(TICKS) if tick <= time * 600) for time in times]
+    expected = {(index, number // WIDTH, number % WIDTH) for number, index in enumerate(shown)}
+    assert {index for index, _, _ in expected} == set(range(8)) - {5}  # Frame 5 is shown for less than a step.
+    assert fixated(samples()["varying"]) == expected
+
+
+@no_gaze
+def test_frames_by_number(make, samples):
+    rows = [("varying.mp4", 4, 3, 0), ("varying", "7.0", 7.5, 8), ("varying", 8, 1, 1), ("varying", -1, 1, 1)]
+    made = make(rows, header=("video", "frame", "x", "y"))
+    assert fixated(samples()["varying"]) == {(4, 0, 3), (7, 8, 7)}
+    assert (made.fixations, made.dropped["before or after the video"]) == (2, 2)
+
+
+def test_what_is_written(make, tmp_path):
+    make([("steady", 0.1, 5, 5), ("film", 0.1, 5, 5), ("varying", 0.1, 5, 5)])
+    files = tree(tmp_path / "out")
+    assert [name for name in files if name.startswith("train/film/")] == sorted(
+        [f"train/film/{part}" for part in ("images", "maps", "fixation", "fps.txt")]
+        + [f"train/film/images/{number:06d}.jpg" for number in range(1, 13)]
+        + [f"train/film/{part}/{number:06d}.png" for part in ("maps", "fixation") for number in range(1, 13)]
+    )
+    clip = tmp_path / "out" / "train" / "film"
+    with Image.open(clip / "images" / "000001.jpg") as image:
+        # Tables of quantization of quality 95.
+        assert (image.size, max(image.quantization[0])) == ((WIDTH, HEIGHT), 12)
+    for part in ("maps", "fixation"):
+        # The frame at 0.1 s is the third; nobody looks at the first one.
+        first, third = (np.asarray(Image.open(clip / part / f"00000{number}.png")) for number in (1, 3))
+        assert (first.dtype, first.shape, first.max(), third.max()) == (np.uint8, (HEIGHT, WIDTH), 0, 255)
+    assert set(np.unique(third)) == {0, 255}
+    report = GazeFolder.check(tmp_path / "out", decode=True)
+    assert report.problems == []
+    assert report.found["train"].frames == 30 + 12 + 8
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A video 320 wide, half of what densities are defined for."""
+    return write_clip(tmp_path_factory.mktemp("wide") / "wide.mp4", frames=2, width=320, height=240, sound=False)
+
+
+@pytest.mark.parametrize("sigma", [None, 20.0])
+def test_densities_are_gaussians(make, samples, wide, sigma):
+    rows = [("wide", 0.01, 100.3, 80.7), ("wide", 0.05, 250, 120), ("wide", 0.05, 250, 120), ("wide", 0.05, 280, 120)]
+    make(rows, source=wide, **({} if sigma is None else {"sigma": sigma}))
+    # DHF1K: half of the maximum at 15 pixels from the fixation, of 640.
+    scaled = 7.5 / math.sqrt(2 * math.log(2)) if sigma is None else sigma / 2
+    y, x = np.mgrid[:240, :320]
+
+    def gaussian(column, row):
+        return np.exp(-((x - column) ** 2 + (y - row) ** 2) / (2 * scaled**2))
+
+    sample = samples()["wide"]
+    one, several = gaussian(100, 80), 2 * gaussian(250, 120) + gaussian(280, 120)
+    # Rounded to 1/255, and zero beyond four standard deviations.
+    np.testing.assert_allclose(sample.density(0), one, atol=0.003)
+    np.testing.assert_allclose(sample.density(1), several / several.max(), atol=0.003)
+    assert np.unravel_index(sample.density(0).argmax(), (240, 320)) == (80, 100)
+    if sigma is None:
+        assert sample.density(0)[80, 107] > 0.5 > sample.density(0)[80, 108]
+    assert sample.fixations(1).sum() == 2
+
+
+ODD_ROWS = [
+    ("steady", 0.5, 5, 5, "a"),
+    ("steady", 0.5, 6, 5, "b"),
+    ("steady", 0.5, -0.1, 5, "a"),
+    ("steady", 0.5, 5, HEIGHT, "a"),
+    ("steady", 0.5, 1e300, 5, "a"),
+    ("steady", -0.1, 5, 5, "a"),
+    ("steady", 1.1, 5, 5, "a"),
+    ("steady", 0.5, "nan", 5, "c"),
+    ("steady", 0.5, 5, "", "a"),
+    ("steady", "NA", 5, 5, "a"),
+    ("steady", 0.5, "inf", 5, "a"),
+]
+
+
+@no_gaze
+def test_rows_that_lie_nowhere_are_counted(make, samples):
+    made = make(ODD_ROWS, header=("video", "time", "x", "y", "observer"))
+    assert made.dropped == {"without a number": 4, "outside the frame": 3, "before or after the video": 2}
+    assert (made.fixations, made.frames, made.observers, made.videos) == (2, 30, 2, {"train": ["steady"]})
+    assert fixated(samples()["steady"]) == {(15, 5, 5), (15, 5, 6)}
+    assert str(made) == (
+        "1 video (train 1), 30 frames, 2 fixations of 2 observers; 9 rows dropped (4 without a number; "
+        "3 outside the frame; 2 before or after the video)"
+    )
+
+
+def test_videos_and_gaze_without_one_another_are_named(make, samples):
+    with pytest.warns(UserWarning, match="without") as warned:
+        make([("steady", 0.5, 5, 5), ("stedy", 0.5, 5, 5), ("film.mp4", 0.5, 5, 5)])
+    assert [str(warning.message) for warning in warned] == [
+        "Left out, without gaze: film.mkv, varying.mp4.",
+        "Gaze without a video: stedy, film.mp4.",
+    ]
+    assert list(samples()) == ["steady"]
+
+
+@pytest.fixture
+def many(clip, tmp_path):
+    """Ten videos of 6 frames, and a table with a row for each."""
+    for number in range(10):
+        (tmp_path / "many").mkdir(exist_ok=True)
+        shutil.copy(clip, tmp_path / "many" / f"clip_{number}.mp4")
+    return tmp_path / "many", [(f"clip_{number}", 0.1, 5, 5) for number in range(10)]
+
+
+def test_a_share_of_the_videos_is_for_validation(make, samples, many):
+    folder, rows = many
+    chosen = {}
+    for out, shuffled, seed in (("a", rows, 0), ("b", rows[::-1], 0), ("c", rows, 1)):
+        made = make(shuffled, source=folder, out=out, validation=0.3, seed=seed)
+        assert (len(made.videos["train"]), len(made.videos["validation"])) == (7, 3)
+        chosen[out] = set(samples("validation", out))
+        assert chosen[out] == set(made.videos["validation"])
+        assert chosen[out] | set(samples("train", out)) == {f"clip_{number}" for number in range(10)}
+    assert chosen["a"] == chosen["b"] != chosen["c"]
+
+
+def test_other_splits(make, samples, many):
+    folder, rows = many
+    assert make(rows[:1], source=folder / "clip_0.mp4", split="test").videos == {"test": ["clip_0"]}
+    assert list(samples("test")) == ["clip_0"]
+    with pytest.raises(ValueError, match=r"not 0\.2 of test"):
+        make(rows, source=folder, out="more", split="test", validation=0.2)
+
+
+TIMES, FRAMES = "video,time,x,y\n", "video,frame,x,y\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("", "gaze.csv has no column video, but is empty"),
+        ("video,x,y\n", r"gaze.csv has no column time \(seconds\) or frame \(from 0\), but video, x, y"),
+        ("video;time;x;y\n", "gaze.csv has no column video, but video;time;x;y"),
+        ("video,time,frame,x,y\n", "has the columns time and frame; remove one"),
+        (f"{TIMES}steady,0.1,5,5\nsteady,0.1,left,5\n", "gaze.csv, line 3, column x: 'left' is not a number"),
+        (f"{TIMES}steady,0:01,5,5\n", "gaze.csv, line 2, column time: '0:01' is not a number"),
+        (f"{FRAMES}steady,1.5,5,5\n", r"gaze.csv, line 2, column frame: 1\.5 is not a whole number"),
+        (f"{TIMES}\nsteady,0,1,5,5\n", "gaze.csv, line 3: 5 cells, but the header has 4"),
+        (f"{TIMES}walk,0.1,5,5\n", "No row of .*gaze.csv is of a video in .*videos"),
+        (f"{TIMES}steady,0.1,0.5,0.4\nfilm,0.1,1.0,0\n", "at most 1; give pixels, not shares of the frame"),
+        (f"{TIMES}steady,500,5,5\n", "None of the rows of .*gaze.csv lies on a frame"),
+    ],
+)
+@no_gaze
+def test_tables_that_do_not_fit(videos, tmp_path, table, message):
+    (tmp_path / "gaze.csv").write_text(table)
+    before = tree(tmp_path)
+    with pytest.raises(DataError, match=message):
+        make_gazefolder(videos, tmp_path / "gaze.csv", tmp_path / "out")
+    assert tree(tmp_path) == before
+
+
+def test_tables_that_are_none(videos, tmp_path):
+    for content in (None, "video,time,x,y\nVögel,0,1,1\n".encode("latin-1")):
+        if content is not None:
+            (tmp_path / "gaze.csv").write_bytes(content)
+        with pytest.raises(DataError, match=r"Cannot read .*gaze\.csv"):
+            make_gazefolder(videos, tmp_path / "gaze.csv", tmp_path / "out")
+
+
+@no_gaze
+def test_tables_as_spreadsheets_write_them(videos, tmp_path, samples):
+    text = "\ufeffy, observer, video, note, x, frame\r\n5, anna, steady.mp4, , 7, 3\r\n\r\n"
+    (tmp_path / "gaze.csv").write_text(text, encoding="utf-8", newline="")
+    assert make_gazefolder(videos, tmp_path / "gaze.csv", tmp_path / "out").observers == 1
+    assert fixated(samples()["steady"]) == {(3, 5, 7)}
+
+
+def test_videos_that_do_not_fit(make, videos, tmp_path):
+    rows = [("steady", 0.1, 5, 5), ("film", 0.1, 5, 5)]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no videos"):
+        make(rows, source=tmp_path / "empty")
+    with pytest.raises(DataError, match="One video cannot be both"):
+        make(rows, source=videos / "steady.mp4", validation=0.2)
+    shutil.copy(videos / "film.mkv", videos / "steady.mkv")
+    with pytest.raises(DataError, match=r"steady\.mkv and steady\.mp4 have the same name"):
+        make(rows)
+    (videos / "steady.mkv").unlink()
+    (videos / "film.mkv").write_bytes(b"none")
+    with pytest.raises(VideoError, match=r"film\.mkv"):
+        make(rows)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("sigma", 0), ("sigma", math.nan), ("validation", 1), ("split", "dev")])
+def test_arguments_out_of_range(make, name, value):
+    with pytest.raises(ValueError, match=f"(?i){name}|{value}"):
+        make([("steady", 0.1, 5, 5)], **{name: value})
+
+
+@no_gaze
+def test_an_earlier_folder_is_replaced_only_when_asked(make, samples, tmp_path):
+    make([("film", 0.1, 5, 5)])
+    with pytest.raises(VideoError, match="out exists already"):
+        make([("steady", 0.1, 5, 5)])
+    with pytest.raises(DataError, match="None of the rows"):
+        make([("steady", 100, 5, 5)], overwrite=True)
+    assert list(samples()) == ["film"]
+    make([("steady", 0.1, 5, 5)], overwrite=True)
+    assert list(samples()) == ["steady"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gaze.csv", "out", "videos"]
+
+
+def test_points_in_the_names_of_videos(many, make, samples):
+    folder, _ = many
+    shutil.copy(folder / "clip_0.mp4", folder / "trip.v2.mp4")
+    with pytest.warns(UserWarning, match="Left out"):
+        make([("trip.v2", 0.1, 5, 5)], source=folder)
+    with pytest.warns(UserWarning, match="Left out"):
+        make([("clip_1.mp4", 0.1, 5, 5)], source=folder, overwrite=True)
+    assert list(samples()) == ["clip_1"]
+
+
+@pytest.fixture
+def salfom(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        capsys.readouterr()
+        try:
+            code = cli.main(["data", *map(str, arguments)])
+        except SystemExit as stop:
+            code = stop.code
+        return code, capsys.readouterr()
+
+    return run
+
+
+def test_the_command_says_what_it_wrote_and_what_comes_next(salfom, videos, tmp_path):
+    write_table(tmp_path / "gaze.csv", [("steady", 0.1, 5, 5), ("film", 0.1, 5, 500), ("walk", 0.1, 5, 5)])
+    code, said = salfom("make", "videos", "gaze.csv", "my gaze")
+    assert code == 0
+    assert said.out == (
+        "videos -> my gaze: 2 videos (train 1, validation 1), 42 frames, 1 fixation; "
+        "1 row dropped (1 outside the frame).\n"
+        "Look at it: salfom data show gazefolder 'my gaze'\n"
+    )
+    assert said.err == ("salfom: Left out, without gaze: varying.mp4.\nsalfom: Gaze without a video: walk.\n")
+    assert salfom("show", "gazefolder", "my gaze")[0] == 0
+    assert (tmp_path / "gazefolder_train.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sigma", "-1"], "Sigma is a number of pixels above 0, not -1.0"),
+        (["--validation", "1.5"], "not 1.5 of train"),
+        (["--validation", "0.2", "--split", "test"], "not 0.2 of test"),
+        (["--split", "dev"], "invalid choice"),
+        (["--seed", "-1"], "-1 is not a whole number"),
+        ([], "gaze.csv, line 2, column y"),
+    ],
+)
+def test_what_the_command_cannot_do_is_said_in_a_line(salfom, videos, tmp_path, arguments, message):
+    write_table(tmp_path / "gaze.csv", [("steady", 0.1, 5, "five")])
+    code, said = salfom("make", "videos", "gaze.csv", "out", *arguments)
+    assert code == 2
+    assert message in said.err
+    assert "Traceback" not in said.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gaze.csv", "videos"]
+
+
+def test_memory_does_not_grow_with_the_video(make, tmp_path, monkeypatch):
+    """Frames are let go: of all that were read, few are alive at a time."""
+    import weakref
+
+    import salfom_hf.data.recordings as module
+
+    alive, most = weakref.WeakSet(), []
+
+    class Kept(np.ndarray):
+        def __hash__(self):
+            return id(self)
+
+    original = module.read_frames
+
+    def watched(path):
+        for frame in original(path):
+            image = frame.image.view(Kept)
+            alive.add(image)
+            most.append(len(alive))
+            yield frame._replace(image=image)
+            del frame, image
+
+    monkeypatch.setattr(module, "read_frames", watched)
+    path = write_clip(tmp_path / "long.mp4", frames=40, sound=False)
+    make([("long", 0.1, 5, 5)], source=path)
+    assert len(most) == 40
+    assert max(most) <= 4

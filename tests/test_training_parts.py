@@ -1,0 +1,403 @@
+import copy
+import dataclasses
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import HfHubHTTPError
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from transformers import AutoModel
+
+from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor
+from salfom_hf.encoders import ENCODERS
+from salfom_hf.training import publish
+from salfom_hf.training.card import write_report
+from salfom_hf.training.checkpoints import Progress
+from salfom_hf.training.config import ConfigError, TrainingConfig
+from salfom_hf.training.data import EpochSampler
+from salfom_hf.training.model import build_model, merge_lora, train_mode
+from salfom_hf.training.optimizer import (
+    ExponentialMovingAverage,
+    encoder_depths,
+    make_optimizer,
+    parameter_groups,
+    rate_factor,
+    set_rates,
+)
+from test_encoders import CONFIGS
+from training_data import TINY_DECODER
+
+pytestmark = pytest.mark.usefixtures("reproducible")
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    """A folder with a tiny encoder of every type."""
+    folder = tmp_path_factory.mktemp("encoders")
+    torch.manual_seed(0)
+    for name, config in CONFIGS.items():
+        AutoModel.from_config(config()).save_pretrained(folder / name)
+    return folder
+
+
+def configuration(encoder, **settings):
+    return TrainingConfig(
+        **{"encoder": str(encoder), "model_config": {**TINY_DECODER, "num_frames": 4}, "size": [64, 64], **settings}
+    )
+
+
+# --- Rates ---
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_rates_fall_from_layer_to_layer(encoders, name):
+    config = configuration(encoders / name, encoder_learning_rate=1.0, learning_rate=7.0, layer_decay=0.5)
+    model, _ = build_model(config)
+    groups = parameter_groups(model, config)
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    named = dict(model.named_parameters())
+    assert len(rate) == sum(len(group["params"]) for group in groups) == len(named)
+    assert {rate[id(p)] for key, p in named.items() if not key.startswith("salfom.encoder.")} == {7.0}
+    encoder = [(key, rate[id(p)]) for key, p in named.items() if key.startswith("salfom.encoder.")]
+    # From the pixels on they grow, by twos, up to the encoder's own.
+    assert max(value for _, value in encoder) == 1.0
+    lowest = min(value for _, value in encoder)
+    assert lowest < 0.5
+    assert all(value == lowest for key, value in encoder if "embed" in key or "stem" in key)
+    layers = [
+        value for key, value in encoder if any(part in key for part in ("layer.", "layers.", "blocks.", "stages."))
+    ]
+    assert layers == sorted(layers)
+    assert {math.log2(value) % 1 for value in layers} == {0.0}
+
+
+def test_depths():
+    names = ["patch.weight", "layers.0.a", "layers.0.b", "layers.11.a", "norm.weight"]
+    assert encoder_depths(names) == [0, 1, 1, 12, 12]
+    assert encoder_depths(["encoder.stages.2.layers.0.weight", "encoder.stages.3.layers.1.weight"]) == [3, 4]
+
+
+def test_weight_decay_spares_vectors_and_positions(encoders):
+    config = configuration(
+        encoders / "vivit", weight_decay=0.1, model_config={**TINY_DECODER, "num_frames": 4, "center_prior": True}
+    )
+    model, _ = build_model(config)
+    decay = {id(p): group["weight_decay"] for group in parameter_groups(model, config) for p in group["params"]}
+    spared = {key for key, p in model.named_parameters() if decay[id(p)] == 0}
+    for key, p in model.named_parameters():
+        special = any(part in key for part in ("position", "cls_token", "log_density"))
+        assert (key in spared) == (p.ndim <= 1 or special), key
+
+
+def test_no_rate_no_group_for_what_rests(encoders):
+    config = configuration(encoders / "umt")
+    model, _ = build_model(config)
+    model.freeze("encoder")
+    assert {group["part"] for group in parameter_groups(model, config)} == {"decoder"}
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_schedule(schedule):
+    config = TrainingConfig(schedule=schedule, warmup_steps=4)
+    factors = [rate_factor(step, 104, config) for step in range(104)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    for step in (4, 29, 54, 103):
+        expected = 1.0 if schedule == "constant" else math.cos(math.pi * (step - 4) / 200) ** 2
+        assert factors[step] == pytest.approx(expected)
+    assert rate_factor(0, 1, dataclasses.replace(config, warmup_steps=0)) == 1.0
+
+
+def test_set_rates_keeps_their_ratios():
+    layers = [torch.nn.Linear(2, 2) for _ in range(2)]
+    groups = [
+        {"params": layer.parameters(), "lr": r, "initial_lr": r} for layer, r in zip(layers, (1.0, 0.1), strict=True)
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    for factor in (0.5, 0.25):
+        set_rates(optimizer, factor)
+        assert [group["lr"] for group in optimizer.param_groups] == [factor, 0.1 * factor]
+
+
+# --- Average of the weights ---
+
+
+def test_average_of_the_weights():
+    weight = torch.nn.Parameter(torch.tensor([0.0]))
+    resting = torch.nn.Parameter(torch.tensor([5.0]), requires_grad=False)
+    average, expected = ExponentialMovingAverage([weight, resting], decay=0.5), 0.0
+    for step in range(1, 30):
+        with torch.no_grad():
+            weight += 1
+        average.update()
+        decay = min(0.5, (step + 1) / (step + 10))
+        expected = decay * expected + (1 - decay) * step
+    average.swap()
+    assert weight.item() == pytest.approx(expected, rel=1e-6)
+    other = ExponentialMovingAverage([torch.nn.Parameter(torch.zeros(1))], decay=0.5)
+    other.load_state_dict(copy.deepcopy(average.state_dict()))
+    assert (other.steps, other.averages[0].item()) == (29, 29.0)
+    average.swap()
+    assert weight.item() == 29.0
+    assert resting.item() == 5.0
+
+
+# --- Order of the clips ---
+
+
+def test_sampler():
+    sampler = EpochSampler(11, multiple=4, seed=3)
+    orders = []
+    for epoch in range(40):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert len(order) == len(sampler) == 8
+        assert len(set(order)) == 8
+        assert order == list(sampler)
+        orders.append(order)
+    assert len({tuple(order) for order in orders}) == 40
+    # What is left out changes.
+    assert set().union(*orders) == set(range(11))
+    again = EpochSampler(11, multiple=4, seed=3)
+    again.set_epoch(17)
+    assert list(again) == orders[17]
+    assert list(EpochSampler(11, multiple=4, seed=4)) != orders[0]
+
+
+# --- The model ---
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_fresh_decoder_on_every_encoder(encoders, name):
+    model, processor = build_model(configuration(encoders / name, size=[64, 96]))
+    original = AutoModel.from_pretrained(encoders / name).state_dict()
+    for key, value in model.salfom.encoder.state_dict().items():
+        if key in original:
+            assert torch.equal(value, original[key]), key
+    assert (processor.size.height, processor.size.width, processor.num_frames) == (64, 96, 4)
+    assert model.config.image_height_width == (64, 96)
+    assert model(torch.zeros(1, 4, 3, 64, 96)).logits.shape == (1, 64, 96)
+
+
+def test_pixels_as_the_encoder_knows_them(encoders, tmp_path):
+    folder = tmp_path / "encoder"
+    AutoModel.from_pretrained(encoders / "dinov2").save_pretrained(folder)
+    known = {"image_processor_type": "BitImageProcessor", "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(known))
+    _, processor = build_model(configuration(folder))
+    assert (processor.image_mean, processor.image_std) == ([0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
+    _, processor = build_model(configuration(encoders / "umt"))
+    assert processor.image_mean == pytest.approx([0.485, 0.456, 0.406])
+
+
+def test_model_to_go_on_from(model_folder, framewise_model):
+    model, processor = build_model(TrainingConfig(model=str(model_folder), size=[32, 64]))
+    for key, value in framewise_model.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value)
+    # As it is trained from now on: at one size, whatever the video's.
+    assert processor.target_size(200, 100) == (32, 64)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encoder": "/nowhere"}, "'/nowhere' is neither a folder"),
+        ({"encoder": "umt-large"}, "convert its checkpoint"),
+        ({"encoder": "", "model": "salfom-large"}, "salfom convert"),
+        ({"encoder": "", "model": "MODEL", "model_config": {}, "size": [33, 64]}, "multiples of 32"),
+        ({"size": [33, 64]}, "must be a multiple of 16"),
+        ({"model_config": {"num_frames": 3}}, "power of two"),
+    ],
+)
+def test_what_no_model_can_be_made_of(encoders, model_folder, monkeypatch, tmp_path, settings, message):
+    monkeypatch.setattr("salfom_hf.pretrained.KNOWN", {"salfom-large": tmp_path / "none"})
+    settings = {key: str(model_folder) if value == "MODEL" else value for key, value in settings.items()}
+    with pytest.raises(ConfigError) as error:
+        build_model(configuration(**{"encoder": encoders / "umt", **settings}))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["umt", "convnextv2", "efficientnet_lite"])
+def test_layers_that_accelerate_shards(encoders, name):
+    """It refuses a model in which a class that is to be wrapped does not occur."""
+    model, _ = build_model(configuration(encoders / name))
+    plugin = SimpleNamespace(auto_wrap_policy=transformer_auto_wrap_policy, transformer_cls_names_to_wrap=None)
+    policy = fsdp2_prepare_auto_wrap_policy(plugin, model)
+    assert sum(policy(module) for module in model.modules()) >= 3
+
+
+def test_batch_norms_keep_their_statistics(encoders):
+    model, _ = build_model(configuration(encoders / "efficientnet_lite"))
+    before = {key: value.clone() for key, value in model.named_buffers() if "running" in key}
+    assert before
+    train_mode(model)
+    assert model.salfom.tcfe.training
+    model(torch.randn(1, 4, 3, 64, 64))
+    for key, value in model.named_buffers():
+        assert key not in before or torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize("name", ["umt", "efficientnet"])
+def test_gradient_checkpointing_gives_the_same_gradients(encoders, name):
+    clip = torch.randn(1, 4, 3, 64, 64)
+    gradients = []
+    for gradient_checkpointing in (False, True):
+        torch.manual_seed(0)
+        model, _ = build_model(configuration(encoders / name, gradient_checkpointing=gradient_checkpointing))
+        train_mode(model)
+        torch.manual_seed(1)
+        model(clip, labels=torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(2))).loss.backward()
+        gradients.append({key: p.grad for key, p in model.named_parameters()})
+    assert model.is_gradient_checkpointing
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], gradient, msg=key)
+
+
+# --- LoRA ---
+
+
+@pytest.mark.parametrize("name", ["umt", "dinov2", "videomae"])
+def test_lora_trains_little_and_merges_into_an_ordinary_model(encoders, name, tmp_path):
+    config = configuration(encoders / name, lora_rank=2, encoder_learning_rate=0.1)
+    model, _ = build_model(config)
+    before = {key: p.clone() for key, p in model.salfom.encoder.named_parameters()}
+    trained = [key for key, p in model.salfom.encoder.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("lora_" in key for key in trained)
+    optimizer = make_optimizer(model, config)
+    for _ in range(2):
+        model(torch.randn(1, 4, 3, 64, 64), labels=torch.rand(1, 64, 64)).loss.backward()
+        optimizer.step()
+    for key, p in model.salfom.encoder.named_parameters():
+        assert torch.equal(p, before[key]) == (key not in trained), key
+    model.eval()
+    clip = torch.randn(1, 4, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(clip).logits
+        merge_lora(model)
+        torch.testing.assert_close(model(clip).logits, expected, atol=1e-4, rtol=1e-4)
+        model.save_pretrained(tmp_path)
+        fresh, report = SalFoMForVideoSaliencyPrediction.from_pretrained(tmp_path, output_loading_info=True)
+        torch.testing.assert_close(fresh(clip).logits, expected, atol=1e-4, rtol=1e-4)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+
+
+def test_lora_needs_linear_layers(encoders):
+    with pytest.raises(ConfigError, match="this encoder has none"):
+        build_model(configuration(encoders / "efficientnet_lite", lora_rank=2))
+
+
+# --- Card and Hub ---
+
+SCORES = {"loss": 0.5, "cc": 0.75, "sim": 0.5, "nss": 2.5, "auc_judd": 0.875, "kldiv": 1.25, "clips": 12}
+
+
+def report(folder, network, **settings):
+    config = TrainingConfig(**{"train": ["dhf1k:train"], "output_dir": "runs/mine", **settings})
+    accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=2, mixed_precision="bf16")
+    trainer = SimpleNamespace(
+        config=config,
+        progress=Progress(2, step=30, epoch=4),
+        dataset=range(600),
+        network=network,
+        accelerator=accelerator,
+        total_steps=60,
+    )
+    write_report(folder, trainer, SCORES)
+    return ModelCard.load(folder / "README.md")
+
+
+def test_card_says_what_was_run(tmp_path, framewise_model):
+    card = report(
+        tmp_path,
+        framewise_model,
+        encoder="MCG-NJU/videomae-large",
+        push_to_hub="org/name",
+        batch_size=3,
+        gradient_accumulation_steps=4,
+    )
+    assert card.data.library_name == "transformers"
+    assert card.data.base_model == "MCG-NJU/videomae-large"
+    assert {"salfom", "dhf1k"} <= set(card.data.tags)
+    assert set(card.data.metrics) == {"cc", "sim", "nss", "auc_judd", "kldiv"}
+    parameters = sum(p.numel() for p in framewise_model.parameters())
+    for said in (
+        'from_pretrained("org/name")',
+        "| cc | 0.7500 |",
+        "| nss | 2.5000 |",
+        "On 12 clips of 10% of the training videos, held out",
+        "30 of 60 optimizer steps (epoch 5), 24 clips a step, on 2 × cpu",
+        f"{parameters:,} parameters",
+        "batch_size: 3",
+        f"torch {torch.__version__}",
+    ):
+        assert said in card.text, said
+    facts = json.loads((tmp_path / "metrics.json").read_text())
+    assert facts["validation"] == SCORES
+    assert (facts["step"], facts["clips_per_step"], facts["parameters"]) == (30, 24, parameters)
+
+
+@pytest.mark.parametrize("start", ["model", "encoder"])
+def test_card_keeps_folders_to_itself(tmp_path, framewise_model, start):
+    (tmp_path / "secret" / "mine").mkdir(parents=True)
+    settings = {start: str(tmp_path / "secret" / "mine"), "data_dir": [str(tmp_path / "secret")]}
+    card = report(tmp_path, framewise_model, output_dir=str(tmp_path / "secret" / "run"), **settings)
+    assert "secret" not in card.content
+    assert "`mine`" in card.text
+    assert card.data.base_model is None
+
+
+class Hub:
+    """Stands in for HfApi and notes what is asked of it."""
+
+    def __init__(self, error=None):
+        self.calls, self.error = [], error
+
+    def __call__(self):
+        return self
+
+    def create_repo(self, name, **options):
+        self.calls.append(("create_repo", name, options))
+
+    def upload_folder(self, **options):
+        self.calls.append(("upload_folder", options))
+        if self.error:
+            raise self.error
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_push(monkeypatch, tmp_path, private):
+    hub = Hub()
+    monkeypatch.setattr(publish, "HfApi", hub)
+    assert publish.push(tmp_path, "org/name", private) == "https://huggingface.co/org/name"
+    assert hub.calls[0] == ("create_repo", "org/name", {"private": private, "exist_ok": True})
+    assert hub.calls[1][1]["repo_id"] == "org/name"
+    assert hub.calls[1][1]["folder_path"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("no route\nto host"),
+        HfHubHTTPError("403 Forbidden", response=SimpleNamespace(headers={}, request=None)),
+    ],
+)
+def test_failed_push_says_how_to_try_again(monkeypatch, tmp_path, error):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(publish, "HfApi", Hub(error))
+    with pytest.raises(publish.PublishError) as failure:
+        publish.push(tmp_path, "org/name", False)
+    assert f"hf upload org/name {tmp_path}" in str(failure.value)
+    assert "\n" not in str(failure.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_processor_of_the_package_is_left_alone(model_folder):
+    """Going on from a model changes the processor in memory only."""
+    build_model(TrainingConfig(model=str(model_folder)))
+    assert SalFoMVideoProcessor.from_pretrained(model_folder).keep_aspect_ratio

@@ -1,0 +1,204 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import gaze_data
+from salfom_hf import EfficientNetLiteConfig, EfficientNetLiteModel
+from salfom_hf.training.loop import read_log
+from training_data import arguments
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three videos to validate on, which two processes cannot share out evenly."""
+    videos = {"train": 4, "val": 3, "test": 1}
+    return gaze_data.write_dhf1k(tmp_path_factory.mktemp("data") / "DHF1K", "frames", videos, frames=8)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    torch.manual_seed(0)
+    config = EfficientNetLiteConfig(
+        stem_channels=4, stage_channels=(4, 4, 8, 8, 8, 12, 12), stage_depths=(1,) * 7, stage_kernels=(3,) * 7
+    )
+    folder = tmp_path_factory.mktemp("encoder") / "lite"
+    EfficientNetLiteModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(datasets_cache):
+    return {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module")
+def forked(environment):
+    """Do a run in processes of its own, killing them on the way."""
+
+    def run(line, **options):
+        done = subprocess.run(
+            [sys.executable, str(TESTS / "forked_training.py"), json.dumps({"arguments": line, **options})],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        print(done.stdout, done.stderr)
+        assert done.returncode == 0
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+# Everything that a checkpoint has to hold: drawn clips, stochastic depth, averages, an encoder that rests at first,
+# several batches a step, epochs that end between checkpoints.
+EVENTFUL = {
+    "epochs": 3,
+    "clips_per_video": 2,
+    "gradient_accumulation_steps": 2,
+    "frozen_encoder_epochs": 1,
+    "save_every": 1,
+    "evaluate_every": 2,
+    "pictures": 1,
+    "learning_rate": 1e-2,
+}
+
+
+def eventful(data, encoder, output, **settings):
+    return arguments(
+        "light", data, output, encoder=encoder, decoder={"drop_path_rate": 0.5}, **{**EVENTFUL, **settings}
+    )
+
+
+def state(folder):
+    """All that a run leaves that must be the same: weights, optimizer, averages, log."""
+    last = max((folder / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
+    log = [{k: v for k, v in line.items() if k not in ("clips_per_second", "memory_gb")} for line in read_log(folder)]
+    return {
+        "checkpoint": (last.name, (last / "model.safetensors").read_bytes()),
+        "optimizer": torch.load(last / "optimizer.bin", weights_only=True),
+        "average": torch.load(last / "custom_checkpoint_0.pkl", weights_only=True),
+        "progress": (last / "progress.json").read_text(),
+        "model": (folder / "model" / "model.safetensors").read_bytes(),
+        "log": log,
+    }
+
+
+def assert_same(value, expected, where=""):
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(value, expected), where
+    elif isinstance(expected, dict):
+        assert value.keys() == expected.keys(), where
+        for key in expected:
+            assert_same(value[key], expected[key], f"{where}.{key}")
+    elif isinstance(expected, (list, tuple)):
+        assert len(value) == len(expected), where
+        for index, (one, other) in enumerate(zip(value, expected, strict=True)):
+            assert_same(one, other, f"{where}[{index}]")
+    else:
+        assert value == expected, where
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def uninterrupted(request, forked, data, encoder, tmp_path_factory):
+    """The number of processes, and what an uninterrupted run leaves."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    result = forked(eventful(data, encoder, folder), processes=request.param)
+    assert result == {"killed": 0, "code": 0}
+    return request.param, state(folder)
+
+
+def test_killed_run_ends_bitwise_the_same(uninterrupted, forked, data, encoder, tmp_path, capfd):
+    """Killed at any time, at the opening, renaming or removing of a file, and with half of a file written."""
+    processes, expected = uninterrupted
+    line = eventful(data, encoder, tmp_path / "run")
+    result = forked(line, processes=processes, kills=4, seed=processes)
+    assert result["code"] == 0
+    assert result["killed"] >= 2
+    # Of two processes, the one that is left says what happened, in a sentence.
+    assert "Traceback" not in capfd.readouterr().out
+    assert_same(state(tmp_path / "run"), expected)
+    assert not list((tmp_path / "run").rglob("*.unfinished"))
+
+
+def test_two_processes_equal_one(forked, data, encoder, tmp_path):
+    """The same clips a step, whether one process has them all or two have half each; and the same validation."""
+    common = {"encoder": encoder, "epochs": 2, "clips_per_video": 2, "warmup_steps": 0}
+    for processes, batch_size in ((1, 4), (2, 2)):
+        line = arguments("light", data, tmp_path / str(processes), **common, batch_size=batch_size)
+        assert forked(line, processes=processes)["code"] == 0
+    one, two = read_log(tmp_path / "1"), read_log(tmp_path / "2")
+    assert [entry["step"] for entry in one] == [entry["step"] for entry in two] == [1, 2, 2, 3, 4, 4]
+    for expected, entry in zip(one, two, strict=True):
+        for name, value in expected.items():
+            if name not in ("clips_per_second", "memory_gb"):
+                assert entry[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    # Three clips, one of them from a video with a frame that nobody looks at: none is counted twice.
+    assert two[2]["validation/clips"] == 3
+
+
+def launch(line, environment, processes=1, **options):
+    start = [sys.executable, "-m"]
+    if processes > 1:
+        start += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*start, "salfom_hf.train", *line], env=environment, **pipes, **options)
+
+
+def wait_for_steps(folder, process):
+    end = time.monotonic() + 120
+    while not read_log(folder):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_sigterm_saves_and_says_so(data, encoder, environment, tmp_path):
+    """Sent to all processes of the group, as schedulers of clusters do, those that read clips among them."""
+    line = eventful(data, encoder, tmp_path / "run", epochs=1000, num_workers=1, save_every=0, evaluate_every=900)
+    process = launch(line, environment, start_new_session=True)
+    wait_for_steps(tmp_path / "run", process)
+    os.killpg(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    step = read_log(tmp_path / "run")[-1]["step"]
+    assert checkpoint.name == f"checkpoint-{step}"
+    assert f"salfom: Told to end: step {step} is saved in {tmp_path / 'run'}; go on with --resume." in err
+    assert "Traceback" not in err
+
+
+def test_sigterm_with_torchrun(data, encoder, environment, tmp_path):
+    """Of two processes; torchrun hands the signal on. Nothing is said twice."""
+    line = eventful(data, encoder, tmp_path / "run", epochs=1000, save_every=0, evaluate_every=900)
+    process = launch(line, environment, processes=2)
+    wait_for_steps(tmp_path / "run", process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+    assert err.count("salfom: Told to end") == 1
+    assert out.count("clips an epoch") == 1
+
+
+@pytest.mark.parametrize("fault", ["folder", "data", "encoder"])
+def test_failure_of_one_process_ends_both(forked, data, encoder, tmp_path, fault, capfd):
+    """What only the first process finds out; it is said once, and the other does not wait."""
+    if fault == "folder":
+        (tmp_path / "run").write_text("a file")
+    line = eventful(
+        tmp_path if fault == "data" else data, tmp_path if fault == "encoder" else encoder, tmp_path / "run"
+    )
+    assert forked(line, processes=2) == {"killed": 0, "code": 2}
+    said = capfd.readouterr().out
+    assert said.count("salfom: ") == 1
+    assert "Traceback" not in said

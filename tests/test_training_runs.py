@@ -1,0 +1,551 @@
+import dataclasses
+import json
+import math
+import resource
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModel
+
+import gaze_data
+from salfom_hf import SaliencyPredictor, SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, metrics, train
+from salfom_hf.data import ClipDataset, hold_out, load
+from salfom_hf.training import loop, publish
+from salfom_hf.training.config import preset_names, read_settings
+from salfom_hf.training.loop import read_log
+from test_encoders import CONFIGS
+from training_data import arguments
+
+pytestmark = pytest.mark.usefixtures("reproducible", "alone")
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """accelerate keeps what it was told at first for as long as the process lives."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.delenv("RANK", raising=False)
+    yield
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    videos = {"train": 4, "val": 3, "test": 1}
+    return gaze_data.write_dhf1k(tmp_path_factory.mktemp("data") / "DHF1K", "frames", videos, frames=8)
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoders")
+    torch.manual_seed(0)
+    for name, config in CONFIGS.items():
+        AutoModel.from_config(config()).save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def run(data, encoders, tmp_path):
+    """Do a short run with a tiny network; gives the exit code and the run's folder."""
+
+    def do(*options, preset="light", folder="run", **settings):
+        start = {} if "model" in settings else {"encoder": encoders / "efficientnet_lite"}
+        settings = {**start, "epochs": 1, "trackers": [], "pictures": 0, **settings}
+        decoder = settings.pop("decoder", False if "model" in settings else None)
+        where = settings.pop("data", data)
+        code = train.main(arguments(preset, where, tmp_path / folder, *options, decoder=decoder, **settings))
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
+        return code, tmp_path / folder
+
+    return do
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def losses(folder):
+    return [entry["loss"] for entry in read_log(folder) if "loss" in entry]
+
+
+# --- Presets ---
+
+# The small encoder that stands in for the one that a preset names.
+STANDS_IN = {
+    "umt-large": "umt",
+    "efficientnet-lite0": "efficientnet_lite",
+    "facebook/convnextv2-large-22k-224": "convnextv2",
+    "facebook/dinov2-large": "dinov2",
+    "facebook/dinov3-vitl16-pretrain-lvd1689m": "dinov3_vit",
+    "google/efficientnet-b4": "efficientnet",
+    "facebook/timesformer-base-finetuned-k400": "timesformer",
+    "MCG-NJU/videomae-large-finetuned-kinetics": "videomae",
+    "google/vivit-b-16x2-kinetics400": "vivit",
+    "facebook/vjepa2-vitl-fpc64-256": "vjepa2",
+}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_takes_steps(
+    run, encoders, model_folder, tmp_path, dhf1k_frames, ucf_sports, stills_parquet, name
+):
+    preset = read_settings(name)
+    # Shots of two films, so that one can be held out.
+    shots = {f"training/actioncliptrain0000{film}_1": (8, 64, 96) for film in (1, 2)}
+    hollywood2 = gaze_data.write_clips(tmp_path / "hollywood2", shots)
+    start = {"model": model_folder}
+    if "encoder" in preset:
+        start = {"encoder": encoders / STANDS_IN[preset["encoder"]]}
+        start["decoder"] = {"num_frames": preset.get("model_config", {}).get("num_frames", 4)}
+    folders = {"dhf1k": dhf1k_frames, "ucf_sports": ucf_sports, "hollywood2": hollywood2, "stills": stills_parquet}
+    if not {source.partition(":")[0] for source in preset["train"]} <= folders.keys():
+        start["train"] = "dhf1k:train"
+    options = [f"{dataset}={folder}" for dataset, folder in folders.items()]
+    code, folder = run(
+        preset=name, data_dir=options, size=[64, 64], max_steps=2, batch_size=1, validation_spacing=20, **start
+    )
+    assert code == 0
+    assert len(losses(folder)) == 2
+    assert np.isfinite(losses(folder)).all()
+    model = SalFoMForVideoSaliencyPrediction.from_pretrained(folder / "model")
+    for key, value in preset.get("model_config", {}).items():
+        if key.startswith("use_") or key == "num_frames":
+            assert getattr(model.config, key) == value
+    if preset.get("mixed_precision"):
+        assert json.loads((folder / "model" / "metrics.json").read_text())["precision"] == preset["mixed_precision"]
+
+
+# --- What a run is for ---
+
+
+def test_light_preset_learns(run):
+    code, folder = run(epochs=20, clips_per_video=2, batch_size=4, size=[64, 96], warmup_steps=5, learning_rate=1e-2)
+    assert code == 0
+    loss = losses(folder)
+    assert np.mean(loss[-5:]) < np.mean(loss[:5]) - 0.2
+    cc = [entry["validation/cc"] for entry in read_log(folder) if "validation/cc" in entry]
+    assert max(cc) > cc[0] + 0.1
+
+
+def test_what_a_run_leaves(run, data, capsys):
+    code, folder = run(epochs=2, trackers=["tensorboard"], pictures=2, log_every=2, save_every=3)
+    assert code == 0
+    out = capsys.readouterr().out
+    assert f"The best model is in {folder / 'model'}." in out
+    # One line an interval, of two epochs of four steps.
+    assert [entry["step"] for entry in read_log(folder)] == [2, 4, 4, 6, 8, 8]
+    assert out.count("step 6: loss") == 1
+    assert all(entry["clips_per_second"] > 0 and entry["memory_gb"] > 0.01 for entry in read_log(folder)[::3])
+    assert checkpoints(folder) == ["checkpoint-6", "checkpoint-8"]
+
+    events = EventAccumulator(str(next((folder / "salfom").glob("*tfevents*")).parent), {"images": 0}).Reload()
+    logged = [event.value for event in events.Scalars("loss")]
+    assert logged == pytest.approx([entry["loss"] for entry in read_log(folder) if "loss" in entry])
+    assert len(events.Scalars("validation/cc")) == 2
+    assert (events.Images("validation")[0].width, events.Images("validation")[0].height) == (3 * 64, 2 * 32)
+
+    pictures = sorted((folder / "pictures").iterdir())
+    assert [path.name for path in pictures] == ["step-000004.png", "step-000008.png"]
+    picture = np.array(Image.open(pictures[0]))
+    assert picture.shape == (2 * 32, 3 * 64, 3)
+    # The first clip's last frame, as it was.
+    frame = Image.open(data / "val" / "0601" / "images" / "0008.png").resize((64, 32), Image.Resampling.BILINEAR)
+    assert np.abs(picture[:32, :64].astype(int) - np.array(frame).astype(int)).mean() < 1.5
+
+    best = max(read_log(folder), key=lambda entry: entry.get("validation/cc", -2))
+    facts = json.loads((folder / "model" / "metrics.json").read_text())
+    assert facts["step"] == best["step"]
+    assert facts["validation"]["cc"] == best["validation/cc"]
+    assert f"| cc | {best['validation/cc']:.4f} |" in (folder / "model" / "README.md").read_text()
+    video = np.zeros((3, 40, 50, 3), np.uint8)
+    assert SaliencyPredictor.from_pretrained(folder / "model").predict(video).shape == (3, 40, 50)
+
+
+def test_validation_is_the_mean_over_clips(run, data):
+    """Against the package's metrics on the saved model, clip by clip."""
+    code, folder = run(validation_spacing=4, batch_size=2)
+    assert code == 0
+    model = SalFoMForVideoSaliencyPrediction.from_pretrained(folder / "model").eval()
+    processor = SalFoMVideoProcessor.from_pretrained(folder / "model")
+    clips = ClipDataset(
+        load("dhf1k", data, "validation"), processor, num_frames=2, sampling="regular", spacing=4, size=(32, 64)
+    )
+    scores = []
+    for clip in clips:
+        if clip["fixations"].any():
+            with torch.no_grad():
+                saliency = model(clip["pixel_values_videos"][None]).saliency
+            scores.append([metrics.cc(saliency[0], clip["labels"]), metrics.nss(saliency[0], clip["fixations"])])
+    # Two a video, but for the one frame that nobody looks at.
+    assert len(scores) == 5
+    logged = next(entry for entry in read_log(folder) if "validation/cc" in entry)
+    assert logged["validation/clips"] == 5
+    assert (logged["validation/cc"], logged["validation/nss"]) == pytest.approx(np.mean(scores, axis=0), rel=1e-4)
+
+
+# --- Which data ---
+
+
+def test_held_out_part_is_seeded_and_never_trained_on(run, ucf_sports, monkeypatch):
+    seen = []
+    build = train.build_clips
+
+    def noting(config, processor):
+        training, validation = build(config, processor)
+        seen.append(
+            tuple({training[i]["video_id"] for i in range(len(training))} for training in (training, validation))
+        )
+        return training, validation
+
+    monkeypatch.setattr(train, "build_clips", noting)
+    settings = {"preset": "ucf_sports", "data": ucf_sports, "hold_out": 0.3, "max_steps": 1}
+    for number, seed in enumerate((0, 0, 5)):
+        assert run(folder=str(number), seed=seed, **settings)[0] == 0
+    assert seen[0] == seen[1]
+    for seed, (training, validation) in zip((0, 0, 5), seen, strict=True):
+        rows = load("ucf_sports", ucf_sports, "train")
+        assert (training, validation) == tuple(set(part["video_id"]) for part in hold_out(rows, 0.3, seed))
+        assert not training & validation
+        assert "Diving-Side-001" not in training | validation
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train": "dhf2k:train"}, "no dataset 'dhf2k'; did you mean dhf1k?"),
+        ({"data_dir": "stills=nowhere"}, "--data-dir dhf1k=FOLDER"),
+        ({"data_dir": "/nowhere"}, "/nowhere"),
+        ({"train": "dhf1k:train[:1]", "validation": [], "hold_out": 0.5}, "name a validation split"),
+        ({"batch_size": 5}, "4 clips an epoch are fewer than the 5 of one step"),
+        ({"validation": "dhf1k:validation[:0]"}, "'dhf1k:validation[:0]' cannot be loaded"),
+        ({"augmentation": '{"crop": [2, 3]}'}, "augmentation: crop must be"),
+        ({"trackers": "aim"}, "tracker aim is not installed"),
+        ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
+        ({"encoder": "nowhere"}, "'nowhere' is neither a folder"),
+        ({"lora_rank": 2}, "linear layers"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(run, capsys, settings, message):
+    code, folder = run(**settings)
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("salfom: ")
+    assert message in error
+    # Mended, the same command runs: nothing is in its way.
+    assert run()[0] == 0
+
+
+def test_nobody_looks_at_the_validation_clips(run, tmp_path, capsys):
+    data = gaze_data.write_dhf1k(tmp_path / "D", "frames", {"train": 2, "val": 1}, frames=gaze_data.EMPTY_FRAME + 1)
+    code, _ = run(data=data, epochs=2)
+    assert code == 2
+    assert "None of the 1 validation clips has fixations" in capsys.readouterr().err
+
+
+# --- Going on ---
+
+
+def test_resuming_a_finished_run_changes_nothing(run):
+    _, folder = run(epochs=2)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert run("--resume", epochs=2)[0] == 0
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_resuming_where_an_epoch_ended(run):
+    """The checkpoint of an epoch's last step, written before the validation that was not finished."""
+    _, expected = run(epochs=2, folder="expected", keep_checkpoints=5)
+    _, folder = run(epochs=2, keep_checkpoints=5)
+    shutil.rmtree(folder / "checkpoints" / "checkpoint-8")
+    progress = folder / "checkpoints" / "checkpoint-4" / "progress.json"
+    progress.write_text(
+        json.dumps({**json.loads(progress.read_text()), "epoch": 0, "batch": 4, "best": None, "best_step": 0})
+    )
+    assert run("--resume", epochs=2, keep_checkpoints=5)[0] == 0
+    assert (folder / "model" / "model.safetensors").read_bytes() == (
+        expected / "model" / "model.safetensors"
+    ).read_bytes()
+    assert [entry["step"] for entry in read_log(folder)] == [entry["step"] for entry in read_log(expected)]
+
+
+def test_a_run_is_not_overwritten(run, capsys):
+    _, folder = run()
+    assert run()[0] == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert run("--resume", batch_size=2, seed=1)[0] == 2
+    error = capsys.readouterr().err
+    assert "begun with other settings (batch_size, seed)" in error
+    assert checkpoints(folder) == ["checkpoint-4"]
+    # What does not change the result may change.
+    assert run("--resume", log_every=3, keep_checkpoints=1)[0] == 0
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "progress.json", "custom_checkpoint_0.pkl"])
+def test_damaged_checkpoint(run, capsys, file):
+    _, folder = run()
+    path = folder / "checkpoints" / "checkpoint-4" / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert run("--resume")[0] == 2
+    assert f"Cannot go on from {path.parent}" in capsys.readouterr().err
+
+
+def test_checkpoint_of_more_processes(run, capsys):
+    _, folder = run()
+    progress = folder / "checkpoints" / "checkpoint-4" / "progress.json"
+    progress.write_text(json.dumps({**json.loads(progress.read_text()), "processes": 2}))
+    assert run("--resume")[0] == 2
+    assert "of 2 processes, and these are 1" in capsys.readouterr().err
+
+
+# --- When something fails ---
+
+
+def test_loss_that_is_no_number(run, capsys, monkeypatch):
+    """The step after the first epoch's: its checkpoint and its model stay."""
+    calls, real = [], loop.saliency_loss
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        return real(*args, **kwargs) * (math.nan if len(calls) > 5 else 1)
+
+    monkeypatch.setattr(loop, "saliency_loss", failing)
+    code, folder = run(epochs=3)
+    error = capsys.readouterr().err
+    assert code == 2
+    assert "not a finite number after step 5" in error
+    assert f"{folder / 'checkpoints' / 'checkpoint-4'} is the last good checkpoint" in error
+    assert checkpoints(folder) == ["checkpoint-4"]
+    assert all(value.isfinite().all() for value in weights(folder / "checkpoints" / "checkpoint-4").values())
+    assert all(value.isfinite().all() for value in weights(folder / "model").values())
+
+
+def test_rate_that_breaks_the_weights(run, capsys):
+    code, folder = run(epochs=3, learning_rate=1e30, max_grad_norm=0, warmup_steps=0, ema_decay=0)
+    error = capsys.readouterr().err
+    assert code == 2
+    assert "is not a finite number after step 1; there is no good checkpoint yet" in error
+    assert "Traceback" not in error
+
+
+def test_full_disk(run, capsys):
+    """A limit on the size of files makes the writers fail as a full disk does."""
+    code, folder = run(epochs=1, save_every=2)
+    before = {path: path.read_bytes() for path in (folder / "checkpoints").rglob("*") if path.is_file()}
+    size = (folder / "model" / "model.safetensors").stat().st_size
+    shutil.rmtree(folder / "checkpoints" / "checkpoint-4")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    capsys.readouterr()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+    try:
+        code, _ = run("--resume", epochs=1, save_every=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err
+    assert code == 2
+    assert f"Cannot write {folder / 'checkpoints' / 'checkpoint-4'}" in error
+    assert f"go on from {folder / 'checkpoints' / 'checkpoint-2'} with --resume" in error
+    assert checkpoints(folder) == ["checkpoint-2"]
+    assert all(path.read_bytes() == content for path, content in before.items() if "checkpoint-2" in str(path))
+    # With room again, it goes on.
+    assert run("--resume", epochs=1, save_every=2)[0] == 0
+    assert {path: path.read_bytes() for path in before if path.name == "model.safetensors"} == {
+        path: content for path, content in before.items() if path.name == "model.safetensors"
+    }
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_push_to_hub(run, monkeypatch, capsys, fails):
+    pushed = []
+
+    def upload(**options):
+        pushed.append(options)
+        if fails:
+            raise OSError("no route to host")
+
+    api = SimpleNamespace(create_repo=lambda name, **options: pushed.append((name, options)), upload_folder=upload)
+    monkeypatch.setattr(publish, "HfApi", lambda: api)
+    code, folder = run("--push-to-hub", "org/name", "--private")
+    assert pushed[0] == ("org/name", {"private": True, "exist_ok": True})
+    assert pushed[1]["folder_path"] == str(folder / "model")
+    assert code == (2 if fails else 0)
+    output = capsys.readouterr()
+    if fails:
+        assert f"try again with `hf upload org/name {folder / 'model'}`" in output.err
+    else:
+        assert "https://huggingface.co/org/name" in output.out
+    assert (folder / "model" / "model.safetensors").is_file()
+
+
+# --- Choices of the loop ---
+
+
+def scores_of(values):
+    """Validations that give these CC, one after the other."""
+    left = iter(values)
+    return lambda *args: {
+        "loss": 0.0,
+        "cc": next(left),
+        "sim": 0.0,
+        "nss": 0.0,
+        "auc_judd": 0.0,
+        "kldiv": 0.0,
+        "clips": 1,
+    }
+
+
+def test_early_stopping_keeps_the_best(run, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "validate", scores_of([0.1, 0.3, 0.2, math.nan, 0.25, 0.9]))
+    code, folder = run(epochs=6, patience=3)
+    assert code == 0
+    assert "No better cc for 3 validations" in capsys.readouterr().out
+    assert json.loads((folder / "model" / "metrics.json").read_text())["step"] == 8
+    assert read_log(folder)[-1]["step"] == 20
+    # It has ended: resuming takes no further step.
+    assert run("--resume", epochs=6, patience=3)[0] == 0
+    assert read_log(folder)[-1]["step"] == 20
+
+
+@pytest.mark.parametrize(("metric", "best"), [("cc", 12), ("kldiv", 4)])
+def test_best_by_any_metric(run, monkeypatch, metric, best):
+    values = iter([0.2, 0.3, 0.4])
+
+    def rising(*args):
+        value = next(values)
+        return dict.fromkeys(("loss", "cc", "sim", "nss", "auc_judd", "kldiv", "clips"), value)
+
+    monkeypatch.setattr(loop, "validate", rising)
+    _, folder = run(epochs=3, metric=metric)
+    assert json.loads((folder / "model" / "metrics.json").read_text())["step"] == best
+
+
+def test_first_score_may_be_undefined(run, monkeypatch):
+    monkeypatch.setattr(loop, "validate", scores_of([math.nan, 0.1]))
+    _, folder = run(epochs=2)
+    assert json.loads((folder / "model" / "metrics.json").read_text())["step"] == 8
+
+
+def test_max_steps_ends_within_an_epoch_with_a_validation(run):
+    _, folder = run(epochs=9, max_steps=6, evaluate_every=5)
+    assert [(entry["step"], "loss" in entry) for entry in read_log(folder)][-2:] == [(6, True), (6, False)]
+    assert checkpoints(folder)[-1] == "checkpoint-6"
+
+
+def test_encoder_rests_at_first(run, encoders):
+    original = AutoModel.from_pretrained(encoders / "efficientnet_lite").state_dict()
+    settings = {
+        "frozen_encoder_epochs": 1,
+        "epochs": 2,
+        "encoder_learning_rate": 1e-2,
+        "ema_decay": 0,
+        "warmup_steps": 0,
+    }
+    _, folder = run(**settings, keep_checkpoints=5)
+
+    def changed(step):
+        now = weights(folder / "checkpoints" / f"checkpoint-{step}")
+        return {
+            key
+            for key, value in original.items()
+            if "running" not in key and "num_batches" not in key
+            if not torch.equal(now[f"salfom.encoder.{key}"], value)
+        }
+
+    assert not changed(4)
+    assert len(changed(8)) > len(original) / 4
+
+
+def test_lora_run_leaves_an_ordinary_model(run, encoders):
+    pytest.importorskip("peft")
+    settings = {
+        "encoder": encoders / "dinov2",
+        "lora_rank": 2,
+        "encoder_learning_rate": 1e-2,
+        "frozen_encoder_epochs": 1,
+    }
+    code, folder = run(**settings, epochs=2, decoder={"num_frames": 4})
+    assert code == 0
+    model, report = SalFoMForVideoSaliencyPrediction.from_pretrained(folder / "model", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    original = AutoModel.from_pretrained(encoders / "dinov2").state_dict()
+    now, merged = model.salfom.encoder.state_dict(), 0
+    for key, value in original.items():
+        if "mask_token" not in key:
+            same = torch.equal(now[key], value)
+            merged += not same
+            assert same or value.ndim == 2, key
+    assert merged
+
+
+def test_accumulation_equals_a_larger_batch(run):
+    common = {"epochs": 2, "warmup_steps": 0, "max_grad_norm": 0.5}
+    _, whole = run(batch_size=2, folder="whole", **common)
+    _, halves = run(batch_size=1, gradient_accumulation_steps=2, folder="halves", **common)
+    assert losses(halves) == pytest.approx(losses(whole), rel=1e-4)
+    assert len(losses(whole)) == 4
+
+
+def test_mixed_precision(run):
+    _, full = run(folder="full")
+    _, half = run(folder="half", mixed_precision="bf16")
+    assert losses(half) != losses(full)
+    assert losses(half) == pytest.approx(losses(full), rel=0.1)
+    # The weights stay whole.
+    assert {value.dtype for value in weights(half / "model").values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_loss_terms(run):
+    _, plain = run(folder="plain", max_steps=1)
+    _, more = run(folder="more", max_steps=1, kl_weight=0, cc_weight=0, sim_weight=1, nss_weight=0.5)
+    assert losses(plain) != losses(more)
+    # KL − CC is above −1, and −SIM − NSS / 2 below 1.
+    assert losses(more)[0] < 1
+
+
+def test_worker_processes_change_nothing(run):
+    _, alone = run(folder="alone", epochs=2)
+    _, helped = run(folder="helped", epochs=2, num_workers=2)
+    assert losses(helped) == losses(alone)
+    assert (helped / "model" / "model.safetensors").read_bytes() == (
+        alone / "model" / "model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled(run, monkeypatch):
+    """Traced whole, but for the code generator, which is slow and torch's own business."""
+    compiled, real = [], torch.compile
+
+    def traced(model, *args, **kwargs):
+        compiled.append(model)
+        return real(model, *args, **{**kwargs, "backend": "aot_eager"})
+
+    monkeypatch.setattr(torch, "compile", traced)
+    only = {"use_tcfe": False, "use_sfd": False}
+    _, plain = run(folder="plain", max_steps=2, decoder=only)
+    code, folder = run("--compile", folder="compiled", max_steps=2, decoder=only)
+    assert code == 0
+    assert compiled
+    assert losses(folder) == pytest.approx(losses(plain), rel=1e-3)
+    SalFoMForVideoSaliencyPrediction.from_pretrained(folder / "model")
+
+
+def test_settings_are_kept_with_the_run(run):
+    _, folder = run(seed=3)
+    kept = yaml.safe_load((folder / "config.yaml").read_text())
+    assert kept["seed"] == 3
+    assert kept["resume"] is False
+    assert kept.keys() == {field.name for field in dataclasses.fields(train.TrainingConfig)}
