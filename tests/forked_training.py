@@ -106,9 +106,9 @@ def run(arguments, processes=1, kills=0, seed=0):
         def prepare(rank, kind=kind, victim=victim, moment=moment):
             if kind == "file event" and rank == victim:
                 # The first process writes nearly all.
-                die_at_file_event(1 + int((60 if rank == 0 else 8) * moment), folder)
+                die_at_file_event((15 + int(45 * moment)) if rank == 0 else 1 + int(4 * moment), folder)
             elif kind == "torn file" and rank == victim:
-                die_in_the_middle_of_a_file(1 + int(4 * moment))
+                die_in_the_middle_of_a_file(1 + int(3 * moment) // (rank + 1))
 
         resume = ["--resume"] if attempt else []
         children = [
@@ -116,7 +116,7 @@ def run(arguments, processes=1, kills=0, seed=0):
             for rank in range(processes)
         ]
         if kind == "time":
-            time.sleep(0.5 + 2 * moment)
+            time.sleep(0.6 + 1.4 * moment)
             os.kill(children[victim], signal.SIGKILL)
         codes = wait(children)
         killed += -signal.SIGKILL in codes

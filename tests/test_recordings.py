@@ -200,7 +200,9 @@ def test_rows_that_lie_nowhere_are_counted(make, samples):
     )
 
 
-def test_videos_and_gaze_without_one_another_are_named(make, samples):
+def test_videos_and_gaze_without_one_another_are_named(make, samples, videos):
+    (videos / "._film.mkv").write_bytes(b"what some systems leave behind")
+    (videos / "notes.txt").write_text("no video")
     with pytest.warns(UserWarning, match="without") as warned:
         make([("steady", 0.5, 5, 5), ("stedy", 0.5, 5, 5), ("film.mp4", 0.5, 5, 5)])
     assert [str(warning.message) for warning in warned] == [
@@ -277,7 +279,7 @@ def test_tables_that_are_none(videos, tmp_path):
 
 @no_gaze
 def test_tables_as_spreadsheets_write_them(videos, tmp_path, samples):
-    text = "\ufeffy, observer, video, note, x, frame\r\n5, anna, steady.mp4, , 7, 3\r\n\r\n"
+    text = '\ufeffy, observer, video, note, x, frame\r\n5, anna, steady.mp4, "blinks, once", 7, 3\r\n\r\n'
     (tmp_path / "gaze.csv").write_text(text, encoding="utf-8", newline="")
     assert make_gazefolder(videos, tmp_path / "gaze.csv", tmp_path / "out").observers == 1
     assert fixated(samples()["steady"]) == {(3, 5, 7)}

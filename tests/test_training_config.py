@@ -1,4 +1,5 @@
 import argparse
+from pathlib import Path
 
 import pytest
 import yaml
@@ -129,7 +130,7 @@ def test_path_of_what_ships(name, capsys):
     with pytest.raises(SystemExit) as stop:
         parse([name, "--path"])
     assert stop.value.code == 0
-    assert yaml.safe_load(open(capsys.readouterr().out.strip()))
+    assert yaml.safe_load(Path(capsys.readouterr().out.strip()).read_text())
 
 
 def test_help_names_every_setting(capsys):

@@ -169,7 +169,7 @@ def test_sigterm_saves_and_says_so(data, encoder, environment, tmp_path):
     process = launch(line, environment, start_new_session=True)
     wait_for_steps(tmp_path / "run", process)
     os.killpg(process.pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     step = read_log(tmp_path / "run")[-1]["step"]

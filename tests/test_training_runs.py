@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModel
 
 import gaze_data
-from salfom_hf import SaliencyPredictor, SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, metrics, train
+from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SaliencyPredictor, metrics, train
 from salfom_hf.data import ClipDataset, hold_out, load
 from salfom_hf.training import loop, publish
 from salfom_hf.training.config import preset_names, read_settings
@@ -112,10 +112,17 @@ def test_every_preset_takes_steps(
         start["decoder"] = {"num_frames": preset.get("model_config", {}).get("num_frames", 4)}
     folders = {"dhf1k": dhf1k_frames, "ucf_sports": ucf_sports, "hollywood2": hollywood2, "stills": stills_parquet}
     if not {source.partition(":")[0] for source in preset["train"]} <= folders.keys():
-        start["train"] = "dhf1k:train"
+        start |= {"train": "dhf1k:train", "validation": "dhf1k:validation"}
     options = [f"{dataset}={folder}" for dataset, folder in folders.items()]
     code, folder = run(
-        preset=name, data_dir=options, size=[64, 64], max_steps=2, batch_size=1, validation_spacing=20, **start
+        preset=name,
+        data_dir=options,
+        size=[64, 64],
+        epochs=2,
+        max_steps=2,
+        batch_size=1,
+        validation_spacing=20,
+        **start,
     )
     assert code == 0
     assert len(losses(folder)) == 2
@@ -239,7 +246,7 @@ def test_held_out_part_is_seeded_and_never_trained_on(run, ucf_sports, monkeypat
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(run, capsys, settings, message):
-    code, folder = run(**settings)
+    code, _ = run(**settings)
     error = capsys.readouterr().err
     assert code == 2
     assert error.startswith("salfom: ")
@@ -333,7 +340,7 @@ def test_loss_that_is_no_number(run, capsys, monkeypatch):
 
 
 def test_rate_that_breaks_the_weights(run, capsys):
-    code, folder = run(epochs=3, learning_rate=1e30, max_grad_norm=0, warmup_steps=0, ema_decay=0)
+    code, _ = run(epochs=3, learning_rate=1e30, max_grad_norm=0, warmup_steps=0, ema_decay=0)
     error = capsys.readouterr().err
     assert code == 2
     assert "is not a finite number after step 1; there is no good checkpoint yet" in error

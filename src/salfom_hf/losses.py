@@ -116,7 +116,7 @@ def saliency_loss(
         labels = F.interpolate(labels.unsqueeze(1), size=logits.shape[1:], mode="bilinear", align_corners=False)
         labels = labels.squeeze(1)
     loss = kl_weight * kl_divergence(logits, labels)
-    # Divided by its maximum, which CC, SIM and NSS ignore: where all logits are very negative, their sigmoid underflows.
+    # Divided by its maximum, which CC, SIM and NSS ignore: the sigmoid of very negative logits underflows.
     log_saliency = F.logsigmoid(logits.float())
     saliency = (log_saliency - log_saliency.detach().amax(dim=(1, 2), keepdim=True)).exp()
     loss = loss - cc_weight * correlation(saliency, labels)

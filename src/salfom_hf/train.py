@@ -71,7 +71,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     missing = sorted(set(config.trackers) - {str(tracker) for tracker in get_available_trackers()})
     if missing:
         raise ConfigError(
-            f"The tracker {missing[0]} is not installed; pip install {missing[0]}, or name others: --trackers [NAME …]."
+            f"The tracker {missing[0]} is not installed; pip install {missing[0]}, or name other --trackers."
         )
     # Parameters of a resting encoder get no gradient, which DDP has to look for.
     finds_unused = DistributedDataParallelKwargs(find_unused_parameters=config.frozen_encoder_epochs > 0)
