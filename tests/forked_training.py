@@ -101,12 +101,11 @@ def run(arguments, processes=1, kills=0, seed=0):
     for attempt in range(100):
         victim, port, moment = rng.randrange(processes), free_port(), rng.random()
 
-        kind = rng.choice(("file event", "torn file", "time")) if attempt < kills else None
+        kind = ("file event", "torn file", "time")[attempt % 3] if attempt < kills else None
 
         def prepare(rank, kind=kind, victim=victim, moment=moment):
-            if kind == "file event" and rank == victim:
-                # The first process writes nearly all.
-                die_at_file_event((15 + int(45 * moment)) if rank == 0 else 1 + int(4 * moment), folder)
+            if kind == "file event" and rank == 0:  # The first process writes nearly all.
+                die_at_file_event(15 + int(30 * moment), folder)
             elif kind == "torn file" and rank == victim:
                 die_in_the_middle_of_a_file(1 + int(3 * moment) // (rank + 1))
 

@@ -3,11 +3,12 @@
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from salfom_hf import cli
+from salfom_hf import SaliencyPredictor, cli
 from salfom_hf.data import make_gazefolder
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -23,12 +24,12 @@ def commands(name):
 
 @pytest.fixture
 def mine(tmp_path, clip):
-    """Two videos, a table of a few rows for each, and what is made of them."""
+    """Two videos, a table with a row for each of their six frames, and what is made of them."""
     folder = tmp_path / "mine"
     (folder / "videos").mkdir(parents=True)
     for name in ("walk", "ride"):
         shutil.copy(clip, folder / "videos" / f"{name}.mp4")
-    rows = [f"{name}.mp4,{time},30.5,20,anna\n" for name in ("walk", "ride") for time in (0.016, 0.033, 0.1)]
+    rows = [f"{name}.mp4,{time},30.5,20,anna\n" for name in ("walk", "ride") for time in (0.016, 0.05, 0.1, 0.13, 0.17, 0.21)]
     (folder / "gaze.csv").write_text(f"video,time,x,y,observer\n{''.join(rows)}")
     make_gazefolder(folder / "videos", folder / "gaze.csv", folder / "made", validation=0.2)
     return folder
@@ -37,7 +38,8 @@ def mine(tmp_path, clip):
 @pytest.fixture
 def places(tmp_path, dhf1k_official, ucf_sports, stills_parquet, mine, model_folder, monkeypatch):
     """What stands for the names in the documents."""
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     return {
         # What the command before has made, for every command is tested by itself.
         "gazefolder /data/mine/dataset": f"gazefolder {mine / 'made'}",
@@ -67,3 +69,24 @@ def test_python_of_the_datasets_page(places):
         exec(with_places(block, places), namespace)  # Our own documents.
     assert namespace["frame"].shape[:2] == namespace["density"].shape == namespace["fixations"].shape
     assert tuple(namespace["batch"]["pixel_values_videos"].shape[1:]) == (16, 3, 288, 384)
+
+
+def run_as_told(line, places):
+    """Run a line of the fine-tuning page; training takes two steps on small clips."""
+    words = shlex.split(with_places(line, places))
+    if words[0] == "salfom":
+        return cli.main(words[1:])
+    assert words[:4] == ["accelerate", "launch", "-m", "salfom_hf.train"]
+    short = ["--max-steps", "2", "--size", "64", "96", "--num-workers", "0"]
+    return subprocess.run(["accelerate", "launch", "--cpu", *words[2:], *short], check=False).returncode
+
+
+def test_fine_tuning_page(places, capfd):
+    """From the first line to the last, each on what those before it left."""
+    for line in "".join(blocks("fine-tune.md", "bash")).splitlines():
+        assert run_as_told(line, places) == 0, f"{line}\n{capfd.readouterr().err}"
+    for block in blocks("fine-tune.md", "python"):
+        exec(block.replace("(288, 384)", "(64, 96)"), {})
+    for folder in ("run/model", "trainer-run/model"):
+        assert SaliencyPredictor.from_pretrained(folder).model.config.num_frames == 16
+    assert Path("walk_saliency.mp4").is_file()

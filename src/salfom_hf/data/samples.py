@@ -26,6 +26,7 @@ class GazeVideo:
 
     Attributes:
         id: name of the video.
+        file_name: of the video file, or the id of a video in frames.
         num_frames: number of frames.
         fps: frames per second.
         size: (height, width) of the frames, in pixels.
@@ -39,6 +40,8 @@ class GazeVideo:
         self.fps: float = row["fps"]
         self.size: tuple[int, int] = (row["height"], row["width"])
         self._video: dict | None = row["video"]
+        path = self._video and self._video["path"]
+        self.file_name: str = Path(path).name if path else self.id
         self._frames: list[dict] = row["frames"] or []
         self._maps: list[dict] = row["maps"] or []
         self._fixations: list[dict] = row["fixations"] or []
@@ -63,9 +66,11 @@ class GazeVideo:
         Raises:
             VideoError: a file is missing or cannot be read; on `next`.
             ValueError: `first` is negative or `step` not positive.
+            IndexError: there is no frame `first`.
         """
-        if first < 0 or step < 1:
-            raise ValueError(f"Frames are read forwards from 0 or later, not from {first} in steps of {step}.")
+        check_steps(first, step)
+        if first >= self.num_frames:
+            raise IndexError(self._no_frame(first, self.num_frames))
         indices = range(first, self.num_frames if stop is None else min(stop, self.num_frames), step)
         if self._video is None:
             return (load_image(*self._source(self._frames, index)) for index in indices)
@@ -117,13 +122,14 @@ class GazeVideo:
     def _source(self, files: list[dict], index: int) -> tuple[Path | bytes, str]:
         """Path or content of a frame's file, and what to call it."""
         if not 0 <= index < len(files):
-            raise IndexError(
-                f"The video {self.id} has {len(files)} frames, counted from 0; there is no frame {index}."
-            )
+            raise IndexError(self._no_frame(index, len(files)))
         path, content = files[index]["path"], files[index]["bytes"]
         if content is None:
             return Path(path), path
         return content, f"{path or f'of frame {index}'} of the video {self.id}"
+
+    def _no_frame(self, index: int, number: int) -> str:
+        return f"The video {self.id} has {number} frames, counted from 0; there is no frame {index}."
 
 
 class GazeStill:
@@ -134,7 +140,7 @@ class GazeStill:
         row: of a dataset with `STILL_FEATURES`; the image may be given by path or by content.
 
     Attributes:
-        id, num_frames, fps, size, has_labels, frame_names: as those of [`GazeVideo`].
+        id, file_name, num_frames, fps, size, has_labels, frame_names: as those of [`GazeVideo`].
         x, y: float32 `(fixations,)`, in pixels; 0 is the outer edge of the first pixel.
         observer: int32 `(fixations,)`, who looked; empty where that is unknown.
     """
@@ -143,7 +149,7 @@ class GazeStill:
     fps = float(IMAGE_RATE)
 
     def __init__(self, row: dict):
-        self.id: str = row["image_id"]
+        self.id = self.file_name = str(row["image_id"])
         self.size: tuple[int, int] = (row["height"], row["width"])
         self.x = np.asarray(row["fixation_x"], np.float32)
         self.y = np.asarray(row["fixation_y"], np.float32)
@@ -154,8 +160,8 @@ class GazeStill:
 
     def frames(self, first: int = 0, stop: int | None = None, step: int = 1) -> Iterator[np.ndarray]:
         """The image, as [`GazeVideo.frames`] would yield the frames of a video of length 1."""
-        if first < 0 or step < 1:
-            raise ValueError(f"Frames are read forwards from 0 or later, not from {first} in steps of {step}.")
+        check_steps(first, step)
+        self._check(first)
         path, content = self._image["path"], self._image["bytes"]
         source = (Path(path), path) if content is None else (content, f"{path or ''} of the still {self.id}")
         return (load_image(*source) for _ in range(first, 1 if stop is None else min(stop, 1), step))
@@ -216,6 +222,11 @@ class GazeStill:
         counts = torch.from_numpy(self._counts(chosen))
         blurred = gaussian_blur(counts, BLUR_SIGMA * self.size[1] / BLUR_WIDTH).numpy()
         return blurred / blurred.max() if blurred.any() else blurred
+
+
+def check_steps(first: int, step: int) -> None:
+    if first < 0 or step < 1:
+        raise ValueError(f"Frames are read forwards from 0 or later, not from {first} in steps of {step}.")
 
 
 def open_sample(row: dict) -> GazeVideo | GazeStill:

@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from ..blur import gaussian_blur
 from ..data.features import DataError
+from ..data.layout import FRAME_TOLERANCE
 from ..data.samples import GazeStill, GazeVideo, open_sample, read_map
 from ..predictor import SaliencyPredictor
-from ..video import IMAGE_SUFFIXES
+from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 BASELINES = ("center", "spectral-residual", "inter-observer")
 MAP_SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
@@ -139,7 +140,8 @@ def runs(indices: Sequence[int], gap: int) -> list[list[int]]:
 class Predictions(Method):
     """
     Maps that another model has written: `FOLDER/VIDEO/FRAME.png` (or .jpg, .npy), `FOLDER/VIDEO.npz` with the array
-    `maps` `(frames, height, width)`, or for stills `FOLDER/IMAGE.png`.
+    `maps` `(frames, height, width)`, or for stills `FOLDER/IMAGE.png`; or as `salfom predict` writes them,
+    `FOLDER/VIDEO_maps/0001.png` and so on, or `FOLDER/VIDEO_npz.npz`.
 
     Args:
         folder: of the maps, which may have any size; pictures are grey of 8 or 16 bits.
@@ -165,32 +167,24 @@ class Predictions(Method):
         for row in dataset:
             sample = open_sample(row)
             expected += sample.num_frames
-            if self._archive(sample) is None:
-                all_places = (self._places(sample, name) for name in sample.frame_names)
-                missing += [places[0] for places in all_places if existing(places) is None]
+            archives, frames = places(sample)
+            if self._existing(archives) is None:
+                missing += [self.folder / names[0] for names in frames if self._existing(names) is None]
         if missing:
             raise EvaluationError(
                 f"{len(missing)} of {expected} predictions are missing, the first of them {missing[0]} "
                 "(.png, .jpg and .npy are read, and an .npz with `maps` per video); add them, or score another split."
             )
 
-    def _places(self, sample: Sample, frame_name: str) -> list[Path]:
-        """Where a frame's map may be; the usual place first."""
-        folders = [self.folder]
-        if not isinstance(sample, GazeStill):
-            folders = [self.folder / name for name in spellings(sample.id)]
-        names = spellings(frame_name)
-        return [folder / f"{name}{suffix}" for folder in folders for name in names for suffix in MAP_SUFFIXES]
-
-    def _archive(self, sample: Sample) -> Path | None:
-        return existing([self.folder / f"{name}.npz" for name in spellings(sample.id)])
+    def _existing(self, names: list[str]) -> Path | None:
+        """The first of some places where there is a file."""
+        return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
 
     def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        archive = self._archive(sample)
+        archives, frames = places(sample)
+        archive = self._existing(archives)
         if archive is None:
-            names = sample.frame_names
-            all_places = (self._places(sample, names[index]) for index in indices)
-            files = (existing(places) or places[0] for places in all_places)
+            files = (self._existing(frames[index]) or self.folder / frames[index][0] for index in indices)
             read = ((file, read_prediction(file)) for file in files)
         else:
             read = ((archive, saliency) for saliency in read_archive(archive, sample.num_frames, indices))
@@ -200,19 +194,28 @@ class Predictions(Method):
             yield saliency
 
 
-def existing(places: list[Path]) -> Path | None:
-    """The first of some places where there is a file."""
-    return next((place for place in places if place.is_file()), None)
+def places(sample: Sample) -> tuple[list[str], list[list[str]]]:
+    """Where maps may be in a folder: in archives of the whole sample; frame by frame. The usual place is first."""
+    names = list(dict.fromkeys(name for own in (sample.id, sample.file_name) for name in spellings(own)))
+    archives = [f"{name}{end}" for name in names for end in (".npz", "_npz.npz")]
+    frames = []
+    for number, frame in enumerate(sample.frame_names, 1):
+        stems = names
+        if not isinstance(sample, GazeStill):
+            stems = [f"{name}/{stem}" for name in names for stem in spellings(frame)]
+        files = [f"{stem}{suffix}" for stem in stems for suffix in MAP_SUFFIXES]
+        frames.append(files + [f"{name}_maps/{number:04d}.png" for name in names])
+    return archives, frames
 
 
 def spellings(name: str) -> list[str]:
     """How others may have written a name: without its suffix, or DHF1K's numbers with 3 digits instead of 4."""
     names = [name]
-    if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+    if Path(name).suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
         names.append(Path(name).stem)
     if name.isdecimal():
         names.append(f"{int(name):03d}")
-    return list(dict.fromkeys(names))
+    return names
 
 
 def read_prediction(path: Path) -> np.ndarray:
@@ -237,14 +240,16 @@ def read_archive(path: Path, num_frames: int, indices: Sequence[int]) -> Iterato
     Some maps of an .npz, read one by one: float32 `(height, width)`.
 
     Raises:
-        EvaluationError: it cannot be read, or does not hold `num_frames` maps.
+        EvaluationError: it cannot be read, or does not hold `num_frames` maps (or one or two more).
     """
     try:
         with zipfile.ZipFile(path) as archive, archive.open("maps.npy") as entry:
             version = np.lib.format.read_magic(entry)
             read_header = {(1, 0): np.lib.format.read_array_header_1_0}.get(version)
             shape, fortran, dtype = (read_header or np.lib.format.read_array_header_2_0)(entry)
-            if len(shape) != 3 or shape[0] != num_frames or fortran or dtype.hasobject:
+            # Of a video whose last frames have no gaze, `salfom predict` writes maps all the same.
+            surplus = shape[0] - num_frames if len(shape) == 3 else -1
+            if not 0 <= surplus <= FRAME_TOLERANCE or fortran or dtype.hasobject:
                 raise EvaluationError(
                     f"`maps` in {path} has the shape {shape}, the video has {num_frames} frames; "
                     "write one map (height, width) per frame."
@@ -317,7 +322,7 @@ class Center(Method):
             y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in (height, width))
             saliency = np.exp(-0.5 * ((y[:, None] / CENTER_SIGMA) ** 2 + (x / CENTER_SIGMA) ** 2))
         else:
-            saliency = resize(self.prior, (height, width))
+            saliency = resized_antialiased(self.prior, (height, width))
         for _ in indices:
             yield saliency
 
@@ -365,18 +370,18 @@ def spectral_residual(image: np.ndarray, working_width: int = 64, sigma: float =
     """
     height, width = image.shape[:2]
     rows = max(1, (working_width * height + width // 2) // width)
-    grey = resize(image @ np.array([0.299, 0.587, 0.114]), (rows, working_width))
+    grey = resized_antialiased(image @ np.array([0.299, 0.587, 0.114]), (rows, working_width))
     spectrum = np.fft.fft2(grey)
     log_amplitude = np.log(np.abs(spectrum) + 1e-12)
     surroundings = torch.from_numpy(np.pad(log_amplitude, 1, mode="wrap"))[None, None]
     residual = log_amplitude - F.avg_pool2d(surroundings, 3, stride=1)[0, 0].numpy()
     saliency = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
     blurred = gaussian_blur(torch.from_numpy(saliency), sigma, border="reflect")
-    return resize(blurred, (height, width)).clip(min=0)
+    return resized_antialiased(blurred, (height, width)).clip(min=0)
 
 
-def resize(saliency: np.ndarray | torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """One map, resized bilinearly with antialiasing: float64 of that (height, width)."""
+def resized_antialiased(saliency: np.ndarray | torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """One map, resized bilinearly: float64 of that (height, width)."""
     tensor = torch.as_tensor(saliency, dtype=torch.float64)[None, None]
     return F.interpolate(tensor, size=tuple(size), mode="bilinear", antialias=True)[0, 0].numpy()
 

@@ -11,22 +11,22 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .. import __version__
-from ..data.contact_sheet import fitted
+from ..data.contact_sheet import fitted, shortened
 from ..files import atomic_output
 from ..render import overlay
 from .methods import Center, Method
-from .scoring import METRICS, OTHER_FRAMES, Protocol, Scorer, Scores, blur_radius, mean, resized
+from .scoring import METRICS, OTHER_FRAMES, Protocol, Scorer, Scores, blur_radius, mean, resized_bilinearly
 
-LOWER_IS_BETTER = {"kld"}
+LOWER_IS_BETTER = {"kldiv"}
 DEFINITIONS = {
-    "auc-judd": "AUC-Judd as in the MIT benchmark, without jitter",
-    "s-auc": "shuffled AUC as published (sampled: 100 splits, thresholds in steps of 0.1)",
-    "s-auc-exact": "exact area of shuffled AUC",
-    "nss": "standard deviation over all pixels (ddof 0), each fixated pixel once",
+    "auc_judd": "AUC-Judd as in the MIT benchmark, without jitter",
+    "auc_shuffled": "shuffled AUC as published (sampled: 100 splits, thresholds in steps of 0.1)",
+    "auc_shuffled_exact": "exact area of shuffled AUC",
+    "nss": "standard deviation with ddof 1, as the MIT benchmark; each fixated pixel once",
     "cc": "Pearson's correlation with the density",
     "sim": "histogram intersection with the density, both scaled to 0…1, then divided by their sums",
-    "kld": "Kullback-Leibler divergence from the density in nats, epsilon 2^-52",
-    "ig": "information gain in bits per fixation",
+    "kldiv": "Kullback-Leibler divergence from the density in nats, epsilon 2^-52",
+    "information_gain": "information gain in bits per fixation",
 }
 
 ROWS = 3  # best frames, and as many worst ones
@@ -86,11 +86,11 @@ def definitions(protocol: Protocol, prior: Center | None) -> dict[str, str]:
     """What each metric of the protocol is, in words."""
     found = {metric: DEFINITIONS[metric] for metric in protocol.metrics}
     negatives = f"negatives from {OTHER_FRAMES} random other frames of the whole dataset, seed {protocol.seed}"
-    for metric in ("s-auc", "s-auc-exact"):
+    for metric in ("auc_shuffled", "auc_shuffled_exact"):
         if metric in found:
             found[metric] += f", {negatives}"
-    if "ig" in found:
-        found["ig"] += f" over a {prior.description}"
+    if "information_gain" in found:
+        found["information_gain"] += f" over a {prior.description}"
     return found
 
 
@@ -192,8 +192,8 @@ def picture(scorer: Scorer, methods: Sequence[Method], scores: Sequence[Scores])
     count = min(ROWS, len(ranked) // 2)
     if not count:
         return None
-    best = spread(ranked, count, scores[0])
-    worst = spread([place for place in reversed(ranked) if place not in best], count, scores[0])
+    best = dissimilar(ranked, count, scores[0])
+    worst = dissimilar([place for place in reversed(ranked) if place not in best], count, scores[0])
     shown = [name for name in (metric, "cc") if name in scorer.protocol.metrics]
     rows = [(f"best {n}", *place) for n, place in enumerate(best, 1)]
     rows += [(f"worst {n}", *place) for n, place in enumerate(worst, 1)]
@@ -222,7 +222,7 @@ def ranking(scores: Scores, metric: str) -> list[tuple[int, int]]:
     return [place for _, *place in sorted(places)]
 
 
-def spread(ranked: list, count: int, scores: Scores) -> list:
+def dissimilar(ranked: list, count: int, scores: Scores) -> list:
     """The first of a ranking that do not look alike: of different videos or, of few videos, well apart in time."""
     apart = len(scores.videos) >= 2 * count
 
@@ -245,7 +245,8 @@ def strip(scorer: Scorer, methods, scores, metrics: list[str], rank: str, row: i
     size = frame.shape[:2]
     fixations = sample.fixations(index)
     where = sample.id if sample.num_frames == 1 else f"{sample.id}, frame {sample.frame_names[index]}"
-    gaze = mark_fixations(fitted(overlay(frame, resized(sample.density(index), size).numpy()), CELL), fixations)
+    density = resized_bilinearly(sample.density(index), size).numpy()
+    gaze = mark_fixations(fitted(overlay(frame, density), CELL), fixations)
     cells = [(rank, where, fitted(frame, CELL)), ("human gaze", f"density and {fixations.sum()} fixated pixels", gaze)]
     for method, found in zip(methods, scores, strict=True):
         saliency = scorer.prepare(next(iter(method.maps(sample, [index]))), size).numpy()
@@ -285,12 +286,7 @@ def mark_fixations(image: Image.Image, fixations: np.ndarray) -> Image.Image:
 def write_text(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, width: int, ink=INK) -> None:
     """One line, shortened in the middle where it is too long."""
     font = ImageFont.load_default(TEXT)
-    keep = len(text)
-    line = text
-    while font.getlength(line) > width and keep > 2:
-        keep -= 1
-        line = f"{text[: keep // 2]}…{text[-(keep - keep // 2) :]}"
-    draw.text(place, line, fill=ink, font=font)
+    draw.text(place, shortened(text, font, width), fill=ink, font=font)
 
 
 __all__ = ["picture", "save_picture", "table", "write_reports"]

@@ -18,16 +18,16 @@ from .methods import Center, EvaluationError, Method, Sample
 
 # Name → heading in tables.
 METRICS = {
-    "auc-judd": "AUC-J",
-    "s-auc": "s-AUC",
-    "s-auc-exact": "s-AUC (exact)",
+    "auc_judd": "AUC-J",
+    "auc_shuffled": "s-AUC",
+    "auc_shuffled_exact": "s-AUC (exact)",
     "nss": "NSS",
     "cc": "CC",
     "sim": "SIM",
-    "kld": "KLD",
-    "ig": "IG",
+    "kldiv": "KLD",
+    "information_gain": "IG",
 }
-DEFAULT_METRICS = ("auc-judd", "s-auc", "nss", "cc", "sim", "kld")
+DEFAULT_METRICS = ("auc_judd", "auc_shuffled", "nss", "cc", "sim", "kldiv")
 
 OTHER_FRAMES = 10  # from which the negatives of shuffled AUC come
 SCORED_AT_ONCE = 8  # frames
@@ -125,7 +125,7 @@ class Scorer:
     Args:
         dataset: rows of a gaze dataset with labels.
         protocol: how to score.
-        prior: the method whose maps information gain is measured over; needed for the metric `ig` only.
+        prior: the method whose maps information gain is measured over; needed for that metric only.
     """
 
     def __init__(self, dataset, protocol: Protocol, prior: Center | None = None):
@@ -191,34 +191,30 @@ class Scorer:
         maps = torch.stack([self.prepare(saliency, size) for _, saliency, *_ in batch])
         fixations = torch.stack([torch.from_numpy(np.ascontiguousarray(fixations)) for _, _, fixations, _ in batch])
         # Maps of another size than the fixations' are rare enough to be worth no second comparison.
-        density = torch.stack([resized(density, size).clamp_min(0) for *_, density in batch])
+        density = torch.stack([resized_bilinearly(density, size).clamp_min(0) for *_, density in batch])
         negatives = None
-        if {"s-auc", "s-auc-exact"} & set(self.protocol.metrics):
+        if {"auc_shuffled", "auc_shuffled_exact"} & set(self.protocol.metrics):
             negatives = [self.negatives(row, index, size) for index, *_ in batch]
         scores = {}
         for metric in self.protocol.metrics:
-            if metric == "auc-judd":
-                found = metrics.auc_judd(maps, fixations)
-            elif metric == "s-auc":
+            if metric == "auc_shuffled":
                 # Each frame has its own generator, so that neither batches nor processes change a number.
                 triples = zip(maps, fixations, negatives, strict=True)
                 found = torch.stack([metrics.auc_shuffled(m, f, o, generator=g) for m, f, (o, g) in triples])
-            elif metric == "s-auc-exact":
+            elif metric == "auc_shuffled_exact":
                 others = torch.stack([other for other, _ in negatives])
                 found = metrics.auc_shuffled(maps, fixations, others, variant="exact")
-            elif metric == "nss":
-                found = metrics.nss(maps, fixations, ddof=0)
-            elif metric == "ig":
+            elif metric == "information_gain":
                 prior = next(self.prior.maps(sample, [0]))
                 found = metrics.information_gain(maps, fixations, self.prepare(prior, size))
             else:
-                found = {"cc": metrics.cc, "sim": metrics.sim, "kld": metrics.kldiv}[metric](maps, density)
+                found = getattr(metrics, metric)(maps, fixations if metric in ("auc_judd", "nss") else density)
             scores[metric] = found.tolist()
         return scores
 
     def prepare(self, saliency: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         """A method's map as it is scored: resized bilinearly to `size`, blurred if the protocol says so, float64."""
-        saliency = resized(saliency, size)
+        saliency = resized_bilinearly(saliency, size)
         return opencv_blur(saliency, self.protocol.blur) if self.protocol.blur else saliency
 
     def negatives(self, row: int, index: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Generator]:
@@ -254,7 +250,7 @@ class Scorer:
         return fixations.shape, *(axis.astype(np.int32) for axis in np.nonzero(fixations))
 
 
-def resized(saliency: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+def resized_bilinearly(saliency: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     """One map, resized bilinearly: float64 of that (height, width)."""
     tensor = torch.as_tensor(np.ascontiguousarray(saliency), dtype=torch.float64)
     if tensor.shape == tuple(size):
