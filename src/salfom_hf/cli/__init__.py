@@ -33,5 +33,5 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except KeyboardInterrupt:
-        print("salfom: stopped; the unfinished output was removed.", file=sys.stderr)
+        print(f"salfom: stopped; {getattr(args, 'stopped', 'the unfinished output was removed')}.", file=sys.stderr)
         return 130

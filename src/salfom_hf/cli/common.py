@@ -24,13 +24,13 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-def seconds(text: str) -> float:
+def not_negative(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
     return value
 
 

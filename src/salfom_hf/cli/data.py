@@ -62,7 +62,10 @@ def add(commands) -> None:
     command.add_argument("--split", help="default: all")
     command.add_argument("--quick", action="store_true", help="read names and headers only, not every image")
 
-    command = add_dataset_action(actions, "show", show, "make a picture of frames, density maps and fixations")
+    command = add_dataset_action(
+        actions, "show", show, "make a picture of frames, density maps and fixations", or_export=True
+    )
+    add_skip_invalid(command)
     command.add_argument("--split", help="default: the first one found")
     command.add_argument("--video", nargs="+", metavar="ID", help="default: some from all over the split")
     command.add_argument("-o", "--output", type=Path, help="default: DATASET_SPLIT.png")
@@ -75,6 +78,7 @@ def add(commands) -> None:
         actions, "export", export, "write shards that hold the files, for the Hub and for streaming to many machines"
     )
     command.add_argument("output", type=Path, metavar="OUT", help="folder to make")
+    add_skip_invalid(command)
     command.add_argument("--split", nargs="+", help="default: all found")
     command.add_argument("--format", choices=FORMATS, default="parquet", help="default: %(default)s")
     size = command.add_mutually_exclusive_group()
@@ -94,11 +98,20 @@ def add_action(actions, name: str, run: Callable, text: str) -> argparse.Argumen
     return command
 
 
-def add_dataset_action(actions, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
+def add_dataset_action(
+    actions, name: str, run: Callable, text: str, or_export: bool = False
+) -> argparse.ArgumentParser:
     command = add_action(actions, name, run, text)
     command.add_argument("dataset", choices=DATASETS, metavar="DATASET", help=", ".join(DATASETS))
-    command.add_argument("path", type=Path, metavar="PATH", help="the dataset's folder, or an export of it")
+    what = "the dataset's folder" + (", or an export of it" if or_export else "")
+    command.add_argument("path", type=Path, metavar="PATH", help=what)
     return command
+
+
+def add_skip_invalid(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--skip-invalid", action="store_true", help="leave out what has errors in the report of `salfom data check`"
+    )
 
 
 def reporting(run: Callable, args: argparse.Namespace) -> int:
@@ -167,7 +180,7 @@ def tables(args: argparse.Namespace, splits: list[str] | None) -> dict:
     """The rows, with paths of files, of the splits asked for, or of all."""
     from ..data import DATASETS
 
-    builder = DATASETS[args.dataset](data_dir=args.path, splits=splits)
+    builder = DATASETS[args.dataset](data_dir=args.path, splits=splits, skip_invalid=args.skip_invalid)
     builder.download_and_prepare()
     return dict(builder.as_dataset())
 
@@ -183,13 +196,13 @@ def show(args: argparse.Namespace) -> int:
     else:
         split = args.split or info["splits"][0]
         rows = load(args.dataset, args.path, split, streaming=True)
-    output = args.output or Path(f"{args.dataset}_{split}.png")
+    output = args.output or Path(f"{args.dataset}_{args.split or split}.png")
     if output.suffix.lower() not in IMAGE_SUFFIXES:
         raise UsageError(f"{output} is no picture; name one of {listed(IMAGE_SUFFIXES)}.")
     stills = args.dataset == "stills"
     wanted = SHEET_ROWS_OF_STILLS * args.frames if stills else SHEET_VIDEOS
     with atomic_output(output, args.overwrite) as temporary:
-        chosen = named(rows, split, args.video) if args.video else spread(rows, wanted)
+        chosen = named(rows, split, args.video) if args.video else from_all_over(rows, wanted)
         contact_sheet(map(open_sample, chosen), args.frames).save(temporary)
     print(f"{args.path} -> {output}")
     return 0
@@ -209,7 +222,7 @@ def named(rows, split: str, ids: list[str]) -> list[dict]:
     return [found[name] for name in ids]
 
 
-def spread(rows, wanted: int) -> Iterable[dict]:
+def from_all_over(rows, wanted: int) -> Iterable[dict]:
     """Rows from all over a table; the first ones of an export, which would have to be read to be skipped."""
     if not isinstance(rows, Sized):
         return islice(rows, wanted)

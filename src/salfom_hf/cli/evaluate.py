@@ -8,18 +8,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..pretrained import KNOWN
-from .common import UsageError, add_model_options, at_least_one, load_predictor, whole_number
-from .data import DATASETS, reporting
+from .common import UsageError, add_model_options, at_least_one, load_predictor, not_negative, whole_number
+from .data import DATASETS, add_skip_invalid, reporting
 
-
-def not_negative(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
-    return value
+# Where there are several splits and none is named; others are scored on "test".
+SPLITS = {"dhf1k": "val", "stills": "dev", "gazefolder": "validation"}
+STOPPED = "finished videos are kept: run the same command again to go on"
 
 
 def add(commands) -> None:
@@ -32,7 +26,10 @@ def add(commands) -> None:
     )
     command.add_argument("--dataset", required=True, choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
     command.add_argument("--data-dir", required=True, type=Path, help="folder of the dataset")
-    command.add_argument("--split", help="default: val (dhf1k), dev (stills), validation (gazefolder), else test")
+    command.add_argument(
+        "--split", help="default: the only one there is, or val (dhf1k), dev (stills), validation (gazefolder), else test"
+    )
+    add_skip_invalid(command)
     command.add_argument("-o", "--output", type=Path, help="folder of the results; default: evaluation_DATASET_SPLIT")
     command.add_argument(
         "--model", action="append", default=[], help=f"{', '.join(KNOWN)}, a folder, or a Hub name; may be repeated"
@@ -51,12 +48,14 @@ def add(commands) -> None:
         type=Path,
         metavar="DIR",
         help="maps made by any model, as DIR/VIDEO/FRAME.png (or .jpg, .npy), DIR/VIDEO.npz with the array 'maps', or "
-        "for stills DIR/IMAGE.png; may be repeated",
+        "for stills DIR/IMAGE.png; or the output folder of salfom predict --format maps or npz; may be repeated",
     )
     command.add_argument(
         "--metrics",
         nargs="+",
-        help="auc-judd, s-auc, s-auc-exact, nss, cc, sim, kld, ig; default: all but s-auc-exact, ig",
+        metavar="NAME",
+        help="auc_judd, auc_shuffled, auc_shuffled_exact, nss, cc, sim, kldiv, information_gain; default: all but "
+        "auc_shuffled_exact, information_gain",
     )
     command.add_argument(
         "--blur",
@@ -74,13 +73,13 @@ def add(commands) -> None:
     command.add_argument("--processes", type=at_least_one, default=1, help="how many work at once, default 1")
     add_model_options(command)
     command.add_argument("--overwrite", action="store_true", help="forget what the output folder holds")
-    command.set_defaults(run=lambda args: reporting(evaluate, args))
+    command.set_defaults(run=lambda args: reporting(evaluate, args), stopped=STOPPED)
 
     command = commands.add_parser(
         "submit",
         help="maps for the DHF1K server",
         description="Write the maps of DHF1K's test videos as its server wants them, OUTPUT/0701/0001.png and so on, "
-        "and check them. The same command goes on where it was stopped.",
+        "and check them. The same command goes on where it was stopped, and writes anew what does not pass the check.",
     )
     command.add_argument("--data-dir", required=True, type=Path, help="folder of DHF1K")
     command.add_argument("--split", default="test", help="default: %(default)s")
@@ -89,7 +88,7 @@ def add(commands) -> None:
     add_model_options(command)
     command.add_argument("--check", type=Path, metavar="DIR", help="only check this folder, whoever made it")
     command.add_argument("--overwrite", action="store_true", help="write all videos anew")
-    command.set_defaults(run=lambda args: reporting(submit, args))
+    command.set_defaults(run=lambda args: reporting(submit, args), stopped=STOPPED)
 
 
 def center_for(args: argparse.Namespace, dataset):
@@ -98,7 +97,7 @@ def center_for(args: argparse.Namespace, dataset):
     from ..evaluation import Center
 
     try:
-        training = load(args.dataset, args.data_dir, "train")
+        training = load(args.dataset, args.data_dir, "train", skip_invalid=args.skip_invalid)
     except DataError:
         return Center(source="the dataset's folder has no training split that can be loaded")
     # A single table of stills is any split that is asked for, so names do not tell.
@@ -134,12 +133,21 @@ def methods_for(args: argparse.Namespace, dataset) -> list:
     ]
 
 
+def default_split(args: argparse.Namespace) -> str:
+    """The split that the dataset is usually scored on, unless its folder holds a single other one."""
+    from ..data import DATASETS, splits_of
+
+    usual, found = SPLITS.get(args.dataset, "test"), splits_of(args.dataset, args.data_dir)
+    _, names = DATASETS[args.dataset].official_split(usual)
+    return usual if len(found) != 1 or found == names else found[0]
+
+
 def evaluate(args: argparse.Namespace) -> int:
     from .. import evaluation
     from ..data import load
 
-    split = args.split or {"dhf1k": "val", "stills": "dev", "gazefolder": "validation"}.get(args.dataset, "test")
-    dataset = load(args.dataset, args.data_dir, split)
+    split = args.split or default_split(args)
+    dataset = load(args.dataset, args.data_dir, split, skip_invalid=args.skip_invalid)
     output = args.output or Path(f"evaluation_{args.dataset}_{split}")
     about = {"dataset": args.dataset, "split": split}
     metrics = tuple(args.metrics or evaluation.DEFAULT_METRICS)
@@ -151,7 +159,7 @@ def evaluate(args: argparse.Namespace) -> int:
         evaluation.check_dataset(dataset)
         methods = methods_for(args, dataset)
         prior = None
-        if "ig" in protocol.metrics:
+        if "information_gain" in protocol.metrics:
             prior = next((method for method in methods if isinstance(method, evaluation.Center)), None)
             prior = prior or center_for(args, dataset)
         scores = evaluation.evaluate(
@@ -165,6 +173,7 @@ def evaluate(args: argparse.Namespace) -> int:
             progress=None,
             about=about,
         )
+        scores += evaluation.kept_scores(dataset, methods, output, protocol)
 
     stills = args.dataset == "stills"
     unit = ("image" if stills else "video") + ("" if len(dataset) == 1 else "s")
@@ -176,9 +185,11 @@ def evaluate(args: argparse.Namespace) -> int:
     }
     with in_one_sentence():
         evaluation.write_reports(output, scores, protocol, {**about, **run}, prior)
-        sheet = evaluation.picture(evaluation.Scorer(dataset, protocol, prior), methods, scores)
-        if sheet is not None:
-            evaluation.save_picture(sheet, output)
+        if evaluation.has_changed(output, "frames.png"):
+            named = scores[: len(methods)]
+            sheet = evaluation.picture(evaluation.Scorer(dataset, protocol, prior), methods, named)
+            if sheet is not None:
+                evaluation.save_picture(sheet, output)
     print(f"\n{output} holds {', '.join(name for name in evaluation.REPORTS if (output / name).is_file())}.")
     return 0
 

@@ -11,7 +11,7 @@ from ..output import FORMATS, default_output, write
 from ..pretrained import KNOWN
 from ..render import COLORMAPS
 from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, probe
-from .common import FAILURE, UsageError, add_model_options, load_predictor, report, seconds
+from .common import FAILURE, UsageError, add_model_options, load_predictor, not_negative, report
 
 
 def add(commands) -> None:
@@ -26,8 +26,8 @@ def add(commands) -> None:
     command.add_argument("--model", default="salfom", help=f"{', '.join(KNOWN)}, a folder, or a Hub name")
     add_model_options(command)
     command.add_argument("--colormap", choices=tuple(COLORMAPS), default="turbo")
-    command.add_argument("--start", type=seconds, default=0.0, help="seconds to skip")
-    command.add_argument("--duration", type=seconds, help="seconds to process")
+    command.add_argument("--start", type=not_negative, default=0.0, help="seconds to skip")
+    command.add_argument("--duration", type=not_negative, help="seconds to process")
     command.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     command.set_defaults(run=predict)
 

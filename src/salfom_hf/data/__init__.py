@@ -49,8 +49,24 @@ def load(name: str, data_dir, split: str = "train", **options) -> datasets.Datas
         return DATASETS[name].load(data_dir, split, **options)
     if info["dataset"] != name:
         raise DataError(f"{data_dir} is an export of {info['dataset']}, not of {name}; name that dataset.")
-    split, _ = DATASETS[name].official_split(split)
     return load_export(data_dir, split, streaming=options.get("streaming", False))
+
+
+def splits_of(name: str, data_dir) -> list[str]:
+    """
+    The splits that a dataset's folder, or an export, holds.
+
+    Args:
+        name: one of [`DATASETS`].
+
+    Raises:
+        DataError: the folder is not that of the dataset.
+    """
+    info = export_info(data_dir)
+    if info is not None:
+        return info["splits"]
+    builder = DATASETS[name]
+    return [split for split, items in builder.find(builder.find_root(data_dir), None)[0].items() if items]
 
 
 __all__ = [
@@ -81,4 +97,5 @@ __all__ = [
     "load_ucf_sports",
     "make_gazefolder",
     "open_sample",
+    "splits_of",
 ]

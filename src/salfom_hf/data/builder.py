@@ -123,16 +123,17 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         """What each split holds that can be used, and the report on all of it."""
         found, problems = cls.find(root, splits)
         left_out = sum(problem.fatal for problem in problems)
-        usable = {}
+        usable, hidden = {}, []
         for split, items in found.items():
             results = [cls.examine(item) for item in items]
             usable[split] = [part for parts, _ in results for part in parts]
             problems += [problem for _, more in results for problem in more]
             left_out += sum(cls.left_out(more) for _, more in results)
             if deep:
-                problems += [problem for more in decode_all(usable[split], cls.decode) for problem in more]
+                hidden += [problem for more in decode_all(usable[split], cls.decode) for problem in more]
         counts = {split: Found(*cls.count(items), cls.OFFICIAL.get(split)) for split, items in usable.items()}
-        return usable, Report(cls.TITLE, root, problems, counts, left_out, cls.UNIT)
+        num_hidden = sum(problem.fatal for problem in hidden)
+        return usable, Report(cls.TITLE, root, problems + hidden, counts, left_out, num_hidden, cls.UNIT)
 
     @classmethod
     def check(cls, data_dir: str | os.PathLike, split: str | None = None, decode: bool = False) -> Report:

@@ -173,6 +173,7 @@ class ClipDataset(data.Dataset):
         `frame`: int, index of the labelled frame in its video.
 
     Raises:
+        TypeError: the dataset is streamed.
         ValueError: an argument is outside its range.
 
     Example:
@@ -206,6 +207,8 @@ class ClipDataset(data.Dataset):
         size: tuple[int, int] | None = None,
         seed: int = 0,
     ):
+        if isinstance(dataset, IterableDataset):
+            raise TypeError("A streamed dataset has no rows to choose from; make a StreamedClipDataset of it.")
         self.dataset = dataset.with_format("arrow")
         self.maker = ClipMaker(processor, num_frames, sampling, clips_per_video, spacing, augmentation, size)
         self.seed = seed

@@ -8,10 +8,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..render import overlay
+from ..sliding_window import batched
 from .samples import GazeStill, GazeVideo
 
 # Pixels, if not said otherwise.
 CELL_AREA = 320 * 200
+COLUMNS = 12  # pictures side by side; more go below
 MARGIN, GAP, GUTTER, MIN_WIDTH = 28, 8, 96, 640
 TITLE_SIZE, TEXT_SIZE = 24, 16
 LINE = 22
@@ -62,6 +64,12 @@ def video_block(video: GazeVideo, num_frames: int, cell: tuple[int, int]) -> Blo
     labels = "" if video.has_labels else ", no labels"
     note = f"{width}x{height}, {video.fps:g} fps, {count(video.num_frames, 'frame')}{labels}"
     return Block(video.id, note, panels)
+
+
+def wrapped(block: Block) -> list[Block]:
+    """A block in rows that fit on a sheet; the title is above the first."""
+    rows = list(batched(block.panels, COLUMNS))
+    return [block._replace(panels=rows[0]), *(Block("", "", row) for row in rows[1:])]
 
 
 def still_panel(still: GazeStill, cell: tuple[int, int]) -> Panel:
@@ -158,12 +166,12 @@ def contact_sheet(samples: Iterable[GazeVideo | GazeStill], num_frames: int = 5)
     """
     Frames, density maps and fixations of some videos or stills in one picture.
 
-    Each video has a row of frames; below each are its density as a heat map over it, and its fixations as dots.
-    Stills stand side by side. Images of other shapes than most are letterboxed.
+    Each video has a row of frames, or several of up to 12; below each frame are its density as a heat map over it, and
+    its fixations as dots. Stills stand side by side. Images of other shapes than most are letterboxed.
 
     Args:
         samples: as `open_sample` gives them; the sheet shows all of them, so take a few.
-        num_frames: frames per video, and stills per row.
+        num_frames: frames per video, and stills per row, of which 12 fit.
 
     Raises:
         ValueError: there are no samples.
@@ -174,8 +182,13 @@ def contact_sheet(samples: Iterable[GazeVideo | GazeStill], num_frames: int = 5)
         raise ValueError("There is nothing to show.")
     cell = cell_size(samples)
     stills = iter([still_panel(sample, cell) for sample in samples if isinstance(sample, GazeStill)])
-    blocks = [video_block(sample, num_frames, cell) for sample in samples if isinstance(sample, GazeVideo)]
-    while row := list(islice(stills, num_frames)):
+    blocks = [
+        block
+        for sample in samples
+        if isinstance(sample, GazeVideo)
+        for block in wrapped(video_block(sample, num_frames, cell))
+    ]
+    while row := list(islice(stills, min(num_frames, COLUMNS))):
         blocks.append(Block("", "", row))
     columns = max(len(block.panels) for block in blocks)
     # Wide enough for the title of a video even where it has a single frame.

@@ -79,7 +79,8 @@ class DHF1K(VideoBuilder):
         )
 
 
-def _split_of(number: int) -> str | None:
+def split_of(number: int) -> str | None:
+    """The official split of a video, by its number; None for a number that DHF1K lacks."""
     return next((split for split, (first, last) in _NUMBERS.items() if first <= number <= last), None)
 
 
@@ -102,9 +103,9 @@ def _numbered(
         name = path.stem if suffixes else entry.name
         if not (name.isascii() and name.isdigit()) or (suffixes and path.suffix.lower() not in suffixes):
             problems.append(Problem("unexpected", path, "is not named as a video is", fatal=False))
-        elif _split_of(int(name)) is None:
+        elif split_of(int(name)) is None:
             problems.append(Problem("unexpected", path, "DHF1K's videos have numbers 1 to 1000", fatal=False))
-        elif _split_of(int(name)) not in splits:
+        elif split_of(int(name)) not in splits:
             continue
         elif suffixes and entry.is_dir():
             broken.add(int(name))
@@ -140,7 +141,7 @@ def _find_videos(root: Path, splits: tuple[str, ...]) -> tuple[dict[str, list[Cl
     for number, video in videos.items():
         if number in broken_annotations:
             continue
-        split, labels = _split_of(number), {}
+        split, labels = split_of(number), {}
         if split != "test":
             folder = annotations.get(number, root / "annotation" / f"{number:04d}")
             labels = {"maps": folder / "maps", "fixations": folder / "fixation"}
@@ -163,12 +164,12 @@ def _find_frames(root: Path, splits: tuple[str, ...]) -> tuple[dict[str, list[Cl
         for number, path in clips.items():
             labels = {} if split == "test" else {"maps": path / "maps", "fixations": path / "fixation"}
             found[split].append(Clip(f"{number:04d}", images=path / "images", fps=_FPS, **labels))
-            if _split_of(number) != split:
-                text = f"belongs to {_split_of(number)}, so that scores cannot be compared with others'"
+            if split_of(number) != split:
+                text = f"belongs to {split_of(number)}, so that scores cannot be compared with others'"
                 problems.append(Problem("split", path, text, fatal=False))
     return found, problems
 
 
 load_dhf1k = DHF1K.load
 
-__all__ = ["DHF1K", "load_dhf1k"]
+__all__ = ["DHF1K", "load_dhf1k", "split_of"]

@@ -9,7 +9,6 @@ in order, uncompressed).
 import io
 import json
 import os
-import re
 import tarfile
 import tempfile
 import zipfile
@@ -289,15 +288,19 @@ def load_export(
 
     Args:
         path: the folder that `export_dataset` made, or the name of a dataset on the Hub that was uploaded from one.
-        split: as exported; without streaming also a part such as `"train[:90%]"`.
+        split: as exported, or, of a folder, as the dataset's own loader takes it (`"val"`: `"validation"`); without
+            streaming also a part such as `"train[:90%]"`.
 
     Raises:
         DataError: there is no such export or split.
     """
+    from . import DATASETS  # Complete only when all of the package is imported.
+
     info = export_info(path)
     if info is not None:
+        split, names = DATASETS[info["dataset"]].official_split(split)
         # Named one by one, for then `datasets` notices in its cache when they have changed.
-        source, splits = info["format"], set(info["splits"]) & set(re.findall(r"[\w.]+", split))
+        source, splits = info["format"], set(info["splits"]) & set(names)
         if not splits:
             raise DataError(f"{path} has no split {split!r}, but {' and '.join(info['splits'])}.")
         shards = {name: [str(file) for file in sorted(Path(path, "data").glob(f"{name}-*"))] for name in splits}
@@ -310,7 +313,14 @@ def load_export(
     try:
         # One row at a time between reading and writing, for rows are large.
         dataset = load_dataset(source, split=split, streaming=streaming, writer_batch_size=1, **options)
-    except (ValueError, FileNotFoundError, ConnectionError) as error:
+    except (FileNotFoundError, ConnectionError) as error:
+        if info is not None:
+            raise DataError(f"Cannot load the split {split!r} of {path}: {error}") from error
+        raise DataError(
+            f"There is no folder {path}, and no dataset of that name on the Hub could be reached; check the path or the "
+            "name."
+        ) from error
+    except ValueError as error:
         raise DataError(f"Cannot load the split {split!r} of {path}: {error}") from error
     if "json" not in dataset.features:
         return dataset

@@ -88,6 +88,7 @@ class Report:
         found: per split.
         left_out: number of videos or images that `skip_invalid=True` leaves out; those whose damage only shows when
             every file is read are not among them.
+        hidden: number of errors that only show when every file is read.
         unit: what a row is, `"videos"` or `"images"`.
     """
 
@@ -96,6 +97,7 @@ class Report:
     problems: list[Problem]
     found: dict[str, Found]
     left_out: int = 0
+    hidden: int = 0
     unit: str = "videos"
 
     @property
@@ -127,10 +129,16 @@ class Report:
             lines.append(f"Found: {split}: {found.items}{official} {self.unit}{frames}.")
         if self.left_out:
             lines.append(
-                f"Mend the errors, or leave out {counted(self.left_out, self.unit[:-1])} with skip_invalid=True."
+                f"Mend the errors, or leave out {counted(self.left_out, self.unit[:-1])} with skip_invalid=True, in "
+                "commands --skip-invalid."
             )
         elif fatal:
             lines.append("Mend the errors.")
+        if self.hidden:
+            lines.append(
+                f"Loading reads names and headers only: it does not notice {counted(self.hidden, 'error')} of these, "
+                f"whose {self.unit} are among those found."
+            )
         return "\n".join(lines)
 
 

@@ -149,7 +149,8 @@ class GazeStill:
     fps = float(IMAGE_RATE)
 
     def __init__(self, row: dict):
-        self.id = self.file_name = str(row["image_id"])
+        self.id: str = row["image_id"]
+        self.file_name = self.id
         self.size: tuple[int, int] = (row["height"], row["width"])
         self.x = np.asarray(row["fixation_x"], np.float32)
         self.y = np.asarray(row["fixation_y"], np.float32)

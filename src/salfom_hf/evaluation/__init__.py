@@ -11,7 +11,7 @@ from .methods import (
     SpectralResidual,
 )
 from .report import picture, save_picture, table, write_reports
-from .running import REPORTS, check_dataset, evaluate
+from .running import REPORTS, check_dataset, evaluate, has_changed, kept_scores
 from .scoring import DEFAULT_METRICS, METRICS, Protocol, Scorer, Scores
 from .submission import check_submission, write_submission
 
@@ -33,6 +33,8 @@ __all__ = [
     "check_dataset",
     "check_submission",
     "evaluate",
+    "has_changed",
+    "kept_scores",
     "picture",
     "save_picture",
     "table",

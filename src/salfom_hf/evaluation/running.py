@@ -19,7 +19,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from ..data.samples import open_sample
+from ..data.clips import lazy_row
 from ..files import atomic_output
 from ..sliding_window import batched
 from .methods import Center, EvaluationError, Method
@@ -27,6 +27,7 @@ from .scoring import Protocol, Scorer, Scores, chosen_frames, frame_counts
 
 STILLS_AT_ONCE = 10  # images per unit of work
 
+SETTINGS = "settings.json"
 REPORTS = ("results.json", "videos.csv", "frames.png")  # beside the scores of each video
 
 
@@ -37,10 +38,25 @@ def check_dataset(dataset) -> None:
     """
     if not len(dataset):
         raise EvaluationError("The dataset has no videos; name another split.")
-    if "maps" in dataset.features and not open_sample(dataset[0]).has_labels:
+    if "maps" not in dataset.features:
+        return
+    # A row may hold whole files, of which nothing is read here.
+    light = dataset.select_columns(["video_id", "num_frames", "maps", "fixations"]).with_format("arrow")
+    rows = (lazy_row(light[index]) for index in range(len(light)))
+    unlabelled = [
+        row["video_id"]
+        for row in rows
+        if min(len(row[labels] or ()) for labels in ("maps", "fixations")) < row["num_frames"]
+    ]
+    if len(unlabelled) == len(light):
         raise EvaluationError(
             "This split comes without density and fixation maps, so it cannot be scored here; write its maps for the "
             "DHF1K server with `salfom submit`, or name another split."
+        )
+    if unlabelled:
+        raise EvaluationError(
+            f"{len(unlabelled)} of {len(light)} videos lack density or fixation maps, such as {unlabelled[0]}; name a "
+            "split that has them for every frame."
         )
 
 
@@ -101,14 +117,15 @@ def evaluate(
     repeated = [name for name, count in Counter(method.name for method in methods).items() if count > 1]
     if repeated:
         raise EvaluationError(f"Two methods are called {repeated[0]}; name each once.")
-    if "ig" in protocol.metrics and prior is None:
+    if "information_gain" in protocol.metrics and prior is None:
         raise EvaluationError("Information gain needs a prior to be measured over; name the center.")
     check_dataset(dataset)
     for method in methods:
         method.check(dataset)
     claim(output, dataset, methods, protocol, prior, overwrite, about or {})
 
-    jobs = list(planned(dataset, methods, protocol, output))
+    names = [method.name for method in methods]
+    jobs = list(planned(dataset, names, protocol, output))
     waiting = [job for job in jobs if not job.path.is_file()]
     total = sum(job.frames for job in jobs)
     done = total - sum(job.frames for job in waiting)
@@ -117,23 +134,52 @@ def evaluate(
         run = run_here if processes == 1 else functools.partial(run_in_processes, processes=processes)
         run(waiting, Work(dataset, list(methods), protocol, prior), bar)
     return [
-        Scores(
-            method.name,
-            method.description,
-            method.fingerprint,
-            [record for job in jobs if job.method == number for record in read_json(job.path)],
-        )
+        Scores(method.name, method.description, method.fingerprint, records(jobs, number))
         for number, method in enumerate(methods)
     ]
 
 
-def planned(dataset, methods: Sequence[Method], protocol: Protocol, output: Path) -> Iterator[Job]:
-    """The units of work: one video, or some stills, by one method."""
+def records(jobs: Sequence[Job], method: int) -> list[dict]:
+    """What the files of the jobs of one method hold."""
+    return [record for job in jobs if job.method == method for record in read_json(job.path)]
+
+
+def kept_scores(dataset, methods: Sequence[Method], output: str | os.PathLike, protocol: Protocol) -> list[Scores]:
+    """
+    The scores of the other methods in a folder of results: those of earlier runs that are complete.
+
+    Args:
+        dataset, methods, output, protocol: as [`evaluate`] was just called with.
+    """
+    output = Path(output)
+    others = read_json(output / SETTINGS)["methods"]
+    for method in methods:
+        others.pop(method.name, None)
+    jobs = list(planned(dataset, list(others), protocol, output))
+    unfinished = {job.method for job in jobs if not job.path.is_file()}
+    return [
+        Scores(name, about["description"], about["fingerprint"], records(jobs, number))
+        for number, (name, about) in enumerate(others.items())
+        if number not in unfinished
+    ]
+
+
+def has_changed(output: str | os.PathLike, report: str) -> bool:
+    """Whether scores in a folder of results are newer than a report there, or the report is missing."""
+    output = Path(output)
+    if not (output / report).is_file():
+        return True
+    written = (output / report).stat().st_mtime_ns
+    return any(path.stat().st_mtime_ns > written for path in (output / "videos").glob("*/*.json"))
+
+
+def planned(dataset, methods: Sequence[str], protocol: Protocol, output: Path) -> Iterator[Job]:
+    """The units of work: one video, or some stills, by one method; `methods` are names."""
     frames = [len(chosen) for chosen in chosen_frames(frame_counts(dataset), protocol)]
     size = 1 if "num_frames" in dataset.features else STILLS_AT_ONCE
-    for number, method in enumerate(methods):
+    for number, name in enumerate(methods):
         for rows in batched(range(len(dataset)), size):
-            path = output / "videos" / folder_name(method.name) / f"{rows[0]:06d}.json"
+            path = output / "videos" / folder_name(name) / f"{rows[0]:06d}.json"
             yield Job(number, tuple(rows), path, sum(frames[row] for row in rows))
 
 
@@ -145,7 +191,7 @@ def folder_name(name: str) -> str:
 
 def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: bool, about: dict) -> None:
     """
-    Note the settings in `output/settings.json`, or find that they are those of the run that is resumed.
+    Note the settings in the folder, or find that they are those of the run that is resumed.
 
     Raises:
         EvaluationError: the folder holds other results, or other files.
@@ -156,9 +202,9 @@ def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: 
         "videos": digest[:16],
         **{name: list(value) if name == "metrics" else value for name, value in asdict(protocol).items()},
         "prior": prior and prior.fingerprint,
-        "methods": {method.name: method.fingerprint for method in methods},
+        "methods": {m.name: {"description": m.description, "fingerprint": m.fingerprint} for m in methods},
     }
-    place = output / "settings.json"
+    place = output / SETTINGS
     if place.is_file() and overwrite:
         shutil.rmtree(output / "videos", ignore_errors=True)
         for name in REPORTS:
@@ -276,4 +322,4 @@ def do_in_process(job: Job) -> None:
     _work.do(job, count_frames)
 
 
-__all__ = ["REPORTS", "check_dataset", "evaluate"]
+__all__ = ["REPORTS", "check_dataset", "evaluate", "has_changed", "kept_scores"]

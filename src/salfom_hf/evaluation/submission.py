@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from .. import __version__
+from ..data.dhf1k import DHF1K, split_of
 from ..data.samples import GazeVideo, open_sample
 from ..files import atomic_output
 from ..render import to_gray
@@ -33,20 +34,22 @@ def write_submission(
     """
     Write `output/VIDEO/FRAME.png`, each map scaled from its minimum…maximum to 0…255, at the size of the video.
 
-    Each video appears when it is complete, and one that is there already is kept: a stopped run goes on.
+    Each video appears when it is complete, and one that is there already and without fault is kept: a stopped run goes
+    on.
 
     Args:
         dataset: rows of DHF1K; labels are not needed.
         method: what gives the maps.
         output: folder; how it was made is noted beside it, in a file of its name and .json.
-        overwrite: write all videos anew, and replace those there.
+        overwrite: write all videos anew, and replace those there, whatever model they are of.
         advance: called with the number of frames that have been dealt with, again and again.
 
     Returns:
         Number of videos written.
 
     Raises:
-        EvaluationError: the folder holds maps of another model or other options.
+        EvaluationError: the folder holds maps of another model or other options, or other files among maps that have to
+            be written anew.
     """
     output = Path(output)
     note = {"package": "salfom-hf", "version": __version__, "model": method.name, "maps": method.description,
@@ -70,10 +73,13 @@ def write_submission(
     for row in dataset:
         sample = open_sample(row)
         folder = output / sample.id
-        if folder.is_dir():
+        if not faults(sample, folder):
             advance(sample.num_frames)
             continue
-        with atomic_output(folder) as temporary:
+        others = strays(sample, folder)
+        if others:
+            raise EvaluationError(f"{'; '.join(others)}; move them elsewhere, for its maps have to be written anew.")
+        with atomic_output(folder, overwrite=True) as temporary:
             temporary.mkdir()
             maps = method.maps(sample, range(sample.num_frames))
             for name, saliency in zip(sample.frame_names, maps, strict=True):
@@ -107,7 +113,7 @@ def check_submission(dataset, folder: str | os.PathLike, advance: Callable[[int]
     for row in dataset:
         sample = open_sample(row)
         expected.add(sample.id)
-        problems += check_video(sample, folder / sample.id)
+        problems += faults(sample, folder / sample.id) + strays(sample, folder / sample.id)
         frames += sample.num_frames
         advance(sample.num_frames)
     problems += [f"{name} does not belong here" for name in sorted({p.name for p in folder.iterdir()} - expected)]
@@ -116,22 +122,35 @@ def check_submission(dataset, folder: str | os.PathLike, advance: Callable[[int]
         raise EvaluationError(
             f"{folder} is not fit to be submitted: {'; '.join(problems[:LISTED])}{more}; write what is wrong anew."
         )
-    return f"{folder} is complete: {len(expected)} videos, {frames:,} grey maps."
+    tests, wanted = sum(split_of(int(name)) == "test" for name in expected), DHF1K.OFFICIAL["test"]
+    if tests == wanted:
+        return f"{folder} is complete: {tests} test videos, {frames:,} grey maps."
+    return (
+        f"{folder} holds {frames:,} grey maps without fault, but {tests} of {wanted} test videos; the server wants all "
+        "of them."
+    )
 
 
-def check_video(sample: GazeVideo, folder: Path) -> list[str]:
+def map_names(sample: GazeVideo) -> list[str]:
+    return [f"{name}.png" for name in sample.frame_names]
+
+
+def strays(sample: GazeVideo, folder: Path) -> list[str]:
+    """Which other files are in the folder of a video, in words."""
+    surplus = sorted({path.name for path in folder.iterdir()} - set(map_names(sample))) if folder.is_dir() else []
+    return [f"{folder.name} has {len(surplus)} other files, the first is {surplus[0]}"] if surplus else []
+
+
+def faults(sample: GazeVideo, folder: Path) -> list[str]:
     """What is wrong with the maps of one video, in words."""
     if not folder.is_dir():
         return [f"the folder {folder.name} is missing"]
-    names = [f"{name}.png" for name in sample.frame_names]
+    names = map_names(sample)
     found = {path.name for path in folder.iterdir()}
     missing = [name for name in names if name not in found]
-    surplus = sorted(found - set(names))
     problems = []
     if missing:
         problems.append(f"{folder.name} lacks {len(missing)} of {len(names)} maps, the first is {missing[0]}")
-    if surplus:
-        problems.append(f"{folder.name} has {len(surplus)} other files, the first is {surplus[0]}")
     height, width = sample.size
     for name in names:
         if name in found:
