@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from salfom_hf import SaliencyPredictor
-from salfom_hf.data import load_stills, load_ucf_sports
+from salfom_hf.data import load_dhf1k, load_stills, load_ucf_sports
 from salfom_hf.data.samples import open_sample
 from salfom_hf.evaluation import Center, EvaluationError, InterObserver, Model, Predictions, SpectralResidual
 from salfom_hf.evaluation.methods import spectral_residual
@@ -236,9 +236,29 @@ def test_maps_of_a_video_may_be_one_archive(tmp_path, testing, video, save):
     np.testing.assert_array_equal(found, maps[[2, 3, 19]])
 
 
-def test_numbers_may_have_three_digits(tmp_path, dhf1k_frames):
-    from salfom_hf.data import load_dhf1k
+def test_a_video_may_end_after_its_labels(tmp_path, video):
+    maps = np.random.default_rng(0).random((video.num_frames + 2, 5, 7))
+    np.savez(tmp_path / f"{video.id}.npz", maps=maps)
+    np.testing.assert_allclose(next(Predictions(tmp_path).maps(video, [19])), maps[19], rtol=1e-6)
 
+
+@pytest.mark.parametrize("name", ["0601", "601"])
+@pytest.mark.parametrize("end", ["_npz.npz", ".npz", "_maps", ""])
+def test_maps_may_have_the_id_of_a_video_or_the_name_of_its_file(tmp_path, dhf1k_official, name, end):
+    dataset = load_dhf1k(dhf1k_official, "val").select([0])
+    if end.endswith(".npz"):
+        np.savez(tmp_path / f"{name}{end}", maps=np.arange(20.0).repeat(4).reshape(20, 2, 2) / 255)
+    else:
+        folder = tmp_path / f"{name}{end}"
+        folder.mkdir()
+        for number in range(20):
+            Image.fromarray(np.full((2, 2), number, np.uint8)).save(folder / f"{number + 1:04d}.png")
+    method = Predictions(tmp_path)
+    method.check(dataset)
+    assert corners(method, open_sample(dataset[0]), [0, 11]) == [0, 11]
+
+
+def test_numbers_may_have_three_digits(tmp_path, dhf1k_frames):
     dataset = load_dhf1k(dhf1k_frames, "val").select([0])
     (tmp_path / "601").mkdir()
     for number in range(1, 21):
@@ -255,6 +275,13 @@ def test_maps_of_stills_have_the_names_of_images(tmp_path, stills_parquet):
     method = Predictions(tmp_path)
     method.check(dataset)
     assert [corners(method, open_sample(row), [0]) for row in dataset] == [[1], [2]]
+    for file in tmp_path.iterdir():
+        file.unlink()
+    (tmp_path / "dev_1_maps").mkdir()
+    Image.fromarray(np.full((2, 2), 3, np.uint8)).save(tmp_path / "dev_1_maps" / "0001.png")
+    np.savez(tmp_path / "dev_2_npz.npz", maps=np.full((1, 2, 2), 4 / 255))
+    method.check(dataset)
+    assert [corners(method, open_sample(row), [0]) for row in dataset] == [[3], [4]]
 
 
 def test_missing_maps_are_counted(predictions, testing, video):
@@ -290,11 +317,11 @@ def test_damaged_maps_are_named(predictions, video, content):
     assert str(file) in str(error.value)
 
 
-@pytest.mark.parametrize("case", ["number", "dimensions", "name", "damaged"])
+@pytest.mark.parametrize("case", ["number", "more", "dimensions", "name", "damaged"])
 def test_damaged_archives_are_named(tmp_path, video, case):
     file = tmp_path / f"{video.id}.npz"
-    shapes = {"number": (19, 4, 5), "dimensions": (20, 20), "name": (20, 4, 5), "damaged": (20, 4, 5)}
-    np.savez(file, **{"other" if case == "name" else "maps": np.zeros(shapes[case])})
+    shape = {"number": (19, 4, 5), "more": (23, 4, 5), "dimensions": (20, 20)}.get(case, (20, 4, 5))
+    np.savez(file, **{"other" if case == "name" else "maps": np.zeros(shape)})
     if case == "damaged":
         file.write_bytes(file.read_bytes()[:-60])
     with pytest.raises(EvaluationError, match="npz"):

@@ -110,8 +110,28 @@ def test_show_makes_a_picture_in_the_working_folder(salfom, folder, ucf_sports):
     assert names(folder) == ["ucf_sports_train.png"]
     three = Image.open("ucf_sports_train.png").height
     assert salfom("show", "ucf_sports", ucf_sports, "--split", "testing")[0] == 0
-    one = Image.open("ucf_sports_test.png").height
+    one = Image.open("ucf_sports_testing.png").height
     assert three - one == pytest.approx(2 * one, rel=0.1)
+
+
+def test_what_is_invalid_is_left_out_on_demand(salfom, mine):
+    (mine / "training" / "Lifting-003" / "maps" / "Lifting-003_105.png").unlink()
+    assert "--skip-invalid" in salfom("check", "ucf_sports", mine, "--quick")[1].out
+    for command in (("show", "ucf_sports", mine), ("export", "ucf_sports", mine, "out")):
+        assert salfom(*command)[0] == 2
+        # With other splits than in the command before: what is said of a table is said when it is made.
+        code, said = salfom(*command, "--split", "train", *(["test"] if "out" in command else []), "--skip-invalid")
+        assert (code, "Left out of UCF-Sports: 1 video." in said.err) == (0, True)
+    assert "train 2" in said.out
+    evaluate = ["evaluate", "--dataset", "ucf_sports", "--data-dir", str(mine), "--split", "train", "--baseline",
+                "center", "--metrics", "nss"]  # fmt: skip
+    assert cli.main(evaluate) == 2
+    assert cli.main([*evaluate, "--skip-invalid"]) == 0
+
+
+def test_only_what_takes_an_export_says_so(salfom):
+    for command, accepted in (("check", False), ("export", False), ("show", True)):
+        assert ("or an export of it" in " ".join(salfom(command, "--help")[1].out.split())) == accepted
 
 
 def test_show_takes_names_and_numbers(salfom, folder, ucf_sports):

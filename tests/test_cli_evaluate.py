@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from salfom_hf import cli
+from salfom_hf.data import export_dataset, load_stills
+from salfom_hf.evaluation import Center
 
 
 @pytest.fixture
@@ -99,9 +101,59 @@ def test_the_centre_is_not_fitted_to_the_images_that_are_scored(salfom, stills_p
     assert any("the training split is itself scored" in line for line in out)
 
 
+@pytest.mark.parametrize("single", ["table", "folder", "export"])
+def test_the_only_split_is_scored_and_named(salfom, stills_parquet, stills_folder, single):
+    if single == "export":
+        export_dataset({"train": load_stills(stills_parquet, "train")}, "out", "stills")
+    place = {"table": stills_parquet / "train.parquet", "folder": stills_folder / "train", "export": "out"}[single]
+    code, out, _ = salfom("evaluate", "--dataset", "stills", "--data-dir", place, "--baseline", "center",
+                          "--metrics", "nss", model=False)  # fmt: skip
+    assert (code, out[0]) == (0, "stills, split train: 4 images")
+    assert json.loads(Path("evaluation_stills_train/results.json").read_text())["split"] == "train"
+
+
+def test_of_several_splits_the_usual_one_is_scored(salfom, stills_folder):
+    _, out, _ = salfom("evaluate", "--dataset", "stills", "--data-dir", stills_folder, "--baseline", "center",
+                       "--metrics", "nss", model=False)  # fmt: skip
+    assert out[0] == "stills, split dev: 2 images"
+
+
+def test_methods_of_earlier_runs_are_reported_too(salfom, dhf1k_frames):
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--metrics", "cc", "nss", "-o", "out")
+    _, first, _ = salfom("evaluate", *arguments, "--baseline", "center", model=False)
+    picture = Path("out/frames.png").read_bytes()
+    code, second, _ = salfom("evaluate", *arguments, "--baseline", "spectral-residual", model=False)
+    assert code == 0
+    assert [row[0] for row in rows(second)] == ["method", "spectral-residual", "center"]
+    assert rows(second)[2] == rows(first)[1]
+    assert next(line for line in first if line.startswith("center: ")) in second
+    results = json.loads(Path("out/results.json").read_text())
+    assert [method["name"] for method in results["methods"]] == ["spectral-residual", "center"]
+    assert Path("out/videos.csv").read_text().count("center,") == 2
+    assert Path("out/frames.png").read_bytes() != picture
+    next(Path("out/videos/center").iterdir()).unlink()
+    assert len(rows(salfom("evaluate", *arguments, "--baseline", "spectral-residual", model=False)[1])) == 2
+
+
+def test_frames_are_not_drawn_again_without_new_scores(salfom, dhf1k_frames, monkeypatch):
+    arguments = ("evaluate", "--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--metrics", "nss", "--baseline",
+                 "center", "-o", "out")  # fmt: skip
+    expected = salfom(*arguments, model=False)[1]
+    asked = []
+    maps = Center.maps
+    monkeypatch.setattr(Center, "maps", lambda *given: asked.append(given) or maps(*given))
+    assert salfom(*arguments, model=False)[1] == expected
+    assert asked == []
+    picture = Path("out/frames.png").read_bytes()
+    Path("out/frames.png").unlink()
+    assert salfom(*arguments, model=False)[1] == expected
+    assert Path("out/frames.png").read_bytes() == picture
+    assert asked
+
+
 def test_stills(salfom, stills_parquet):
     code, out, err = salfom("evaluate", "--dataset", "stills", "--data-dir", stills_parquet, "--baseline", "center",
-                            "--baseline", "inter-observer", "--metrics", "nss", "ig")  # fmt: skip
+                            "--baseline", "inter-observer", "--metrics", "nss", "information_gain")  # fmt: skip
     assert code == 0
     assert len(rows(out)) == 4
     assert rows(out)[2][2] == "0.000"  # The center's gain over itself.
@@ -127,13 +179,48 @@ def test_maps_of_others(salfom, dhf1k_frames):
     refused(salfom("evaluate", *arguments, model=False), "1 of 40 predictions are missing")
 
 
+@pytest.mark.parametrize("output_format", ["maps", "npz"])
+def test_what_predict_writes_for_videos_is_scored(salfom, dhf1k_official, model_folder, output_format):
+    videos = [dhf1k_official / "video" / f"{number}.AVI" for number in (601, 602)]
+    assert salfom("predict", *videos, "--format", output_format, "-o", "predictions")[0] == 0
+    code, out, _ = salfom("evaluate", "--dataset", "dhf1k", "--data-dir", dhf1k_official, "--predictions",
+                          "predictions", "--metrics", "nss", "cc")  # fmt: skip
+    assert code == 0
+    own, read = rows(out)[1:]
+    assert (own[0], read[0]) == (str(model_folder), "predictions")
+    # In 8 or 16 bits per pixel.
+    assert [float(cell) for cell in read[1:]] == pytest.approx([float(cell) for cell in own[1:]], abs=0.02)
+
+
+@pytest.mark.parametrize("output_format", ["maps", "npz"])
+def test_what_predict_writes_for_stills_is_scored(salfom, stills_folder, output_format):
+    images = sorted((stills_folder / "train" / "images").iterdir())
+    assert salfom("predict", *images, "--format", output_format, "-o", "predictions")[0] == 0
+    code, out, _ = salfom("evaluate", "--dataset", "stills", "--data-dir", stills_folder, "--split", "train",
+                          "--predictions", "predictions", "--metrics", "nss", "cc")  # fmt: skip
+    assert code == 0
+    own, read = rows(out)[1:]
+    assert [float(cell) for cell in read[1:]] == pytest.approx([float(cell) for cell in own[1:]], abs=0.02)
+
+
+def test_a_stopped_run_says_that_it_can_go_on(salfom, dhf1k_frames, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Center, "maps", stop)
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--baseline", "center")
+    code, _, err = salfom("evaluate", *arguments, model=False)
+    assert code == 130
+    assert err == ["salfom: stopped; finished videos are kept: run the same command again to go on."]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--split", "test"], "salfom submit"),
         (["--baseline", "inter-observer"], "inter-observer needs to know who"),
         (["--baseline", "middle"], "no baseline 'middle'; take center, spectral-residual, inter-observer"),
-        (["--metrics", "auc"], "metrics must be some of auc-judd"),
+        (["--metrics", "auc"], "metrics must be some of auc_judd"),
         (["--predictions", "nowhere"], "no folder nowhere"),
         (["--model", "nowhere"], "Cannot load the model 'nowhere'"),
         (["--split", "nonsense"], "nonsense"),
@@ -216,18 +303,21 @@ def test_maps_that_a_metric_does_not_take_are_named(salfom, dhf1k_frames):
         Path("logs").mkdir(exist_ok=True)
         np.savez(f"logs/{video}.npz", maps=np.random.default_rng(0).normal(size=(20, 8, 8)))
     arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "logs", "--metrics")
-    refused(salfom("evaluate", *arguments, "kld", model=False), "Cannot score logs on 0601: saliency holds negative")
+    refused(salfom("evaluate", *arguments, "kldiv", model=False), "Cannot score logs on 0601: saliency holds negative")
     assert salfom("evaluate", *arguments, "nss", "-o", "out", model=False)[0] == 0
 
 
 def test_a_submission_is_written_and_checked(salfom, dhf1k_official):
     code, out, err = salfom("submit", "--data-dir", dhf1k_official)
-    assert (code, out, err) == (0, ["submission is complete: 1 videos, 20 grey maps."], [])
+    said = "submission holds 20 grey maps without fault, but 1 of 300 test videos; the server wants them all."
+    assert (code, out, err) == (0, [said], [])
     with Image.open("submission/0701/0020.png") as image:
         assert (image.mode, image.size, np.asarray(image).max()) == ("L", (96, 64), 255)
     assert salfom("submit", "--data-dir", dhf1k_official)[1] == out
     assert salfom("submit", "--data-dir", dhf1k_official, "--check", "submission", model=False)[1] == out
     Path("submission/0701/0007.png").unlink()
-    refused(salfom("submit", "--data-dir", dhf1k_official), "0701 lacks 1 of 20 maps, the first is 0007.png")
+    check = ("submit", "--data-dir", dhf1k_official, "--check", "submission")
+    refused(salfom(*check, model=False), "0701 lacks 1 of 20 maps, the first is 0007.png")
+    assert salfom("submit", "--data-dir", dhf1k_official)[:2] == (0, out)
     refused(salfom("submit", "--data-dir", dhf1k_official, "--stride", "3"), "pass --overwrite")
     assert salfom("submit", "--data-dir", dhf1k_official, "--overwrite")[1] == out

@@ -476,6 +476,11 @@ def test_an_empty_dataset_cannot_be_mixed_in(parts, processor):
 # Streams.
 
 
+def test_a_stream_is_for_another_class(train, processor):
+    with pytest.raises(TypeError, match="make a StreamedClipDataset of it"):
+        ClipDataset(train.to_iterable_dataset(), processor)
+
+
 def streamed(dataset, processor, **options):
     return StreamedClipDataset(dataset, processor, num_frames=2, **options)
 

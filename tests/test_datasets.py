@@ -317,6 +317,17 @@ def test_problems_of_folders_of_stills(tmp_path):
     [(kind, fatal, message)] = problem_texts(root)
     assert (kind, fatal) == ("columns", True)
     assert "left" in message
+    line = len(text.splitlines()) + 1
+    assert f"line {line}, column x: left is not a number" in message
+    assert "fixations.csv: line" in str(Stills.check(root))
+    for row, words in (
+        ("train_1.png,1,,0", f"line {line}, column y: the cell is empty"),
+        ("train_1.png,1,nan,0", f"line {line}, column y: nan is not a number"),
+        ("\ntrain_1.png,1,1,", f"line {line + 1}, column observer: the cell is empty"),
+        ("train_1.png,1,1", f"line {line} has 3 cells, but the header has 4"),
+    ):
+        table.write_text(f"{text}{row}\n")
+        assert problem_texts(root) == [("columns", True, words)]
     table.write_text(text.replace("image,x", "file,x"))
     assert "has no column image, but file, x, y, observer" in problem_texts(root)[0][2]
     table.write_text(text)
@@ -327,6 +338,32 @@ def test_problems_of_folders_of_stills(tmp_path):
     image.write_bytes(b"none")
     with pytest.warns(UserWarning, match="Left out of Stills: 1 image"):
         assert load_stills(root, skip_invalid=True)["image_id"][:] == ["train_1.png", "train_3.png"]
+
+
+@no_fixations
+@pytest.mark.parametrize("layout", ["parquet", "folder"])
+def test_observers_may_have_names(layout, tmp_path):
+    """Numbered as they first appear in the file, whichever image that is."""
+    root = gaze_data.write_stills(tmp_path, layout, {"train": 3})
+    names = {0: "zoe", 1: "NA", 2: "7"}
+    if layout == "folder":
+        table = root / "train" / "fixations.csv"
+        head, *rows = table.read_text().splitlines()
+        rows = [f"{row[:-1]}{names[int(row[-1])]}" for row in rows]
+        # The second image's rows come first and last.
+        rows = [*rows[20:], *rows[:20]]
+        table.write_text("\n".join([head, *rows]))
+        expected = [[1] * 4 + [2] * 4 + [0] * 4, [0] * 4 + [1] * 4 + [2] * 4, []]
+    else:
+        file = root / "train.parquet"
+        rows = pq.read_table(file).to_pylist()
+        for row in rows:
+            row["observer"] = [names[number] for number in row["observer"]]
+        rows[0]["observer"].reverse()
+        pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=1)
+        expected = [[0] * 4 + [1] * 4 + [2] * 4, [2] * 4 + [1] * 4 + [0] * 4, []]
+    for streaming in (False, True):
+        assert [row["observer"] for row in load_stills(root, streaming=streaming)] == expected
 
 
 def videos(*names):

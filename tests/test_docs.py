@@ -29,7 +29,11 @@ def mine(tmp_path, clip):
     (folder / "videos").mkdir(parents=True)
     for name in ("walk", "ride"):
         shutil.copy(clip, folder / "videos" / f"{name}.mp4")
-    rows = [f"{name}.mp4,{time},30.5,20,anna\n" for name in ("walk", "ride") for time in (0.016, 0.05, 0.1, 0.13, 0.17, 0.21)]
+    rows = [
+        f"{name}.mp4,{time},30.5,20,anna\n"
+        for name in ("walk", "ride")
+        for time in (0.016, 0.05, 0.1, 0.13, 0.17, 0.21)
+    ]
     (folder / "gaze.csv").write_text(f"video,time,x,y,observer\n{''.join(rows)}")
     make_gazefolder(folder / "videos", folder / "gaze.csv", folder / "made", validation=0.2)
     return folder
@@ -40,10 +44,16 @@ def places(tmp_path, dhf1k_official, ucf_sports, stills_parquet, mine, model_fol
     """What stands for the names in the documents."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    videos = [dhf1k_official / "video" / f"{number}.AVI" for number in (601, 602)]
+    predictions = tmp_path / "predictions"
+    for video in videos:
+        shutil.copytree(dhf1k_official / "annotation" / f"0{video.stem}" / "maps", predictions / f"{video.stem}_maps")
     return {
         # What the command before has made, for every command is tested by itself.
         "gazefolder /data/mine/dataset": f"gazefolder {mine / 'made'}",
         "/data/mine": mine,
+        "/data/DHF1K/video/{601..700}.AVI": " ".join([*map(str, videos), "--model", str(model_folder)]),
+        "--predictions predictions": f"--predictions {predictions}",
         "/data/DHF1K": dhf1k_official,
         "/data/UCF-Sports": ucf_sports,
         "/data/stills": stills_parquet,

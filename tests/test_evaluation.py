@@ -85,7 +85,7 @@ def cc_by_hand(row, pixels):
 
 
 def nss_by_hand(saliency, fixations):
-    z = (saliency - saliency.mean()) / saliency.std()
+    z = (saliency - saliency.mean()) / saliency.std(ddof=1)
     return z[fixations].mean()
 
 
@@ -94,8 +94,8 @@ def records(folder):
 
 
 def test_the_density_itself_is_perfect(val, tmp_path):
-    (scores,) = evaluate(val, [Shifted()], tmp_path / "out", Protocol(("cc", "sim", "kld")))
-    for metric, best in (("cc", 1), ("sim", 1), ("kld", 0)):
+    (scores,) = evaluate(val, [Shifted()], tmp_path / "out", Protocol(("cc", "sim", "kldiv")))
+    for metric, best in (("cc", 1), ("sim", 1), ("kldiv", 0)):
         assert scores.mean_over_frames(metric) == pytest.approx(best, abs=1e-6)
         assert scores.mean_over_videos(metric) == pytest.approx(best, abs=1e-6)
 
@@ -196,7 +196,7 @@ def test_negatives_come_from_ten_other_frames(val):
 
 
 def test_shuffled_auc_is_sampled_from_these_negatives(val, tmp_path):
-    protocol = Protocol(("s-auc", "s-auc-exact"), seed=5)
+    protocol = Protocol(("auc_shuffled", "auc_shuffled_exact"), seed=5)
     (scores,) = evaluate(val.select([1]), [Shifted(9)], tmp_path / "out", protocol)
     sample, scorer = open_sample(val[1]), Scorer(val.select([1]), protocol)
     for index in (0, 13):
@@ -205,8 +205,8 @@ def test_shuffled_auc_is_sampled_from_these_negatives(val, tmp_path):
         other, generator = scorer.negatives(0, index, (64, 96))
         exact = metrics.auc_shuffled(saliency, fixated, other, variant="exact")
         sampled = metrics.auc_shuffled(saliency, fixated, other, generator=generator)
-        assert scores.values("s-auc-exact")[0][index] == pytest.approx(float(exact), abs=1e-12)
-        assert scores.values("s-auc")[0][index] == pytest.approx(float(sampled), abs=1e-12)
+        assert scores.values("auc_shuffled_exact")[0][index] == pytest.approx(float(exact), abs=1e-12)
+        assert scores.values("auc_shuffled")[0][index] == pytest.approx(float(sampled), abs=1e-12)
         assert abs(float(exact) - float(sampled)) < 0.2
 
 
@@ -223,7 +223,7 @@ def test_random_frames_are_reproducible(val, tmp_path):
 
 def test_several_processes_give_the_same_numbers(val, model_folder, tmp_path, reproducible, capfd):
     model = Model(str(model_folder), SaliencyPredictor.from_pretrained(model_folder))
-    methods, protocol = [model, Center()], Protocol((*Protocol().metrics, "ig"))
+    methods, protocol = [model, Center()], Protocol((*Protocol().metrics, "information_gain"))
     one = evaluate(val, methods, tmp_path / "one", protocol, prior=Center())
     capfd.readouterr()
     two = evaluate(val, methods, tmp_path / "two", protocol, prior=Center(), processes=2)
@@ -242,14 +242,14 @@ def test_observers_are_scored_against_the_others(stills_parquet, tmp_path):
 
 
 def test_information_gain_is_over_the_prior(val, tmp_path):
-    protocol = Protocol(("ig",))
+    protocol = Protocol(("information_gain",))
     own, other = evaluate(val, [Center(), Shifted()], tmp_path / "out", protocol, prior=Center())
-    assert own.mean_over_frames("ig") == pytest.approx(0, abs=1e-9)
+    assert own.mean_over_frames("information_gain") == pytest.approx(0, abs=1e-9)
     sample = open_sample(val[1])
     prior = next(Center().maps(sample, [0]))
     density = sample.density(7).astype(float)
     gain = np.log2(density / density.sum() + 2.0**-52) - np.log2(prior / prior.sum())
-    assert other.values("ig")[1][7] == pytest.approx(gain[sample.fixations(7)].mean(), rel=1e-6)
+    assert other.values("information_gain")[1][7] == pytest.approx(gain[sample.fixations(7)].mean(), rel=1e-6)
     with pytest.raises(EvaluationError, match="prior"):
         evaluate(val, [Shifted()], tmp_path / "none", protocol)
 
@@ -321,6 +321,9 @@ def test_other_files_are_left_alone(val, tmp_path, overwrite):
 def test_what_cannot_be_scored_is_refused(dhf1k_frames, val, tmp_path):
     with pytest.raises(EvaluationError, match="salfom submit"):
         evaluate(load_dhf1k(dhf1k_frames, "test"), [Shifted()], tmp_path / "out")
+    partly = val.map(lambda row: {"maps": row["maps"][: 20 if row["video_id"] == "0601" else 0]})
+    with pytest.raises(EvaluationError, match="1 of 2 videos lack density or fixation maps, such as 0602"):
+        evaluate(partly, [Shifted()], tmp_path / "out")
     with pytest.raises(EvaluationError, match="Two methods are called shifted"):
         evaluate(val, [Shifted(), Shifted(3)], tmp_path / "out")
     assert os.listdir(tmp_path) == []
@@ -381,7 +384,7 @@ def test_stills_have_one_mean(stills_parquet, tmp_path):
     text = table(scores, Protocol(), "stills", stills=True)
     assert "Mean over images" in text
     assert "videos" not in text
-    for words in ("s-AUC: shuffled AUC as published (sampled", "without jitter", "ddof 0", "not blurred"):
+    for words in ("s-AUC: shuffled AUC as published (sampled", "without jitter", "ddof 1", "not blurred"):
         assert words in text
 
 
@@ -457,7 +460,7 @@ def test_frames_of_two_sizes(ucf_sports, tmp_path):
     assert scores.num_frames == 59
     for metric in Protocol().metrics:
         assert np.isfinite(scores.mean_over_frames(metric))
-    assert 0.5 < scores.mean_over_frames("s-auc") < 1
+    assert 0.5 < scores.mean_over_frames("auc_shuffled") < 1
 
 
 def test_fixations_of_two_sizes_in_one_video(dhf1k_frames, tmp_path):

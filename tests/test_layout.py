@@ -198,6 +198,25 @@ def test_what_is_wrong_with_videos_is_said(official, damage):
         load_dhf1k(official, "train")
 
 
+def test_missing_maps_are_to_be_restored_and_nothing_removed(official):
+    remove(official / "annotation/0001/maps", "0003.png", "0007.png", "0020.png")
+    report = DHF1K.check(official, "train")
+    assert {problem.kind for problem in report.problems} == {"missing maps"}
+    assert "3 of 20 fixations lack one: 0003.png, 0007.png, 0020.png" in str(report)
+    assert "remove" not in str(report)
+
+
+def test_fixations_beyond_maps_and_video_are_surplus(official):
+    save_image(official / "annotation/0001/fixation/0021.png", 64, 96)
+    assert [problem.kind for problem in DHF1K.check(official, "train").problems] == ["surplus maps"]
+
+
+def test_another_dataset_is_suspected(ucf_sports, hollywood2):
+    [problem] = DATASETS["hollywood2"].check(ucf_sports, "test").problems
+    assert (problem.kind, problem.fatal) == ("origin", False)
+    assert "1 of 3558 videos, with other names, such as Diving-Side-001: is this UCF-Sports?" in problem.text
+
+
 @pytest.mark.parametrize("damage", FRAMES)
 def test_what_is_wrong_with_frames_is_said(frames, damage):
     spoil, expected = FRAMES[damage]
@@ -220,6 +239,8 @@ def test_damaged_files_show_when_all_are_read(official, frames):
     }
     # Loading does not read every file, so it cannot leave these out.
     assert "skip_invalid" not in str(report)
+    assert "does not notice 3 of these errors; their videos are counted as found" in str(report)
+    assert report.found["train"].items == 2
     [problem] = DHF1K.check(official, "train", decode=True).fatal
     assert (problem.kind, problem.where.name) == ("unreadable", "001.AVI")
     assert "can be decoded" in problem.text

@@ -85,16 +85,18 @@ def test_the_metrics_that_need_more(metric, maps):
     predictions, fixations = predictions[:2], fixations[:2]
     generator = np.random.default_rng(1)
     other, prior = generator.poisson(1, (2, 12, 16)), generator.random((12, 16))
-    names = ["auc_shuffled", "information_gain"]
+    names = ["auc_shuffled", "auc_shuffled_exact", "information_gain"]
     arguments = {"predictions": predictions, "fixations": fixations, "other": list(other), "prior": prior}
     result = metric.compute(metrics=names, **arguments)
     saliency, fixated = torch.from_numpy(predictions[0]), torch.from_numpy(fixations[0])
     seeded = torch.Generator().manual_seed(0)
     shuffled = metrics.auc_shuffled(saliency, fixated, torch.from_numpy(other[0]), generator=seeded).item()
+    exact = metrics.auc_shuffled(saliency, fixated, torch.from_numpy(other[0]), variant="exact").item()
     gain = metrics.information_gain(saliency, fixated, torch.from_numpy(prior)).item()
     assert result["auc_shuffled"] == pytest.approx(shuffled, abs=1e-12)
+    assert result["auc_shuffled_exact"] == pytest.approx(exact, abs=1e-12)
     assert result["information_gain"] == pytest.approx(gain, abs=1e-12)
-    assert result["undefined"] == {"auc_shuffled": 1, "information_gain": 1}
+    assert result["undefined"] == dict.fromkeys(names, 1)
     assert set(metric.compute(**arguments)["per_map"]) == {"auc_judd", "nss", *names}
     assert metric.compute(metrics=names, seed=1, **arguments)["auc_shuffled"] != result["auc_shuffled"]
 

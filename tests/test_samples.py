@@ -86,7 +86,7 @@ def test_a_video_that_lacks_more_frames_is_refused(stored, folder):
         list(sample.frames(16))
 
 
-RANGES = [(), (5,), (0, 16), (13, 19, 2), (17, 99), (20,), (3, 3), (0, None, 7)]
+RANGES = [(), (5,), (0, 16), (13, 19, 2), (17, 99), (3, 3), (0, None, 7)]
 
 
 @pytest.mark.parametrize("bounds", RANGES)
@@ -104,6 +104,13 @@ def test_frames_of_a_video_file_are_those_of_the_range(stored, folder, bounds):
     expected = decoded[slice(*(bounds if len(bounds) > 1 else (*bounds, None)))]
     assert len(frames) == len(expected)
     assert all(np.array_equal(frame, picture) for frame, picture in zip(frames, expected, strict=True))
+
+
+@pytest.mark.parametrize("make", [frames_row, avi_row])
+@pytest.mark.parametrize("first", [20, 100])
+def test_frames_beyond_the_end_are_refused_at_once(folder, make, first):
+    with pytest.raises(IndexError, match=f"20 frames, counted from 0; there is no frame {first}"):
+        open_sample(make(folder)).frames(first)
 
 
 def test_density_and_fixations_of_every_frame(stored, folder):
@@ -211,7 +218,9 @@ def test_a_still_is_a_video_of_one_frame(tmp_path):
         for bounds in ((), (0, 1), (0, 16, 2)):
             (frame,) = sample.frames(*bounds)
             assert np.array_equal(frame, picture)
-        assert list(sample.frames(1)) == list(sample.frames(0, 0)) == []
+        assert list(sample.frames(0, 0)) == []
+        with pytest.raises(IndexError, match="one frame, with the index 0; there is no frame 1"):
+            sample.frames(1)
     with pytest.raises(VideoError, match="face 1"):
         next(open_sample(still_row([], [], [], image={"path": None, "bytes": b"noise"})).frames())
 

@@ -5,10 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from PIL import Image
 
 from salfom_hf import SaliencyPredictor
-from salfom_hf.data import load_dhf1k
+from salfom_hf.data import VIDEO_FEATURES, load_dhf1k
 from salfom_hf.data.samples import open_sample
 from salfom_hf.evaluation import (
     EvaluationError,
@@ -58,7 +59,21 @@ def test_every_frame_is_a_grey_picture_of_its_map(withheld, model, tmp_path):
             assert (image.mode, image.size) == ("L", (96, 64))
             scaled = (saliency - saliency.min()) / (saliency.max() - saliency.min()) * 255
             assert np.abs(np.asarray(image) - scaled).max() <= 0.51
-    assert check_submission(withheld, tmp_path / "maps").endswith("is complete: 1 videos, 20 grey maps.")
+    assert check_submission(withheld, tmp_path / "maps").endswith(
+        "holds 20 grey maps without fault, but 1 of 300 test videos; the server wants them all."
+    )
+
+
+def test_only_300_videos_are_complete(tmp_path):
+    rows = [{"video_id": f"{number:04d}", "num_frames": 1} for number in range(701, 1001)]
+    columns = dict.fromkeys(VIDEO_FEATURES) | {"fps": 30.0, "width": 2, "height": 1}
+    dataset = Dataset.from_list([columns | row for row in rows], VIDEO_FEATURES)
+    for row in rows:
+        (tmp_path / row["video_id"]).mkdir()
+        Image.new("L", (2, 1)).save(tmp_path / row["video_id"] / "0001.png")
+    assert check_submission(dataset, tmp_path).endswith("is complete: 300 test videos, 300 grey maps.")
+    shutil.rmtree(tmp_path / "1000")
+    assert "but 299 of 300 test videos" in check_submission(dataset.select(range(299)), tmp_path)
 
 
 def test_a_submission_scores_like_its_model(submission, model, val, tmp_path):
@@ -87,7 +102,7 @@ def test_a_stopped_submission_goes_on(val, model, tmp_path, monkeypatch):
         check_submission(val, tmp_path / "maps")
     assert write_submission(val, model, tmp_path / "maps") == 1
     assert asked == ["0601", "0602", "0602"]
-    assert "2 videos, 40 grey maps" in check_submission(val, tmp_path / "maps")
+    assert "40 grey maps without fault" in check_submission(val, tmp_path / "maps")
 
 
 def test_maps_of_two_models_are_not_mixed(submission, val, framewise_model, processor):
@@ -108,6 +123,29 @@ def test_other_folders_are_left_alone(val, model, tmp_path, overwrite):
     with pytest.raises(EvaluationError, match="unknown origin"):
         write_submission(val, model, tmp_path, overwrite=overwrite)
     assert (tmp_path / "0601" / "0001.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("options", [{"mode": "RGB"}, {"size": (64, 96)}, None])
+def test_what_does_not_pass_is_written_anew(submission, val, model, options):
+    before = {path: path.read_bytes() for path in submission.rglob("*.png")}
+    spoilt = submission / "0601" / "0002.png"
+    spoilt.unlink()
+    if options:
+        Image.new(**{"mode": "L", "size": (96, 64), **options}).save(spoilt)
+    (submission / "notes.txt").touch()
+    (submission / "0602" / "notes.txt").touch()
+    assert write_submission(val, model, submission) == 1
+    assert {path: path.read_bytes() for path in submission.rglob("*.png")} == before
+    with pytest.raises(EvaluationError, match=r"0602 has 1 other files.*notes\.txt; notes\.txt does not belong here"):
+        check_submission(val, submission)
+
+
+def test_other_files_among_maps_to_be_written_anew_are_kept(submission, val, model):
+    (submission / "0601" / "0002.png").unlink()
+    (submission / "0601" / "notes.png").write_bytes(b"mine")
+    with pytest.raises(EvaluationError, match=r"0601 has 1 other files, the first is notes\.png; move them"):
+        write_submission(val, model, submission)
+    assert (submission / "0601" / "notes.png").read_bytes() == b"mine"
 
 
 def remove(folder):
@@ -142,7 +180,7 @@ def save(**options):
     ],
 )
 def test_what_is_wrong_is_named(submission, val, change, words):
-    assert "complete" in check_submission(val, submission)
+    assert "without fault" in check_submission(val, submission)
     change(submission)
     with pytest.raises(EvaluationError) as error:
         check_submission(val, submission)

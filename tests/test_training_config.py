@@ -3,11 +3,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from accelerate import FullyShardedDataParallelPlugin
+from accelerate import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from accelerate.state import AcceleratorState
 from accelerate.utils.launch import prepare_multi_gpu_env
 
+from salfom_hf.train import make_accelerator
 from salfom_hf.training.config import LAUNCH_CONFIGS, ConfigError, TrainingConfig, parse, preset_names
 
 DATA = ("--data-dir", "data")
@@ -120,6 +122,15 @@ def test_what_is_wrong_with_a_file(tmp_path, content, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("base", ["mine.yaml", "sub/other.yaml"])
+def test_files_that_build_on_each_other_in_a_circle(tmp_path, base):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "mine.yaml").write_text(f"base: {base}\n")
+    (tmp_path / "sub" / "other.yaml").write_text("base: ../mine.yaml\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml builds on itself"):
+        parse([str(tmp_path / "mine.yaml"), *DATA])
+
+
 def test_no_data_dir():
     with pytest.raises(ConfigError, match="--data-dir FOLDER"):
         parse(["light"])
@@ -139,6 +150,7 @@ def test_help_names_every_setting(capsys):
     text = capsys.readouterr().out
     for name in TrainingConfig.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text
+    assert "batches per optimizer step (1)" in " ".join(text.split())
 
 
 # --- Configurations of accelerate ---
@@ -175,3 +187,13 @@ def test_accelerate_understands_the_settings_of_fsdp2(monkeypatch):
     assert plugin.reshard_after_forward is True
     assert plugin.state_dict_type.name == "SHARDED_STATE_DICT"
     assert plugin.auto_wrap_policy.__name__ == "transformer_auto_wrap_policy"
+
+
+@pytest.mark.parametrize("norm", [0.0, 0.5])
+def test_deepspeed_is_told_the_norm(monkeypatch, norm):
+    """It clips by itself; what accelerate would otherwise give it is 1."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_CLIPPING", "7")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    make_accelerator(TrainingConfig(max_grad_norm=norm, trackers=[]))
+    AcceleratorState._reset_state(True)
+    assert DeepSpeedPlugin(hf_ds_config="none").deepspeed_config.get("gradient_clipping", 0) == norm

@@ -178,6 +178,7 @@ def test_fresh_decoder_on_every_encoder(encoders, name):
         if key in original:
             assert torch.equal(value, original[key]), key
     assert (processor.size.height, processor.size.width, processor.num_frames) == (64, 96, 4)
+    assert str(encoders) not in model.config.to_json_string()
     assert model.config.image_height_width == (64, 96)
     assert model(torch.zeros(1, 4, 3, 64, 96)).logits.shape == (1, 64, 96)
 
@@ -304,7 +305,7 @@ def report(folder, network, **settings):
         config=config,
         progress=Progress(2, step=30, epoch=4),
         dataset=range(600),
-        network=network,
+        num_parameters=sum(p.numel() for p in network.parameters()),
         accelerator=accelerator,
         total_steps=60,
     )
@@ -352,6 +353,16 @@ def test_card_keeps_folders_to_itself(tmp_path, framewise_model, start):
     assert card.data.base_model is None
 
 
+@pytest.mark.parametrize(
+    ("start", "licence"), [({"model": "salfom"}, "apache-2.0"), ({"encoder": "MCG-NJU/videomae-large"}, None)]
+)
+def test_card_claims_no_licence_it_does_not_know(tmp_path, framewise_model, start, licence):
+    card = report(tmp_path, framewise_model, **start)
+    assert card.data.license == licence
+    assert ("Apache-2.0" in card.text) == (licence is not None)
+    assert ("made from `MCG-NJU/videomae-large`: its licence holds" in card.text) == (licence is None)
+
+
 class Hub:
     """Stands in for HfApi and notes what is asked of it."""
 
@@ -384,6 +395,7 @@ def test_push(monkeypatch, tmp_path, private):
     "error",
     [
         OSError("no route\nto host"),
+        RuntimeError("of the library that speaks HTTP"),
         HfHubHTTPError("403 Forbidden", response=SimpleNamespace(headers={}, request=None)),
     ],
 )

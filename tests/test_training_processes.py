@@ -190,6 +190,15 @@ def test_sigterm_with_torchrun(data, encoder, environment, tmp_path):
     assert out.count("clips an epoch") == 1
 
 
+@pytest.mark.parametrize("package", ["accelerate", "datasets"])
+def test_without_the_extra(package):
+    hidden = f"import sys, runpy; sys.modules[{package!r}] = None; "
+    start = hidden + "runpy.run_module('salfom_hf.train', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == 'salfom: Training needs more packages: pip install "salfom-hf[train]"\n'
+
+
 @pytest.mark.parametrize("fault", ["folder", "data", "encoder"])
 def test_failure_of_one_process_ends_both(forked, data, encoder, tmp_path, fault, capfd):
     """What only the first process finds out; it is said once, and the other does not wait."""

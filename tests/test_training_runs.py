@@ -495,6 +495,8 @@ def test_lora_run_leaves_an_ordinary_model(run, encoders):
             merged += not same
             assert same or value.ndim == 2, key
     assert merged
+    parameters = json.loads((folder / "model" / "metrics.json").read_text())["parameters"]
+    assert parameters == model.num_parameters()
 
 
 def test_accumulation_equals_a_larger_batch(run):

@@ -1,5 +1,7 @@
 """Scores of saliency maps as an `evaluate` metric: a thin layer over `salfom_hf.metrics`."""
 
+import functools
+
 import datasets
 import evaluate
 import numpy as np
@@ -16,10 +18,10 @@ Args:
     predictions: saliency maps, a list of (height, width) arrays of any sizes and scale.
     densities: fixation densities of the same sizes, on any scale; needed for "cc", "sim" and "kldiv".
     fixations: fixation maps of the same sizes, fixated where above 0; needed for the other metrics.
-    metrics: names among "auc_judd", "auc_shuffled", "nss", "cc", "sim", "kldiv" and "information_gain". By default all
-        that the given arguments allow.
-    other: for "auc_shuffled", the number of other frames' fixations per pixel: one (height, width) array for all maps,
-        or a list with one per map.
+    metrics: names among "auc_judd", "auc_shuffled", "auc_shuffled_exact", "nss", "cc", "sim", "kldiv" and
+        "information_gain". By default all that the given arguments allow.
+    other: for both kinds of shuffled AUC, the number of other frames' fixations per pixel: one (height, width) array
+        for all maps, or a list with one per map.
     prior: for "information_gain", what the prediction has to beat, such as a centre bias; given as `other` is.
     seed: decides which negatives "auc_shuffled" draws.
 
@@ -44,12 +46,15 @@ CITATION = """
 NEEDS = {
     "auc_judd": ("fixations",),
     "auc_shuffled": ("fixations", "other"),
+    "auc_shuffled_exact": ("fixations", "other"),
     "nss": ("fixations",),
     "cc": ("densities",),
     "sim": ("densities",),
     "kldiv": ("densities",),
     "information_gain": ("fixations", "prior"),
 }
+# The metrics that are no function of the package by themselves.
+FUNCTIONS = {"auc_shuffled_exact": functools.partial(scores.auc_shuffled, variant="exact")}
 # float32 keeps any map's order, and halves what is written to disk.
 MAP = datasets.Sequence(datasets.Sequence(datasets.Value("float32")))
 
@@ -116,8 +121,9 @@ class SaliencyMetrics(evaluate.Metric):
             saliency = torch.tensor(saliency)
             for name in metrics:
                 targets = [torch.as_tensor(np.asarray(given[need][index])) for need in NEEDS[name]]
+                function = FUNCTIONS.get(name) or getattr(scores, name)
                 options = {"generator": generator} if name == "auc_shuffled" else {}
-                per_map[name].append(getattr(scores, name)(saliency, *targets, **options).item())
+                per_map[name].append(function(saliency, *targets, **options).item())
         return {
             **{name: torch.tensor(values, dtype=torch.float64).nanmean().item() for name, values in per_map.items()},
             "per_map": per_map,

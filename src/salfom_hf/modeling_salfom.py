@@ -300,6 +300,8 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
             config_kwargs: fields of [`SalFoMConfig`].
         """
         pretrained = AutoModel.from_pretrained(encoder)
+        if os.path.isdir(encoder):  # A folder of this machine has no place in what is saved and perhaps published.
+            pretrained.config._name_or_path = ""
         model = cls(SalFoMConfig(encoder_config=pretrained.config, **config_kwargs))
         model.salfom.adapter.prepare(pretrained)
         model.salfom.encoder = pretrained

@@ -12,13 +12,20 @@ import shutil
 import sys
 from pathlib import Path
 
-import datasets
 import transformers
 import yaml
-from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, set_seed
 from safetensors import SafetensorError
+
+try:
+    import datasets
+    from accelerate import Accelerator
+    from accelerate.tracking import get_available_trackers
+    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, set_seed
+except ImportError as error:
+    needed = 'Training needs more packages: pip install "salfom-hf[train]"'
+    if __name__ == "__main__":
+        sys.exit(f"salfom: {needed}")
+    raise ImportError(needed) from error
 
 from .data import DataError
 from .files import atomic_output
@@ -73,6 +80,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         raise ConfigError(
             f"The tracker {missing[0]} is not installed; pip install {missing[0]}, or name other --trackers."
         )
+    # DeepSpeed clips by itself, and to a norm of 1 if nobody tells it.
+    os.environ["ACCELERATE_GRADIENT_CLIPPING"] = str(config.max_grad_norm)
     # Parameters of a resting encoder get no gradient, which DDP has to look for.
     finds_unused = DistributedDataParallelKwargs(find_unused_parameters=config.frozen_encoder_epochs > 0)
     try:

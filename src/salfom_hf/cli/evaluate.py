@@ -27,7 +27,8 @@ def add(commands) -> None:
     command.add_argument("--dataset", required=True, choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
     command.add_argument("--data-dir", required=True, type=Path, help="folder of the dataset")
     command.add_argument(
-        "--split", help="default: the only one there is, or val (dhf1k), dev (stills), validation (gazefolder), else test"
+        "--split",
+        help="default: the only one there is, or val (dhf1k), dev (stills), validation (gazefolder), else test",
     )
     add_skip_invalid(command)
     command.add_argument("-o", "--output", type=Path, help="folder of the results; default: evaluation_DATASET_SPLIT")

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..render import overlay
-from ..sliding_window import batched
 from .samples import GazeStill, GazeVideo
 
 # Pixels, if not said otherwise.
@@ -68,7 +67,7 @@ def video_block(video: GazeVideo, num_frames: int, cell: tuple[int, int]) -> Blo
 
 def wrapped(block: Block) -> list[Block]:
     """A block in rows that fit on a sheet; the title is above the first."""
-    rows = list(batched(block.panels, COLUMNS))
+    rows = [block.panels[first : first + COLUMNS] for first in range(0, len(block.panels), COLUMNS)]
     return [block._replace(panels=rows[0]), *(Block("", "", row) for row in rows[1:])]
 
 

@@ -317,8 +317,7 @@ def load_export(
         if info is not None:
             raise DataError(f"Cannot load the split {split!r} of {path}: {error}") from error
         raise DataError(
-            f"There is no folder {path}, and no dataset of that name on the Hub could be reached; check the path or the "
-            "name."
+            f"There is no folder {path}, and no dataset of that name on the Hub could be reached; check the name."
         ) from error
     except ValueError as error:
         raise DataError(f"Cannot load the split {split!r} of {path}: {error}") from error

@@ -13,12 +13,14 @@ Frames may have names of any kind, but those of a frame, its map and its fixatio
 validation split; [`salfom_hf.data.hold_out`] makes one.
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 import datasets
 
 from .builder import ClipFolderBuilder
 from .features import VIDEO_FEATURES
+from .layout import Clip, Problem
 
 
 class Hollywood2(ClipFolderBuilder):
@@ -27,6 +29,16 @@ class Hollywood2(ClipFolderBuilder):
     TITLE = "Hollywood-2"
     OFFICIAL: ClassVar = {"train": 2699, "test": 3558}
     FPS = 24.0
+
+    @classmethod
+    def find(cls, root: Path, splits: tuple[str, ...] | None) -> tuple[dict[str, list[Clip]], list[Problem]]:
+        found, problems = super().find(root, splits)
+        names = [clip.id for clips in found.values() for clip in clips]
+        if names and not any(name.startswith("actionclip") for name in names):
+            published = sum(cls.OFFICIAL[split] for split in found)
+            text = f"{len(names)} of {published} videos, with other names, such as {names[0]}: is this UCF-Sports?"
+            problems.append(Problem("origin", root, text, fatal=False))
+        return found, problems
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(

@@ -43,6 +43,7 @@ _KINDS = {
     "names": ("Names of different lengths, matched by number", "rename them if they do not belong together"),
     "gap": ("Numbers are missing", "frames on both sides of a gap are taken as neighbours: unpack them again"),
     "split": ("Not in the official split", "move the videos to the folder of their split"),
+    "origin": ("Perhaps another dataset", "name the dataset that the folder holds"),
     "unexpected": ("Ignored", "move the files elsewhere"),
     "fixations": ("Fixations", "check the columns x and y: they are pixels of the image as stored"),
     "fps": ("Frame rates", "write the number of frames per second, such as 25, or remove the file"),
@@ -136,8 +137,8 @@ class Report:
             lines.append("Mend the errors.")
         if self.hidden:
             lines.append(
-                f"Loading reads names and headers only: it does not notice {counted(self.hidden, 'error')} of these, "
-                f"whose {self.unit} are among those found."
+                f"Loading, which reads names and headers only, does not notice {self.hidden} of these errors; their "
+                f"{self.unit} are counted as found."
             )
         return "\n".join(lines)
 
@@ -238,14 +239,9 @@ def examine(clip: Clip) -> tuple[list[Clip], list[Problem]]:
     names, problems = _list_parts(clip)
     if _any_fatal(problems):
         return [], problems
-    if "maps" in names:
-        problems += _compare(clip, names)
-    if names:
-        problems += _gaps(clip, names)
     try:
         if clip.video is not None:
-            clip, more = _examine_video(clip, len(names.get("maps", ())))
-            problems += more
+            clip = _read_header(clip, len(names.get("maps", ())))
         else:
             first = clip.images / names["images"][min(names["images"])]
             with Image.open(first) as image:
@@ -255,6 +251,13 @@ def examine(clip: Clip) -> tuple[list[Clip], list[Problem]]:
         problems.append(Problem("unreadable", clip.video, str(error)))
     except OSError as error:
         problems.append(Problem("unreadable", first, f"is not an image ({error})"))
+    if names:
+        reference = _reference(clip, names)
+        problems += _gaps(clip, names, reference)
+        if "maps" in names:
+            problems += _compare(clip, names, reference)
+            clip, more = _shorten(clip, len(names["maps"]))
+            problems += more
     return ([] if _any_fatal(problems) else [clip]), problems
 
 
@@ -288,17 +291,24 @@ def _list_parts(clip: Clip) -> tuple[dict[str, dict[tuple, str]], list[Problem]]
     return names, problems
 
 
-def _compare(clip: Clip, names: dict[str, dict[tuple, str]]) -> list[Problem]:
+def _reference(clip: Clip, names: dict[str, dict[tuple, str]]) -> str:
+    """Which of the clip's folders tells the frames that there are."""
+    if "images" in names:
+        return "images"
+    # Maps are missing, rather than fixations too many, where the video has frames for these.
+    return "fixations" if len(names["maps"]) < min(len(names["fixations"]), clip.num_frames) else "maps"
+
+
+def _compare(clip: Clip, names: dict[str, dict[tuple, str]], reference: str) -> list[Problem]:
     """Whether maps and fixations are there for the same frames, by name."""
     problems = []
-    reference = "images" if "images" in names else "maps"
     frames = names[reference]
     for part in ("maps", "fixations"):
         if names[part] == frames:
             continue
         folder = getattr(clip, part)
         missing, surplus = frames.keys() - names[part].keys(), names[part].keys() - frames.keys()
-        of = "frames" if reference == "images" else "maps"
+        of = "frames" if reference == "images" else reference
         if missing:
             listed = listed_names(frames[key] for key in sorted(missing))
             problems.append(
@@ -316,26 +326,25 @@ def _compare(clip: Clip, names: dict[str, dict[tuple, str]]) -> list[Problem]:
         ]
         if different:
             key = min(different)
-            text = f"{names[part][key]} goes with {reference}/{frames[key]}"
+            text = f"{names[part][key]} goes with {getattr(clip, reference).name}/{frames[key]}"
             problems.append(Problem("names", folder, text, fatal=False))
     return problems
 
 
-def _gaps(clip: Clip, names: dict[str, dict[tuple, str]]) -> list[Problem]:
+def _gaps(clip: Clip, names: dict[str, dict[tuple, str]], reference: str) -> list[Problem]:
     """Holes in the numbers of a clip's frames; fatal where the numbers are the only tie to the frames of a video."""
-    part = "images" if "images" in names else "maps"
     # Keys end with the number and what follows it.
-    numbers = [key[-2] for key in sorted(names[part]) if len(key) > 1]
-    if part == "maps":
+    numbers = [key[-2] for key in sorted(names[reference]) if len(key) > 1]
+    if reference != "images":
         numbers = [0, *numbers]
     holes = [(before + 1, after - 1) for before, after in pairwise(numbers) if after - before > 1]
     if not holes:
         return []
     listed = listed_names(f"{first}" if first == last else f"{first}–{last}" for first, last in holes)
-    return [Problem("gap", getattr(clip, part), f"has no {listed}", fatal=part == "maps")]
+    return [Problem("gap", getattr(clip, reference), f"has no {listed}", fatal=reference != "images")]
 
 
-def _examine_video(clip: Clip, num_maps: int) -> tuple[Clip, list[Problem]]:
+def _read_header(clip: Clip, num_maps: int) -> Clip:
     """The clip with what the header of its video says; the number of its maps is 0 where it has no labels."""
     with opened(clip.video) as container:
         stream = video_stream(container)
@@ -348,9 +357,15 @@ def _examine_video(clip: Clip, num_maps: int) -> tuple[Clip, list[Problem]]:
             # Headers are wrong at times; packets are as many as frames, and counting them decodes nothing.
             frames = sum(1 for packet in container.demux(stream) if packet.size)
     if not frames:
-        return clip, [Problem("unreadable", clip.video, "has no frames")]
-    if not num_maps or frames == num_maps:
-        return replace(clip, num_frames=frames), []
+        raise VideoError(f"{clip.video} has no frames; copy or download it again.")
+    return replace(clip, num_frames=frames)
+
+
+def _shorten(clip: Clip, num_maps: int) -> tuple[Clip, list[Problem]]:
+    """The clip as far as its video and its maps both go."""
+    frames = clip.num_frames
+    if clip.video is None or frames in (0, num_maps):
+        return clip, []
     kind = "missing maps" if num_maps < frames else "surplus maps"
     fatal = abs(frames - num_maps) > FRAME_TOLERANCE
     problem = Problem(kind, clip.maps, f"has {num_maps} images, {clip.video.name} has {frames} frames", fatal)

@@ -1,18 +1,22 @@
 """Where rows of stills come from: parquet tables and folders, examined and read."""
 
+import csv
 import io
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
-from pyarrow import csv
 
 from ..video import IMAGE_SUFFIXES
-from .features import STILL_FEATURES
+from .features import STILL_FEATURES, DataError
 from .layout import Problem, decoded_size, image_stamps, list_folder, stamp
 
 
@@ -63,7 +67,10 @@ class Table:
         """Its rows, less those whose lists do not fit together."""
         with pq.ParquetFile(self.path) as file:
             kept = [name for name in file.schema_arrow.names if name in STILL_FEATURES]
-            kinds = pa.schema([(name, STILL_FEATURES.arrow_schema.field(name).type) for name in kept])
+            kinds = pa.schema([STILL_FEATURES.arrow_schema.field(name) for name in kept])
+            numbers = _observer_numbers(file)
+            if numbers:
+                kinds = kinds.set(kept.index("observer"), pa.field("observer", pa.list_(pa.string())))
             batches = file.iter_batches(16, row_groups=[self.group], columns=kept)
             tables = (pa.Table.from_batches([batch]).select(kept).cast(kinds) for batch in batches)
             for index, row in enumerate(row for table in tables for row in table.to_pylist()):
@@ -77,7 +84,20 @@ class Table:
                 row |= {"image_id": name, "dataset": row.get("dataset") or self.path.parent.name}
                 row |= {"width": width, "height": height}
                 row |= {name: row.get(name) or [] for name in ("fixation_x", "fixation_y", "observer")}
+                row["observer"] = [numbers.get(name, name) for name in row["observer"]]
                 yield row
+
+
+def _observer_numbers(file: pq.ParquetFile) -> dict[str, int]:
+    """Numbers for the names of observers, in the order in which the table has them; nothing if they are numbers."""
+    if "observer" not in file.schema_arrow.names or not _is_text(file.schema_arrow.field("observer").type.value_type):
+        return {}
+    names = pc.list_flatten(file.read(columns=["observer"])["observer"]).unique()
+    return {name: number for number, name in enumerate(names.to_pylist())}
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _opened(image: dict):
@@ -98,10 +118,10 @@ def _column_problems(path: Path, schema: pa.Schema) -> list[Problem]:
         elif name in ("width", "height"):
             fits, expected = pa.types.is_integer(kind), "a whole number"
         else:
-            numbers = [pa.types.is_integer] if name == "observer" else [pa.types.is_integer, pa.types.is_floating]
+            tests = [pa.types.is_integer, _is_text if name == "observer" else pa.types.is_floating]
             is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-            fits = is_list and any(test(kind.value_type) for test in numbers)
-            expected = "a list of whole numbers" if name == "observer" else "a list of numbers"
+            fits = is_list and any(test(kind.value_type) for test in tests)
+            expected = "a list of whole numbers or names" if name == "observer" else "a list of numbers"
         if not fits:
             problems.append(Problem("columns", path, f"column {name} is {kind}, not {expected}"))
     return problems
@@ -149,8 +169,10 @@ class Folder:
         table = self.path / "fixations.csv"
         try:
             fixations = _read_csv(table)
-        except (OSError, pa.ArrowException) as error:
-            return [], [Problem("columns", table, f"cannot be read ({error})")]
+        except DataError as error:
+            return [], [Problem("columns", table, str(error))]
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            return [], [Problem("unreadable", table, str(error))]
         names = [
             entry.name
             for entry in list_folder(self.path / "images")
@@ -198,20 +220,64 @@ class Folder:
 
 
 def _read_csv(path: Path) -> dict[str, dict[str, list]]:
-    """Fixations by the name of the image."""
-    kinds = {"image": pa.string(), "x": pa.float32(), "y": pa.float32(), "observer": pa.int32()}
-    table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=kinds))
-    for name in ("image", "x", "y"):
-        if name not in table.column_names:
-            raise pa.ArrowInvalid(f"it has no column {name}, but {', '.join(table.column_names)}")
-        if table[name].null_count:
-            raise pa.ArrowInvalid(f"column {name} has empty cells")
+    """
+    Fixations by the name of the image; observers by number, that in the file or one in the order of names there.
+
+    Raises:
+        DataError: a column is missing, or a cell does not fit; the message says which.
+        OSError, UnicodeDecodeError, csv.Error: it cannot be read.
+    """
     columns = {"x": "fixation_x", "y": "fixation_y", "observer": "observer"}
-    lists = [(name, "list") for name in columns if name in table.column_names]
-    grouped = table.group_by("image", use_threads=False).aggregate(lists).to_pylist()
-    return {
-        row["image"]: {feature: row.get(f"{name}_list", []) for name, feature in columns.items()} for row in grouped
-    }
+    fixations = defaultdict(lambda: {feature: [] for feature in columns.values()})
+    observers = {}  # as an ordered set: names, or numbers as text
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        header = next(reader, [])
+        for name in ("image", "x", "y"):
+            if name not in header:
+                raise DataError(f"has no column {name}, but {', '.join(header)}")
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise DataError(f"line {reader.line_num} has {len(row)} cells, but the header has {len(header)}")
+            cells = dict(zip(header, row, strict=True))
+            image = fixations[cells["image"]]
+            for name, feature in columns.items():
+                if name in cells:
+                    try:
+                        image[feature].append(_cell(name, cells[name]))
+                    except ValueError as error:
+                        raise DataError(f"line {reader.line_num}, column {name}: {error}") from error
+            if "observer" in cells:
+                observers[cells["observer"]] = None
+    try:
+        numbers = {name: int(np.int32(int(name))) for name in observers}
+    except (ValueError, OverflowError):
+        numbers = {name: number for number, name in enumerate(observers)}
+    for image in fixations.values():
+        image["observer"] = [numbers[name] for name in image["observer"]]
+    return dict(fixations)
+
+
+def _cell(name: str, text: str) -> float | str:
+    """
+    What a cell stands for.
+
+    Raises:
+        ValueError: it is empty, or should be a number.
+    """
+    if not text:
+        raise ValueError("the cell is empty")
+    if name == "observer":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a number")
+    return float(np.float32(value))
 
 
 def is_folder_of_stills(folder: Path) -> bool:

@@ -21,7 +21,8 @@ stills/
 
 Splits are named after tables or folders. One table, or one folder with `images` and `fixations.csv`, may be given by
 itself: it is the split that is asked for, "train" unless named. Fixations are in pixels of the image as stored, from
-the outer corner of its first pixel; observers are whole numbers. Images without fixations are kept.
+the outer corner of its first pixel; observers are whole numbers or names, which are numbered in the order in which a
+file has them. Images without fixations are kept.
 """
 
 import re

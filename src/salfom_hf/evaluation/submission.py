@@ -48,8 +48,8 @@ def write_submission(
         Number of videos written.
 
     Raises:
-        EvaluationError: the folder holds maps of another model or other options, or other files among maps that have to
-            be written anew.
+        EvaluationError: the folder holds maps of another model or other options, or other files among maps that have
+            to be written anew.
     """
     output = Path(output)
     note = {"package": "salfom-hf", "version": __version__, "model": method.name, "maps": method.description,
@@ -126,8 +126,8 @@ def check_submission(dataset, folder: str | os.PathLike, advance: Callable[[int]
     if tests == wanted:
         return f"{folder} is complete: {tests} test videos, {frames:,} grey maps."
     return (
-        f"{folder} holds {frames:,} grey maps without fault, but {tests} of {wanted} test videos; the server wants all "
-        "of them."
+        f"{folder} holds {frames:,} grey maps without fault, but {tests} of {wanted} test videos; the server wants "
+        "them all."
     )
 
 

@@ -11,7 +11,11 @@ import torch
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
+from .model import LITE0
+
 TEMPLATE = Path(__file__).parent / "card.md"
+# What is known to be under Apache-2.0. Other encoders and models have licences of their own, some non-commercial.
+FREE_STARTS = ("salfom", LITE0)
 PACKAGES = ("salfom-hf", "torch", "transformers", "accelerate", "datasets")
 
 
@@ -36,7 +40,7 @@ def write_report(folder: Path, trainer, scores: dict[str, float]) -> None:
         # JSON has no NaN.
         "validation": {name: None if math.isnan(score) else score for name, score in scores.items()},
         "training_clips": len(trainer.dataset),
-        "parameters": sum(p.numel() for p in trainer.network.parameters()),
+        "parameters": trainer.num_parameters,
         "clips_per_step": config.batch_size * config.gradient_accumulation_steps * trainer.accelerator.num_processes,
         "hardware": hardware(trainer.accelerator),
         "precision": trainer.accelerator.mixed_precision,
@@ -45,10 +49,11 @@ def write_report(folder: Path, trainer, scores: dict[str, float]) -> None:
     }
     (folder / "metrics.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     start = config.model or config.encoder
+    licence = "apache-2.0" if start in FREE_STARTS else None
     datasets = sorted({source.partition(":")[0] for source in config.train})
     data = ModelCardData(
         library_name="transformers",
-        license="apache-2.0",
+        license=licence,
         tags=["salfom", "video-saliency-prediction", "gaze", *datasets],
         # Only a name on the Hub is a link; a folder of this machine would be a broken one.
         base_model=start if "/" in start and not Path(start).exists() else None,
@@ -65,6 +70,7 @@ def write_report(folder: Path, trainer, scores: dict[str, float]) -> None:
         location=config.push_to_hub or "path/to/this/folder",
         start=start,
         from_model=bool(config.model),
+        licence=licence,
         training=", ".join(config.train),
         validation=", ".join(config.validation) or f"{config.hold_out:.0%} of the training videos, held out",
         settings=yaml.safe_dump(values, sort_keys=False, allow_unicode=True).strip(),

@@ -209,12 +209,15 @@ def convert(name: str, value: Any) -> Any:
         raise ConfigError(f"{name} must be of type {kind}, not {value!r}.") from error
 
 
-def read_settings(name: str) -> dict[str, Any]:
+def read_settings(name: str, over: tuple[Path, ...] = ()) -> dict[str, Any]:
     """
     The settings of a preset or a YAML file. A file may name another one, or a preset, as its `base`.
 
+    Args:
+        over: files that build on this one.
+
     Raises:
-        ConfigError: there is no such file, or a key in it is unknown.
+        ConfigError: there is no such file, a key in it is unknown, or it builds on itself.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
@@ -224,6 +227,8 @@ def read_settings(name: str) -> dict[str, Any]:
                 f"There is no preset '{name}'{suggestion(name, preset_names())} Presets: {', '.join(preset_names())}; "
                 "or name a .yaml file."
             )
+    if path.resolve() in over:
+        raise ConfigError(f"{path} builds on itself; change the base of it or of a file between.")
     try:
         own = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as error:
@@ -236,7 +241,8 @@ def read_settings(name: str) -> dict[str, Any]:
     settings = {}
     if base is not None:
         beside = path.parent / str(base)
-        settings = read_settings(str(beside) if beside.suffix in (".yaml", ".yml") else str(base))
+        name = str(beside) if beside.suffix in (".yaml", ".yml") else str(base)
+        settings = read_settings(name, (*over, path.resolve()))
     for key in own:
         if key not in TYPES:
             raise ConfigError(f"{path} has the unknown key '{key}'{suggestion(str(key), TYPES)}")
@@ -275,7 +281,8 @@ class ShowPath(argparse.Action):
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="accelerate launch -m salfom_hf.train",
-        description="Train or fine-tune SalFoM. Presets: " + ", ".join(preset_names()) + ".",
+        description="Train or fine-tune SalFoM. Presets: " + ", ".join(preset_names()) + ". In parentheses: values of "
+        "settings that neither the preset nor an option names.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -283,8 +290,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--path", action=ShowPath, help="print the path of the preset, or of the accelerate configuration, named so"
     )
+    defaults = dataclasses.asdict(TrainingConfig())
     for name, kind in TYPES.items():
         flag, text = f"--{name.replace('_', '-')}", HELP[name].replace("%", "%%")
+        value = defaults[name]
+        if value not in ("", [], {}) and kind is not bool:
+            text += f" ({' '.join(map(str, value)) if isinstance(value, list) else value})"
         if kind is bool:
             made.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
         elif get_origin(kind) is list:

@@ -92,6 +92,8 @@ class Trainer:
         for name in ("ema_decay", "frozen_encoder_epochs", "lora_rank"):
             if sharded and getattr(config, name):
                 raise ConfigError(f"Training with sharded weights has no {name}; set it to 0.")
+        # Counted now: later, a process may hold only its part. Adapters are merged before anything is saved.
+        self.num_parameters = sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
         # What rests for some epochs; without LoRA, all of the encoder.
         self.encoder_parameters = [p for p in model.salfom.encoder.parameters() if p.requires_grad]
         loading = {

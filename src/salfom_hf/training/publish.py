@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 
 class PublishError(Exception):
@@ -24,7 +23,7 @@ def push(folder: Path, repository: str, private: bool) -> str:
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Model, processor and card")
-    except (OSError, ValueError, HfHubHTTPError, LocalTokenNotFoundError) as error:
+    except Exception as error:  # No network, no login and a refusal are errors of many types.
         raise PublishError(
             f"Could not send {folder} to {repository} ({' '.join(str(error).split())}); the folder is complete: log "
             f"in with `hf auth login` and try again with `hf upload {repository} {folder}`."
