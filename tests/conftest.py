@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
 import gaze_data
 from salfom_hf import (
@@ -96,6 +97,18 @@ def model_folder(framewise_model, tmp_path_factory):
     SalFoMVideoProcessor(
         size={"height": 64, "width": 64}, num_frames=4, keep_aspect_ratio=True, size_divisor=32
     ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory):
+    """A folder with a tiny encoder of every type."""
+    from test_encoders import CONFIGS
+
+    folder = tmp_path_factory.mktemp("encoders")
+    torch.manual_seed(0)
+    for name, config in CONFIGS.items():
+        AutoModel.from_config(config()).save_pretrained(folder / name)
     return folder
 
 

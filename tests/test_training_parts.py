@@ -28,20 +28,9 @@ from salfom_hf.training.optimizer import (
     rate_factor,
     set_rates,
 )
-from test_encoders import CONFIGS
 from training_data import TINY_DECODER
 
 pytestmark = pytest.mark.usefixtures("reproducible")
-
-
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    """A folder with a tiny encoder of every type."""
-    folder = tmp_path_factory.mktemp("encoders")
-    torch.manual_seed(0)
-    for name, config in CONFIGS.items():
-        AutoModel.from_config(config()).save_pretrained(folder / name)
-    return folder
 
 
 def configuration(encoder, **settings):

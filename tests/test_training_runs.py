@@ -21,7 +21,6 @@ from salfom_hf.data import ClipDataset, hold_out, load
 from salfom_hf.training import loop, publish
 from salfom_hf.training.config import preset_names, read_settings
 from salfom_hf.training.loop import read_log
-from test_encoders import CONFIGS
 from training_data import arguments
 
 pytestmark = pytest.mark.usefixtures("reproducible", "alone")
@@ -41,15 +40,6 @@ def alone(monkeypatch):
 def data(tmp_path_factory):
     videos = {"train": 4, "val": 3, "test": 1}
     return gaze_data.write_dhf1k(tmp_path_factory.mktemp("data") / "DHF1K", "frames", videos, frames=8)
-
-
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoders")
-    torch.manual_seed(0)
-    for name, config in CONFIGS.items():
-        AutoModel.from_config(config()).save_pretrained(folder / name)
-    return folder
 
 
 @pytest.fixture
@@ -472,6 +462,42 @@ def test_encoder_rests_at_first(run, encoders):
 
     assert not changed(4)
     assert len(changed(8)) > len(original) / 4
+
+
+def test_modes(run, monkeypatch):
+    """A resting encoder has no stochastic depth, batch norms never learn, and all else trains after a validation."""
+    seen, loss = [], loop.Trainer.loss
+
+    def noting(trainer, batch):
+        network = trainer.network
+        norms = [m.training for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert norms
+        seen.append((network.fusion.training, network.salfom.encoder.training, any(norms)))
+        return loss(trainer, batch)
+
+    monkeypatch.setattr(loop.Trainer, "loss", noting)
+    run(epochs=2, frozen_encoder_epochs=1)
+    assert seen == [(True, False, False)] * 4 + [(True, True, False)] * 4
+
+
+def test_rates_follow_the_schedule(run):
+    _, folder = run(epochs=2, warmup_steps=4, schedule="constant", learning_rate=1e-3, encoder_learning_rate=1e-4)
+    rates = [(entry["rate/decoder"], entry["rate/encoder"]) for entry in read_log(folder) if "loss" in entry]
+    factors = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
+    assert rates == [(pytest.approx(factor * 1e-3), pytest.approx(factor * 1e-4)) for factor in factors]
+
+
+def test_the_average_is_what_is_saved_and_the_weights_are_what_goes_on(run):
+    _, folder = run(learning_rate=1e-2, warmup_steps=0)
+    last = folder / "checkpoints" / "checkpoint-4"
+    averages = torch.load(last / "custom_checkpoint_0.pkl", weights_only=True)["averages"]
+    model = SalFoMForVideoSaliencyPrediction.from_pretrained(folder / "model")
+    raw = weights(last)
+    named = dict(model.named_parameters())
+    assert len(named) == len(averages)
+    for (name, parameter), average in zip(named.items(), averages, strict=True):
+        assert torch.equal(parameter, average), name
+    assert any(not torch.equal(parameter, raw[name]) for name, parameter in named.items())
 
 
 def test_lora_run_leaves_an_ordinary_model(run, encoders):

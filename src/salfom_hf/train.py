@@ -7,6 +7,7 @@ far, for `from_pretrained`; `checkpoints/`, to go on from with `--resume`; `conf
 """
 
 import dataclasses
+import datetime
 import os
 import shutil
 import sys
@@ -20,7 +21,12 @@ try:
     import datasets
     from accelerate import Accelerator
     from accelerate.tracking import get_available_trackers
-    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, set_seed
+    from accelerate.utils import (
+        DistributedDataParallelKwargs,
+        GradientAccumulationPlugin,
+        InitProcessGroupKwargs,
+        set_seed,
+    )
 except ImportError as error:
     needed = 'Training needs more packages: pip install "salfom-hf[train]"'
     if __name__ == "__main__":
@@ -83,6 +89,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     # DeepSpeed clips by itself, and to a norm of 1 if nobody tells it.
     os.environ["ACCELERATE_GRADIENT_CLIPPING"] = str(config.max_grad_norm)
     # Parameters of a resting encoder get no gradient, which DDP has to look for.
+    # The first process may have to list a large dataset on a slow disk while the others wait.
+    patient = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=1))
     finds_unused = DistributedDataParallelKwargs(find_unused_parameters=config.frozen_encoder_epochs > 0)
     try:
         accelerator = Accelerator(
@@ -92,7 +100,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             ),
             log_with=config.trackers or None,
             project_dir=config.output_dir,
-            kwargs_handlers=[finds_unused],
+            kwargs_handlers=[finds_unused, patient],
         )
     except ValueError as error:  # Such as bf16 on a device that has none.
         raise ConfigError(f"accelerate cannot do this: {' '.join(str(error).split())}") from error
