@@ -88,9 +88,9 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         )
     # DeepSpeed clips by itself, and to a norm of 1 if nobody tells it.
     os.environ["ACCELERATE_GRADIENT_CLIPPING"] = str(config.max_grad_norm)
-    # Parameters of a resting encoder get no gradient, which DDP has to look for.
     # The first process may have to list a large dataset on a slow disk while the others wait.
     patient = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=1))
+    # Parameters of a resting encoder get no gradient, which DDP has to look for.
     finds_unused = DistributedDataParallelKwargs(find_unused_parameters=config.frozen_encoder_epochs > 0)
     try:
         accelerator = Accelerator(
