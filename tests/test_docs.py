@@ -76,7 +76,7 @@ def test_commands(command, places, capsys):
 def test_python_of_the_datasets_page(places):
     namespace = {}
     for block in blocks("datasets.md", "python"):
-        exec(with_places(block, places), namespace)  # Our own documents.
+        exec(with_places(block, places), namespace)
     assert namespace["frame"].shape[:2] == namespace["density"].shape == namespace["fixations"].shape
     assert tuple(namespace["batch"]["pixel_values_videos"].shape[1:]) == (16, 3, 288, 384)
 

@@ -249,7 +249,11 @@ TIMES, FRAMES = "video,time,x,y\n", "video,frame,x,y\n"
     [
         ("", "gaze.csv has no column video, but is empty"),
         ("video,x,y\n", r"gaze.csv has no column time \(seconds\) or frame \(from 0\), but video, x, y"),
-        ("video;time;x;y\n", "gaze.csv has no column video, but video;time;x;y"),
+        ("film,time,x,y\n", "gaze.csv has no column video, but film, time, x, y"),
+        (
+            "Video;Time;X;Y\nsteady;0,1;5;5\n",
+            "line 2, column time: '0,1' is not a number; write decimals",
+        ),
         ("video,time,frame,x,y\n", "has the columns time and frame; remove one"),
         (f"{TIMES}steady,0.1,5,5\nsteady,0.1,left,5\n", "gaze.csv, line 3, column x: 'left' is not a number"),
         (f"{TIMES}steady,0:01,5,5\n", "gaze.csv, line 2, column time: '0:01' is not a number"),
@@ -278,8 +282,15 @@ def test_tables_that_are_none(videos, tmp_path):
 
 
 @no_gaze
-def test_tables_as_spreadsheets_write_them(videos, tmp_path, samples):
-    text = '\ufeffy, observer, video, note, x, frame\r\n5, anna, steady.mp4, "blinks, once", 7, 3\r\n\r\n'
+@pytest.mark.parametrize(
+    "text",
+    [
+        '\ufeffy, observer, video, note, x, frame\r\n5, anna, steady.mp4, "blinks, once", 7, 3\r\n\r\n',
+        "Video;Frame;X;Y;Observer;Note\nsteady;3;7;5;anna;one, two\n",
+        "video\tframe\tx\ty\tobserver\nsteady.mp4\t3\t7\t5\tanna\n",
+    ],
+)
+def test_tables_as_spreadsheets_write_them(videos, tmp_path, samples, text):
     (tmp_path / "gaze.csv").write_text(text, encoding="utf-8", newline="")
     assert make_gazefolder(videos, tmp_path / "gaze.csv", tmp_path / "out").observers == 1
     assert fixated(samples()["steady"]) == {(3, 5, 7)}

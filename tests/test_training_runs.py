@@ -415,6 +415,16 @@ def test_early_stopping_keeps_the_best(run, monkeypatch, capsys):
     assert read_log(folder)[-1]["step"] == 20
 
 
+def test_a_start_that_nothing_betters_is_kept(run, model_folder, monkeypatch):
+    monkeypatch.setattr(loop, "validate", scores_of([0.5, 0.3, 0.2]))
+    code, folder = run(model=model_folder, epochs=2, ema_decay=0)
+    assert code == 0
+    assert next(entry["step"] for entry in read_log(folder) if "validation/cc" in entry) == 0
+    assert json.loads((folder / "model" / "metrics.json").read_text())["step"] == 0
+    before, after = weights(model_folder), weights(folder / "model")
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
 @pytest.mark.parametrize(("metric", "best"), [("cc", 12), ("kldiv", 4)])
 def test_best_by_any_metric(run, monkeypatch, metric, best):
     values = iter([0.2, 0.3, 0.4])

@@ -85,7 +85,7 @@ def read_gaze(path: Path) -> GazeTable:
     Read a table of gaze, of which 24 bytes per row are kept.
 
     Args:
-        path: a CSV file whose header names `video`, `x`, `y`, either `time` or `frame`, and perhaps `observer`, in any
+        path: a file separated by commas, semicolons or tabs, whose header names `video`, `x`, `y`, either `time` or `frame`, and perhaps `observer`, in any
             order, among any others.
 
     Raises:
@@ -93,13 +93,17 @@ def read_gaze(path: Path) -> GazeTable:
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            return _read_rows(path, csv.reader(file, skipinitialspace=True))
+            header = file.readline()
+            file.seek(0)
+            # Spreadsheets write semicolons where the comma is the decimal sign, and eye trackers write tabs.
+            separator = max(",;\t", key=header.count)
+            return _read_rows(path, csv.reader(file, delimiter=separator, skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"Cannot read {path} ({reason_of(error)}); give a CSV file in UTF-8.") from error
 
 
 def _read_rows(path: Path, reader) -> GazeTable:
-    header = [name.strip() for name in next(reader, [])]
+    header = [name.strip().lower() for name in next(reader, [])]
     clocks = [name for name in ("time", "frame") if name in header]
     absent = [name for name in ("video", "x", "y") if name not in header]
     absent += [] if clocks else ["time (seconds) or frame (from 0)"]
@@ -123,7 +127,8 @@ def _read_rows(path: Path, reader) -> GazeTable:
                 values.append(math.nan if cell in ("", "NA") else float(cell))
             except ValueError as error:
                 where = f"{path}, line {reader.line_num}, column {header[place]}"
-                raise DataError(f"{where}: {cell!r} is not a number; leave it empty if it is unknown.") from error
+                advice = "write decimals with a point" if "," in cell else "leave it empty if it is unknown"
+                raise DataError(f"{where}: {cell!r} is not a number; {advice}.") from error
         if not all(map(math.isfinite, values)):
             incomplete += 1
             continue

@@ -140,6 +140,9 @@ class Trainer:
             )
             self.began, self.losses = time.perf_counter(), []
             with self.bar:
+                if self.config.model and progress.step == 0:
+                    # What training starts from may be better than anything that comes of it.
+                    self.validate()
                 while not progress.finished:
                     self.finish_epoch()
         finally:
@@ -341,7 +344,8 @@ class Trainer:
         entries = [
             entry
             for entry in read_log(self.folder)
-            if entry["step"] <= now.step and (entry["epoch"] < now.epoch or "loss" in entry)
+            if entry["step"] < now.step
+            or (entry["step"] == now.step and (entry["epoch"] < now.epoch or "loss" in entry))
         ]
         with atomic_output(self.folder / LOG, overwrite=True) as path:
             path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
