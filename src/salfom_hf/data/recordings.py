@@ -85,8 +85,8 @@ def read_gaze(path: Path) -> GazeTable:
     Read a table of gaze, of which 24 bytes per row are kept.
 
     Args:
-        path: a file separated by commas, semicolons or tabs, whose header names `video`, `x`, `y`, either `time` or `frame`, and perhaps `observer`, in any
-            order, among any others.
+        path: a file separated by commas, semicolons or tabs, whose header names `video`, `x`, `y`, either `time` or
+            `frame`, and perhaps `observer`, in any order, among any others.
 
     Raises:
         DataError: the file cannot be read, or a column or a cell does not fit.
