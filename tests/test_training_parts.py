@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
+from datasets import Dataset
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
@@ -18,7 +19,7 @@ from salfom_hf.training import publish
 from salfom_hf.training.card import write_report
 from salfom_hf.training.checkpoints import Progress
 from salfom_hf.training.config import ConfigError, TrainingConfig
-from salfom_hf.training.data import EpochSampler
+from salfom_hf.training.data import EpochSampler, fit_to
 from salfom_hf.training.model import build_model, merge_lora, train_mode
 from salfom_hf.training.optimizer import (
     ExponentialMovingAverage,
@@ -396,6 +397,20 @@ def test_failed_push_says_how_to_try_again(monkeypatch, tmp_path, error):
     assert f"hf upload org/name {tmp_path}" in str(failure.value)
     assert "\n" not in str(failure.value)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def table_of(*shapes):
+    return Dataset.from_dict({"height": [height for height, _ in shapes], "width": [width for _, width in shapes]})
+
+
+def test_clips_keep_the_shape_that_all_videos_have():
+    processor = SalFoMVideoProcessor(size={"height": 288, "width": 384}, keep_aspect_ratio=True, size_divisor=32)
+    assert fit_to(processor, [table_of((360, 640), (720, 1280)), table_of((1080, 1920))]) == (256, 448)
+    assert processor.keep_aspect_ratio
+    # A batch of these needs one size, which then is that of the trained model too.
+    assert fit_to(processor, [table_of((360, 640)), table_of((640, 360))]) == (288, 384)
+    assert not processor.keep_aspect_ratio
+    assert fit_to(processor, [table_of((360, 640))]) == (288, 384)
 
 
 def test_processor_of_the_package_is_left_alone(model_folder):

@@ -62,13 +62,29 @@ def rows_of(source: str, config: TrainingConfig):
         raise ConfigError(f"'{source}' cannot be loaded: {' '.join(str(error).split())}") from error
 
 
+def fit_to(processor: SalFoMVideoProcessor, tables: list) -> tuple[int, int]:
+    """
+    The (height, width) of all clips, since only clips of one size make a batch.
+
+    A processor that follows the shape of each video goes on so when all of them have one shape. Else it is set to its
+    own size for every video, so that the trained model is given what it was trained on.
+    """
+    shapes = {shape for rows in tables for shape in zip(rows["height"], rows["width"], strict=True)}
+    targets = {processor.target_size(*shape) for shape in shapes}
+    if len(targets) > 1:
+        processor.keep_aspect_ratio = False
+        return processor.size.height, processor.size.width
+    return targets.pop()
+
+
 def build_clips(
     config: TrainingConfig, processor: SalFoMVideoProcessor
 ) -> tuple[ClipDataset | MixtureDataset, Dataset]:
     """
     The training clips, drawn anew every epoch, and the validation clips, always the same.
 
-    Without validation splits, a share of each training set is held out, always the same for one seed.
+    The processor is fitted to the videos' shapes. Without validation splits, a share of each training set is held out,
+    always the same for one seed.
 
     Raises:
         ConfigError: a setting does not fit the data.
@@ -87,8 +103,7 @@ def build_clips(
         augmentation = Augmentation(**config.augmentation)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"augmentation: {error}") from error
-    size = tuple(config.size) or (processor.size.height, processor.size.width)
-    shared = {"num_frames": processor.num_frames, "size": size}
+    shared = {"num_frames": processor.num_frames, "size": fit_to(processor, training + validation)}
     clips = [
         ClipDataset(
             rows,

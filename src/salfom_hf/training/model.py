@@ -80,8 +80,7 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
             raise ConfigError(f"size must be multiples of {stride} for this encoder, not {config.size}.")
         if config.size:
             processor.size = SizeDict(height=config.size[0], width=config.size[1])
-        # Clips of one size are what makes a batch, so they are what the trained model is to be given.
-        processor.keep_aspect_ratio = False
+            processor.keep_aspect_ratio = False
     # accelerate looks for every class that is named here, and this encoder has not those of the others.
     model._no_split_modules &= {type(module).__name__ for module in model.modules()}
     if model.salfom.adapter.framewise:
