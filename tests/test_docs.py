@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,9 @@ def run_as_told(line, places):
         return cli.main(words[1:])
     assert words[:4] == ["accelerate", "launch", "-m", "salfom_hf.train"]
     short = ["--max-steps", "2", "--size", "64", "96", "--num-workers", "0"]
-    return subprocess.run(["accelerate", "launch", "--cpu", *words[2:], *short], check=False).returncode
+    # The one beside this Python, which need not be the first on the PATH.
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu"]
+    return subprocess.run([*launch, *words[2:], *short], check=False).returncode
 
 
 def test_fine_tuning_page(places, capfd):
