@@ -94,6 +94,9 @@ def test_saved_settings_are_a_configuration(tmp_path):
         (["--seed", "-1"], "seed must be at least 0"),
         (["--push-to-hub", "not a name"], "push_to_hub must be a repository"),
         (["--model", "a", "--encoder", "b"], "either a model to go on from or an encoder"),
+        (["--nss-weight", "-1"], "nss_weight must be at least 0 and finite, not -1.0."),
+        (["--kl-weight", "nan"], "kl_weight must be at least 0 and finite, not nan."),
+        (["--weights", "inf"], "weights needs one positive number for each of the 1 datasets"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(options, message):

@@ -403,6 +403,19 @@ def scores_of(values):
     }
 
 
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_too_little_memory_is_said_in_a_sentence(run, monkeypatch, capsys, error):
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(loop, "saliency_loss", fails)
+    assert run()[0] == 2
+    assert capsys.readouterr().err.strip().startswith("salfom: Out of memory; lower --batch-size")
+
+
 def test_early_stopping_keeps_the_best(run, monkeypatch, capsys):
     monkeypatch.setattr(loop, "validate", scores_of([0.1, 0.3, 0.2, math.nan, 0.25, 0.9]))
     code, folder = run(epochs=6, patience=3)

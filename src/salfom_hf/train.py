@@ -13,6 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
 import transformers
 import yaml
 from safetensors import SafetensorError
@@ -177,6 +178,9 @@ def main(arguments: list[str] | None = None) -> int:
     except RuntimeError as error:
         if lost_connection(error):
             return fail(LOST)
+        # PyTorch has no class of its own for a CPU that runs out of memory.
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            return fail("Out of memory; lower --batch-size or --size, or set --gradient-checkpointing.")
         raise
     except (OSError, SafetensorError) as error:
         return fail(

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +113,7 @@ class TrainingConfig:
         demand(bool(self.train), "Name at least one DATASET:SPLIT to train on.")
         demand(bool(self.data_dir), "Say where the data is: --data-dir FOLDER.")
         demand(
-            len(self.weights) in (0, len(self.train)) and all(weight > 0 for weight in self.weights),
+            len(self.weights) in (0, len(self.train)) and all(0 < weight < math.inf for weight in self.weights),
             f"weights needs one positive number for each of the {len(self.train)} datasets in train.",
         )
         for name, cls in (("model_config", SalFoMConfig), ("augmentation", Augmentation)):
@@ -149,6 +150,8 @@ class TrainingConfig:
             demand(0 <= getattr(self, name) < 1, f"{name} must be at least 0 and below 1, not {getattr(self, name)}.")
         demand(0 <= self.seed < 2**32, f"seed must be at least 0 and below 2**32, not {self.seed}.")
         demand(0 < self.layer_decay <= 1, f"layer_decay must be above 0 and at most 1, not {self.layer_decay}.")
+        for name, weight in self.loss_weights.items():
+            demand(0 <= weight < math.inf, f"{name} must be at least 0 and finite, not {weight}.")
         demand(any(self.loss_weights.values()), f"The loss needs a term: {', '.join(LOSS_TERMS)} are all 0.")
         demand(
             bool(self.validation) or self.hold_out > 0,
