@@ -108,14 +108,24 @@ with gr.Blocks(title="Saliency metrics") as demo:
     gr.Markdown(ABOUT)
     with gr.Row():
         pictures = [
-            gr.Image(label=label, type="pil", image_mode="L", format="png", height=240)
+            gr.Image(
+                label=label, type="pil", image_mode="L", format="png", height=240, sources=["upload", "clipboard"]
+            )
             for label in ("Prediction", "Density", "Fixation map")
         ]
     with gr.Row():
         run = gr.Button("Score", variant="primary")
         good = gr.Button("Example: a good map")
         center = gr.Button("Example: only a centre bias")
-    table = gr.Dataframe(headers=HEADERS, interactive=False, wrap=True, label="Scores")
+    # Widths and height for which nothing is cut off on a phone.
+    table = gr.Dataframe(
+        headers=HEADERS,
+        interactive=False,
+        wrap=True,
+        label="Scores",
+        column_widths=["24%", "27%", "49%"],
+        max_height=900,
+    )
     run.click(score, pictures, table, api_name="score")
     for button, quality in ((good, "good"), (center, "center")):
         button.click(lambda quality=quality: example(quality), None, pictures, api_visibility="private").then(
