@@ -89,6 +89,7 @@ def test_missing_weights_are_initialised(tmp_path):
     state = load_file(tmp_path / "model.safetensors")
     dropped = [
         "center_prior.log_density",
+        "center_prior.log_sensitivity",
         "fusion.convolutions.0.weight",
         "salfom.encoder.embeddings.position_embeddings",
         "salfom.encoder.layers.0.mlp.fc1.weight",
@@ -115,8 +116,9 @@ def test_initial_weights():
     weight = state["salfom.dfd.steps.1.weight"]
     torch.testing.assert_close(weight[:, :, 0], weight[:, :, 1])
     assert state["salfom.encoder.layers.0.mlp.fc1.weight"].std().item() == pytest.approx(0.02, rel=0.2)
-    prior = state["center_prior.log_density"][0, 0]
-    assert prior.argmax().item() in (5 * 16 + 7, 5 * 16 + 8, 6 * 16 + 7, 6 * 16 + 8)
+    still, moving = state["center_prior.log_density"][:, 0]
+    assert not still.any()
+    assert moving.argmax().item() in (5 * 16 + 7, 5 * 16 + 8, 6 * 16 + 7, 6 * 16 + 8)
 
 
 def test_meta_device():
@@ -230,19 +232,55 @@ def test_frames_and_output_stride(frames, output_stride):
         assert features.shape == (2, 8, 3 * side, 4 * side)
 
 
-def test_center_prior_is_added():
-    model, pixels = tiny_model(center_prior=True), clip()
-    with_prior = logits(model, pixels)
-    prior = model.center_prior((32, 32))[0, 0].detach()
+def test_center_prior_counts_as_far_as_the_picture_moves():
+    model, moving = tiny_model("efficientnet_lite", image_size=64, center_prior=True), clip(8, 64, 64)
+    model.center_prior.log_density.data[0, 0, 2, 3] = 1.0
+    still = moving[:, :1].expand_as(moving)
+    slight = still.clone()
+    slight[:, -1] += 0.01
+    clips = {"still": still, "slight": slight, "moving": moving}
+    with_prior = {name: logits(model, pixels) for name, pixels in clips.items()}
+    log_density = model.center_prior.log_density.detach()
     model.center_prior = None
-    torch.testing.assert_close(with_prior - prior, logits(model, pixels), atol=1e-5, rtol=1e-5)
-    assert prior[15, 15] > prior[0, 0]
+    added = {name: with_prior[name] - logits(model, pixels) for name, pixels in clips.items()}
+    always, also = torch.nn.functional.interpolate(log_density, size=(64, 64), mode="bilinear")[:, 0]
+    torch.testing.assert_close(added["still"], always.expand(2, -1, -1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(added["moving"], (always + also).expand(2, -1, -1), atol=1e-3, rtol=1e-3)
+    share = (added["slight"] - always)[:, 0, 0] / also[0, 0]
+    assert ((0.01 < share) & (share < 0.99)).all()
+    assert also[31, 31] > also[0, 0]
+
+
+def randomized(model):
+    """Fresh decoders have equal temporal taps, which would hide mistakes in their order."""
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("encoder", "branches"),
+    [
+        ("umt", {}),
+        ("efficientnet_lite", {}),
+        ("efficientnet_lite", {"use_dfd": False}),
+        ("efficientnet_lite", {"use_tcfe": False}),
+        ("efficientnet_lite", {"num_frames": 1}),
+        ("efficientnet_lite", {"num_frames": 2}),
+        ("efficientnet_lite", {"output_stride": 4, "decoder_hidden_size": 8}),
+    ],
+)
+def test_one_frame_stands_for_a_still(encoder, branches):
+    model = randomized(tiny_model(encoder, image_size=64, center_prior=True, **branches))
+    stills = clip(1, 64, 96)
+    repeated = stills.expand(-1, model.config.num_frames, -1, -1, -1)
+    torch.testing.assert_close(logits(model, stills), logits(model, repeated), atol=1e-4, rtol=1e-4)
 
 
 def test_wrong_inputs():
     model = tiny_model()
     for pixels, message in (
-        (clip(4), "clips of 8 frames, not 4"),
+        (clip(4), "clips of 8 frames, or stills of one frame, not 4"),
         (clip(8, 40, 32), "16 divides, not 40x32"),
         (clip()[0], r"takes \(batch, frames, 3, height, width\)"),
         (clip()[:, :, :2], r"takes \(batch, frames, 3, height, width\)"),

@@ -34,8 +34,8 @@ class SalFoMConfig(PreTrainedConfig):
             linearly from 0 at the first.
         output_stride (1, 2 or 4, defaults to 1): resolution of the last decoder steps and of the fusion, as the
             factor by which a stride-16 encoder's input is larger. The map is up-sampled from there.
-        center_prior (`bool`, defaults to `False`): whether a learned map, initially a centred Gaussian, is added to
-            the logits.
+        center_prior (`bool`, defaults to `False`): whether learned maps are added to the logits, one always and one,
+            initially a centred Gaussian, as far as the picture moves.
         kl_weight, cc_weight (`float`, default to 1.0): weights of the loss terms KL(gt ‖ pred) and −CC.
         initializer_range (`float`, defaults to 0.02): standard deviation of initial linear weights.
     """

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from .configuration_salfom import SalFoMConfig
+from .temporal import convolve
 from .upsampling import upsample
 
 
@@ -33,7 +34,7 @@ class DFD(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Args:
-            features: `(batch, channels, time, rows, columns)`.
+            features: `(batch, channels, time, rows, columns)`; one time step stands for a still.
             transformer: what TCFE gives for the 2nd and 4th step, `None` without that branch.
 
         Returns:
@@ -42,7 +43,7 @@ class DFD(nn.Module):
         """
         volumes = []
         for index, (step, scale) in enumerate(zip(self.steps, self.scales, strict=True)):
-            features = upsample(step(features).relu(), scale)
+            features = upsample(convolve(step, features).relu(), scale)
             if transformer is not None and index in (1, 3):
                 features = features + transformer[index // 2]
             volumes.append(features)

@@ -4,19 +4,13 @@ import torch
 from torch import nn
 
 from .configuration_salfom import SalFoMConfig
+from .temporal import collapse, collapse_padded
 from .upsampling import upsample
 
 
 def halvings(steps: int) -> int:
     """How often `steps`, a power of two, can be halved."""
     return steps.bit_length() - 1
-
-
-def collapse(volume: torch.Tensor, convolutions: nn.ModuleList) -> torch.Tensor:
-    """Run temporal convolutions that leave one time step: `(b, c, time, h, w)` to `(b, c, h, w)`."""
-    for convolution in convolutions:
-        volume = convolution(volume).relu()
-    return volume.squeeze(2)
 
 
 class SFD(nn.Module):
@@ -54,7 +48,7 @@ class SFD(nn.Module):
     def forward(self, features: torch.Tensor, dynamic: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
         """
         Args:
-            features: `(batch, channels, time, rows, columns)`.
+            features: `(batch, channels, time, rows, columns)`; one time step stands for a still.
             dynamic: DFD's volumes after its 2nd and 4th step, `None` without that branch.
 
         Returns:
@@ -64,7 +58,7 @@ class SFD(nn.Module):
         for index, (convolution, scale) in enumerate(zip(self.spatial, self.scales, strict=True)):
             static = upsample(convolution(static).relu(), scale)
             if dynamic is not None and index == 2:
-                static = static + collapse(dynamic[0], self.from_dynamic_2)
+                static = static + collapse_padded(dynamic[0], self.from_dynamic_2)
             if dynamic is not None and index == 5:
-                static = static + collapse(dynamic[1], self.from_dynamic_4)
+                static = static + collapse_padded(dynamic[1], self.from_dynamic_4)
         return static

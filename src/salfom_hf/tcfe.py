@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_salfom import SalFoMConfig
+from .temporal import convolve
 from .upsampling import upsample
 
 # Added to the attention between tokens that a cyclic shift brought together, as in Swin.
@@ -104,7 +105,7 @@ class TCFEStage(nn.Module):
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """`(batch, inputs, time, rows, columns)` to `(batch, outputs, time / reduction, rows, columns)`."""
-        volume = self.patch_embedding(volume)
+        volume = convolve(self.patch_embedding, volume)
         rows, columns = volume.shape[-2:]
         tokens = volume.flatten(3).permute(0, 2, 3, 1)
         for block in self.blocks:
@@ -136,7 +137,7 @@ class TCFE(nn.Module):
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Args:
-            features: `(batch, channels, time, rows, columns)`.
+            features: `(batch, channels, time, rows, columns)`; one time step stands for a still.
 
         Returns:
             What DFD adds at its 2nd step, `(batch, channels, time / 2, rows, columns)`; at its 4th,
