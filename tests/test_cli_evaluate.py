@@ -1,4 +1,4 @@
-"""The commands `salfom evaluate` and `salfom submit`: what they print and write, and that errors are one line."""
+"""The commands `salfom evaluate`, `steadiness` and `submit`: what they print and write; errors are one line."""
 
 import json
 import os
@@ -14,6 +14,8 @@ from PIL import Image
 from salfom_hf import cli
 from salfom_hf.data import export_dataset, load_stills
 from salfom_hf.evaluation import Center
+from salfom_hf.predictor import SaliencyPredictor
+from salfom_hf.video import read_frames
 
 
 @pytest.fixture
@@ -200,7 +202,66 @@ def test_what_predict_writes_for_stills_is_scored(salfom, stills_folder, output_
                           "--predictions", "predictions", "--metrics", "nss", "cc")  # fmt: skip
     assert code == 0
     own, read = rows(out)[1:]
-    assert [float(cell) for cell in read[1:]] == pytest.approx([float(cell) for cell in own[1:]], abs=0.02)
+    means = [[float(cell.split(" ± ")[0]) for cell in row[1:]] for row in (own, read)]
+    assert means[1] == pytest.approx(means[0], abs=0.02)
+
+
+def test_the_last_frame_alone_stands_beside_the_window(salfom, dhf1k_frames, model_folder):
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--metrics", "nss", "cc", "--last-frame-alone",
+                 "-o", "out")  # fmt: skip
+    code, out, err = salfom("evaluate", *arguments)
+    assert (code, err) == (0, [])
+    _, window, alone = rows(out)
+    assert (window[0], alone[0]) == (str(model_folder), f"{model_folder}, last frame alone")
+    assert window[1:3] != alone[1:3]
+    assert f"{model_folder}, last frame alone: every frame by itself, as a still." in out
+    # Each frame as a file of its own.
+    for video in ("0601", "0602"):
+        frames = sorted((dhf1k_frames / "val" / video / "images").iterdir())
+        assert salfom("predict", *frames, "--format", "npz", "-o", f"single/{video}")[0] == 0
+        Path(f"maps/{video}").mkdir(parents=True)
+        for file in Path(f"single/{video}").iterdir():
+            np.save(f"maps/{video}/{file.stem.removesuffix('_npz')}.npy", np.load(file)["maps"][0])
+    scored = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--metrics", "nss", "cc", "--predictions", "maps")
+    _, out, _ = salfom("evaluate", *scored, model=False)
+    assert [float(cell) for cell in rows(out)[1][1:]] == pytest.approx([float(cell) for cell in alone[1:]], abs=0.002)
+
+
+def test_the_last_frame_alone_is_of_a_video_and_a_model(salfom, stills_parquet, dhf1k_frames):
+    stills = ("--dataset", "stills", "--data-dir", stills_parquet, "--last-frame-alone")
+    code, _, err = salfom("evaluate", *stills)
+    assert code == 2
+    assert err[-1] == (
+        "salfom: A still is its last frame; leave out --last-frame-alone, or score a dataset of videos."
+    )
+    videos = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--last-frame-alone", "--baseline", "center")
+    refused(salfom("evaluate", *videos, model=False), "--last-frame-alone needs a --model")
+
+
+def test_steadiness(salfom, clip, dhf1k_frames, model_folder):
+    images = dhf1k_frames / "val" / "0601" / "images"
+    arguments = ("steadiness", clip, images, "--last-frame-alone", "-o", "out.json")
+    code, out, err = salfom(*arguments)
+    assert (code, err) == (0, [])
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in out]
+    names = [str(model_folder), f"{model_folder}, last frame alone"]
+    assert cells[0] == ["video", *names, "frames"]
+    assert [row[0] for row in cells[2:]] == [str(clip), str(images), "mean"]
+    assert [row[-1] for row in cells[2:]] == ["6", "20", "26"]
+    predictor = SaliencyPredictor.from_pretrained(model_folder)
+    frames = [frame.image for frame in read_frames(clip)]
+    for column, maps in ((1, predictor.predict(clip)), (2, [predictor.predict([frame])[0] for frame in frames])):
+        steps = [np.corrcoef(maps[index].ravel(), maps[index + 1].ravel())[0, 1] for index in range(5)]
+        assert float(cells[2][column]) == pytest.approx(np.mean(steps), abs=2e-4)
+        means = [float(row[column]) for row in cells[2:]]
+        assert means[2] == pytest.approx((means[0] + means[1]) / 2, abs=2e-4)
+    assert cells[2][1] != cells[2][2]
+    results = json.loads(Path("out.json").read_text())
+    assert [method["name"] for method in results["methods"]] == names
+    assert [f"{method['videos'][str(clip)]:.4f}" for method in results["methods"]] == cells[2][1:3]
+    refused(salfom(*arguments), "out.json exists already; choose another output or pass --overwrite.")
+    assert salfom(*arguments, "--overwrite", "--duration", "0.1")[1][2].split("|")[-2].strip() == "3"
+    refused(salfom("steadiness", "nowhere.mp4"), "nowhere.mp4")
 
 
 def test_a_stopped_run_says_that_it_can_go_on(salfom, dhf1k_frames, monkeypatch):

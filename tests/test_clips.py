@@ -23,6 +23,7 @@ from salfom_hf.data import (
     DataError,
     MixtureDataset,
     StreamedClipDataset,
+    collate_by_shape,
     load_dhf1k,
     load_hollywood2,
     load_stills,
@@ -103,7 +104,8 @@ def test_every_dataset_gives_clips_that_fit_in_a_batch(request, processor, fixtu
     clips = ClipDataset(dataset, processor, num_frames=4, sampling=sampling, augmentation=EVERYTHING)
     batch = next(iter(DataLoader(clips, batch_size=len(clips))))
     assert len(set(batch["video_id"])) == videos
-    assert batch["pixel_values_videos"].shape == (len(clips), 4, 3, *SIZE)
+    frames = 1 if load is load_stills else 4
+    assert batch["pixel_values_videos"].shape == (len(clips), frames, 3, *SIZE)
     assert batch["pixel_values_videos"].dtype == batch["labels"].dtype == torch.float32
     assert batch["pixel_values_videos"].isfinite().all()
     assert batch["labels"].shape == batch["fixations"].shape == (len(clips), *SIZE)
@@ -166,16 +168,16 @@ def test_a_video_shorter_than_the_window_is_padded_in_front(hollywood2, processo
     assert all(not torch.equal(frames[index], frames[index + 1]) for index in range(3, 7))
 
 
-def test_stills_are_clips_of_one_repeated_frame(stills_parquet, processor):
+def test_stills_are_clips_of_one_frame(stills_parquet, processor):
     clips = ClipDataset(load_stills(stills_parquet, split="train"), processor, num_frames=4)
     rows = list(gaze_stills("train", 4))
     assert len(clips) == 4
     for item, still in zip(map(clips.__getitem__, range(4)), rows, strict=True):
         assert (item["video_id"], item["frame"]) == (still["image_id"], 0)
         frames = item["pixel_values_videos"]
-        assert all(torch.equal(frame, frames[0]) for frame in frames)
+        assert len(frames) == 1
         if still["image_id"].endswith("png"):
-            torch.testing.assert_close(frames[:1], prepared(processor, [still["picture"]]))
+            torch.testing.assert_close(frames, prepared(processor, [still["picture"]]))
         height, width = still["picture"].shape[:2]
         points = {
             (int(y * SIZE[0] / height), int(x * SIZE[1] / width))
@@ -253,14 +255,18 @@ def test_items_are_indexed_as_in_a_list(train, processor):
 
 def epochs(dataset, count=3, **options):
     """The items of every epoch by index, read as in training."""
-    loader = DataLoader(dataset, batch_size=2, **options)
+    loader = DataLoader(dataset, batch_size=2, collate_fn=collate_by_shape, **options)
     found = []
     for epoch in range(count):
         dataset.set_epoch(epoch)
         items = []
-        for batch in loader:
-            size = len(batch["video_id"])
-            items += [{key: value[place] for key, value in batch.items()} for place in range(size)]
+        for batches in loader:
+            clips = [
+                {key: value[index] for key, value in batch.items()}
+                for batch in batches
+                for index in range(len(batch["place"]))
+            ]
+            items += sorted(clips, key=lambda clip: int(clip.pop("place")))
         found.append([{**item, "frame": int(item["frame"])} for item in items])
     return found
 
@@ -270,7 +276,7 @@ def epochs(dataset, count=3, **options):
 def test_workers_give_the_same_clips_in_every_epoch(train, stills_parquet, processor, options, mixed):
     clips = ClipDataset(train, processor, num_frames=2, augmentation=EVERYTHING, clips_per_video=3)
     if mixed:
-        stills = ClipDataset(load_stills(stills_parquet, split="train"), processor, num_frames=2)
+        stills = ClipDataset(load_stills(stills_parquet, split="train"), processor, augmentation=EVERYTHING)
         clips = MixtureDataset([clips, stills], [2, 1])
     expected = [[clips[index] for index in range(len(clips)) if clips.set_epoch(epoch) is None] for epoch in range(3)]
     assert not any(map(same, expected[0], expected[1]))
@@ -311,6 +317,20 @@ def test_the_size_is_the_processors_unless_given(train):
     item = ClipDataset(train, processor, num_frames=2, size=(40, 50))[0]
     assert item["pixel_values_videos"].shape == (2, 3, 40, 50)
     assert item["fixations"].shape == (40, 50)
+
+
+def test_clips_of_several_shapes_are_several_batches(train, stills_parquet):
+    processor = SalFoMVideoProcessor(size={"height": 64, "width": 96}, keep_aspect_ratio=True, size_divisor=32)
+    stills = ClipDataset(load_stills(stills_parquet, split="train"), processor)
+    clips = [*stills, *ClipDataset(train, processor, num_frames=2)]
+    batches = collate_by_shape(clips)
+    shapes = [tuple(batch["pixel_values_videos"].shape) for batch in batches]
+    assert shapes == [(2, 1, 3, 64, 96), (2, 1, 3, 96, 64), (2, 2, 3, 64, 96)]
+    assert [batch["place"].tolist() for batch in batches] == [[0, 2], [1, 3], [4, 5]]
+    for batch in batches:
+        for index, place in enumerate(batch.pop("place").tolist()):
+            found = {key: value[index] for key, value in batch.items()}
+            assert same({**found, "frame": int(found["frame"])}, clips[place])
 
 
 def test_no_more_of_a_row_is_read_than_a_clip_shows(processor):
@@ -408,6 +428,24 @@ def test_a_mixture_has_the_shares_of_its_weights(parts, weights, counts):
     assert Counter(name[0] for name in names) == {str(n): count for n, count in enumerate(counts) if count}
     # Mixed, not one after the other.
     assert sum(one[0] != other[0] for one, other in itertools.pairwise(names)) > 8
+
+
+@pytest.mark.parametrize(("weights", "length"), [((12, 1, 1), 140), ((12, 1, 1), 137), ((0.5, 0.3, 0.2), 91)])
+def test_every_stretch_of_a_mixture_has_the_shares(parts, weights, length):
+    mixture = MixtureDataset(parts, weights, length)
+    orders = set()
+    for epoch in range(5):
+        names = [str(number) for number in mixture.plan(epoch)[:, 0]]
+        orders.add("".join(names))
+        for stretch in (7, 14, 28):
+            shares = [stretch * weight / sum(weights) for weight in weights]
+            for first in range(length - stretch + 1):
+                counts = Counter(names[first : first + stretch])
+                assert all(abs(counts[str(n)] - share) < 2 for n, share in enumerate(shares)), (first, counts)
+    assert len(orders) > 1
+    # Where the shares are whole numbers, so are those of every batch, exactly.
+    if length % 14 == 0:
+        assert all(sorted(names[i : i + 14]) == ["0"] * 12 + ["1", "2"] for i in range(0, length, 14))
 
 
 def test_a_video_taken_again_in_one_epoch_gives_other_clips(parts):

@@ -6,11 +6,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import ModelCard
 
 from salfom_hf import SaliencyPredictor, cli
 from salfom_hf.data import make_gazefolder
+from salfom_hf.hub import publish
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -103,3 +106,35 @@ def test_fine_tuning_page(places, capfd):
     for folder in ("run/model", "trainer-run/model"):
         assert SaliencyPredictor.from_pretrained(folder).model.config.num_frames == 16
     assert Path("walk_saliency.mp4").is_file()
+
+
+def test_publishing_page(places, mine, monkeypatch, capfd):
+    """From the first line to the last, each on what those before it left; the Hub notes what it is sent."""
+    sent = []
+    hub = SimpleNamespace(
+        create_repo=lambda name, **options: sent.append((name, options)),
+        repo_info=lambda name: SimpleNamespace(private=True),
+        upload_folder=lambda folder_path, **options: sent.append({path.name for path in Path(folder_path).iterdir()}),
+    )
+    monkeypatch.setattr(publish, "HfApi", lambda: hub)
+    shutil.copytree(places["salfom-large"], "run/model")
+    shutil.copytree(mine / "made", "mine")
+    for video in ("walk.mp4", "ride.mp4"):
+        shutil.copy(mine / "videos" / video, video)
+    for line in "".join(blocks("publish.md", "bash")).splitlines():
+        words = shlex.split(line)
+        if words[0] == "salfom":
+            assert cli.main(words[1:]) == 0, f"{line}\n{capfd.readouterr().err}"
+        else:
+            # Of the repository, whose cards stay as they are.
+            assert (DOCS.parent / words[1]).is_file()
+    (name, options), files = sent
+    assert (name, options["private"]) == ("org/name", True)
+    assert files == {path.name for path in Path("hub-folder").iterdir()}
+    assert ModelCard.load("hub-folder/README.md").data.eval_results
+    namespace = {}
+    for block in blocks("publish.md", "python"):
+        exec(block, namespace)
+    assert namespace["result"]["timestamps"][0] == pytest.approx(0.04)
+    assert namespace["again"](mine / "videos" / "walk.mp4")["maps"].shape == (6, 64, 96)
+    assert namespace["saliency"].shape[0] == 1

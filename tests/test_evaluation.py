@@ -223,7 +223,8 @@ def test_random_frames_are_reproducible(val, tmp_path):
 
 def test_several_processes_give_the_same_numbers(val, model_folder, tmp_path, reproducible, capfd):
     model = Model(str(model_folder), SaliencyPredictor.from_pretrained(model_folder))
-    methods, protocol = [model, Center()], Protocol((*Protocol().metrics, "information_gain"))
+    alone = Model(str(model_folder), model.predictor, last_frame_alone=True)
+    methods, protocol = [model, alone, Center()], Protocol((*Protocol().metrics, "information_gain"))
     one = evaluate(val, methods, tmp_path / "one", protocol, prior=Center())
     capfd.readouterr()
     two = evaluate(val, methods, tmp_path / "two", protocol, prior=Center(), processes=2)
@@ -349,6 +350,36 @@ def test_videos_decode_like_frames(dhf1k_official, framewise_model, processor, t
     np.testing.assert_allclose(video["scores"]["nss"], expected, rtol=1e-3)
 
 
+def test_a_still_is_one_frame(stills_parquet, framewise_model, processor):
+    sample = open_sample(load_stills(stills_parquet, "train")[0])
+    predictor = SaliencyPredictor(framewise_model, processor)
+    seen = []
+    hook = framewise_model.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    (saliency,) = Model("tiny", predictor).maps(sample, [0])
+    hook.remove()
+    assert seen == [(1, 1, 3, 64, 96)]
+    repeated = predictor.predict(np.repeat(next(sample.frames())[None], 4, axis=0))
+    np.testing.assert_allclose(saliency, repeated[-1], rtol=1e-3, atol=1e-5)
+
+
+def test_the_last_frame_alone_has_no_memory(val, framewise_model, processor, tmp_path):
+    """The map of a frame is that of a video which shows nothing else."""
+    predictor = SaliencyPredictor(framewise_model, processor, stride=3)
+    model, alone = Model("tiny", predictor), Model("tiny", predictor, last_frame_alone=True)
+    assert (alone.name, alone.description) == ("tiny, last frame alone", "every frame by itself, as a still")
+    assert alone.fingerprint != model.fingerprint
+    sample, chosen = open_sample(val[1]), [0, 2, 3, 19]
+    frames = list(sample.frames())
+    for index, saliency in zip(chosen, alone.maps(sample, chosen), strict=True):
+        np.testing.assert_allclose(saliency, predictor.predict([frames[index]])[0], rtol=1e-3, atol=1e-5)
+    # With its window the model does see the other frames.
+    assert np.abs(list(model.maps(sample, chosen))[-1] - saliency).max() > 0.01
+    whole = list(alone.maps_of_video(np.stack(frames)))
+    np.testing.assert_allclose([whole[index] for index in chosen], list(alone.maps(sample, chosen)), atol=1e-6)
+    with_window = list(model.maps_of_video(np.stack(frames)))
+    np.testing.assert_array_equal(with_window, predictor.predict(np.stack(frames)))
+
+
 # Reports.
 
 
@@ -361,6 +392,11 @@ def finished(shots, tmp_path_factory):
     return folder, methods, scores
 
 
+def with_error(values):
+    """Mean and standard error of two values: half of what they are apart."""
+    return f"{(values[0] + values[1]) / 2:.3f} ± {abs(values[0] - values[1]) / 2:.3f}"
+
+
 def test_the_table_shows_methods_side_by_side(finished):
     _, _, scores = finished
     lines = table(scores, FAST, "hollywood2, split train", stills=False).splitlines()
@@ -371,9 +407,12 @@ def test_the_table_shows_methods_side_by_side(finished):
         means = [f"{method.mean_over_frames(metric):.3f}" for metric in ("nss", "cc")]
         assert row == [method.name, *means, "24"]
     assert rows[4] == ["method", "NSS ↑", "CC ↑", "videos"]
-    assert rows[6][2] == f"{scores[0].mean_over_videos('cc'):.3f}"
-    assert rows[6][3] == "2"
-    assert len({len(line) for line in lines if line.startswith("|")}) == 1
+    first, second = (np.array([values.mean() for values in method.values("cc")]) for method in scores)
+    assert rows[6] == [scores[0].name, rows[6][1], with_error(first), "2"]
+    assert "Difference from shifted on the same videos, mean ± standard error" in lines
+    assert rows[8] == rows[4]
+    assert rows[10:] == [["center", rows[10][1], with_error(second - first), "2"]]
+    assert rows[10][2].startswith("-")
     assert lines[-1] == "24 of 25 frames scored; left out: 1 without fixations."
     assert sum("Gaussian in the middle" in line for line in lines) == 1
 
@@ -386,6 +425,17 @@ def test_stills_have_one_mean(stills_parquet, tmp_path):
     assert "videos" not in text
     for words in ("s-AUC: shuffled AUC as published (sampled", "without jitter", "ddof 1", "not blurred"):
         assert words in text
+
+
+def test_of_one_video_there_is_no_error(val, tmp_path):
+    dataset, methods = val.select([1]), [Shifted(9), Center()]
+    scores = evaluate(dataset, methods, tmp_path / "out", FAST)
+    text = table(scores, FAST, "title", stills=False)
+    assert "±" not in text
+    assert "Difference" not in text
+    write_reports(tmp_path / "out", scores, FAST, {})
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["methods"][0]["standard_error"] == {"nss": None, "cc": None}
 
 
 def test_the_table_names_the_protocol(finished):
@@ -404,6 +454,8 @@ def test_results_as_json(finished):
     first, second = results["methods"]
     assert first["mean_over_frames"]["cc"] == scores[0].mean_over_frames("cc")
     assert first["mean_over_videos"]["nss"] == scores[0].mean_over_videos("nss")
+    one, other = (values.mean() for values in scores[0].values("nss"))
+    assert first["standard_error"]["nss"] == pytest.approx(abs(one - other) / 2, rel=1e-9)
     assert (first["frames"], first["videos"], first["left_out"]) == (24, 2, {"without fixations": 1})
     assert second["name"] == "center"
 

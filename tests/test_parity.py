@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from salfom_hf import acceleration
 from salfom_hf.convert import detect_kind, to_salfom
 
 DATA = Path(__file__).parent / "data" / "parity"
@@ -120,10 +121,23 @@ def test_float32_agrees_with_the_released_network(converted, clip, reference):
     assert max(differences.values()) < 1e-4, differences
 
 
+def test_prepared_for_inference_it_agrees_too(converted, clip, reference, monkeypatch):
+    model, _ = converted
+    # Whatever is fastest here: this is the furthest from what PyTorch would do.
+    monkeypatch.setattr(acceleration, "measure", lambda dtype, threads: ("onednn", "tiled_onednn"))
+    acceleration.prepare_for_inference(model)
+    with torch.inference_mode():
+        saliency = model(clip).saliency.numpy()
+    difference = np.abs(saliency - reference["saliency"]).max()
+    print(f"map: {difference:.1e}")
+    assert difference < 1e-5
+
+
 def test_bfloat16_correlates_with_the_released_network(converted, clip, reference):
     model, _ = converted
     # Changes the model that the tests share; keep this one last.
     model.bfloat16()
+    model.salfom.encoder.set_attn_implementation("tiled_blas")
     with torch.inference_mode():
         saliency = model(clip).saliency.float().numpy()
     correlation = np.corrcoef(saliency.ravel(), reference["saliency"].ravel())[0, 1]

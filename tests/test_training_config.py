@@ -55,6 +55,7 @@ def test_own_file_over_a_preset(tmp_path):
 def test_model_replaces_the_encoder_of_a_preset_and_the_other_way_round():
     config = parse(["light", *DATA, "--model", "salfom"])
     assert (config.model, config.encoder, config.model_config) == ("salfom", "", {})
+    assert not config.keep_aspect_ratio
     config = parse(["hollywood2", *DATA, "--encoder", "folder"])
     assert (config.model, config.encoder) == ("", "folder")
 
@@ -87,6 +88,11 @@ def test_saved_settings_are_a_configuration(tmp_path):
         (["--validation", "ucf_sports:testing"], "test split"),
         (["--validation", "dhf1k:validation+test[:10%]"], "test split"),
         (["--validation", "--hold-out", "0"], "nothing to choose checkpoints on"),
+        (["--validation", "dhf1k:train", "--hold-out", "0"], "nothing to choose checkpoints on"),
+        (["--validation", "motion:train"], "name another validation split"),
+        (["--train", "motion:train", "--validation"], "need a validation split"),
+        (["--encoder-from-stills"], "encoder_from_stills needs stills"),
+        (["--model", "salfom", "--keep-aspect-ratio"], "keep_aspect_ratio is for a fresh decoder"),
         (["--kl-weight", "0", "--cc-weight", "0"], "The loss needs a term"),
         (["--weights", "1", "2"], "one positive number for each of the 1 datasets"),
         (["--size", "64"], "size needs a height and a width"),

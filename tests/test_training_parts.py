@@ -7,19 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
-from datasets import Dataset
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import HfHubHTTPError
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from transformers import AutoModel
 
+import gaze_data
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor
 from salfom_hf.encoders import ENCODERS
-from salfom_hf.training import publish
 from salfom_hf.training.card import write_report
 from salfom_hf.training.checkpoints import Progress
 from salfom_hf.training.config import ConfigError, TrainingConfig
-from salfom_hf.training.data import EpochSampler, fit_to
+from salfom_hf.training.data import EpochSampler, build_clips, divide
 from salfom_hf.training.model import build_model, merge_lora, train_mode
 from salfom_hf.training.optimizer import (
     ExponentialMovingAverage,
@@ -155,6 +153,61 @@ def test_sampler():
     again.set_epoch(17)
     assert list(again) == orders[17]
     assert list(EpochSampler(11, multiple=4, seed=4)) != orders[0]
+    # A mixture has an order of its own.
+    assert list(EpochSampler(11, multiple=4, seed=None)) == list(range(8))
+
+
+# --- Which data ---
+
+
+def image_ids(table):
+    return set(table["image_id"])
+
+
+@pytest.mark.parametrize(
+    ("train", "validation"),
+    [
+        (["stills:train", "motion:train"], []),
+        (["motion:train", "stills:train"], ["stills:train"]),
+        (["stills:train[:75%]", "motion:train"], ["stills:train[75%:]"]),
+        (["stills:train", "motion:train[:50%]"], ["stills:train"]),
+    ],
+)
+def test_motion_is_made_of_no_image_that_is_validated_on(tmp_path, train, validation):
+    folder = gaze_data.write_stills(tmp_path, splits={"train": 12, "dev": 3})
+    config = TrainingConfig(train=train, validation=validation, hold_out=0.25, data_dir=[f"stills={folder}"])
+    training, (held,) = divide(config)
+    parts = dict(zip(train, map(image_ids, training), strict=True))
+    (stills,) = (images for source, images in parts.items() if source.startswith("stills"))
+    (motion,) = (images for source, images in parts.items() if source.startswith("motion"))
+    assert len(image_ids(held)) == 3
+    assert len(stills) == 9
+    assert not (stills | motion) & image_ids(held)
+    assert motion <= stills
+    assert len(motion) == 9 or "50%" in "".join(train)
+
+
+def test_motion_of_other_stills(tmp_path):
+    for name, count in (("a", 5), ("b", 6)):
+        gaze_data.write_stills(tmp_path / name, splits={"train": count, "dev": 2})
+    config = TrainingConfig(
+        train=["stills:train", "motion:train"],
+        validation=["stills:dev"],
+        data_dir=[f"stills={tmp_path / 'a'}", f"motion={tmp_path / 'b'}"],
+    )
+    assert [len(part) for part in divide(config)[0]] == [5, 6]
+
+
+def test_an_epoch_of_a_mixture_is_a_pass_over_its_first_dataset(tmp_path, processor):
+    folder = gaze_data.write_stills(tmp_path, splits={"train": 12, "dev": 3})
+    sources = {"train": ["stills:train", "motion:train"], "validation": ["stills:dev"], "data_dir": [str(folder)]}
+    clips, _ = build_clips(TrainingConfig(**sources, weights=[3, 1]), processor)
+    images = [clips.datasets[n].dataset[int(i)]["image_id"][0].as_py() for n, i, _ in clips.plan(0) if n == 0]
+    assert sorted(images) == sorted(f"train_{n}.{'jpg' if n % 2 == 0 else 'png'}" for n in range(1, 13))
+    assert len(clips) == 16
+    # By their sizes: one still has no fixations, so nothing moves in it.
+    clips, _ = build_clips(TrainingConfig(**sources), processor)
+    assert len(clips) == 12 + 11
 
 
 # --- The model ---
@@ -171,6 +224,15 @@ def test_fresh_decoder_on_every_encoder(encoders, name):
     assert str(encoders) not in model.config.to_json_string()
     assert model.config.image_height_width == (64, 96)
     assert model(torch.zeros(1, 4, 3, 64, 96)).logits.shape == (1, 64, 96)
+
+
+@pytest.mark.parametrize(("size", "tall"), [([], (96, 64)), ([64, 96], (64, 96))])
+def test_clips_in_the_shape_of_their_video(encoders, size, tall):
+    config = configuration(encoders / "efficientnet_lite", keep_aspect_ratio=True, size=size)
+    config.model_config["image_size"] = [64, 96]
+    _, processor = build_model(config)
+    assert processor.target_size(480, 640) == (64, 96)
+    assert processor.target_size(640, 480) == tall
 
 
 def test_pixels_as_the_encoder_knows_them(encoders, tmp_path):
@@ -316,12 +378,13 @@ def test_card_says_what_was_run(tmp_path, framewise_model):
     assert card.data.base_model == "MCG-NJU/videomae-large"
     assert {"salfom", "dhf1k"} <= set(card.data.tags)
     assert set(card.data.metrics) == {"cc", "sim", "nss", "auc_judd", "kldiv"}
+    assert {result.metric_type: result.metric_value for result in card.data.eval_results}["nss"] == 2.5
     parameters = sum(p.numel() for p in framewise_model.parameters())
     for said in (
         'from_pretrained("org/name")',
         "| cc | 0.7500 |",
         "| nss | 2.5000 |",
-        "On 12 clips of 10% of the training videos, held out",
+        "On 12 clips of 10% of dhf1k:train, held out",
         "30 of 60 optimizer steps (epoch 5), 24 clips a step, on 2 × cpu",
         f"{parameters:,} parameters",
         "batch_size: 3",
@@ -351,66 +414,6 @@ def test_card_claims_no_licence_it_does_not_know(tmp_path, framewise_model, star
     assert card.data.license == licence
     assert ("Apache-2.0" in card.text) == (licence is not None)
     assert ("made from `MCG-NJU/videomae-large`: its licence holds" in card.text) == (licence is None)
-
-
-class Hub:
-    """Stands in for HfApi and notes what is asked of it."""
-
-    def __init__(self, error=None):
-        self.calls, self.error = [], error
-
-    def __call__(self):
-        return self
-
-    def create_repo(self, name, **options):
-        self.calls.append(("create_repo", name, options))
-
-    def upload_folder(self, **options):
-        self.calls.append(("upload_folder", options))
-        if self.error:
-            raise self.error
-
-
-@pytest.mark.parametrize("private", [False, True])
-def test_push(monkeypatch, tmp_path, private):
-    hub = Hub()
-    monkeypatch.setattr(publish, "HfApi", hub)
-    assert publish.push(tmp_path, "org/name", private) == "https://huggingface.co/org/name"
-    assert hub.calls[0] == ("create_repo", "org/name", {"private": private, "exist_ok": True})
-    assert hub.calls[1][1]["repo_id"] == "org/name"
-    assert hub.calls[1][1]["folder_path"] == str(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError("no route\nto host"),
-        RuntimeError("of the library that speaks HTTP"),
-        HfHubHTTPError("403 Forbidden", response=SimpleNamespace(headers={}, request=None)),
-    ],
-)
-def test_failed_push_says_how_to_try_again(monkeypatch, tmp_path, error):
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr(publish, "HfApi", Hub(error))
-    with pytest.raises(publish.PublishError) as failure:
-        publish.push(tmp_path, "org/name", False)
-    assert f"hf upload org/name {tmp_path}" in str(failure.value)
-    assert "\n" not in str(failure.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
-
-
-def table_of(*shapes):
-    return Dataset.from_dict({"height": [height for height, _ in shapes], "width": [width for _, width in shapes]})
-
-
-def test_clips_keep_the_shape_that_all_videos_have():
-    processor = SalFoMVideoProcessor(size={"height": 288, "width": 384}, keep_aspect_ratio=True, size_divisor=32)
-    assert fit_to(processor, [table_of((360, 640), (720, 1280)), table_of((1080, 1920))]) == (256, 448)
-    assert processor.keep_aspect_ratio
-    # A batch of these needs one size, which then is that of the trained model too.
-    assert fit_to(processor, [table_of((360, 640)), table_of((640, 360))]) == (288, 384)
-    assert not processor.keep_aspect_ratio
-    assert fit_to(processor, [table_of((360, 640))]) == (288, 384)
 
 
 def test_processor_of_the_package_is_left_alone(model_folder):

@@ -147,6 +147,36 @@ def test_two_processes_equal_one(forked, data, encoder, tmp_path):
     assert two[2]["validation/clips"] == 3
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_two_processes_equal_one_on_clips_of_several_shapes(forked, data, encoder, tmp_path, batch_size):
+    """
+    With one clip each, a process has no stills to train the encoder on; with three, the clips that fill the last
+    batches of the validation up are of the shape of one that does not count twice.
+    """
+    stills = gaze_data.write_stills(tmp_path / "stills", splits={"train": 8, "dev": 8})
+    common = {"data_dir": [f"stills={stills}", f"dhf1k={data}"], "train": ["stills:train", "dhf1k:train"]}
+    common |= {"weights": [1, 1], "validation": "stills:dev", "encoder_from_stills": True, "size": []}
+    common |= {"encoder": encoder, "max_steps": 4, "frozen_encoder_epochs": 0, "warmup_steps": 0, "pictures": 1}
+    for processes in (1, 2):
+        line = arguments(
+            "light",
+            data,
+            tmp_path / str(processes),
+            decoder={"image_size": [32, 64]},
+            batch_size=batch_size * 2 // processes,
+            **common,
+        )
+        assert forked(line, processes=processes)["code"] == 0
+    one, two = read_log(tmp_path / "1"), read_log(tmp_path / "2")
+    assert [entry["step"] for entry in one] == [entry["step"] for entry in two]
+    for expected, entry in zip(one, two, strict=True):
+        for name, value in expected.items():
+            if name not in ("clips_per_second", "memory_gb"):
+                assert entry[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    # The last of the eight has no fixations.
+    assert two[-1]["validation/clips"] == 7
+
+
 def launch(line, environment, processes=1, **options):
     start = [sys.executable, "-m"]
     if processes > 1:

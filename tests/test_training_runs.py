@@ -1,8 +1,10 @@
+import copy
 import dataclasses
 import json
 import math
 import resource
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +20,8 @@ from transformers import AutoModel
 import gaze_data
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SaliencyPredictor, metrics, train
 from salfom_hf.data import ClipDataset, hold_out, load
-from salfom_hf.training import loop, publish
+from salfom_hf.hub import publish
+from salfom_hf.training import loop
 from salfom_hf.training.config import preset_names, read_settings
 from salfom_hf.training.loop import read_log
 from training_data import arguments
@@ -100,9 +103,9 @@ def test_every_preset_takes_steps(
     if "encoder" in preset:
         start = {"encoder": encoders / STANDS_IN[preset["encoder"]]}
         start["decoder"] = {"num_frames": preset.get("model_config", {}).get("num_frames", 4)}
+    mine = gaze_data.write_clips(tmp_path / "mine", {f"{part}/walk": (8, 64, 96) for part in ("train", "validation")})
     folders = {"dhf1k": dhf1k_frames, "ucf_sports": ucf_sports, "hollywood2": hollywood2, "stills": stills_parquet}
-    if not {source.partition(":")[0] for source in preset["train"]} <= folders.keys():
-        start |= {"train": "dhf1k:train", "validation": "dhf1k:validation"}
+    folders["gazefolder"] = mine
     options = [f"{dataset}={folder}" for dataset, folder in folders.items()]
     code, folder = run(
         preset=name,
@@ -144,6 +147,7 @@ def test_what_a_run_leaves(run, data, capsys):
     assert f"The best model is in {folder / 'model'}." in out
     # One line an interval, of two epochs of four steps.
     assert [entry["step"] for entry in read_log(folder)] == [2, 4, 4, 6, 8, 8]
+    assert [entry["epoch"] for entry in read_log(folder)] == [1, 1, 1, 2, 2, 2]
     assert out.count("step 6: loss") == 1
     assert all(entry["clips_per_second"] > 0 and entry["memory_gb"] > 0.01 for entry in read_log(folder)[::3])
     assert checkpoints(folder) == ["checkpoint-6", "checkpoint-8"]
@@ -191,6 +195,77 @@ def test_validation_is_the_mean_over_clips(run, data):
     logged = next(entry for entry in read_log(folder) if "validation/cc" in entry)
     assert logged["validation/clips"] == 5
     assert (logged["validation/cc"], logged["validation/nss"]) == pytest.approx(np.mean(scores, axis=0), rel=1e-4)
+
+
+# --- Clips of several shapes ---
+
+
+@pytest.fixture
+def mixed(run, data, tmp_path):
+    """Do a run on clips of three shapes: videos, wide stills and tall ones."""
+    stills = gaze_data.write_stills(tmp_path / "stills", splits={"train": 8, "dev": 4})
+    sources = {"train": ["stills:train", "dhf1k:train"], "weights": [2, 1], "validation": "stills:dev"}
+    folders = [f"stills={stills}", f"dhf1k={data}"]
+
+    def do(*options, **settings):
+        settings = {**sources, "warmup_steps": 0, "max_grad_norm": 0.5, **settings}
+        return run(*options, data_dir=folders, size=[], decoder={"image_size": [32, 64]}, **settings)
+
+    return do
+
+
+def test_clips_of_several_shapes_in_a_step(mixed):
+    """Each counts as if it were by itself, in training and in validation."""
+    _, whole = mixed(batch_size=3, folder="whole", pictures=4)
+    _, single = mixed(batch_size=1, gradient_accumulation_steps=3, folder="single")
+    assert losses(whole) == pytest.approx(losses(single), rel=1e-4)
+    assert len(losses(whole)) == 4
+    validations = [next(entry for entry in read_log(folder) if "validation/cc" in entry) for folder in (whole, single)]
+    assert validations[0] == pytest.approx(validations[1], rel=1e-3)
+    assert validations[0]["validation/clips"] == 3
+    processor = SalFoMVideoProcessor.from_pretrained(whole / "model")
+    assert [processor.target_size(*size) for size in ((64, 96), (96, 64))] == [(32, 64), (64, 32)]
+    # A wide still above a tall one, which is black beside.
+    picture = np.array(Image.open(next((whole / "pictures").iterdir())))
+    assert picture.shape == (2 * (32 + 64), 3 * 64, 3)
+    assert picture[:, : 3 * 32].any(axis=2).mean() > 0.9
+    assert picture[:32, 3 * 32 :].any()
+    assert not picture[32:96, 3 * 32 :].any()
+
+
+def test_only_stills_train_the_encoder(mixed, monkeypatch):
+    """Against the gradients of the stills alone and of all clips, computed one by one."""
+    seen, loss, finish = [], loop.Trainer.loss, loop.Trainer.finish_step
+
+    def noting(trainer, batches):
+        seen.append((copy.deepcopy(trainer.network), batches))
+        return loss(trainer, batches)
+
+    def comparing(trainer, value):
+        network, batches = seen[-1]
+        count = sum(len(batch["labels"]) for batch in batches)
+        assert {batch["pixel_values_videos"].shape[1] for batch in batches} == {1, 2}
+        gradients = {}
+        for what in ("stills", "all"):
+            network.zero_grad()
+            for batch in batches:
+                for clip, density in zip(batch["pixel_values_videos"], batch["labels"], strict=True):
+                    if what == "all" or len(clip) == 1:
+                        (network(clip[None], labels=density[None]).loss / count).backward()
+            gradients[what] = {name: p.grad for name, p in network.named_parameters()}
+        for name, parameter in trainer.network.named_parameters():
+            expected = gradients["stills" if name.startswith("salfom.encoder.") else "all"][name]
+            torch.testing.assert_close(parameter.grad, expected, atol=1e-5, rtol=1e-3, msg=name)
+        differ = [
+            not torch.equal(gradients["stills"][n], gradients["all"][n]) for n in gradients["all"] if "stem.0" in n
+        ]
+        assert all(differ)
+        finish(trainer, value)
+
+    monkeypatch.setattr(loop.Trainer, "loss", noting)
+    monkeypatch.setattr(loop.Trainer, "finish_step", comparing)
+    assert mixed("--encoder-from-stills", batch_size=6, max_steps=2)[0] == 0
+    assert len(seen) == 2
 
 
 # --- Which data ---
@@ -368,19 +443,23 @@ def test_push_to_hub(run, monkeypatch, capsys, fails):
     pushed = []
 
     def upload(**options):
-        pushed.append(options)
+        pushed.append({file.name for file in Path(options["folder_path"]).iterdir()})
         if fails:
             raise OSError("no route to host")
 
-    api = SimpleNamespace(create_repo=lambda name, **options: pushed.append((name, options)), upload_folder=upload)
+    api = SimpleNamespace(
+        create_repo=lambda name, **options: pushed.append((name, options)),
+        repo_info=lambda name: SimpleNamespace(private=True),
+        upload_folder=upload,
+    )
     monkeypatch.setattr(publish, "HfApi", lambda: api)
     code, folder = run("--push-to-hub", "org/name", "--private")
     assert pushed[0] == ("org/name", {"private": True, "exist_ok": True})
-    assert pushed[1]["folder_path"] == str(folder / "model")
+    assert {"README.md", "model.safetensors", "modeling_salfom.py"} <= pushed[1]
     assert code == (2 if fails else 0)
     output = capsys.readouterr()
     if fails:
-        assert f"try again with `hf upload org/name {folder / 'model'}`" in output.err
+        assert f"try again with `salfom push {folder / 'model'} --repo-id org/name --private`" in output.err
     else:
         assert "https://huggingface.co/org/name" in output.out
     assert (folder / "model" / "model.safetensors").is_file()
@@ -563,6 +642,17 @@ def test_mixed_precision(run):
     assert losses(half) == pytest.approx(losses(full), rel=0.1)
     # The weights stay whole.
     assert {value.dtype for value in weights(half / "model").values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_file_in_half_precision_is_loaded_whole(run):
+    _, whole = run(folder="whole")
+    _, half = run(folder="half", save_dtype="float16")
+    stored = load_file(half / "model" / "model.safetensors")
+    for key, value in weights(whole / "model").items():
+        expected = value.half() if value.is_floating_point() else value
+        assert torch.equal(stored[key], expected), key
+    model = SalFoMForVideoSaliencyPrediction.from_pretrained(half / "model")
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
 
 
 def test_loss_terms(run):

@@ -1,11 +1,28 @@
 """Configuration of the SalFoM network."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-from .encoders import adapter_for
+from .configuration_encoders import EfficientNetLiteConfig, UMTConfig
 from .pretrained import resolve
-from .umt import UMTConfig
+
+OWN_ENCODERS = {config.model_type: config for config in (UMTConfig, EfficientNetLiteConfig)}
+
+
+def encoder_config_of(model_type: str, **fields) -> PreTrainedConfig:
+    """The configuration of an encoder of this package or of transformers."""
+    if model_type in OWN_ENCODERS:
+        return OWN_ENCODERS[model_type](**fields)
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(model_type, **fields)
+
+
+def adapter_for(encoder_config: PreTrainedConfig):
+    """[`salfom_hf.encoders.adapter_for`], imported late: it brings the networks along."""
+    from .encoders import adapter_for
+
+    return adapter_for(encoder_config)
 
 
 @strict
@@ -41,7 +58,7 @@ class SalFoMConfig(PreTrainedConfig):
     """
 
     model_type = "salfom"
-    sub_configs = {"encoder_config": AutoConfig}  # noqa: RUF012
+    sub_configs = {"encoder_config": PreTrainedConfig}  # noqa: RUF012
 
     encoder_config: dict | PreTrainedConfig | None = None
     num_frames: int = 16
@@ -64,13 +81,18 @@ class SalFoMConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
+        if __package__ == "salfom_hf":
+            # What saved code says of itself is for those without this package: transformers would not load the
+            # pipeline without `trust_remote_code`, and models saved again would name code that they lack.
+            for name in ("auto_map", "custom_pipelines"):
+                kwargs.pop(name, None)
         if self.encoder_config is None:
             self.encoder_config = UMTConfig()
         elif isinstance(self.encoder_config, dict):
             encoder = dict(self.encoder_config)
             if "model_type" not in encoder:
                 raise ValueError("encoder_config needs a model_type, such as 'umt'.")
-            self.encoder_config = AutoConfig.for_model(encoder.pop("model_type"), **encoder)
+            self.encoder_config = encoder_config_of(encoder.pop("model_type"), **encoder)
         super().__post_init__(**kwargs)
 
     def validate_frames(self):

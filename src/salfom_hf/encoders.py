@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.efficientnet.modeling_efficientnet import round_filters
 from transformers.models.timesformer.modeling_timesformer import TimesformerEmbeddings
 from transformers.models.videomae.modeling_videomae import VideoMAEEmbeddings
@@ -20,7 +20,11 @@ from transformers.models.vivit.modeling_vivit import VivitEmbeddings
 from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2RopeAttention
 from transformers.utils import ModelOutput
 
-from .umt import interpolate_positions
+from .efficientnet_lite import EfficientNetLiteModel, folded
+from .umt import UMTModel, interpolate_positions
+
+# Those that transformers does not have, and does not know where saved code runs without the package.
+OWN_ENCODERS = {model.config_class.model_type: model for model in (UMTModel, EfficientNetLiteModel)}
 
 
 def pair(value: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
@@ -242,6 +246,7 @@ class EncoderAdapter:
         stride: configuration to the number that must divide height and width.
         frames_per_step: configuration to the number of frames that make one time step of the features.
         prepare: changes a built encoder in place: removes unused parts, makes position tables follow the input.
+        folded: encoder to one that gives the same in evaluation mode, only faster; by default itself.
     """
 
     framewise: bool
@@ -250,6 +255,7 @@ class EncoderAdapter:
     stride: Callable[[PreTrainedConfig], int] = lambda config: max(pair(config.patch_size))
     frames_per_step: Callable[[PreTrainedConfig], int] = lambda config: 1
     prepare: Callable[[PreTrainedModel], None] = lambda encoder: None
+    folded: Callable[[PreTrainedModel], PreTrainedModel] = lambda encoder: encoder
 
 
 def of_stride_32(config: PreTrainedConfig) -> int:
@@ -283,7 +289,7 @@ ENCODERS: dict[str, EncoderAdapter] = {
     ),
     "efficientnet": EncoderAdapter(True, efficientnet_features, channels=efficientnet_channels, stride=of_stride_32),
     "efficientnet_lite": EncoderAdapter(
-        True, efficientnet_lite_features, channels=efficientnet_lite_channels, stride=of_stride_32
+        True, efficientnet_lite_features, channels=efficientnet_lite_channels, stride=of_stride_32, folded=folded
     ),
 }
 
@@ -305,8 +311,14 @@ def adapter_for(config: PreTrainedConfig) -> EncoderAdapter:
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """An encoder with fresh weights, prepared for SalFoM."""
-    encoder = AutoModel.from_config(config)
-    adapter_for(config).prepare(encoder)
+    adapter = adapter_for(config)
+    if config.model_type in OWN_ENCODERS:
+        encoder = OWN_ENCODERS[config.model_type]._from_config(config)
+    else:
+        from transformers import AutoModel
+
+        encoder = AutoModel.from_config(config)
+    adapter.prepare(encoder)
     return encoder
 
 

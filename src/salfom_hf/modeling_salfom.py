@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -106,6 +106,14 @@ class CenterPrior(nn.Module):
         moving = -(y[:, None] ** 2 + x[None, :] ** 2) / (2 * self.SIGMA**2)
         return torch.stack([torch.zeros_like(moving), moving]).unsqueeze(1)
 
+    def log_densities(self, size: tuple[int, int]) -> torch.Tensor:
+        """Those of stills and of moving pictures, at the (height, width) of the map: `(2, 1, height, width)`."""
+        return F.interpolate(self.log_density, size=size, mode="bilinear", align_corners=False)
+
+    def motion(self, change: torch.Tensor) -> torch.Tensor:
+        """Mean change of the features from frame to frame, relative to their mean, to 0 (still) … 1 (moving)."""
+        return -torch.expm1(-change * self.log_sensitivity.exp())
+
     def forward(self, features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """
         Args:
@@ -115,13 +123,12 @@ class CenterPrior(nn.Module):
         Returns:
             `(batch, 1, height, width)`.
         """
-        still, moving = F.interpolate(self.log_density, size=size, mode="bilinear", align_corners=False)
+        still, moving = self.log_densities(size)
         if features.shape[2] == 1:
             return still.expand(len(features), 1, *size)
         features = features.detach()  # They are there for the branches; here they are only measured.
         change = features.diff(dim=2).abs().mean((1, 2, 3, 4)) / features.abs().mean((1, 2, 3, 4)).clamp_min(1e-6)
-        motion = -torch.expm1(-change * self.log_sensitivity.exp())
-        return still + motion.view(-1, 1, 1, 1) * moving
+        return still + self.motion(change).view(-1, 1, 1, 1) * moving
 
 
 class SalFoMPreTrainedModel(PreTrainedModel):
@@ -336,6 +343,8 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
                 `salfom convert` made of a UMT checkpoint.
             config_kwargs: fields of [`SalFoMConfig`].
         """
+        from transformers import AutoModel
+
         pretrained = AutoModel.from_pretrained(encoder)
         if os.path.isdir(encoder):  # A folder of this machine has no place in what is saved and perhaps published.
             pretrained.config._name_or_path = ""

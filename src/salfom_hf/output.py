@@ -1,19 +1,24 @@
 """From predicted frames to a file: an overlay, heat-map or side-by-side video (or picture), PNG maps, or an npz."""
 
+from __future__ import annotations
+
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from .files import atomic_output
-from .predictor import SaliencyFrame
 from .render import heatmap, overlay, side_by_side, to_gray
 from .video import IMAGE_SUFFIXES, VideoError, VideoInfo
 from .video_writer import VideoWriter
+
+if TYPE_CHECKING:
+    from .predictor import SaliencyFrame
 
 FORMATS = ("overlay", "heatmap", "side-by-side", "maps", "npz")
 

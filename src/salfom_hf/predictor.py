@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .acceleration import prepare_for_inference
 from .modeling_salfom import SalFoMForVideoSaliencyPrediction
 from .sliding_window import saliency_maps
 from .video import IMAGE_RATE, Frame, read_frames
@@ -58,7 +59,8 @@ class SaliencyPredictor:
     Predicts saliency with a model and its processor, by a causal sliding window.
 
     Args:
-        model: the network, on the device and in the dtype to compute with.
+        model: the network, on the device and in the dtype to compute with. It is prepared in place
+            (`salfom_hf.acceleration`), and can be trained and saved as before.
         processor: the processor saved with it.
         stride: every how many frames the network runs; maps between are interpolated. 1 as in the paper.
         batch_size: windows per call of the network.
@@ -81,9 +83,7 @@ class SaliencyPredictor:
         stride: int = 1,
         batch_size: int = 4,
     ):
-        self.model = model.eval()
-        if model.salfom.adapter.framewise:
-            model.salfom.encoder.to(memory_format=torch.channels_last)
+        self.model = prepare_for_inference(model.eval())
         self.processor = processor
         self.stride = stride
         self.batch_size = batch_size

@@ -6,12 +6,15 @@ interpolated linearly. Nothing but one batch of windows is held, however long th
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 
 import torch
 
 from .modeling_salfom import SalFoMForVideoSaliencyPrediction
+from .streaming import FrameEncoder, StreamingDecoder, can_stream
+
+Map = tuple[int, torch.Tensor]
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
@@ -21,27 +24,55 @@ def batched(items: Iterable, size: int) -> Iterator[list]:
         yield batch
 
 
-def encoded(model: SalFoMForVideoSaliencyPrediction, frames: Iterable, batch_size: int) -> Iterator[torch.Tensor]:
+def encoded(
+    encode: Callable[[torch.Tensor], torch.Tensor], frames: Iterable[torch.Tensor], batch_size: int
+) -> Iterator[torch.Tensor]:
     """Each frame's features `(channels, rows, columns)`, every frame encoded once."""
     for batch in batched(frames, batch_size):
-        yield from model.encode_frames(torch.stack(batch).contiguous(memory_format=torch.channels_last))
+        yield from encode(torch.stack(batch))
 
 
-def windows(frames: Iterable[torch.Tensor], length: int, stride: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """(index of its last frame, window `(length, …)`) for every `stride`-th frame and the last one."""
-    window: deque[torch.Tensor] = deque(maxlen=length)
-    index = -1
+def key_frames(frames: Iterable[torch.Tensor], stride: int, take: Callable[[torch.Tensor], None]) -> Iterator[int]:
+    """Indices of every `stride`-th frame and of the last one; `take` gets every frame before its index comes."""
+    index = 0
     for index, frame in enumerate(frames):
-        if index == 0:
-            window.extend([frame] * length)
-        window.append(frame)
+        take(frame)
         if index % stride == 0:
-            yield index, torch.stack(tuple(window))
-    if index % stride and index > 0:
-        yield index, torch.stack(tuple(window))
+            yield index
+    if index % stride:
+        yield index
 
 
-def interpolated(maps: Iterable[tuple[int, torch.Tensor]]) -> Iterator[torch.Tensor]:
+def window_maps(
+    model: SalFoMForVideoSaliencyPrediction, frames: Iterable[torch.Tensor], stride: int, batch_size: int
+) -> Iterator[Map]:
+    """(index, map) of the key frames, from windows that the network sees one by one."""
+    window: deque[torch.Tensor] = deque(maxlen=model.config.num_frames)
+
+    def take(frame: torch.Tensor) -> None:
+        window.extend([frame] * (1 if window else window.maxlen))
+
+    keys = key_frames(frames, stride, take)
+    for batch in batched(((index, torch.stack(tuple(window))) for index in keys), batch_size):
+        indices, clips = zip(*batch, strict=True)
+        yield from zip(indices, model(torch.stack(clips)).saliency.float(), strict=True)
+
+
+def streamed_maps(
+    model: SalFoMForVideoSaliencyPrediction,
+    frames: Iterable[torch.Tensor],
+    stride: int,
+    batch_size: int,
+    size: tuple[int, int],
+) -> Iterator[Map]:
+    """(index, map) of the key frames, where the encoder sees single frames and windows share most of their decoding."""
+    decoder = StreamingDecoder(model, size)
+    keys = key_frames(encoded(FrameEncoder(model.salfom), frames, batch_size), stride, decoder.add_frame)
+    for batch in batched(keys, batch_size):
+        yield from zip(batch, decoder.maps(batch), strict=True)
+
+
+def interpolated(maps: Iterable[Map]) -> Iterator[torch.Tensor]:
     """Fill the gaps between (index, map) pairs linearly, beginning at index 0."""
     previous_index, previous = -1, None
     for index, saliency in maps:
@@ -73,26 +104,18 @@ def saliency_maps(
     """
     if stride < 1 or batch_size < 1:
         raise ValueError(f"stride and batch_size must be at least 1, not {stride} and {batch_size}.")
-    framewise = model.salfom.adapter.framewise
-    size: tuple[int, int] | None = None
-
-    def noting_size():
-        nonlocal size
-        for frame in frames:
-            size = tuple(frame.shape[-2:])
-            yield frame
-
-    def maps():
-        slices = encoded(model, noting_size(), batch_size) if framewise else frames
-        for batch in batched(windows(slices, model.config.num_frames, stride), batch_size):
-            clips = torch.stack([window for _, window in batch])
-            if framewise:
-                saliency = model.decode(clips.transpose(1, 2), size).sigmoid()
-            else:
-                saliency = model(clips).saliency
-            yield from zip([index for index, _ in batch], saliency.float(), strict=True)
-
-    yield from interpolated(maps())
+    frames = iter(frames)
+    first = list(islice(frames, 2))
+    if len(first) < 2:
+        # A still, which the network takes as it is.
+        yield from (model(frame[None, None]).saliency[0].float() for frame in first)
+        return
+    frames = chain(first, frames)
+    if can_stream(model):
+        maps = streamed_maps(model, frames, stride, batch_size, tuple(first[0].shape[-2:]))
+    else:
+        maps = window_maps(model, frames, stride, batch_size)
+    yield from interpolated(maps)
 
 
 __all__ = ["saliency_maps"]

@@ -36,6 +36,7 @@ except ImportError as error:
 
 from .data import DataError
 from .files import atomic_output
+from .hub.publish import PublishError, push
 from .training.card import write_report
 from .training.checkpoints import CheckpointError
 from .training.config import ConfigError, TrainingConfig, parse
@@ -43,7 +44,6 @@ from .training.data import build_clips
 from .training.loop import Trainer, TrainingStoppedError
 from .training.model import build_model
 from .training.processes import LOST, OtherProcessError, all_or_none, lost_connection
-from .training.publish import PublishError, push
 from .video import VideoError
 
 FAILURE, STOPPED = 2, 143
@@ -91,8 +91,9 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     os.environ["ACCELERATE_GRADIENT_CLIPPING"] = str(config.max_grad_norm)
     # The first process may have to list a large dataset on a slow disk while the others wait.
     patient = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=1))
-    # Parameters of a resting encoder get no gradient, which DDP has to look for.
-    finds_unused = DistributedDataParallelKwargs(find_unused_parameters=config.frozen_encoder_epochs > 0)
+    # Processes may have clips of different numbers of shapes, and so go through the model different numbers of times;
+    # they must not wait for one another there. The buffers, statistics of batch norms, never change.
+    alone = DistributedDataParallelKwargs(broadcast_buffers=False)
     try:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision or None,
@@ -101,7 +102,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             ),
             log_with=config.trackers or None,
             project_dir=config.output_dir,
-            kwargs_handlers=[finds_unused, patient],
+            kwargs_handlers=[alone, patient],
         )
     except ValueError as error:  # Such as bf16 on a device that has none.
         raise ConfigError(f"accelerate cannot do this: {' '.join(str(error).split())}") from error

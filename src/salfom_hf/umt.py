@@ -1,4 +1,4 @@
-"""UnMasked Teacher (UMT), the video foundation model that SalFoM builds on: configuration and network.
+"""UnMasked Teacher (UMT), the video foundation model that SalFoM builds on.
 
 Li et al., "Unmasked Teacher: Towards Training-Efficient Video Foundation Models", ICCV 2023. A ViT with joint
 space-time attention: every frame is cut into patches, and all patches of all frames attend to one another.
@@ -7,10 +7,9 @@ space-time attention: every frame is cut into patches, and all patches of all fr
 from collections.abc import Callable
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -19,68 +18,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .configuration_encoders import UMTConfig
+
 # Every published UMT model derives its position table from this grid of (frames, rows, columns).
 PRETRAINING_GRID = (8, 14, 14)
-
-
-@strict
-class UMTConfig(PreTrainedConfig):
-    r"""
-    Configuration of [`UMTModel`]. The defaults are UMT-L/16 with 16 frames of 224×224 pixels; UMT-B/16 has
-    `hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12`.
-
-    Args:
-        image_size (`int` or pair of `int`, defaults to 224): height and width in pixels for which the position table
-            is stored. Other sizes are accepted by the model, which interpolates the table.
-        patch_size (`int`, defaults to 16): height and width of a patch in pixels.
-        num_frames (`int`, defaults to 16): frames for which the position table is stored.
-        num_channels (`int`, defaults to 3): channels of a frame.
-        hidden_size (`int`, defaults to 1024): width of the tokens.
-        intermediate_size (`int`, defaults to 4096): width of the hidden layer of the MLP.
-        num_hidden_layers (`int`, defaults to 24): transformer blocks.
-        num_attention_heads (`int`, defaults to 16): attention heads per block.
-        hidden_act (`str`, defaults to `"gelu"`): activation of the MLP.
-        layer_norm_eps (`float`, defaults to 1e-6): epsilon of the layer norms.
-        attention_dropout (`float`, defaults to 0.0): dropout on the attention weights.
-        initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
-    """
-
-    model_type = "umt"
-
-    image_size: int | list[int] | tuple[int, ...] = 224
-    patch_size: int = 16
-    num_frames: int = 16
-    num_channels: int = 3
-    hidden_size: int = 1024
-    intermediate_size: int = 4096
-    num_hidden_layers: int = 24
-    num_attention_heads: int = 16
-    hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-6
-    attention_dropout: float | int = 0.0
-    initializer_range: float = 0.02
-
-    def validate_heads(self):
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
-                f"({self.num_attention_heads})."
-            )
-
-    def validate_image_size(self):
-        if any(side % self.patch_size or side < self.patch_size for side in self.image_height_width):
-            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size}).")
-
-    @property
-    def image_height_width(self) -> tuple[int, int]:
-        """The image size as (height, width) in pixels."""
-        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else tuple(self.image_size)
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """The token grid (frames, rows, columns) of the stored position table."""
-        height, width = self.image_height_width
-        return self.num_frames, height // self.patch_size, width // self.patch_size
 
 
 def sinusoidal_table(num_positions: int, width: int, device: torch.device | None = None) -> torch.Tensor:

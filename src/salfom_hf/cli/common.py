@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..pretrained import KNOWN
 
@@ -42,6 +44,31 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
 
 
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """
+    Load a model without chatter.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    import transformers
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise UsageError(
+            f"Cannot load the model '{name}': it is none of {', '.join(KNOWN)}, no folder with a complete "
+            "SalFoM model, and no such model on the Hub can be reached."
+        ) from error
+
+
 def load_predictor(name: str, args: argparse.Namespace):
     """
     A [`SaliencyPredictor`] as the options of `add_model_options` say.
@@ -50,30 +77,18 @@ def load_predictor(name: str, args: argparse.Namespace):
         UsageError: the device or the model cannot be used.
     """
     import torch
-    import transformers
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
 
     from ..predictor import SaliencyPredictor
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"The device '{device}' cannot be used on this machine; try --device cpu.") from error
-    try:
+    with loading(name):
         return SaliencyPredictor.from_pretrained(
             name, device, getattr(torch, args.dtype), args.stride, args.batch_size
         )
-    except FileNotFoundError as error:
-        raise UsageError(str(error)) from error
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise UsageError(
-            f"Cannot load the model '{name}': it is none of {', '.join(KNOWN)}, no folder with a complete "
-            "SalFoM model, and no such model on the Hub can be reached."
-        ) from error
 
 
 def report(error: Exception) -> int:

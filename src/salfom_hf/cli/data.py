@@ -1,4 +1,4 @@
-"""`salfom data`: make, check, look at and export gaze datasets."""
+"""`salfom data`: make, pseudo-label, check, look at and export gaze datasets."""
 
 import argparse
 import shlex
@@ -54,6 +54,45 @@ def add(commands) -> None:
         metavar="PIXELS",
         help="standard deviation of densities in a video 640 wide; default 12.7, as DHF1K's",
     )
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier output")
+
+    command = add_action(
+        actions,
+        "pseudo-label",
+        pseudo_label,
+        "make a dataset, a gazefolder, of videos without gaze, with pseudo-labels that an image model draws",
+    )
+    command.add_argument("videos", type=Path, metavar="VIDEOS", help="folder of videos, or one video")
+    command.add_argument("output", type=Path, metavar="OUT", help="folder to make")
+    command.add_argument(
+        "--teacher",
+        type=Path,
+        required=True,
+        metavar="FILE.tflite",
+        help="Google's attention-center model; needs the package ai-edge-litert",
+    )
+    command.add_argument(
+        "--every",
+        type=at_least_one,
+        default=5,
+        metavar="N",
+        help="the teacher labels every N-th frame, default %(default)s; labels between are interpolated",
+    )
+    command.add_argument(
+        "--frames",
+        type=at_least_one,
+        default=400,
+        metavar="N",
+        help="at most so many from the beginning of each video, default %(default)s",
+    )
+    command.add_argument(
+        "--longest",
+        type=at_least_one,
+        default=448,
+        metavar="PIXELS",
+        help="reduce frames to this longest side, default %(default)s",
+    )
+    command.add_argument("--seed", type=whole_number, default=0, help="of the fixations drawn, default 0")
     command.add_argument("--overwrite", action="store_true", help="replace an earlier output")
 
     command = add_dataset_action(
@@ -156,6 +195,27 @@ def make(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     print(f"{args.videos} -> {args.output}: {made}.")
+    print(f"Look at it: salfom data show gazefolder {shlex.quote(str(args.output))}")
+    return 0
+
+
+def pseudo_label(args: argparse.Namespace) -> int:
+    from ..data import pseudo_label
+
+    try:
+        made = pseudo_label(
+            args.videos,
+            args.output,
+            args.teacher,
+            every=args.every,
+            frames=args.frames,
+            longest=args.longest,
+            seed=args.seed,
+            overwrite=args.overwrite,
+        )
+    except ImportError as error:
+        raise UsageError(str(error)) from error
+    print(f"{args.videos} -> {args.output}: pseudo-labels for {len(made)} videos, {sum(made.values())} frames.")
     print(f"Look at it: salfom data show gazefolder {shlex.quote(str(args.output))}")
     return 0
 

@@ -1,15 +1,17 @@
-"""`salfom evaluate` and `salfom submit`: scores on gaze datasets, and maps for the DHF1K server."""
+"""`salfom evaluate`, `steadiness` and `submit`: scores on gaze, how steady maps are, maps for the DHF1K server."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
+from ..files import check_free
 from ..pretrained import KNOWN
 from .common import UsageError, add_model_options, at_least_one, load_predictor, not_negative, whole_number
 from .data import DATASETS, add_skip_invalid, reporting
+from .predict import sources
 
 # Where there are several splits and none is named; others are scored on "test".
 SPLITS = {"dhf1k": "val", "stills": "dev", "gazefolder": "validation"}
@@ -32,9 +34,7 @@ def add(commands) -> None:
     )
     add_skip_invalid(command)
     command.add_argument("-o", "--output", type=Path, help="folder of the results; default: evaluation_DATASET_SPLIT")
-    command.add_argument(
-        "--model", action="append", default=[], help=f"{', '.join(KNOWN)}, a folder, or a Hub name; may be repeated"
-    )
+    add_models(command)
     command.add_argument(
         "--baseline",
         action="append",
@@ -77,6 +77,22 @@ def add(commands) -> None:
     command.set_defaults(run=lambda args: reporting(evaluate, args), stopped=STOPPED)
 
     command = commands.add_parser(
+        "steadiness",
+        help="how much maps change from frame to frame",
+        description="Mean correlation (CC) of the maps of consecutive frames, for each video; no gaze is needed.",
+    )
+    command.add_argument(
+        "videos", nargs="+", type=Path, metavar="VIDEO", help="a video, or a folder of videos or images"
+    )
+    add_models(command)
+    add_model_options(command)
+    command.add_argument("--start", type=not_negative, default=0.0, help="seconds to skip")
+    command.add_argument("--duration", type=not_negative, help="seconds to process")
+    command.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="write the numbers there too")
+    command.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    command.set_defaults(run=lambda args: reporting(steadiness, args))
+
+    command = commands.add_parser(
         "submit",
         help="maps for the DHF1K server",
         description="Write the maps of DHF1K's test videos as its server wants them, OUTPUT/0701/0001.png and so on, "
@@ -90,6 +106,18 @@ def add(commands) -> None:
     command.add_argument("--check", type=Path, metavar="DIR", help="only check this folder, whoever made it")
     command.add_argument("--overwrite", action="store_true", help="write all videos anew")
     command.set_defaults(run=lambda args: reporting(submit, args), stopped=STOPPED)
+
+
+def add_models(command: argparse.ArgumentParser) -> None:
+    """Which models, side by side."""
+    command.add_argument(
+        "--model", action="append", default=[], help=f"{', '.join(KNOWN)}, a folder, or a Hub name; may be repeated"
+    )
+    command.add_argument(
+        "--last-frame-alone",
+        action="store_true",
+        help="beside each model with its window, the same model on every frame by itself: what it gains from time",
+    )
 
 
 def center_for(args: argparse.Namespace, dataset):
@@ -114,21 +142,34 @@ def row_keys(dataset) -> set:
     return set(zip(dataset["image_id"], map(tuple, dataset["fixation_x"]), strict=True))
 
 
+def models_for(names: Sequence[str], args: argparse.Namespace) -> list:
+    """Each model with its window and, if that is asked for, on every frame by itself."""
+    from ..evaluation import Model
+
+    kinds = (False, True) if args.last_frame_alone else (False,)
+    predictors = [(name, load_predictor(name, args)) for name in names]
+    return [Model(name, predictor, alone) for name, predictor in predictors for alone in kinds]
+
+
 def methods_for(args: argparse.Namespace, dataset) -> list:
     """What the command line names, in the order of models, predictions, baselines."""
-    from ..evaluation import BASELINES, InterObserver, Model, Predictions, SpectralResidual
+    from ..evaluation import BASELINES, InterObserver, Predictions, SpectralResidual
 
     unknown = [name for name in args.baseline if name not in BASELINES]
     if unknown:
         raise UsageError(f"There is no baseline '{unknown[0]}'; take {', '.join(BASELINES)}.")
+    if args.last_frame_alone and args.dataset == "stills":
+        raise UsageError("A still is its last frame; leave out --last-frame-alone, or score a dataset of videos.")
     models = args.model or ([] if args.baseline or args.predictions else ["salfom"])
+    if args.last_frame_alone and not models:
+        raise UsageError("--last-frame-alone needs a --model to score so.")
     make = {
         "center": lambda: center_for(args, dataset),
         "spectral-residual": SpectralResidual,
         "inter-observer": InterObserver,
     }
     return [
-        *(Model(name, load_predictor(name, args)) for name in models),
+        *models_for(models, args),
         *(Predictions(folder) for folder in args.predictions),
         *(make[name]() for name in args.baseline),
     ]
@@ -195,6 +236,29 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def steadiness(args: argparse.Namespace) -> int:
+    from .. import evaluation
+
+    if args.output is not None:
+        check_free(args.output, args.overwrite)
+    videos = list(dict.fromkeys(video for path in args.videos for video in sources(path)))
+    values = {}
+    with in_one_sentence():
+        for model in models_for(args.model or ["salfom"], args):
+            values[model.name] = []
+            for video in videos:
+                maps = model.maps_of_video(video, args.start, args.duration)
+                with progress_bar(None, f"{model.name}: {video.name}", maps) as bar:
+                    values[model.name].append(evaluation.steadiness(bar))
+    names = [str(video) for video in videos]
+    print(evaluation.steadiness_table(names, values))
+    if args.output is not None:
+        options = ("stride", "batch_size", "device", "dtype", "start", "duration")
+        about = {"options": {name: getattr(args, name) for name in options}}
+        evaluation.write_steadiness(args.output, names, values, about, args.overwrite)
+    return 0
+
+
 def submit(args: argparse.Namespace) -> int:
     from ..data import load
     from ..evaluation import Model, check_submission, write_submission
@@ -228,5 +292,5 @@ def in_one_sentence() -> Iterator[None]:
         raise UsageError("Out of memory; lower --batch-size or --processes, or use another --device.") from error
 
 
-def progress_bar(frames: int, what: str) -> tqdm:
-    return tqdm(total=frames, unit="frame", desc=what, disable=None, dynamic_ncols=True)
+def progress_bar(frames: int | None, what: str, maps: Iterable | None = None) -> tqdm:
+    return tqdm(maps, total=frames, unit="frame", desc=what, disable=None, dynamic_ncols=True)

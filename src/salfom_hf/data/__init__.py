@@ -7,13 +7,15 @@ except ImportError as error:
 
 from .augmentation import Augmentation
 from .builder import GazeBuilder
-from .clips import ClipDataset, MixtureDataset, StreamedClipDataset
+from .clips import ClipDataset, MixtureDataset, StreamedClipDataset, collate_by_shape
 from .dhf1k import DHF1K, load_dhf1k
 from .export import export_dataset, export_info, load_export
 from .features import STILL_FEATURES, VIDEO_FEATURES, DataError
 from .gazefolder import GazeFolder, load_gazefolder
 from .hollywood2 import Hollywood2, load_hollywood2
 from .layout import Problem, Report
+from .motion import MotionDataset
+from .pseudo_labels import pseudo_label
 from .recordings import make_gazefolder
 from .samples import open_sample
 from .splits import hold_out
@@ -80,10 +82,12 @@ __all__ = [
     "GazeFolder",
     "Hollywood2",
     "MixtureDataset",
+    "MotionDataset",
     "Problem",
     "Report",
     "Stills",
     "StreamedClipDataset",
+    "collate_by_shape",
     "UCFSports",
     "export_dataset",
     "export_info",
@@ -97,5 +101,6 @@ __all__ = [
     "load_ucf_sports",
     "make_gazefolder",
     "open_sample",
+    "pseudo_label",
     "splits_of",
 ]

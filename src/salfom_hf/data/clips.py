@@ -12,12 +12,13 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, IterableDataset
 from torch.utils import data
+from torch.utils.data import default_collate
 from transformers.image_utils import SizeDict
 
 from ..video_processing_salfom import SalFoMVideoProcessor
 from .augmentation import Augmentation
 from .features import DataError
-from .samples import open_sample
+from .samples import GazeStill, open_sample
 
 # Some frames have no fixations; one that has is looked for among this many.
 FRAME_DRAWS = 5
@@ -113,7 +114,8 @@ class ClipMaker:
         size = self.size or self.processor.target_size(*sample.size)
         target = SizeDict(height=size[0], width=size[1])
 
-        window = transform.window(labelled, sample.num_frames, self.num_frames)
+        length = 1 if isinstance(sample, GazeStill) else self.num_frames
+        window = transform.window(labelled, sample.num_frames, length)
         frames = []
         for frame in sample.frames(window.first, window.stop, window.step):
             if frame.shape[:2] != sample.size:
@@ -149,24 +151,25 @@ class ClipDataset(data.Dataset):
     Clips of a dataset of videos or stills, with the gaze on their last frame.
 
     A frame near the beginning of its video has a clip padded in front with copies of the first frame, as in inference.
-    A still is a clip of one repeated frame.
+    A still is a clip of one frame, which the network takes for that frame repeated.
 
     Args:
         dataset: any of this package's datasets, with labels.
         processor: resizes and normalises the frames.
-        num_frames: frames of a clip.
+        num_frames: frames of a video's clip.
         sampling: `"random"` labels one random frame per video and epoch, preferring frames with fixations;
             `"regular"` every `spacing`-th frame, counted back from the last.
         clips_per_video: clips of each video in an epoch, with `"random"`.
         spacing: frames from one label to the next, with `"regular"`; `num_frames`, the default, gives clips that do
             not overlap and together hold every frame.
         augmentation: changes drawn for each clip; none by default.
-        size: (height, width) of the clips, in pixels; the processor's by default. Where the processor keeps the aspect
-            ratio, only clips of equal videos have one size and fit in a batch; give it to have one for all.
+        size: (height, width) of the clips, in pixels; the processor's by default, which follows each video's shape
+            where the processor keeps the aspect ratio.
         seed: of everything that is drawn, at least 0.
 
-    Items are dicts, which torch's default collation makes batches of:
-        `pixel_values_videos`: float32 `(num_frames, 3, height, width)`, normalised by the processor.
+    Items are dicts, which torch's default collation makes a batch of if they have one shape, and [`collate_by_shape`]
+    several batches otherwise:
+        `pixel_values_videos`: float32 `(frames, 3, height, width)`, normalised by the processor.
         `labels`: float32 `(height, width)`, the density as stored, in 0…1, resized.
         `fixations`: bool `(height, width)`.
         `video_id`: str.
@@ -292,8 +295,11 @@ class MixtureDataset(data.Dataset):
     Each dataset is gone through in random order without repetition; where it ends, within an epoch or a later one, it
     begins anew in another order and with other random clips. Set the epoch here, not on the datasets.
 
+    The clips are in the order in which to train on them, not to be shuffled: those of each dataset are spread evenly
+    over the epoch, so that every stretch of it, and so every batch, has the shares as nearly as whole clips can.
+
     Args:
-        datasets: what to mix; give all of them one `size`, so that their clips fit in a batch.
+        datasets: what to mix.
         weights: share of each, of any sum.
         length: clips in an epoch; that of all datasets together by default.
         seed: of the order, at least 0.
@@ -335,7 +341,9 @@ class MixtureDataset(data.Dataset):
         """For every index of an epoch: which dataset, which of its items, how often it was gone through before."""
         plan = np.empty((self.length, 3), np.int64)
         numbers = np.repeat(np.arange(len(self.datasets)), self._counts)
-        plan[:, 0] = np.random.default_rng((self.seed, len(self.datasets), epoch)).permutation(numbers)
+        starts = np.random.default_rng((self.seed, len(self.datasets), epoch)).random(len(self.datasets))
+        times = [(np.arange(count) + start) / count for count, start in zip(self._counts, starts, strict=True)]
+        plan[:, 0] = numbers[np.concatenate(times).argsort(kind="stable")]
         for number, (dataset, count) in enumerate(zip(self.datasets, self._counts, strict=True)):
             if not count:
                 continue
@@ -355,4 +363,21 @@ class MixtureDataset(data.Dataset):
         return self.datasets[number].clip(item, done)
 
 
-__all__ = ["ClipDataset", "MixtureDataset", "StreamedClipDataset"]
+def collate_by_shape(clips: list[dict]) -> list[dict]:
+    """
+    Clips of any shapes as batches of one shape each, for `DataLoader(…, collate_fn=collate_by_shape)`.
+
+    Args:
+        clips: items of the datasets above.
+
+    Returns:
+        For every shape `(frames, 3, height, width)`, in the order in which they occur, a batch as torch's default
+        collation makes it, with one entry more: `place`, int64 `(batch,)`, where among all the clips each was.
+    """
+    groups = {}
+    for place, clip in enumerate(clips):
+        groups.setdefault(clip["pixel_values_videos"].shape, []).append({**clip, "place": place})
+    return [default_collate(group) for group in groups.values()]
+
+
+__all__ = ["ClipDataset", "MixtureDataset", "StreamedClipDataset", "collate_by_shape"]

@@ -6,9 +6,10 @@ from typing import NamedTuple
 from datasets import Dataset, Features, Value
 from huggingface_hub import DatasetCardData
 
+from ..hub.cards import TEMPLATES, TITLES, render
+
 
 class Source(NamedTuple):
-    title: str
     address: str
     paper: str
     terms: str
@@ -24,32 +25,27 @@ ACTIONS_IN_THE_EYE = (
 )
 SOURCES = {
     "dhf1k": Source(
-        "DHF1K",
         "https://github.com/wenguanwang/DHF1K",
         "W. Wang et al., *Revisiting Video Saliency: A Large-scale Benchmark and a New Model*, CVPR 2018",
         PRIVATE,
     ),
     "hollywood2": Source(
-        "Hollywood-2 eye movements",
         "http://vision.imar.ro/eyetracking/",
         ACTIONS_IN_THE_EYE,
         f"{PRIVATE} The shots are from commercial films.",
     ),
     "ucf_sports": Source(
-        "UCF-Sports eye movements",
         "http://vision.imar.ro/eyetracking/",
         ACTIONS_IN_THE_EYE,
         f"{PRIVATE} The clips are from sports broadcasts.",
     ),
     "stills": Source(
-        "Gaze on still images",
         "",
         "",
         "Every set of images has its own licence. **Keep this repository private until you have made sure that it "
         "permits redistribution**; then name it here and in `license` above.",
     ),
     "gazefolder": Source(
-        "Gaze on videos",
         "",
         "",
         "Videos and recordings of gaze have terms of their own. **Keep this repository private until you have made "
@@ -87,64 +83,6 @@ With the package, rows have the columns above. Other readers of the format find,
 """,
 }
 
-TEMPLATE = """\
----
-{data}
----
-
-# {title}
-
-{origin}Exported by `salfom data export` of the package salfom-hf. The shards hold the dataset's files, byte for byte.
-
-## Terms
-
-{terms}
-
-## Content
-
-| split | rows | shards | size |
-| --- | --- | --- | --- |
-{splits}
-
-| column | type | meaning |
-| --- | --- | --- |
-{columns}
-
-{rows}
-## Load
-
-```python
-from salfom_hf.data import load_export, open_sample
-
-dataset = load_export("FOLDER OR HUB NAME", split="{split}")
-sample = open_sample(dataset[0])
-for frame in sample.frames():  # uint8 (height, width, 3)
-    ...
-density, fixations = sample.density(0), sample.fixations(0)
-```
-
-Streaming downloads nothing in advance, and gives every machine its own shards if their number is a multiple of that
-of the machines:
-
-```python
-from datasets.distributed import split_dataset_by_node
-
-dataset = load_export("FOLDER OR HUB NAME", split="{split}", streaming=True)
-dataset = split_dataset_by_node(dataset, rank=0, world_size=8)
-```
-
-Without the package: `datasets.load_dataset("FOLDER OR HUB NAME", split="{split}", streaming=True)`.
-
-## Publish
-
-```python
-from huggingface_hub import create_repo, upload_folder
-
-create_repo("YOU/{repository}", repo_type="dataset", private=True)
-upload_folder(repo_id="YOU/{repository}", repo_type="dataset", folder_path="FOLDER")
-```
-"""
-
 
 def described(feature) -> str:
     """A feature in a few words."""
@@ -176,7 +114,7 @@ def dataset_card(
     sizes = {split: sum(path.stat().st_size for path in paths) for split, paths in shards.items()}
     rows = {split: len(dataset) for split, dataset in splits.items()}
     data = DatasetCardData(
-        pretty_name=source.title,
+        pretty_name=TITLES[name],
         license="other",
         task_categories=["other"],
         tags=["saliency", "gaze", "eye-tracking", "salfom", file_format],
@@ -195,18 +133,14 @@ def dataset_card(
             "dataset_size": sum(sizes.values()),
         },
     )
-    return TEMPLATE.format(
-        data=data.to_yaml(),
-        title=source.title,
-        origin=f"{source.paper}. Origin: {source.address}\n\n" if source.paper else "",
-        terms=source.terms,
-        splits="\n".join(
-            f"| {split} | {rows[split]} | {len(shards[split])} | {sizes[split] / 1e6:.1f} MB |" for split in splits
-        ),
-        columns="\n".join(
-            f"| `{column}` | {described(feature)} | {MEANINGS[column]} |" for column, feature in features.items()
-        ),
+    return render(
+        TEMPLATES / "dataset.md",
+        data,
+        title=TITLES[name],
+        source=source,
+        splits={split: {"rows": rows[split], "shards": len(shards[split]), "bytes": sizes[split]} for split in splits},
+        columns=[(column, described(feature), MEANINGS[column]) for column, feature in features.items()],
         rows=ROWS[file_format],
-        split=next(iter(splits)),
+        first_split=next(iter(splits)),
         repository=name.replace("_", "-"),
     )

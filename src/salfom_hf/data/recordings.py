@@ -190,6 +190,33 @@ def frames_shown(path: Path, period: float) -> Iterator[tuple[np.ndarray, float,
     yield shown.image, float(shown.timestamp), float(shown.timestamp) + period
 
 
+def make_clip_folder(folder: Path, info: VideoInfo) -> list[Path]:
+    """Make the folder of a clip, with its frame rate; the folders of its frames, densities and fixations."""
+    parts = [folder / name for name in ("images", "maps", "fixation")]
+    for part in parts:
+        part.mkdir(parents=True)
+    (folder / FPS_FILE).write_text(f"{float(info.frame_rate):.9g}\n", encoding="utf-8")
+    return parts
+
+
+def write_frame(parts: list[Path], number: int, image: np.ndarray, density: np.ndarray, fixations: np.ndarray) -> None:
+    """
+    Write a frame and its labels.
+
+    Args:
+        parts: as `make_clip_folder` gives them.
+        number: of the frame, from 0.
+        image: uint8 `(height, width, 3)`.
+        density: float `(height, width)`, not negative; written divided by its maximum.
+        fixations: bool `(height, width)`.
+    """
+    name = f"{number + 1:06d}"
+    density = np.rint(density * (255 / (density.max() or 1))).astype(np.uint8)
+    Image.fromarray(image).save(parts[0] / f"{name}.jpg", quality=JPEG_QUALITY)
+    for part, picture in zip(parts[1:], (density, fixations * np.uint8(255)), strict=True):
+        Image.fromarray(picture).save(part / f"{name}.png")
+
+
 def write_clip(
     folder: Path, info: VideoInfo, gaze: np.ndarray, by_frame: bool, sigma: float, progress: tqdm
 ) -> Counter[str]:
@@ -205,10 +232,7 @@ def write_clip(
     Returns:
         number of `"frames"`, of `"fixations"`, and of rows outside the frame or the video.
     """
-    parts = [folder / name for name in ("images", "maps", "fixation")]
-    for part in parts:
-        part.mkdir(parents=True)
-    (folder / FPS_FILE).write_text(f"{float(info.frame_rate):.9g}\n", encoding="utf-8")
+    parts = make_clip_folder(folder, info)
     inside = ((gaze[:, 1:] >= 0) & (gaze[:, 1:] < (info.width, info.height))).all(axis=1)
     counts = Counter({OUTSIDE_FRAME: int((~inside).sum())})
     gaze = gaze[inside]
@@ -220,13 +244,9 @@ def write_clip(
         span = (number, number + 1) if by_frame else (begin - TIME_TOLERANCE, end - TIME_TOLERANCE)
         seen = slice(*np.searchsorted(when, span).tolist())
         density = vertical[:, rows[seen]] @ horizontal[:, columns[seen]].T
-        fixations = np.zeros(density.shape, np.uint8)
-        fixations[rows[seen], columns[seen]] = 255
-        density = np.rint(density * (255 / (density.max() or 1))).astype(np.uint8)
-        name = f"{number + 1:06d}"
-        Image.fromarray(image).save(parts[0] / f"{name}.jpg", quality=JPEG_QUALITY)
-        for part, picture in zip(parts[1:], (density, fixations), strict=True):
-            Image.fromarray(picture).save(part / f"{name}.png")
+        fixations = np.zeros(density.shape, bool)
+        fixations[rows[seen], columns[seen]] = True
+        write_frame(parts, number, image, density, fixations)
         counts.update(frames=1, fixations=seen.stop - seen.start)
         progress.update()
     counts[OUTSIDE_VIDEO] = len(when) - counts["fixations"]

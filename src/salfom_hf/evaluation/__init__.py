@@ -1,4 +1,4 @@
-"""Scoring of saliency maps on gaze datasets, and submissions to the DHF1K server."""
+"""Scoring of saliency maps on gaze datasets, how steady they are in time, and submissions to the DHF1K server."""
 
 from .methods import (
     BASELINES,
@@ -13,6 +13,7 @@ from .methods import (
 from .report import picture, save_picture, table, write_reports
 from .running import REPORTS, check_dataset, evaluate, has_changed, kept_scores
 from .scoring import DEFAULT_METRICS, METRICS, Protocol, Scorer, Scores
+from .steadiness import steadiness, steadiness_table, write_steadiness
 from .submission import check_submission, write_submission
 
 __all__ = [
@@ -37,7 +38,10 @@ __all__ = [
     "kept_scores",
     "picture",
     "save_picture",
+    "steadiness",
+    "steadiness_table",
     "table",
     "write_reports",
+    "write_steadiness",
     "write_submission",
 ]

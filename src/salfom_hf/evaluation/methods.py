@@ -2,7 +2,7 @@
 
 import hashlib
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,10 @@ from ..blur import gaussian_blur
 from ..data.features import DataError
 from ..data.layout import FRAME_TOLERANCE
 from ..data.samples import GazeStill, GazeVideo, open_sample, read_map
-from ..predictor import SaliencyPredictor
+from ..predictor import SaliencyPredictor, frames_of
+from ..sliding_window import batched
 from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from ..video_processing_salfom import resize_map
 
 BASELINES = ("center", "spectral-residual", "inter-observer")
 MAP_SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
@@ -73,25 +75,30 @@ class Method:
 
 class Model(Method):
     """
-    A SalFoM model with its causal sliding window.
+    A SalFoM model with its causal sliding window; a still is a clip of one frame.
 
     Args:
         name: what `SaliencyPredictor.from_pretrained` takes; other processes load it again.
         predictor: the model, loaded.
+        last_frame_alone: predict every frame of a video by itself, as a still. What the window does better than that
+            is what the model gains from time.
     """
 
-    def __init__(self, name: str, predictor: SaliencyPredictor):
-        self.name = name
-        self._predictor = predictor
+    def __init__(self, name: str, predictor: SaliencyPredictor, last_frame_alone: bool = False):
+        self.name = f"{name}, last frame alone" if last_frame_alone else name
+        self._source, self._predictor, self._last_frame_alone = name, predictor, last_frame_alone
         self._options = {
             "device": str(predictor.model.device),
             "dtype": predictor.model.dtype,
             "stride": predictor.stride,
             "batch_size": predictor.batch_size,
         }
-        self.description = f"causal sliding window of {predictor.model.config.num_frames} frames"
-        if predictor.stride > 1:
-            self.description += f", maps between every {predictor.stride}th frame interpolated"
+        if last_frame_alone:
+            self.description = "every frame by itself, as a still"
+        else:
+            self.description = f"causal sliding window of {predictor.model.config.num_frames} frames"
+            if predictor.stride > 1:
+                self.description += f", maps between every {predictor.stride}th frame interpolated"
         self.fingerprint = self._hash()
 
     def _hash(self) -> str:
@@ -100,20 +107,23 @@ class Model(Method):
             digest.update(name.encode())
             digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         config = {**model.config.to_dict(), "_name_or_path": None, "transformers_version": None}
-        digest.update(repr((self.predictor.stride, str(model.dtype), config)).encode())
+        digest.update(repr((self.description, str(model.dtype), config)).encode())
         digest.update(self.predictor.processor.to_json_string().encode())
         return digest.hexdigest()[:16]
 
     @property
     def predictor(self) -> SaliencyPredictor:
         if self._predictor is None:
-            self._predictor = SaliencyPredictor.from_pretrained(self.name, **self._options)
+            self._predictor = SaliencyPredictor.from_pretrained(self._source, **self._options)
         return self._predictor
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_predictor": None}
 
     def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        if self._last_frame_alone or isinstance(sample, GazeStill):
+            yield from maps_of_stills(self.predictor, frames_at(sample, indices))
+            return
         window, stride = self.predictor.model.config.num_frames, self.predictor.stride
         # A map depends on its window alone: with gaps longer than that, what lies between is not computed.
         for run in runs(indices, window) if stride == 1 else [indices]:
@@ -124,6 +134,51 @@ class Model(Method):
             for index, frame in enumerate(self.predictor.stream(sample.frames(first, stop)), first):
                 if index in wanted:
                     yield frame.saliency
+
+    def maps_of_video(self, video, start: float = 0.0, duration: float | None = None) -> Iterator[np.ndarray]:
+        """
+        The maps of all frames of a video that is no sample of a dataset.
+
+        Args:
+            video, start, duration: as for `SaliencyPredictor.stream`.
+
+        Yields:
+            float32 `(height, width)`, values in 0…1.
+
+        Raises:
+            VideoError: the file cannot be read.
+        """
+        if self._last_frame_alone:
+            return maps_of_stills(self.predictor, (frame.image for frame in frames_of(video, start, duration)))
+        return (frame.saliency for frame in self.predictor.stream(video, start, duration))
+
+
+@torch.inference_mode()
+def maps_of_stills(predictor: SaliencyPredictor, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """
+    The map of each image by itself.
+
+    Args:
+        images: uint8 `(height, width, 3)`, all of one size.
+
+    Yields:
+        float32 `(height, width)`, values in 0…1.
+    """
+    model = predictor.model
+    for batch in batched(images, predictor.batch_size):
+        pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).to(model.device)
+        clips = predictor.processor.prepare_frames(pixels).to(model.dtype).unsqueeze(1)
+        for saliency in model(clips).saliency.float():
+            yield resize_map(saliency, batch[0].shape[:2]).clamp(0, 1).cpu().numpy()
+
+
+def frames_at(sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    """Some frames of a sample: uint8 `(height, width, 3)`."""
+    for run in runs(indices, RUN_GAP):
+        wanted = set(run)
+        for index, image in enumerate(sample.frames(run[0], run[-1] + 1), run[0]):
+            if index in wanted:
+                yield image
 
 
 def runs(indices: Sequence[int], gap: int) -> list[list[int]]:
@@ -349,11 +404,8 @@ class SpectralResidual(Method):
     fingerprint = description
 
     def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        for run in runs(indices, RUN_GAP):
-            wanted = set(run)
-            for index, image in enumerate(sample.frames(run[0], run[-1] + 1), run[0]):
-                if index in wanted:
-                    yield spectral_residual(image)
+        for image in frames_at(sample, indices):
+            yield spectral_residual(image)
 
 
 def spectral_residual(image: np.ndarray, working_width: int = 64, sigma: float = 3.0) -> np.ndarray:

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +15,17 @@ from ..data.contact_sheet import fitted, shortened
 from ..files import atomic_output
 from ..render import overlay
 from .methods import Center, Method
-from .scoring import METRICS, OTHER_FRAMES, Protocol, Scorer, Scores, blur_radius, mean, resized_bilinearly
+from .scoring import (
+    METRICS,
+    OTHER_FRAMES,
+    Protocol,
+    Scorer,
+    Scores,
+    blur_radius,
+    mean,
+    resized_bilinearly,
+    standard_error,
+)
 
 LOWER_IS_BETTER = {"kldiv"}
 DEFINITIONS = {
@@ -45,12 +55,23 @@ def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool
         prior: the center that information gain is measured over.
     """
     one, many = ("image", "images") if stills else ("frame", "frames")
-    parts = [title, "", f"Mean over {many}", ""]
-    parts += grid(scores, protocol, Scores.mean_over_frames, many, [method.num_frames for method in scores])
+    parts = [title]
     if not stills:
-        heading = "Mean over videos (of each video's mean over its frames)"
-        parts += ["", heading, ""]
-        parts += grid(scores, protocol, Scores.mean_over_videos, "videos", [method.num_videos for method in scores])
+        rows = [
+            [method.name, *(f"{method.mean_over_frames(m):.3f}" for m in protocol.metrics), f"{method.num_frames:,}"]
+            for method in scores
+        ]
+        parts += ["", "Mean over frames", "", *grid(rows, protocol, "frames")]
+    units = "images" if stills else "videos"
+    heading = "Mean over images" if stills else "Mean over videos (of each video's mean over its frames)"
+    rows = [row_of_means(method, protocol) for method in scores]
+    has_errors = any("±" in cell for row in rows for cell in row)
+    parts += ["", f"{heading} ± standard error" if has_errors else heading, "", *grid(rows, protocol, units)]
+    if has_errors and len(scores) > 1:
+        # What is hard for one method is hard for all: differences are surer than the errors of the means tell.
+        rows = [row_of_means(method, protocol, scores[0]) for method in scores[1:]]
+        heading = f"Difference from {scores[0].name} on the same {units}, mean ± standard error"
+        parts += ["", heading, "", *grid(rows, protocol, units)]
     parts += ["", *(f"{method.name}: {method.description}." for method in scores)]
     parts += [f"{METRICS[metric]}: {definition}." for metric, definition in definitions(protocol, prior).items()]
     how = f"Maps: resized bilinearly to the native size as floating-point numbers, {blur_text(protocol)}."
@@ -58,20 +79,26 @@ def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool
     return "\n".join(parts)
 
 
-def grid(
-    scores: Sequence[Scores],
-    protocol: Protocol,
-    average: Callable[[Scores, str], float],
-    counted: str,
-    counts: Sequence[int],
-) -> list[str]:
-    """One markdown table with aligned columns."""
+def row_of_means(method: Scores, protocol: Protocol, base: Scores | None = None) -> list[str]:
+    """One line of a table of means over videos, of what a method scores or of how much more than `base`, pairwise."""
+    cells = []
+    for metric in protocol.metrics:
+        values = method.video_means(metric)
+        if base is not None:
+            values = values - base.video_means(metric)
+        error = standard_error(values)
+        cells.append(f"{mean(values):{'+' if base else ''}.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}"))
+    return [method.name, *cells, f"{method.num_videos:,}"]
+
+
+def grid(rows: Sequence[Sequence[str]], protocol: Protocol, counted: str) -> list[str]:
+    """A markdown table of methods, their metrics, and the number of what was `counted`."""
     arrows = {metric: "↓" if metric in LOWER_IS_BETTER else "↑" for metric in protocol.metrics}
-    header = ["method", *(f"{METRICS[metric]} {arrow}" for metric, arrow in arrows.items()), counted]
-    rows = [
-        [method.name, *(f"{average(method, metric):.3f}" for metric in protocol.metrics), f"{count:,}"]
-        for method, count in zip(scores, counts, strict=True)
-    ]
+    return aligned(["method", *(f"{METRICS[metric]} {arrow}" for metric, arrow in arrows.items()), counted], rows)
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A markdown table whose columns have one width each; all but the first are set to the right."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
 
     def line(cells):
@@ -147,6 +174,7 @@ def write_reports(
                 "undefined": {metric: method.undefined(metric) for metric in protocol.metrics},
                 "mean_over_frames": {m: number(method.mean_over_frames(m)) for m in protocol.metrics},
                 "mean_over_videos": {m: number(method.mean_over_videos(m)) for m in protocol.metrics},
+                "standard_error": {m: number(method.standard_error(m)) for m in protocol.metrics},
             }
             for method in scores
         ],
@@ -289,4 +317,4 @@ def write_text(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, wid
     draw.text(place, shortened(text, font, width), fill=ink, font=font)
 
 
-__all__ = ["picture", "save_picture", "table", "write_reports"]
+__all__ = ["aligned", "number", "picture", "save_picture", "table", "write_reports"]

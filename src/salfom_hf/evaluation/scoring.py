@@ -90,7 +90,15 @@ class Scores:
 
     def mean_over_videos(self, metric: str) -> float:
         """The mean of the videos' own means; videos without a defined value are left out."""
-        return mean(np.array([mean(values) for values in self.values(metric)]))
+        return mean(self.video_means(metric))
+
+    def video_means(self, metric: str) -> np.ndarray:
+        """Each video's mean over its frames, float64 `(videos,)`; NaN where no frame has a defined value."""
+        return np.array([mean(values) for values in self.values(metric)])
+
+    def standard_error(self, metric: str) -> float:
+        """Standard error of the mean over videos: how far other videos of the kind would move it."""
+        return standard_error(self.video_means(metric))
 
     @property
     def num_frames(self) -> int:
@@ -116,6 +124,12 @@ def mean(values: np.ndarray) -> float:
     """The mean without NaN; NaN if nothing else is there."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else float("nan")
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Standard error of the mean without NaN; NaN for fewer than two values."""
+    values = values[~np.isnan(values)]
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
 
 
 class Scorer:

@@ -4,16 +4,15 @@ import datetime
 import json
 import math
 import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import yaml
-from huggingface_hub import ModelCard, ModelCardData
 
+from ..hub.cards import TEMPLATES, UNNAMED, measured, model_data, packages, render
+from .config import MOTION
 from .model import LITE0
 
-TEMPLATE = Path(__file__).parent / "card.md"
 # What is known to be under Apache-2.0. Other encoders and models have licences of their own, some non-commercial.
 FREE_STARTS = ("salfom", LITE0)
 PACKAGES = ("salfom-hf", "torch", "transformers", "accelerate", "datasets")
@@ -45,41 +44,54 @@ def write_report(folder: Path, trainer, scores: dict[str, float]) -> None:
         "hardware": hardware(trainer.accelerator),
         "precision": trainer.accelerator.mixed_precision,
         "date": datetime.date.today().isoformat(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": packages(*PACKAGES),
     }
     (folder / "metrics.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     start = config.model or config.encoder
     licence = "apache-2.0" if start in FREE_STARTS else None
-    datasets = sorted({source.partition(":")[0] for source in config.train})
-    data = ModelCardData(
-        library_name="transformers",
-        license=licence,
-        tags=["salfom", "video-saliency-prediction", "gaze", *datasets],
+    names = {source.partition(":")[0] for source in config.train}
+    datasets = sorted({"stills" if name == MOTION else name for name in names})
+    held = f"{config.hold_out:.0%} of "
+    validation = ", ".join(
+        f"{held}{source}, held out" if source in config.train else source for source in config.validated
+    )
+    name = config.push_to_hub or Path(config.output_dir).resolve().name
+    dataset, _, split = config.validated[0].partition(":")
+    data = model_data(
+        name,
+        licence,
+        tags=datasets,
+        results=measured(
+            {metric: score for metric, score in scores.items() if metric not in ("loss", "clips")},
+            dataset,
+            split if config.validation else f"{config.hold_out:.0%} of {split}, held out",
+            "validation during training, at the size of the clips",
+        ),
         # Only a name on the Hub is a link; a folder of this machine would be a broken one.
         base_model=start if "/" in start and not Path(start).exists() else None,
-        metrics=[name for name in scores if name not in ("loss", "clips")],
+        datasets=datasets,
     )
     # Folders of the machine that trained are nobody's business.
     start = start if data.base_model else Path(start).name
-    values = {name: value for name, value in vars(config).items() if name not in ("data_dir", "output_dir")}
-    values["model" if config.model else "encoder"] = start
-    card = ModelCard.from_template(
+    settings = {key: value for key, value in vars(config).items() if key not in ("data_dir", "output_dir")}
+    settings["model" if config.model else "encoder"] = start
+    text = render(
+        TEMPLATES / "model.md",
         data,
-        template_path=str(TEMPLATE),
-        name=config.push_to_hub or Path(config.output_dir).resolve().name,
-        location=config.push_to_hub or "path/to/this/folder",
+        name=name,
+        location=config.push_to_hub or UNNAMED,
         start=start,
         from_model=bool(config.model),
         licence=licence,
         training=", ".join(config.train),
-        validation=", ".join(config.validation) or f"{config.hold_out:.0%} of the training videos, held out",
-        settings=yaml.safe_dump(values, sort_keys=False, allow_unicode=True).strip(),
+        validation=validation,
+        settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).strip(),
         **{key: value for key, value in facts.items() if key != "validation"},
         scores=scores,
         total_steps=trainer.total_steps,
         metric=config.metric,
     )
-    card.save(folder / "README.md")
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 __all__ = ["write_report"]

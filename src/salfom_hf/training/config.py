@@ -20,7 +20,10 @@ from ..data.augmentation import Augmentation
 PRESETS = Path(__file__).parent / "presets"
 LAUNCH_CONFIGS = Path(__file__).parent / "accelerate"
 SCHEDULES = ("constant", "cosine")
+DTYPES = ("float32", "float16", "bfloat16")
 METRICS = ("cc", "sim", "nss", "auc_judd", "kldiv")
+# Moving pictures made of stills: a dataset to train on, by the name that stands before the split.
+MOTION = "motion"
 LOSS_TERMS = ("kl_weight", "cc_weight", "sim_weight", "nss_weight")
 
 
@@ -36,22 +39,26 @@ class TrainingConfig:
     model: Annotated[str, "SalFoM model to go on from: a name, a folder, or a Hub name"] = ""
     encoder: Annotated[str, "encoder under a fresh decoder: a folder, a Hub name, or efficientnet-lite0"] = ""
     model_config: Annotated[dict[str, Any], "fields of SalFoMConfig for a fresh decoder"] = field(default_factory=dict)
+    keep_aspect_ratio: Annotated[bool, "a fresh decoder's clips have the shape of their video, without size"] = False
     frozen_encoder_epochs: Annotated[int, "epochs in which the encoder rests, at the beginning"] = 0
+    encoder_from_stills: Annotated[bool, "only stills train the encoder; clips train what is above it"] = False
     gradient_checkpointing: Annotated[bool, "compute activations anew in the backward pass: less memory"] = False
     compile: Annotated[bool, "torch.compile the model"] = False
     lora_rank: Annotated[int, "train the encoder by LoRA of this rank (needs peft); 0: train its weights"] = 0
 
     # The data
-    train: Annotated[list[str], "DATASET:SPLIT, several for joint training"] = field(default_factory=list)
-    weights: Annotated[list[float], "share of each of them in the clips; none: by their sizes"] = field(
+    train: Annotated[
+        list[str], "DATASET:SPLIT, several for joint training; motion:SPLIT is clips made of stills:SPLIT"
+    ] = field(default_factory=list)
+    weights: Annotated[list[float], "share of each of them in every step; none: by their sizes"] = field(
         default_factory=list
     )
-    validation: Annotated[list[str], "DATASET:SPLIT to choose checkpoints on; none: see hold_out"] = field(
-        default_factory=list
-    )
-    hold_out: Annotated[float, "share of the training videos kept for validation where none is named"] = 0.1
+    validation: Annotated[
+        list[str], "DATASET:SPLIT to choose checkpoints on; one that is also in train is divided; none: all of train"
+    ] = field(default_factory=list)
+    hold_out: Annotated[float, "share of a divided dataset's videos, or images, that is not trained on"] = 0.1
     data_dir: Annotated[list[str], "folder of the data, or DATASET=FOLDER for each"] = field(default_factory=list)
-    size: Annotated[list[int], "height and width of the clips in pixels; none: the model's"] = field(
+    size: Annotated[list[int], "height and width of all clips in pixels; none: as in inference"] = field(
         default_factory=list
     )
     clips_per_video: Annotated[int, "random clips of each video and epoch"] = 1
@@ -60,7 +67,7 @@ class TrainingConfig:
     num_workers: Annotated[int, "processes that read clips, for each training process"] = 2
 
     # Optimisation
-    epochs: Annotated[int, "passes over the videos"] = 10
+    epochs: Annotated[int, "passes over the videos; of several datasets, over the first"] = 10
     max_steps: Annotated[int, "end after this many optimizer steps; 0: after the epochs"] = 0
     batch_size: Annotated[int, "clips per step and process"] = 1
     gradient_accumulation_steps: Annotated[int, "batches per optimizer step"] = 1
@@ -93,6 +100,7 @@ class TrainingConfig:
     pictures: Annotated[int, "validation clips drawn at every validation"] = 4
 
     # The result
+    save_dtype: Annotated[str, "of the weights in the model's file; they are loaded in float32"] = "float32"
     output_dir: Annotated[str, "folder of the run"] = "run"
     resume: Annotated[bool, "go on from the last checkpoint of the folder"] = False
     push_to_hub: Annotated[str, "repository, such as org/name, to send the result to"] = ""
@@ -110,6 +118,10 @@ class TrainingConfig:
 
         demand(bool(self.model) != bool(self.encoder), "Name either a model to go on from or an encoder, not both.")
         demand(not (self.model and self.model_config), "model_config is for a fresh decoder; leave it out with model.")
+        demand(
+            not (self.model and self.keep_aspect_ratio),
+            "keep_aspect_ratio is for a fresh decoder; leave it out with model.",
+        )
         demand(bool(self.train), "Name at least one DATASET:SPLIT to train on.")
         demand(bool(self.data_dir), "Say where the data is: --data-dir FOLDER.")
         demand(
@@ -129,12 +141,21 @@ class TrainingConfig:
                 not any(term.strip().startswith("test") for term in split.split("+")),
                 f"'{source}' is a test split: neither train nor choose checkpoints on it; salfom evaluate scores it.",
             )
+        demand(
+            not any(source.startswith(f"{MOTION}:") for source in self.validation),
+            "Motion clips are made up, and no measure of a model; name another validation split.",
+        )
+        demand(
+            not self.encoder_from_stills or any(source.startswith("stills:") for source in self.train),
+            "encoder_from_stills needs stills: name stills:SPLIT in train, or leave it out.",
+        )
         demand(len(self.size) in (0, 2) and all(side > 0 for side in self.size), "size needs a height and a width.")
         demand(
             len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             f"betas needs two numbers of at least 0 and below 1, not {self.betas}.",
         )
         demand(self.schedule in SCHEDULES, f"schedule is one of {', '.join(SCHEDULES)}, not '{self.schedule}'.")
+        demand(self.save_dtype in DTYPES, f"save_dtype is one of {', '.join(DTYPES)}, not '{self.save_dtype}'.")
         demand(self.metric in METRICS, f"metric is one of {', '.join(METRICS)}, not '{self.metric}'.")
         demand(
             self.mixed_precision in ("", "no", "bf16", "fp16"),
@@ -153,8 +174,9 @@ class TrainingConfig:
         for name, weight in self.loss_weights.items():
             demand(0 <= weight < math.inf, f"{name} must be at least 0 and finite, not {weight}.")
         demand(any(self.loss_weights.values()), f"The loss needs a term: {', '.join(LOSS_TERMS)} are all 0.")
+        demand(bool(self.validated), "Motion clips need a validation split; name one.")
         demand(
-            bool(self.validation) or self.hold_out > 0,
+            self.hold_out > 0 or not set(self.validated) & set(self.train),
             "There is nothing to choose checkpoints on; name a validation split or hold_out a share of train.",
         )
         if self.push_to_hub:
@@ -165,6 +187,11 @@ class TrainingConfig:
                 raise ConfigError(
                     f"push_to_hub must be a repository such as org/name, not '{self.push_to_hub}'."
                 ) from error
+
+    @property
+    def validated(self) -> list[str]:
+        """The sources to choose checkpoints on; of one that is trained on too, a share is held out."""
+        return self.validation or [source for source in self.train if not source.startswith(f"{MOTION}:")]
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -255,10 +282,10 @@ def read_settings(name: str, over: tuple[Path, ...] = ()) -> dict[str, Any]:
 def merged(settings: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
     """
     Settings and further ones over them. Of a dictionary, single entries are replaced; a model replaces the encoder
-    under a fresh decoder, and an encoder the model.
+    and the fresh decoder on it, and an encoder the model.
     """
     further = {key: convert(key, value) for key, value in further.items()}
-    replaced = {"model": ("encoder", "model_config"), "encoder": ("model",)}
+    replaced = {"model": ("encoder", "model_config", "keep_aspect_ratio"), "encoder": ("model",)}
     gone = {other for key, others in replaced.items() if further.get(key) for other in others}
     result = {key: value for key, value in settings.items() if key not in gone}
     for key, value in further.items():
@@ -334,4 +361,4 @@ def parse(arguments: list[str] | None = None) -> TrainingConfig:
     return config
 
 
-__all__ = ["PRESETS", "ConfigError", "TrainingConfig", "parse", "preset_names"]
+__all__ = ["MOTION", "PRESETS", "ConfigError", "TrainingConfig", "parse", "preset_names"]

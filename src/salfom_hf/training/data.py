@@ -6,8 +6,9 @@ import numpy as np
 from torch.utils.data import ConcatDataset, Dataset, Sampler
 
 from ..data import DATASETS, Augmentation, ClipDataset, DataError, MixtureDataset, hold_out, load
+from ..data.motion import MotionDataset
 from ..video_processing_salfom import SalFoMVideoProcessor
-from .config import ConfigError, TrainingConfig, suggestion
+from .config import MOTION, ConfigError, TrainingConfig, suggestion
 
 
 class EpochSampler(Sampler[int]):
@@ -17,10 +18,10 @@ class EpochSampler(Sampler[int]):
     Args:
         length: of the dataset.
         multiple: as many indices are given as this divides; in each epoch others are left out.
-        seed: of the order.
+        seed: of the order; `None` keeps that of the dataset.
     """
 
-    def __init__(self, length: int, multiple: int, seed: int):
+    def __init__(self, length: int, multiple: int, seed: int | None):
         self.length, self.seed, self.epoch = length, seed, 0
         self.count = length // multiple * multiple
 
@@ -31,94 +32,100 @@ class EpochSampler(Sampler[int]):
         return self.count
 
     def __iter__(self):
+        if self.seed is None:
+            return iter(range(self.count))
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
         return iter(order[: self.count].tolist())
 
 
 def folder_of(dataset: str, config: TrainingConfig) -> Path:
-    """Where the data of a dataset is."""
+    """Where the data of a dataset is; motion is made of stills."""
     folders = {}
     for entry in config.data_dir:
         name, equals, folder = entry.partition("=")
-        folders |= {name: folder} if equals and name in DATASETS else {"": entry}
+        folders |= {name: folder} if equals and name in (*DATASETS, MOTION) else {"": entry}
+    if dataset == MOTION and MOTION not in folders:
+        dataset = "stills"
     if dataset not in folders and "" not in folders:
         raise ConfigError(f"Say where {dataset} is: --data-dir {dataset}=FOLDER.")
     return Path(folders.get(dataset, folders.get("")))
 
 
 def rows_of(source: str, config: TrainingConfig):
-    """The rows of DATASET:SPLIT."""
+    """The rows of DATASET:SPLIT; of motion, those of the stills."""
     dataset, _, split = source.partition(":")
-    if dataset not in DATASETS:
-        raise ConfigError(
-            f"There is no dataset '{dataset}'{suggestion(dataset, DATASETS)} Known: {', '.join(DATASETS)}."
-        )
+    known = (*DATASETS, MOTION)
+    if dataset not in known:
+        raise ConfigError(f"There is no dataset '{dataset}'{suggestion(dataset, known)} Known: {', '.join(known)}.")
     folder = folder_of(dataset, config)
     try:
-        return load(dataset, folder, split)
+        return load("stills" if dataset == MOTION else dataset, folder, split)
     except DataError:
         raise
     except ValueError as error:  # Of datasets, about a part of a split.
         raise ConfigError(f"'{source}' cannot be loaded: {' '.join(str(error).split())}") from error
 
 
-def fit_to(processor: SalFoMVideoProcessor, tables: list) -> tuple[int, int]:
+def divide(config: TrainingConfig) -> tuple[list, list]:
     """
-    The (height, width) of all clips, since only clips of one size make a batch.
+    The rows of each source to train on, and of each to validate on.
 
-    A processor that follows the shape of each video goes on so when all of them have one shape. Else it is set to its
-    own size for every video, so that the trained model is given what it was trained on.
+    Of a source that is both, a share is held out, always the same for one seed. Motion is made of no image that is
+    validated on.
+
+    Raises:
+        ConfigError: a source is unknown, or too small.
+        DataError: the data cannot be read.
     """
-    shapes = {shape for rows in tables for shape in zip(rows["height"], rows["width"], strict=True)}
-    targets = {processor.target_size(*shape) for shape in shapes}
-    if len(targets) > 1:
-        processor.keep_aspect_ratio = False
-        return processor.size.height, processor.size.width
-    return targets.pop()
+    rows = {source: rows_of(source, config) for source in dict.fromkeys(config.train + config.validated)}
+    held = {source: rows[source] for source in config.validated}
+    for source in held.keys() & set(config.train):
+        try:
+            rows[source], held[source] = hold_out(rows[source], config.hold_out, config.seed)
+        except ValueError as error:
+            raise ConfigError(f"{error} Or name a validation split: --validation DATASET:SPLIT.") from error
+    images = {image for part in held.values() if "image_id" in part.column_names for image in part["image_id"]}
+    for source in rows:
+        if source.startswith(f"{MOTION}:"):
+            rows[source] = rows[source].select(
+                [index for index, image in enumerate(rows[source]["image_id"]) if image not in images]
+            )
+    return [rows[source] for source in config.train], list(held.values())
 
 
 def build_clips(
     config: TrainingConfig, processor: SalFoMVideoProcessor
-) -> tuple[ClipDataset | MixtureDataset, Dataset]:
+) -> tuple[ClipDataset | MotionDataset | MixtureDataset, Dataset]:
     """
-    The training clips, drawn anew every epoch, and the validation clips, always the same.
-
-    The processor is fitted to the videos' shapes. Without validation splits, a share of each training set is held out,
-    always the same for one seed.
+    The training clips, drawn anew every epoch, and the validation clips, always the same; in the shapes that the
+    processor gives them. An epoch of a mixture is as long as its first dataset is gone through once.
 
     Raises:
         ConfigError: a setting does not fit the data.
         DataError: the data cannot be read.
     """
-    training = [rows_of(source, config) for source in config.train]
-    if config.validation:
-        validation = [rows_of(source, config) for source in config.validation]
-    else:
-        try:
-            parts = [hold_out(rows, config.hold_out, config.seed) for rows in training]
-        except ValueError as error:
-            raise ConfigError(f"{error} Or name a validation split: --validation DATASET:SPLIT.") from error
-        training, validation = [part[0] for part in parts], [part[1] for part in parts]
+    training, validation = divide(config)
     try:
         augmentation = Augmentation(**config.augmentation)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"augmentation: {error}") from error
-    shared = {"num_frames": processor.num_frames, "size": fit_to(processor, training + validation)}
-    clips = [
-        ClipDataset(
-            rows,
-            processor,
-            clips_per_video=config.clips_per_video,
-            augmentation=augmentation,
-            seed=config.seed,
-            **shared,
-        )
-        for rows in training
-    ]
+    shared = {"num_frames": processor.num_frames}
+    drawn = {"clips_per_video": config.clips_per_video, "augmentation": augmentation, "seed": config.seed}
+    try:
+        clips = [
+            MotionDataset(rows, processor, seed=config.seed, **shared)
+            if source.startswith(f"{MOTION}:")
+            else ClipDataset(rows, processor, **drawn, **shared)
+            for source, rows in zip(config.train, training, strict=True)
+        ]
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if len(clips) == 1:
         training_clips = clips[0]
     else:
-        training_clips = MixtureDataset(clips, config.weights or [len(part) for part in clips], seed=config.seed)
+        weights = config.weights or [len(part) for part in clips]
+        length = round(len(clips[0]) * sum(weights) / weights[0])
+        training_clips = MixtureDataset(clips, weights, length, config.seed)
     regular = {"sampling": "regular", "spacing": config.validation_spacing}
     return training_clips, ConcatDataset([ClipDataset(rows, processor, **regular, **shared) for rows in validation])
 

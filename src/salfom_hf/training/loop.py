@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,11 @@ import psutil
 import torch
 from accelerate import Accelerator, DistributedType, skip_first_batches
 from PIL import Image
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..data import MixtureDataset, collate_by_shape
 from ..files import atomic_output
 from ..losses import saliency_loss
 from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
@@ -24,7 +26,7 @@ from ..video_processing_salfom import SalFoMVideoProcessor
 from .checkpoints import Checkpoints, Progress
 from .config import ConfigError, TrainingConfig
 from .data import EpochSampler
-from .model import merge_lora, train_mode
+from .model import merge_lora, resting, train_mode
 from .optimizer import ExponentialMovingAverage, make_optimizer, rate_factor, set_rates
 from .processes import all_or_none
 from .validation import draw, validate
@@ -82,21 +84,25 @@ class Trainer:
         self.network, self.processor = model, processor
         self.dataset, self.validation, self.report = training, validation, report
         clips_per_step = config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-        self.sampler = EpochSampler(len(training), clips_per_step, config.seed)
+        # A mixture is in an order of its own, in which every step has its shares.
+        seed = None if isinstance(training, MixtureDataset) else config.seed
+        self.sampler = EpochSampler(len(training), clips_per_step, seed)
         if len(self.sampler) == 0:
             raise ConfigError(
                 f"{len(training)} clips an epoch are fewer than the {clips_per_step} of one step; lower batch_size or "
                 "gradient_accumulation_steps, or raise clips_per_video."
             )
         sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-        for name in ("ema_decay", "frozen_encoder_epochs", "lora_rank"):
+        for name in ("ema_decay", "frozen_encoder_epochs", "lora_rank", "encoder_from_stills"):
             if sharded and getattr(config, name):
-                raise ConfigError(f"Training with sharded weights has no {name}; set it to 0.")
+                raise ConfigError(f"Training with sharded weights has no {name}; leave it out.")
         # Counted now: later, a process may hold only its part. Adapters are merged before anything is saved.
         self.num_parameters = sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
-        # What rests for some epochs; without LoRA, all of the encoder.
+        # What rests for some epochs or clips; without LoRA, all of the encoder.
         self.encoder_parameters = [p for p in model.salfom.encoder.parameters() if p.requires_grad]
+        self.encoder_rests = False
         loading = {
+            "collate_fn": collate_by_shape,
             "num_workers": config.num_workers,
             "persistent_workers": config.num_workers > 0,
             "worker_init_fn": outlive_sigterm,
@@ -180,14 +186,16 @@ class Trainer:
         # accelerate's loaders count the passes over them, and tell the sampler.
         self.loader.set_epoch(progress.epoch)
         train_mode(self.model)
-        self.rest_encoder(progress.epoch < config.frozen_encoder_epochs)
+        self.encoder_rests = progress.epoch < config.frozen_encoder_epochs
+        if self.encoder_rests:
+            self.network.salfom.encoder.eval()
         losses = []
-        for batch in skip_first_batches(self.loader, progress.batch) if progress.batch else self.loader:
+        for batches in skip_first_batches(self.loader, progress.batch) if progress.batch else self.loader:
             with self.accelerator.accumulate(self.model):
                 set_rates(self.optimizer, rate_factor(progress.step, self.total_steps, config))
                 # Stochastic depth is a function of how far the run is: resuming needs no state of the generators.
                 torch.manual_seed(hash((config.seed, progress.epoch, progress.batch, self.accelerator.process_index)))
-                loss = self.loss(batch)
+                loss = self.loss(batches)
                 self.accelerator.backward(loss)
                 losses.append(loss.detach())
                 progress.batch += 1
@@ -197,21 +205,28 @@ class Trainer:
             if progress.step == self.total_steps:
                 break
 
-    def rest_encoder(self, rests: bool) -> None:
-        if not self.config.frozen_encoder_epochs:
-            return
-        for parameter in self.encoder_parameters:
-            parameter.requires_grad_(not rests)
-        if rests:
-            self.network.salfom.encoder.eval()
-
-    def loss(self, batch: dict) -> torch.Tensor:
-        logits = self.model(batch["pixel_values_videos"]).logits
-        return saliency_loss(logits, batch["labels"], **self.config.loss_weights, fixations=batch["fixations"])
+    def loss(self, batches: list[dict]) -> torch.Tensor:
+        """The mean over the clips, which come in batches of one shape each."""
+        count, losses = sum(len(batch["labels"]) for batch in batches), []
+        for batch in batches:
+            clips, density, fixations = batch["pixel_values_videos"], batch["labels"], batch["fixations"]
+            rests = self.encoder_rests or (self.config.encoder_from_stills and clips.shape[1] > 1)
+            with resting(self.encoder_parameters) if rests else nullcontext():
+                logits = self.model(clips).logits
+            loss = saliency_loss(logits, density, **self.config.loss_weights, fixations=fixations)
+            losses.append(loss * (len(clips) / count))
+        if isinstance(self.model, DistributedDataParallel):
+            # It waits for the gradient of every parameter. Stills have none for weights between frames, nor have clips
+            # for an encoder that rests, and other processes may have other clips.
+            losses += [0 * p.sum() for p in self.network.parameters() if p.requires_grad]
+        return sum(losses)
 
     def finish_step(self, loss: torch.Tensor) -> None:
         """Update the weights, and do what is due after so many steps."""
         progress, config = self.progress, self.config
+        if self.encoder_rests:
+            for parameter in self.encoder_parameters:  # A gradient of 0 would let its weights decay.
+                parameter.grad = None
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm or math.inf)
         # Gradients of float16 may overflow; the scaler then leaves the step out.
         fine = norm is None or self.accelerator.mixed_precision == "fp16" or bool(torch.isfinite(norm))
@@ -295,8 +310,11 @@ class Trainer:
                 return
             network = self.network
             if self.config.lora_rank:
-                network, state = copy.deepcopy(network), None
+                network = copy.deepcopy(network)
                 merge_lora(network)
+                state = network.state_dict()
+            dtype = getattr(torch, self.config.save_dtype)
+            state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
             with atomic_output(self.model_folder, overwrite=True) as folder:
                 network.save_pretrained(folder, state_dict=state)
                 self.processor.save_pretrained(folder)
@@ -345,7 +363,7 @@ class Trainer:
             entry
             for entry in read_log(self.folder)
             if entry["step"] < now.step
-            or (entry["step"] == now.step and (entry["epoch"] < now.epoch or "loss" in entry))
+            or (entry["step"] == now.step and (entry["epoch"] <= now.epoch or "loss" in entry))
         ]
         with atomic_output(self.folder / LOG, overwrite=True) as path:
             path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
@@ -357,7 +375,7 @@ class Trainer:
         self.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
         if self.accelerator.is_main_process:
             with (self.folder / LOG).open("a") as file:
-                file.write(json.dumps({"step": step, "epoch": self.progress.epoch, **values}) + "\n")
+                file.write(json.dumps({"step": step, "epoch": self.progress.epoch + 1, **values}) + "\n")
 
     def say(self, text: str) -> None:
         if self.accelerator.is_main_process:

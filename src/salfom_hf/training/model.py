@@ -1,5 +1,8 @@
 """The model and the processor that a run trains."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
@@ -45,6 +48,8 @@ def from_encoder(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredicti
         num_frames=model.config.num_frames,
         image_mean=[float(value) for value in mean],
         image_std=[float(value) for value in std],
+        keep_aspect_ratio=config.keep_aspect_ratio and not config.size,
+        size_divisor=model.salfom.adapter.stride(model.config.encoder_config),
     )
     return model, processor
 
@@ -129,4 +134,16 @@ def train_mode(model: nn.Module) -> None:
             module.eval()
 
 
-__all__ = ["build_model", "merge_lora", "train_mode"]
+@contextmanager
+def resting(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """What is computed inside has no gradient for these parameters; they must want one outside."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+__all__ = ["build_model", "merge_lora", "resting", "train_mode"]

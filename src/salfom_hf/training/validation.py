@@ -30,6 +30,7 @@ def validate(
     size of the recordings, there is `salfom evaluate`.
 
     Args:
+        loader: of clips collated by shape.
         check: called for every batch with whether its predictions are finite; may raise.
 
     Returns:
@@ -40,26 +41,13 @@ def validate(
     """
     model.eval()
     rows = []
-    for batch in loader:
-        logits = model(batch["pixel_values_videos"]).logits.float()
-        check(bool(logits.isfinite().all()))
-        saliency, density, fixations = logits.sigmoid(), batch["labels"], batch["fixations"]
-        losses = [
-            saliency_loss(logits[i : i + 1], density[i : i + 1], **loss_weights, fixations=fixations[i : i + 1])
-            for i in range(len(logits))
-        ]
-        scores = [
-            torch.stack(losses).double(),
-            metrics.cc(saliency, density),
-            metrics.sim(saliency, density),
-            metrics.nss(saliency, fixations),
-            metrics.auc_judd(saliency, fixations),
-            metrics.kldiv(saliency, density),
-        ]
-        scores = torch.stack(scores, dim=1)
-        fixated = fixations.flatten(1).any(dim=1, keepdim=True)
-        scores = scores.masked_fill(~fixated, torch.nan)
-        rows.append(accelerator.gather_for_metrics(torch.cat([scores, fixated], dim=1)).cpu())
+    for batches in loader:
+        logits = [model(batch["pixel_values_videos"]).logits.float() for batch in batches]
+        check(all(bool(part.isfinite().all()) for part in logits))
+        scores = torch.cat([scores_of(part, batch, loss_weights) for part, batch in zip(logits, batches, strict=True)])
+        # In the order of the clips: those that only fill the last batches up are dropped from the end.
+        places = torch.cat([batch["place"] for batch in batches])
+        rows.append(accelerator.gather_for_metrics(scores[places.argsort()]).cpu())
     *rows, fixated = torch.cat(rows).unbind(dim=1)
     if not fixated.any():
         raise ConfigError(
@@ -72,10 +60,33 @@ def validate(
     return {**means, "clips": int((~rows.isnan().any(dim=1)).sum())}
 
 
+def scores_of(logits: torch.Tensor, batch: dict, loss_weights: dict[str, float]) -> torch.Tensor:
+    """
+    Float64 `(batch, 7)`: loss, CC, SIM, NSS, AUC-Judd and KL of every clip, and whether it has fixations; without,
+    its scores are NaN.
+    """
+    saliency, density, fixations = logits.sigmoid(), batch["labels"], batch["fixations"]
+    losses = [
+        saliency_loss(logits[i : i + 1], density[i : i + 1], **loss_weights, fixations=fixations[i : i + 1])
+        for i in range(len(logits))
+    ]
+    scores = [
+        torch.stack(losses).double(),
+        metrics.cc(saliency, density),
+        metrics.sim(saliency, density),
+        metrics.nss(saliency, fixations),
+        metrics.auc_judd(saliency, fixations),
+        metrics.kldiv(saliency, density),
+    ]
+    fixated = fixations.flatten(1).any(dim=1, keepdim=True)
+    return torch.cat([torch.stack(scores, dim=1).masked_fill(~fixated, torch.nan), fixated], dim=1)
+
+
 @torch.no_grad()
 def draw(model: nn.Module, clips: list[dict], processor: SalFoMVideoProcessor, device: torch.device) -> np.ndarray:
     """
-    A row for each clip: its last frame, the recorded density over it, the prediction over it.
+    A row for each clip: its last frame, the recorded density over it, the prediction over it; black beyond clips that
+    are narrower than others.
 
     Returns:
         uint8 `(height, width, 3)`.
@@ -89,7 +100,8 @@ def draw(model: nn.Module, clips: list[dict], processor: SalFoMVideoProcessor, d
         frame = pixels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
         density = clip["labels"].numpy()
         rows.append(np.concatenate([frame, overlay(frame, density), overlay(frame, saliency)], axis=1))
-    return np.concatenate(rows)
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows])
 
 
 __all__ = ["draw", "validate"]

@@ -1,0 +1,76 @@
+"""Start-up: CPU and wall time of imports and commands, each in a fresh process; the median of several runs.
+
+    python benchmarks/startup.py [--runs 5] [--video VIDEO]
+
+The last line is `salfom predict` from nothing to the first map of a clip of one frame, written as a file.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+
+SALFOM = ("-m", "salfom_hf.cli")
+
+
+def write_frame(path: Path) -> None:
+    """A video of one frame of 640×360."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+        pixels = np.random.default_rng(0).integers(0, 256, (360, 640, 3), dtype=np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        container.mux(stream.encode())
+
+
+def measured(arguments: tuple[str, ...]) -> tuple[float, float]:
+    """(CPU time, wall time) in seconds of Python with these arguments."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(
+        [sys.executable, *arguments],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=5, help="default %(default)s")
+    parser.add_argument("--video", type=Path, help="predict its first 0.03 seconds; default: noise, 640×360")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        video = args.video or Path(folder) / "frame.mp4"
+        if args.video is None:
+            write_frame(video)
+        predict = ("predict", str(video), "-o", f"{folder}/map.npz", "--format", "npz", "--overwrite")
+        commands = {
+            "import torch": ("-c", "import torch"),
+            "from transformers import PreTrainedModel": ("-c", "from transformers import PreTrainedModel"),
+            "import salfom_hf": ("-c", "import salfom_hf"),
+            "from salfom_hf import SaliencyPredictor": ("-c", "from salfom_hf import SaliencyPredictor"),
+            "salfom --version": (*SALFOM, "--version"),
+            "salfom --help": (*SALFOM, "--help"),
+            "salfom predict --help": (*SALFOM, "predict", "--help"),
+            "salfom predict, first map": (*SALFOM, *predict, "--duration", "0.03"),
+        }
+        width = max(map(len, commands))
+        print(f"{'':{width}}  CPU [s]  wall [s]")
+        for name, arguments in commands.items():
+            cpu, wall = map(statistics.median, zip(*(measured(arguments) for _ in range(args.runs)), strict=True))
+            print(f"{name:{width}}  {cpu:7.2f}  {wall:8.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The paper's encoder as fast as a CPU allows: the same products and the same attention, computed sooner.
+
+PyTorch has several ways to multiply matrices on a CPU. Its BLAS leads on some machines; on others oneDNN, which
+PyTorch otherwise keeps for convolutions and for bfloat16, does two and a half times as much. Fused attention keeps
+its tiles too small for either to reach its rate, most of all in bfloat16. Which way is the fastest is measured once
+per process, on this machine, in less than a second.
+"""
+
+import time
+from collections.abc import Callable
+from functools import lru_cache, partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from .modeling_salfom import SalFoMForVideoSaliencyPrediction
+
+# Queries per tile: their scores, against all keys, stay in the cache from the first product to the second.
+TILE = 256
+# What another way must be faster by, before it is taken: less could be noise.
+MARGIN = 1.1
+
+
+def eligible(inputs: torch.Tensor) -> bool:
+    """Whether the ways of this module can take the place of PyTorch's."""
+    return inputs.device.type == "cpu" and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
+
+
+def onednn_linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`F.linear` by oneDNN, whatever PyTorch would take for this dtype; without gradients."""
+    return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+
+
+class OneDNNLinear(nn.Linear):
+    """A linear layer that oneDNN computes in inference on a CPU; with gradients or elsewhere it is like any other."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if eligible(inputs) and inputs.dtype == self.weight.dtype:
+            return onednn_linear(inputs, self.weight, self.bias)
+        return super().forward(inputs)
+
+
+def blas_product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
+    torch.mm(left, right, out=out)
+
+
+def onednn_product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
+    out.copy_(onednn_linear(left, right.T))
+
+
+def tiled_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, product: Callable[..., None]
+) -> torch.Tensor:
+    """
+    Attention, head by head, in tiles of `TILE` queries and all keys: matrix products large enough for full speed,
+    and scores small enough for the cache.
+
+    Args:
+        query, key, value: `(batch, heads, tokens, head_dim)`, of any strides.
+        scaling: factor on the scores.
+        product: what multiplies: `blas_product` or `onednn_product`.
+
+    Returns:
+        `(batch, heads, tokens, head_dim)`, in the dtype of `query`.
+    """
+    query, key, value = (query * scaling).contiguous(), key.contiguous(), value.contiguous()
+    attended = torch.empty_like(query)
+    # One buffer for all tiles: a new one each time would cost as much as the softmax.
+    buffer = query.new_empty(TILE, key.shape[2])
+    heads = zip(*(tensor.flatten(0, 1) for tensor in (query, key, value, attended)), strict=True)
+    for head_query, head_key, head_value, head_attended in heads:
+        for tile, tile_attended in zip(head_query.split(TILE), head_attended.split(TILE), strict=True):
+            scores = buffer[: len(tile)]
+            product(tile, head_key.T, scores)
+            torch.softmax(scores, dim=-1, out=scores)
+            product(scores, head_value, tile_attended)
+    return attended
+
+
+def tiled_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    *,
+    product: Callable[..., None],
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """[`tiled_attention`] for transformers, and PyTorch's fused attention in training or with a mask."""
+    if eligible(query) and attention_mask is None and not dropout:
+        return tiled_attention(query, key, value, scaling, product).transpose(1, 2), None
+    return sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    )
+
+
+# By the names under which transformers knows them. Encoders may be set to them by hand, too.
+TILED = {"tiled_blas": blas_product, "tiled_onednn": onednn_product}
+for name, product in TILED.items():
+    AttentionInterface.register(name, partial(tiled_attention_forward, product=product))
+
+
+def fastest(ways: dict[str, Callable], *arguments: torch.Tensor) -> str:
+    """The name of the way that is fastest with these arguments; the first, unless another is clearly faster."""
+    seconds = {name: float("inf") for name in ways}
+    # In turns, so that what else the machine does hits all of them.
+    for _ in range(5):
+        for name, way in ways.items():
+            begin = time.perf_counter()
+            try:
+                way(*arguments)
+            except (AttributeError, RuntimeError):  # A build of PyTorch without oneDNN, or without it for this dtype.
+                continue
+            seconds[name] = min(seconds[name], time.perf_counter() - begin)
+    first, best = next(iter(ways)), min(seconds, key=seconds.get)
+    return best if seconds[best] * MARGIN < seconds[first] else first
+
+
+@lru_cache
+@torch.inference_mode()
+def measure(dtype: torch.dtype, threads: int) -> tuple[str, str]:
+    """
+    What is fastest on this machine, for products and heads of the size of the paper's model.
+
+    Args:
+        dtype: to compute in.
+        threads: that PyTorch uses; they are not set here, but change the outcome.
+
+    Returns:
+        For linear layers `"blas"` or `"onednn"`; for attention `"sdpa"` or a name in `TILED`.
+    """
+    tokens, weight, bias = (torch.rand(shape, dtype=dtype) for shape in ((1568, 1024), (1024, 1024), (1024,)))
+    layers = fastest({"blas": F.linear, "onednn": onednn_linear}, tokens, weight, bias)
+    query, key, value = torch.rand(3, 1, 2, 1568, 64, dtype=dtype)
+    ways = {"sdpa": F.scaled_dot_product_attention}
+    ways |= {name: partial(tiled_attention, scaling=64**-0.5, product=product) for name, product in TILED.items()}
+    return layers, fastest(ways, query, key, value)
+
+
+def prepare_for_inference(model: SalFoMForVideoSaliencyPrediction) -> SalFoMForVideoSaliencyPrediction:
+    """
+    Have a model's encoder compute in the way that is fastest on this machine, in place. Results stay what they are up
+    to rounding; weights, their names and training are not touched.
+
+    Models that this has nothing for, those on other devices among them, are left as they are; so is an attention that
+    was chosen by hand.
+
+    Args:
+        model: on the device and in the dtype to compute with.
+
+    Returns:
+        The model.
+    """
+    encoder = model.salfom.encoder
+    known = encoder.config.model_type == "umt" and model.dtype in (torch.float32, torch.bfloat16)
+    if not known or model.device.type != "cpu":
+        return model
+    layers, attention = measure(model.dtype, torch.get_num_threads())
+    if layers == "onednn":
+        for module in encoder.modules():
+            if type(module) is nn.Linear:
+                # Changing the class keeps parameters, names and loaded weights as they are.
+                module.__class__ = OneDNNLinear
+    if encoder.config._attn_implementation == "sdpa":
+        encoder.set_attn_implementation(attention)
+    return model
+
+
+__all__ = ["onednn_linear", "prepare_for_inference", "tiled_attention"]

@@ -1,0 +1,87 @@
+"""`salfom push` and `salfom export hub`: a model's folder for the Hub, there or on disk."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..pretrained import KNOWN
+from .common import UsageError, loading
+
+
+def add(commands) -> None:
+    command = commands.add_parser(
+        "push",
+        help="send a model to the Hugging Face Hub",
+        description="Send a model to the Hugging Face Hub with its card and the code that loads it in transformers "
+        "without this package. Nothing on this machine changes.",
+    )
+    command.add_argument("--repo-id", required=True, metavar="ORG/NAME", help="repository, made if there is none")
+    command.add_argument("--private", action="store_true", help="only for its owners; a public repository is refused")
+    add_options(command)
+    command.set_defaults(run=push)
+
+    export_command = commands.add_parser("export", help="write what push sends", description="Write files for others.")
+    kinds = export_command.add_subparsers(dest="kind", required=True, metavar="KIND")
+    command = kinds.add_parser(
+        "hub",
+        help="the folder that `salfom push` sends",
+        description="Write the folder that `salfom push` sends: card, configuration, weights, processor and code.",
+    )
+    add_options(command)
+    command.add_argument("output", type=Path, help="folder to make")
+    command.add_argument("--repo-id", metavar="ORG/NAME", help="what the card calls the model")
+    command.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+    command.set_defaults(run=export)
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help=f"folder of a model, or {', '.join(KNOWN)}")
+    command.add_argument(
+        "--results",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="results.json of salfom evaluate for this model, for its card",
+    )
+    command.add_argument(
+        "--max-shard-size", default="5GB", metavar="SIZE", help="split larger weights, default: %(default)s"
+    )
+
+
+@contextmanager
+def in_one_sentence(args: argparse.Namespace) -> Iterator[None]:
+    """Turn what may go wrong into a `UsageError`."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    from ..hub.cards import CardError
+    from ..hub.publish import PublishError
+
+    if args.repo_id is not None:
+        try:
+            validate_repo_id(args.repo_id)
+        except HFValidationError as error:
+            raise UsageError(f"'{args.repo_id}' is no name of a repository; give one such as org/name.") from error
+    try:
+        with loading(args.model):
+            yield
+    except (CardError, PublishError) as error:
+        raise UsageError(str(error)) from error
+
+
+def push(args: argparse.Namespace) -> int:
+    with in_one_sentence(args):
+        from ..hub.publish import push
+
+        print(push(args.model, args.repo_id, args.private, args.results, args.max_shard_size))
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    with in_one_sentence(args):
+        from ..hub.publish import export
+
+        export(args.model, args.output, args.repo_id, args.results, args.overwrite, args.max_shard_size)
+    print(f"{args.model} -> {args.output}")
+    return 0

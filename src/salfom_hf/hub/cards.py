@@ -1,0 +1,176 @@
+"""Cards: the pages of models, datasets and Spaces on the Hub. All are filled from templates here, in one way."""
+
+import json
+import math
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from huggingface_hub import CardData, EvalResult, ModelCardData, RepoCard
+
+from ..remote_code import TASK
+
+TEMPLATES = Path(__file__).parent
+# The Hub knows no task of saliency; this is the nearest of those that it knows.
+HUB_TASK = "video-to-video"
+TAGS = (TASK, "salfom", "saliency", "gaze", "visual-attention")
+PACKAGE = "https://pypi.org/project/salfom-hf/"
+# Stands in cards for the name of a model that has none yet.
+UNNAMED = "path/to/this/folder"
+TITLES = {
+    "dhf1k": "DHF1K",
+    "hollywood2": "Hollywood-2 eye movements",
+    "ucf_sports": "UCF-Sports eye movements",
+    "stills": "Gaze on still images",
+    "gazefolder": "Gaze on videos",
+}
+CITATION = """\
+```bibtex
+@inproceedings{moradi2024salfom,
+  title = {SalFoM: Dynamic Saliency Prediction with Video Foundation Models},
+  author = {Moradi, Morteza and Moradi, Mohammad and Rundo, Francesco and
+    Spampinato, Concetto and Borji, Ali and Palazzo, Simone},
+  booktitle = {International Conference on Pattern Recognition (ICPR)},
+  year = {2024},
+  eprint = {2404.03097},
+  archivePrefix = {arXiv},
+}
+```"""
+
+
+class CardError(Exception):
+    """A card or what it is made from cannot be used; the message is one sentence that says what to do."""
+
+
+def render(template: Path, data: CardData, **values) -> str:
+    """
+    The text of a README.md.
+
+    Args:
+        template: a Jinja template in markdown; `card_data` and `citation` are given to it.
+        data: what stands between the dashes.
+        values: what else the template names.
+    """
+    return str(RepoCard.from_template(data, template_path=str(template), citation=CITATION, **values))
+
+
+def model_data(
+    name: str,
+    licence: str | None,
+    tags: Sequence[str] = (),
+    results: Sequence[EvalResult] = (),
+    **values,
+) -> ModelCardData:
+    """
+    Metadata of a SalFoM model.
+
+    Args:
+        name: of the model, for its results.
+        licence: identifier that the Hub knows, or `None` where it is not known.
+        tags: more than `TAGS`.
+        results: measured ones.
+        values: more fields of `ModelCardData`, such as `base_model` and `datasets`.
+    """
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=HUB_TASK,
+        license=licence,
+        tags=[*TAGS, *tags],
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        model_name=name,
+        eval_results=list(results) or None,
+        **values,
+    )
+
+
+def measured(
+    scores: dict[str, float | None], dataset: str, split: str, source: str, definitions: dict[str, str] | None = None
+) -> list[EvalResult]:
+    """
+    Scores as entries of a card's `model-index`; undefined ones are left out.
+
+    Args:
+        dataset: key of `TITLES`.
+        source: by what they were measured, in words.
+        definitions: what the metrics are, in words.
+    """
+    return [
+        EvalResult(
+            task_type=HUB_TASK,
+            task_name="Video saliency prediction",
+            dataset_type=dataset,
+            dataset_name=TITLES.get(dataset, dataset),
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=(definitions or {}).get(metric),
+            metric_value=round(value, 4),
+            source_name=source,
+            source_url=PACKAGE,
+        )
+        for metric, value in scores.items()
+        if value is not None and not math.isnan(value)
+    ]
+
+
+def read_results(path: Path) -> dict:
+    """
+    What `salfom evaluate` has written.
+
+    Args:
+        path: its `results.json`.
+
+    Raises:
+        CardError: it cannot be read, or is another file.
+    """
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        results["dataset"], results["split"], results["methods"], results["protocol"]["definitions"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CardError(f"{path} is no results.json of `salfom evaluate`; give the one that it wrote.") from error
+    return results
+
+
+def evaluation_of(path: Path, model: str) -> list[EvalResult]:
+    """
+    The scores of one model in a `results.json`, means over frames.
+
+    Args:
+        model: the name under which it was scored.
+
+    Raises:
+        CardError: the file cannot be used, or scores other models only.
+    """
+    results = read_results(path)
+    names = [method["name"] for method in results["methods"]]
+    found = [method for method in results["methods"] if Path(method["name"]) == Path(model)]
+    if not found:
+        raise CardError(
+            f"{path} has no scores of '{model}', only of {', '.join(names)}; name the model as it was scored."
+        )
+    protocol = results["protocol"]
+    source = f"salfom evaluate ({results['package']} {results['version']}), maps {protocol.get('maps', 'as they are')}"
+    return measured(
+        found[0]["mean_over_frames"], results["dataset"], results["split"], source, protocol["definitions"]
+    )
+
+
+def packages(*names: str) -> dict[str, str]:
+    """Versions of installed packages."""
+    return {name: version(name) for name in names}
+
+
+__all__ = [
+    "CITATION",
+    "HUB_TASK",
+    "TAGS",
+    "TEMPLATES",
+    "TITLES",
+    "UNNAMED",
+    "CardError",
+    "evaluation_of",
+    "measured",
+    "model_data",
+    "packages",
+    "read_results",
+    "render",
+]

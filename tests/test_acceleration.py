@@ -1,0 +1,145 @@
+"""What makes the encoder faster, against the formula of attention and against the network as it was."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from salfom_hf import SalFoMForVideoSaliencyPrediction, SaliencyPredictor, acceleration
+from salfom_hf.acceleration import TILED, OneDNNLinear, fastest, measure, prepare_for_inference, tiled_attention
+
+CLIPS = torch.randn(2, 4, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def chosen(monkeypatch, layers, attention):
+    """Have the measurement come out like this."""
+    monkeypatch.setattr(acceleration, "measure", lambda dtype, threads: (layers, attention))
+
+
+@pytest.fixture
+def model(umt_model):
+    """Of its own for each test, which may change it."""
+    return copy.deepcopy(umt_model)
+
+
+@pytest.mark.parametrize("product", TILED.values(), ids=TILED)
+@pytest.mark.parametrize("tokens", [1, 24, 256, 600])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_tiles_make_up_the_attention_of_the_formula(product, tokens, dtype, tolerance):
+    torch.manual_seed(0)
+    # Strided like the parts of a fused projection.
+    qkv = torch.randn(2, tokens, 3, 3, 16).to(dtype)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    weights = (query.double() @ key.double().transpose(2, 3) * 0.25).softmax(-1)
+    with torch.inference_mode():
+        found = tiled_attention(query, key, value, 0.25, product)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), weights @ value.double(), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("layers", ["blas", "onednn"])
+@pytest.mark.parametrize("attention", ["sdpa", *TILED])
+def test_a_prepared_model_gives_the_same_maps(model, monkeypatch, layers, attention):
+    chosen(monkeypatch, layers, attention)
+    with torch.inference_mode():
+        expected = model(CLIPS).saliency
+        prepared = prepare_for_inference(model)(CLIPS).saliency
+    assert expected.std() > 0.01
+    torch.testing.assert_close(prepared, expected, atol=1e-6, rtol=0)
+    assert isinstance(model.salfom.encoder.layers[0].mlp.fc1, OneDNNLinear) == (layers == "onednn")
+    assert model.salfom.encoder.config._attn_implementation == attention
+
+
+def test_preparing_changes_neither_weights_nor_training_nor_what_is_saved(model, monkeypatch, tmp_path):
+    before = copy.deepcopy(model)
+    chosen(monkeypatch, "onednn", "tiled_onednn")
+    prepare_for_inference(model)
+    assert list(model.state_dict()) == list(before.state_dict())
+    losses = []
+    for network in (before, model):
+        loss = network.train()(CLIPS, labels=torch.ones(2, 64, 96).cumsum(1)).loss
+        loss.backward()
+        losses.append(loss)
+    torch.testing.assert_close(losses[1], losses[0])
+    for (name, expected), found in zip(before.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, msg=name)
+    for network, name in ((before, "before"), (model, "after")):
+        network.save_pretrained(tmp_path / name)
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "after" / file).read_bytes() == (tmp_path / "before" / file).read_bytes()
+    loaded = SalFoMForVideoSaliencyPrediction.from_pretrained(tmp_path / "after")
+    assert loaded.salfom.encoder.config._attn_implementation == "sdpa"
+
+
+def test_weights_loaded_later_count(model, monkeypatch):
+    chosen(monkeypatch, "onednn", "tiled_onednn")
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in changed.salfom.encoder.parameters():
+            weight.mul_(1.5)
+    prepare_for_inference(model)
+    with torch.inference_mode():
+        before = model(CLIPS).saliency
+        model.load_state_dict(changed.state_dict())
+        torch.testing.assert_close(model(CLIPS).saliency, changed(CLIPS).saliency, atol=1e-6, rtol=0)
+        assert (model(CLIPS).saliency - before).abs().max() > 1e-3
+
+
+def test_predictors_prepare_their_model(model, processor, monkeypatch):
+    chosen(monkeypatch, "onednn", "tiled_blas")
+    predictor = SaliencyPredictor(model, processor)
+    assert predictor.model.salfom.encoder.config._attn_implementation == "tiled_blas"
+    assert isinstance(predictor.model.salfom.encoder.layers[0].attention.qkv, OneDNNLinear)
+
+
+def test_attentions_can_be_asked_for(model, monkeypatch):
+    chosen(monkeypatch, "blas", "tiled_blas")
+    model.salfom.encoder.set_attn_implementation("eager")
+    prepare_for_inference(model)
+    with torch.inference_mode():
+        attentions = model(CLIPS[:1], output_attentions=True).attentions
+    assert attentions[0].shape == (1, 2, 96, 96)
+
+
+def test_models_without_anything_to_gain_are_left_alone(framewise_model, model, monkeypatch):
+    def refuse(dtype, threads):
+        raise AssertionError("measured for nothing")
+
+    monkeypatch.setattr(acceleration, "measure", refuse)
+    prepare_for_inference(framewise_model)
+    prepare_for_inference(model.to(torch.float16))
+    prepare_for_inference(model.to(torch.float32).to("meta"))
+
+
+def test_the_faster_way_is_taken_and_broken_ones_are_not():
+    few, many = torch.rand(8, 8), torch.rand(700, 700)
+
+    def slow(tensor):
+        return many @ many
+
+    def broken(tensor):
+        raise RuntimeError("could not create a primitive")
+
+    assert fastest({"slow": slow, "broken": broken, "fast": torch.sin}, few) == "fast"
+    assert fastest({"same": torch.sin, "likewise": torch.sin, "slow": slow, "broken": broken}, many) != "slow"
+    assert fastest({"only": torch.sin, "broken": broken}, few) == "only"
+
+
+def test_this_machine_is_measured_once(monkeypatch):
+    measure.cache_clear()
+    calls = []
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *args, **kwargs: calls.append(args))
+    monkeypatch.setattr(acceleration, "fastest", lambda ways, *arguments: [way(*arguments) for way in ways.values()])
+    measure(torch.float32, 1)
+    measure(torch.float32, 1)
+    measure.cache_clear()
+    assert len(calls) == 1
+
+
+def test_layers_elsewhere_than_on_a_cpu_stay_with_pytorch():
+    layer = nn.Linear(4, 3, device="meta")
+    layer.__class__ = OneDNNLinear
+    with torch.inference_mode():
+        assert layer(torch.empty(2, 4, device="meta")).shape == (2, 3)

@@ -1,0 +1,440 @@
+"""Folders for the Hub: what is in them, who can load them, what is sent, and the cards."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import venv
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from huggingface_hub import DatasetCard, EvalResult, ModelCard, SpaceCard
+from huggingface_hub.errors import HfHubHTTPError
+from packaging.requirements import Requirement
+from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+import salfom_hf
+from salfom_hf import SalFoMForVideoSaliencyPrediction, SaliencyPredictor, cli
+from salfom_hf.hub import publish
+
+CARDS = Path(__file__).parents[1] / "hub_cards"
+# Of the Hub's tasks those that a card here may name; it warns of others.
+HUB_TASKS = {"video-classification", "video-to-video", "other"}
+HUB_LICENCES = {"apache-2.0", "mit", "cc-by-4.0", "other"}
+
+
+def check_metadata(card):
+    """What the Hub asks of a model's metadata, offline."""
+    data = ModelCard(str(card)).data  # Fails for a model-index that is none.
+    fields = data.to_dict()
+    assert data.pipeline_tag in HUB_TASKS
+    assert data.license is None or data.license in HUB_LICENCES
+    assert data.library_name == "transformers"
+    assert {"video-saliency-prediction", "salfom"} <= set(data.tags)
+    assert all(isinstance(tag, str) and len(tag) < 50 for tag in data.tags)
+    for name in [fields.get("base_model"), *(fields.get("datasets") or [])]:
+        assert name is None or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name), name
+    for result in data.eval_results or []:
+        assert np.isfinite(result.metric_value)
+        assert result.dataset_name
+        assert result.dataset_split
+        assert result.source_name
+        assert result.source_url.startswith("https://")
+    for example in fields.get("widget", []):
+        assert example["src"]
+    return data
+
+
+def installed_closure(*names):
+    """The distributions that these need, as `pip install` would bring them."""
+    found, waiting = {}, list(names)
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name in found:
+            continue
+        found[name] = metadata.distribution(name)
+        for text in found[name].requires or []:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
+    return found
+
+
+@pytest.fixture(scope="session")
+def clean_python(tmp_path_factory):
+    """Python of an environment of PyTorch, transformers, Pillow, PyAV and what they need, linked to the files here."""
+    folder = tmp_path_factory.mktemp("clean")
+    venv.create(folder, with_pip=False, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for distribution in installed_closure("torch", "transformers", "pillow", "av").values():
+        for top in {file.parts[0] for file in distribution.files if file.parts[0] not in ("..", "__pycache__")}:
+            if not (packages / top).exists():
+                (packages / top).symlink_to(distribution.locate_file(top))
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def exported(model_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "tiny-model"
+    publish.export(model_folder, folder, "org/tiny-model")
+    return folder
+
+
+WITHOUT_THE_PACKAGE = """
+import importlib.util, json, sys
+import numpy as np, torch, transformers
+from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+folder, clip, home = sys.argv[1:]
+facts = {"found": [name for name in ("salfom_hf", "accelerate", "datasets", "gradio", "torchvision")
+                   if importlib.util.find_spec(name)]}
+try:
+    AutoConfig.from_pretrained(folder)
+except ValueError as error:
+    facts["untrusted"] = str(error)
+trusted = {"trust_remote_code": True}
+maps = {}
+# The folder, and the same on the Hub (in its cache): transformers collects the code in two ways.
+for name in (folder, "org/tiny-model"):
+    config = AutoConfig.from_pretrained(name, **trusted)
+    model = AutoModel.from_pretrained(name, **trusted)
+    processors = [kind.from_pretrained(name, **trusted) for kind in (AutoProcessor, AutoVideoProcessor)]
+    facts[name] = [type(found).__name__ for found in (config, model, *processors)]
+    inputs = processors[0](clip, return_tensors="pt")
+    with torch.no_grad():
+        maps[f"model of {name}"] = model(**inputs).saliency.numpy()
+    pipe = pipeline("video-saliency-prediction", model=name, device="cpu", **trusted)
+    maps[f"pipeline of {name}"] = pipe(clip)["maps"]
+inferred = pipeline(model=folder, device="cpu", **trusted)
+inferred.save_pretrained(f"{home}/saved")
+maps["pipeline saved again"] = pipeline(model=f"{home}/saved", device="cpu", **trusted)(clip)["maps"]
+facts["modules"] = sorted({type(found).__module__.split(".")[0] for found in (model, pipe, inferred)})
+np.savez(f"{home}/maps.npz", **{name.replace("/", " "): array for name, array in maps.items()})
+json.dump(facts, open(f"{home}/facts.json", "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def without_the_package(clean_python, exported, clip, tmp_path_factory):
+    """What a process of the clean environment says and computes."""
+    home = tmp_path_factory.mktemp("home")
+    # As a download from the Hub leaves it.
+    cache = home / "hub" / "models--org--tiny-model"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(exported, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    environment = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]}
+    output = subprocess.run(
+        [clean_python, "-I", "-c", WITHOUT_THE_PACKAGE, exported, clip, home],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert output.returncode == 0, output.stderr
+    with np.load(home / "maps.npz") as maps:
+        return json.loads((home / "facts.json").read_text()), dict(maps), home / "saved"
+
+
+def test_transformers_alone_loads_the_folder(without_the_package, exported):
+    facts, _, _ = without_the_package
+    assert facts["found"] == []
+    classes = ["SalFoMConfig", "SalFoMForVideoSaliencyPrediction", "SalFoMVideoProcessor", "SalFoMVideoProcessor"]
+    assert facts[str(exported)] == facts["org/tiny-model"] == classes
+    assert facts["modules"] == ["transformers_modules"]
+    assert "trust_remote_code=True" in facts["untrusted"]
+
+
+def test_transformers_alone_computes_the_same(without_the_package, exported, model_folder, clip):
+    _, found, saved = without_the_package
+    predictor = SaliencyPredictor.from_pretrained(model_folder)
+    maps = predictor.predict(clip)
+    with torch.no_grad():
+        last = predictor.model(**predictor.processor(clip, return_tensors="pt")).saliency.numpy()
+    assert len(found) == 5
+    for name, array in found.items():
+        np.testing.assert_allclose(array, last if name.startswith("model") else maps, atol=1e-5, err_msg=name)
+    # What was saved there loads here, without trust.
+    np.testing.assert_allclose(salfom_hf.pipeline(model=saved, device="cpu")(clip)["maps"], maps, atol=1e-5)
+
+
+def test_with_the_package_no_trust_is_needed(exported, model_folder, tmp_path):
+    found = [kind.from_pretrained(exported) for kind in (AutoConfig, AutoModel, AutoProcessor, AutoVideoProcessor)]
+    assert all(type(part).__module__.startswith("salfom_hf.") for part in found)
+    pipe = transformers.pipeline("video-saliency-prediction", model=str(exported), device="cpu")
+    assert isinstance(pipe, salfom_hf.VideoSaliencyPipeline)
+    weights = SalFoMForVideoSaliencyPrediction.from_pretrained(model_folder).state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in found[1].state_dict().items())
+    # A model that is saved again has no code beside it, and does not claim to.
+    found[1].save_pretrained(tmp_path)
+    assert not {"auto_map", "custom_pipelines"} & set(json.loads((tmp_path / "config.json").read_text()))
+
+
+def test_the_folder(exported):
+    names = {file.name for file in exported.iterdir()}
+    assert {"README.md", "config.json", "model.safetensors", "video_preprocessor_config.json"} <= names
+    assert all(file.is_file() for file in exported.iterdir())
+    for file in exported.glob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"^\s*(from|import) salfom_hf", text, flags=re.M)
+        for module in re.findall(r"^\s*from \.(\w*) import", text, flags=re.M):
+            assert f"{module}.py" in names, f"{file.name} imports {module}"
+        # transformers follows no other kind of relative import.
+        assert not re.search(r"^\s*from (\.\.|\. )", text, flags=re.M)
+    card = ModelCard.load(exported / "README.md")
+    data = check_metadata(card)
+    assert 'pipeline("video-saliency-prediction", model="org/tiny-model", trust_remote_code=True)' in card.text
+    assert "path/to/this/folder" not in card.text
+    assert "arxiv.org/abs/2404.03097" in card.text
+    assert "moradi2024salfom" in card.text
+    # Nobody told what it was trained on.
+    assert data.license is None
+    assert "is not known" in card.text
+    (example,) = data.to_dict()["widget"]
+    assert (exported / example["src"]).is_file()
+
+
+def test_large_weights_are_sharded(model_folder, tmp_path):
+    publish.export(model_folder, tmp_path / "out", max_shard_size="20KB")
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    loaded = AutoModel.from_pretrained(tmp_path / "out").state_dict()
+    expected = SalFoMForVideoSaliencyPrediction.from_pretrained(model_folder).state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(weight, expected[name]) for name, weight in loaded.items())
+
+
+@pytest.fixture
+def own_card(model_folder, tmp_path):
+    """A model with a card, a picture and scores."""
+    folder = tmp_path / "mine"
+    shutil.copytree(model_folder, folder)
+    (folder / "README.md").write_text(
+        "---\nlicense: mit\ntags: [owls]\n---\n# Owls\n\nTrained on owls.\n\n"
+        '![failures](bad.jpg)\n\n`from_pretrained("path/to/this/folder")`\n',
+        encoding="utf-8",
+    )
+    (folder / "bad.jpg").write_bytes(b"a picture")
+    results = {
+        "package": "salfom-hf",
+        "version": "0.1.0",
+        "dataset": "ucf_sports",
+        "split": "test",
+        "protocol": {"maps": "not blurred", "definitions": {"nss": "NSS with ddof 1", "cc": "Pearson's correlation"}},
+        "methods": [
+            {"name": str(folder), "mean_over_frames": {"nss": 2.34567, "cc": None}},
+            {"name": "center", "mean_over_frames": {"nss": 1.0, "cc": 0.2}},
+        ],
+    }
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def test_a_card_is_kept_and_completed(own_card, tmp_path, capsys):
+    arguments = ["export", "hub", own_card, tmp_path / "out", "--repo-id", "org/owls"]
+    assert cli.main([*map(str, arguments), "--results", str(tmp_path / "results.json")]) == 0
+    assert capsys.readouterr().out == f"{own_card} -> {tmp_path / 'out'}\n"
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    data = check_metadata(card)
+    assert (data.license, "owls" in data.tags) == ("mit", True)
+    assert "Trained on owls." in card.text
+    assert 'from_pretrained("org/owls")' in card.text
+    assert (tmp_path / "out" / "bad.jpg").read_bytes() == b"a picture"
+    (result,) = data.eval_results
+    assert isinstance(result, EvalResult)
+    assert (result.dataset_type, result.dataset_split, result.metric_type) == ("ucf_sports", "test", "nss")
+    assert (result.metric_value, result.metric_name) == (2.3457, "NSS with ddof 1")
+    assert "salfom evaluate (salfom-hf 0.1.0)" in result.source_name
+
+
+def test_what_is_measured_again_replaces_what_was_said(own_card, tmp_path):
+    results = tmp_path / "results.json"
+    publish.export(own_card, tmp_path / "first", results=[results])
+    shutil.copy(tmp_path / "first" / "README.md", own_card / "README.md")
+    results.write_text(results.read_text().replace("2.34567", "2.5"))
+    publish.export(own_card, tmp_path / "second", results=[results])
+    (result,) = check_metadata(ModelCard.load(tmp_path / "second" / "README.md")).eval_results
+    assert result.metric_value == 2.5
+
+
+# --- Cards of this project's own repositories ---
+
+
+@pytest.fixture(scope="module")
+def cards():
+    spec = importlib.util.spec_from_file_location("render", CARDS / "render.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_card_of_the_shipped_weights(cards):
+    card = ModelCard(cards.salfom_card())
+    data = check_metadata(card)
+    assert data.license == "apache-2.0"
+    _, opening = re.split(r"^# .*$", card.text, maxsplit=1, flags=re.M)
+    assert opening.strip().startswith("These are **not** the weights of the SalFoM paper")
+    for said in (
+        "MIT",
+        "CC-BY-4.0",
+        "Apache-2.0",
+        "OSIE",
+        "moradi2024salfom",
+        "seed 0",
+        "adults",
+        "## Bias",
+        "half of",
+    ):
+        assert said in card.text, said
+    # The table and the metadata say what was measured.
+    measured = json.loads((CARDS / "results" / "stills.json").read_text(encoding="utf-8"))
+    scores = {method["name"]: method["mean_over_frames"] for method in measured["methods"]}
+    found = {(r.dataset_type, r.metric_type): r.metric_value for r in data.eval_results}
+    assert found["stills", "nss"] == pytest.approx(scores["salfom"]["nss"], abs=1e-4)
+    assert ("ucf_sports", "cc") in found
+    row = next(line for line in card.text.splitlines() if line.startswith("| centre prior"))
+    assert f"| .{1000 * scores['center']['nss']:.0f} / .{1000 * scores['center']['cc']:.0f} /" in row
+    assert str(Path.home()) not in card.content
+
+
+def test_the_card_is_of_the_weights_that_ship(cards):
+    facts = json.loads((CARDS / "salfom.json").read_text(encoding="utf-8"))
+    weights = hashlib.sha256((cards.WEIGHTS / "model.safetensors").read_bytes()).hexdigest()
+    assert facts["weights_sha256"] == weights, "New weights: measure them, and update hub_cards/salfom.json."
+
+
+def test_cards_are_rendered(cards):
+    for path, card in cards.CARDS.items():
+        assert path.read_text(encoding="utf-8") == card(), f"Run python hub_cards/render.py for {path.name}."
+
+
+def test_card_of_dhf1k(cards):
+    card = DatasetCard(cards.dhf1k_card())
+    fields = card.data.to_dict()
+    assert (fields["license"], fields["license_name"]) == ("other", "research-only")
+    assert fields["license_link"].startswith("https://")
+    assert re.fullmatch(r"n<1K|1K<n<10K|10K<n<100K", fields["size_categories"][0])
+    assert "holds no videos" in card.text
+    assert "may not be redistributed" in card.text
+    for row in ("| train | 600 |", "| validation | 100 |", "| test | 300 |"):
+        assert row in card.text
+
+
+def test_card_of_the_metric(cards):
+    card = SpaceCard(cards.metric_card())
+    assert (card.data.sdk, card.data.license) == ("gradio", "apache-2.0")
+    assert "{{" not in card.content
+
+
+# --- Sending ---
+
+
+class Hub:
+    """Stands in for `HfApi` and notes what is asked of it."""
+
+    def __init__(self, error=None, public=False):
+        self.calls, self.files, self.error, self.public = [], {}, error, public
+
+    def __call__(self):
+        return self
+
+    def create_repo(self, name, **options):
+        self.calls.append(("create_repo", name, options))
+        self.private = options["private"] and not self.public
+
+    def repo_info(self, name):
+        return SimpleNamespace(private=self.private)
+
+    def upload_folder(self, *, folder_path, **options):
+        self.calls.append(("upload_folder", options.pop("repo_id"), options))
+        if self.error:
+            raise self.error
+        self.files = {file.name: file.read_bytes() for file in Path(folder_path).iterdir()}
+
+
+def contents(folder):
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_push(own_card, exported, monkeypatch, capsys, private):
+    hub, before = Hub(), contents(own_card)
+    monkeypatch.setattr(publish, "HfApi", hub)
+    assert cli.main(["push", str(own_card), "--repo-id", "org/owls", *(["--private"] if private else [])]) == 0
+    assert capsys.readouterr().out == "https://huggingface.co/org/owls\n"
+    (create, *created), (upload, uploaded, options) = hub.calls
+    assert (create, upload) == ("create_repo", "upload_folder")
+    assert created == ["org/owls", {"private": private, "exist_ok": True}]
+    assert uploaded == "org/owls"
+    # A file of weights from before would be loaded in place of shards.
+    assert "*.safetensors" in options["delete_patterns"]
+    assert hub.files.keys() == {file.name for file in exported.iterdir()} | {"bad.jpg"}
+    assert b'from_pretrained("org/owls")' in hub.files["README.md"]
+    assert contents(own_card) == before
+
+
+def test_a_public_repository_is_not_sent_what_should_be_private(own_card, monkeypatch, capsys):
+    hub = Hub(public=True)
+    monkeypatch.setattr(publish, "HfApi", hub)
+    assert cli.main(["push", str(own_card), "--repo-id", "org/owls", "--private"]) == 2
+    assert "org/owls is public already and nothing was sent" in capsys.readouterr().err
+    assert [call for call, *_ in hub.calls] == ["create_repo"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("no route\nto host"),
+        RuntimeError("of the library that speaks HTTP"),
+        HfHubHTTPError("403 Forbidden", response=SimpleNamespace(headers={}, request=None)),
+    ],
+)
+def test_a_failed_push_says_how_to_try_again(own_card, monkeypatch, capsys, tmp_path, error):
+    before = contents(tmp_path)
+    monkeypatch.setattr(publish, "HfApi", Hub(error))
+    assert cli.main(["push", str(own_card), "--repo-id", "org/owls", "--private"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"try again with `salfom push {own_card} --repo-id org/owls --private`" in said
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["push", "nowhere", "--repo-id", "org/owls"], "Cannot load the model 'nowhere'"),
+        (["push", "{mine}", "--repo-id", "no/such/name"], "'no/such/name' is no name of a repository"),
+        (["export", "hub", "{mine}", "{mine}"], "exists already; choose another output"),
+        (
+            ["export", "hub", "{mine}", "out", "--results", "{mine}/config.json"],
+            "no results.json of `salfom evaluate`",
+        ),
+        (["export", "hub", "{mine}", "out", "--max-shard-size", "much"], "Cannot write out"),
+        (["export", "hub", "salfom", "out", "--results", "{mine}/../results.json"], "no scores of 'salfom', only of"),
+    ],
+)
+def test_mistakes_are_one_sentence(own_card, monkeypatch, tmp_path, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(publish, "HfApi", Hub(AssertionError("asked")))
+    before = contents(tmp_path)
+    assert cli.main([word.format(mine=own_card) for word in arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert contents(tmp_path) == before
+
+
+def test_a_broken_card_is_named(own_card, tmp_path, capsys):
+    (own_card / "README.md").write_text("---\ntags: [owls\n---\n")
+    assert cli.main(["export", "hub", str(own_card), str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(own_card / "README.md") in line
+    assert not (tmp_path / "out").exists()

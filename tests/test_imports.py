@@ -1,0 +1,120 @@
+"""What importing the package and parsing a command line bring along, and what they leave for later."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, AutoModel
+
+import salfom_hf
+
+SHIPPED = Path(salfom_hf.__file__).parent / "weights" / "salfom"
+SUBMODULES = [
+    "configuration_encoders",
+    "configuration_salfom",
+    "efficientnet_lite",
+    "encoders",
+    "modeling_salfom",
+    "output",
+    "pipeline_salfom",
+    "predictor",
+    "umt",
+    "video_processing_salfom",
+]
+
+
+def run(code: str) -> str:
+    """What a fresh Python prints."""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def loaded_by(code: str) -> set[str]:
+    """Names of the packages that are loaded after some code."""
+    last = run(f"{code}\nimport json, sys; print(json.dumps([*sys.modules]))").splitlines()[-1]
+    return {name.partition(".")[0] for name in json.loads(last)}
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert loaded_by("import salfom_hf").isdisjoint(
+        {"accelerate", "av", "datasets", "evaluate", "gradio", "matplotlib", "numpy", "pandas", "peft", "pyarrow"}
+        | {"scipy", "sklearn", "torch", "transformers"}
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"], ["data", "--help"]])
+def test_the_command_line_is_parsed_without_pytorch(arguments):
+    code = f"""
+from salfom_hf.cli import main
+try:
+    main({arguments!r})
+except SystemExit as exit:
+    assert exit.code == 0
+"""
+    assert loaded_by(code).isdisjoint({"datasets", "torch", "transformers"})
+
+
+def test_prediction_loads_only_what_it_needs():
+    unneeded = {"datasets", "evaluate", "gradio", "matplotlib", "pandas", "peft", "pyarrow"}
+    assert loaded_by("from salfom_hf import SaliencyPredictor").isdisjoint(unneeded)
+
+
+def test_every_name_is_there_and_listed():
+    names = run("import salfom_hf; print(*dir(salfom_hf))").split()
+    assert set(salfom_hf.__all__) <= set(names)
+    assert "__version__" in names
+    for name in salfom_hf.__all__:
+        assert getattr(salfom_hf, name).__name__ == name
+
+
+def test_names_stay_what_they_are_once_all_modules_are_imported():
+    modules = ", ".join(f"salfom_hf.{name}" for name in SUBMODULES)
+    printed = run(f"import {modules}\nfor name in salfom_hf.__all__: print(getattr(salfom_hf, name).__name__)")
+    assert printed.split() == salfom_hf.__all__
+
+
+def test_other_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match=r"^module 'salfom_hf' has no attribute 'SalFoM'$"):
+        _ = salfom_hf.SalFoM
+    with pytest.raises(ImportError, match="cannot import name 'SalFoM'"):
+        from salfom_hf import SalFoM  # noqa: F401
+
+
+LOAD_BY_AUTO_CLASSES = f"""
+from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+folder = {str(SHIPPED)!r}
+print(type(AutoConfig.from_pretrained(folder)).__name__)
+print(type(AutoModel.from_pretrained(folder)).__name__)
+print(type(AutoProcessor.from_pretrained(folder)).__name__)
+print(type(AutoVideoProcessor.from_pretrained(folder)).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    "before", ["import salfom_hf", "import transformers.pipelines, salfom_hf", "import salfom_hf.umt"]
+)
+def test_auto_classes_know_the_models(before):
+    classes = ["SalFoMConfig", "SalFoMForVideoSaliencyPrediction", "SalFoMVideoProcessor", "SalFoMVideoProcessor"]
+    assert run(before + LOAD_BY_AUTO_CLASSES).split() == classes
+
+
+def test_auto_classes_know_the_encoders():
+    for encoder in ("UMT", "EfficientNetLite"):
+        config = getattr(salfom_hf, f"{encoder}Config")
+        assert type(AutoConfig.for_model(config.model_type)) is config
+        assert AutoModel._model_mapping[config] is getattr(salfom_hf, f"{encoder}Model")
+
+
+@pytest.mark.parametrize("before", ["import salfom_hf", "from salfom_hf import pipeline"])
+def test_transformers_knows_the_pipeline(before):
+    printed = run(f"""
+{before}
+import salfom_hf
+from transformers.pipelines import PIPELINE_REGISTRY
+print(PIPELINE_REGISTRY.check_task("video-saliency-prediction")[1]["impl"] is salfom_hf.VideoSaliencyPipeline)
+""")
+    assert printed.split() == ["True"]

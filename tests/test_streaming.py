@@ -1,0 +1,208 @@
+"""The streaming decoder against the network on each window."""
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import DECODER
+from salfom_hf import EfficientNetLiteConfig, SalFoMConfig, SalFoMForVideoSaliencyPrediction
+from salfom_hf.efficientnet_lite import EfficientNetLiteModel, folded
+from salfom_hf.sliding_window import saliency_maps
+from salfom_hf.streaming import FrameEncoder, StreamingDecoder, can_stream
+
+FRAMES = torch.randn(20, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+BRANCHES = ("use_tcfe", "use_dfd", "use_sfd")
+
+
+def network(**options):
+    """A frame-wise model whose temporal weights differ from tap to tap, with logits of about one."""
+    torch.manual_seed(0)
+    encoder = EfficientNetLiteConfig(stem_channels=8, stage_channels=(8,) * 7, stage_depths=(1,) * 7)
+    options = {**DECODER, "decoder_hidden_size": 8, "output_stride": 4, "center_prior": True, **options}
+    model = SalFoMForVideoSaliencyPrediction(SalFoMConfig(encoder_config=encoder, **options)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.add_(torch.randn_like(weight) * weight.std().nan_to_num())
+        model.fusion.convolutions[-1].weight.div_(model(FRAMES[None, : options["num_frames"]]).logits.std())
+    return model
+
+
+@torch.inference_mode()
+def by_window(model, frames=FRAMES):
+    """Each frame's map from its own clip, with copies of the first frame before the beginning."""
+    back = torch.arange(model.config.num_frames).flip(0)
+    clips = (frames[(last - back).clamp_min(0)] for last in range(len(frames)))
+    return torch.cat([model(clip[None]).saliency for clip in clips])
+
+
+def streamed(model, frames=FRAMES, stride=1, batch_size=1):
+    return torch.stack(list(saliency_maps(model, iter(frames), stride, batch_size)))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return network(num_frames=16)
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    return by_window(model)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tcfe_depths": (2, 2, 2)},
+        {"tcfe_depths": (6, 5, 4), "center_prior": False},
+        {"output_stride": 1},
+        {"output_stride": 2},
+        *({branch: False} for branch in BRANCHES),
+        *({branch: branch == only for branch in BRANCHES} for only in BRANCHES),
+    ],
+    ids=str,
+)
+def test_streaming_gives_the_maps_of_the_windows(num_frames, options):
+    model = network(num_frames=num_frames, **options)
+    assert can_stream(model)
+    expected = by_window(model)
+    assert (expected[1:] - expected[:-1]).abs().amax((1, 2)).min() > 1e-3
+    # Rounding that differs, mostly by the folded batch norms, makes up to 1e-5 of a logit here.
+    torch.testing.assert_close(streamed(model, batch_size=3), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+@pytest.mark.parametrize("stride", [1, 2, 3, 16, 19, 50])
+def test_strides_and_batches(model, expected, stride, batch_size):
+    keys = sorted({*range(0, len(FRAMES), stride), len(FRAMES) - 1})
+    found = streamed(model, stride=stride, batch_size=batch_size)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found[keys], expected[keys], atol=1e-5, rtol=0)
+
+
+def test_videos_do_not_see_each_other(model, expected):
+    streamed(model, FRAMES.flip(0))
+    torch.testing.assert_close(streamed(model), expected, atol=1e-5, rtol=0)
+
+
+def test_a_shift_in_time_shifts_the_maps(model, expected):
+    torch.testing.assert_close(
+        streamed(model, torch.cat([FRAMES[:1]] * 5 + [FRAMES]))[5:], expected, atol=1e-5, rtol=0
+    )
+
+
+def test_every_layer_computes_one_output_a_frame_where_windows_share_all(model):
+    """The dilated tree of SFD: outputs of its four temporal layers, once the window is full."""
+    calls = []
+    with torch.inference_mode():
+        encoder, decoder = FrameEncoder(model.salfom), StreamingDecoder(model, (64, 96))
+        for index, frame in enumerate(FRAMES):
+            if index == 17:
+                for layer in decoder.layers:
+                    compute = layer.operation
+                    if compute is not None:
+                        layer.operation = lambda places, compute=compute: calls.append(len(places)) or compute(places)
+            decoder.add_frame(encoder(frame[None])[0])
+            decoder.maps([index])
+    # The network runs 16 + 8 times DFD's first two steps, 8 + 4 + 2 + 1 times SFD's, and so on: 153 in all.
+    assert sum(calls) / 3 <= 80
+
+
+def test_memory_does_not_grow_with_the_video(model):
+    sizes = []
+    with torch.inference_mode():
+        encoder, decoder = FrameEncoder(model.salfom), StreamingDecoder(model, (64, 96))
+        for index in range(60):
+            decoder.add_frame(encoder(FRAMES[index % 20][None])[0])
+            if index % 3 == 2:
+                decoder.maps([index - 1, index])
+                gc.collect()
+                values = [value for layer in decoder.layers for value in layer.values.values()]
+                sizes.append(sum(value.untyped_storage().nbytes() for value in values))
+    assert len(set(sizes[6:])) == 1
+
+
+def test_the_model_is_left_as_it_was(model):
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    strides = [weight.stride() for weight in model.parameters()]
+    streamed(model, FRAMES[:3])
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert [weight.stride() for weight in model.parameters()] == strides
+    model(FRAMES[None, :16]).logits.sum().backward()
+    assert all(weight.grad is not None for weight in model.fusion.parameters())
+    model.zero_grad(set_to_none=True)
+
+
+def test_new_weights_count_from_the_next_video_on():
+    model = network()
+    before = streamed(model)
+    with torch.no_grad():
+        for part in (model.salfom.encoder.stem[1].bias, model.salfom.dfd.steps[1].weight):
+            part.mul_(1.5)
+    after = streamed(model)
+    assert (after - before).abs().max() > 1e-2
+    torch.testing.assert_close(after, by_window(model), atol=1e-5, rtol=0)
+
+
+def test_one_frame_is_a_still(model):
+    with torch.inference_mode():
+        expected = model(FRAMES[None, :1]).saliency
+    assert torch.equal(streamed(model, FRAMES[:1]), expected)
+    assert streamed(network(num_frames=4), FRAMES[:2]).shape == (2, 64, 96)
+
+
+class Doubled(nn.Module):
+    """A linear layer as an adapter may replace it: its weight is not all that counts."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.weight, self.bias, self.linear = linear.weight, linear.bias, linear
+
+    def forward(self, features):
+        return 2 * self.linear(features)
+
+
+Doubled.__module__ = "peft.tuners.lora.layer"
+
+
+def test_adapters_count():
+    model = network()
+    attention = model.salfom.tcfe.stages[0].blocks[0].attention
+    attention.qkv = Doubled(attention.qkv)
+    assert not can_stream(model)
+    torch.testing.assert_close(streamed(model, batch_size=3), by_window(model), atol=1e-5, rtol=0)
+
+
+def test_bfloat16_is_close():
+    model = network(num_frames=16)
+    expected = by_window(model)
+    rounded = streamed(model.to(torch.bfloat16), FRAMES.to(torch.bfloat16))
+    assert rounded.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([rounded.flatten(), expected.flatten()]))[0, 1] > 0.99
+
+
+def test_a_folded_encoder_gives_the_same_features():
+    torch.manual_seed(0)
+    encoder = EfficientNetLiteModel(EfficientNetLiteConfig()).eval()
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 2)
+            module.bias.data.normal_(std=0.1)
+    with torch.inference_mode():
+        expected = encoder(FRAMES[:2]).feature_maps
+        fast = folded(encoder)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+        for found, wanted in zip(fast(FRAMES[:2]).feature_maps, expected, strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=0)
+
+
+def test_other_encoders_are_not_streamed(umt_model, framewise_model):
+    assert not can_stream(umt_model)
+    assert can_stream(framewise_model)

@@ -1,0 +1,82 @@
+"""The benchmark of scores against time: what it measures, and that it can be drawn."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from salfom_hf import SalFoMVideoProcessor, cli
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "trade_off.py"
+
+
+@pytest.fixture(scope="module")
+def trade_off():
+    spec = importlib.util.spec_from_file_location("trade_off", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_sizes_and_peers_side_by_side(trade_off, stills_parquet, model_folder, framewise_model, tmp_path, capsys):
+    (tmp_path / "peers.json").write_text('{"points": [{"label": "peer", "nss": 1.8, "ms_per_map": 9.5}]}')
+    trade_off.main(
+        [str(stills_parquet), "--split", "train", "--model", f"tiny={model_folder}", "--size", "64x96", "128x192",
+         "--frames", "6", "--rounds", "2", "--peer", str(tmp_path / "peers.json"), "-o", str(tmp_path / "out")]
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    points = json.loads((tmp_path / "out" / "trade_off.json").read_text())["points"]
+    assert [(p["label"], p.get("height"), p.get("width")) for p in points] == [
+        ("tiny", 64, 96), ("tiny", 128, 192), ("peer", None, None)
+    ]  # fmt: skip
+    small, large = points[:2]
+    assert small["parameters"] == sum(weight.numel() for weight in framewise_model.parameters())
+    assert len(small["ms_per_round"]) == 2
+    assert small["ms_per_map"] == pytest.approx(sum(small["ms_per_round"]) / 2)
+    assert small["ms_per_map"] < large["ms_per_map"]
+    # A model saved with this size scores the same.
+    framewise_model.save_pretrained(tmp_path / "saved")
+    SalFoMVideoProcessor(
+        size={"height": 128, "width": 192}, num_frames=4, keep_aspect_ratio=True, size_divisor=32
+    ).save_pretrained(tmp_path / "saved")
+    cli.main(["evaluate", "--dataset", "stills", "--data-dir", str(stills_parquet), "--split", "train", "--model",
+              str(tmp_path / "saved"), "-o", str(tmp_path / "scores"), "--device", "cpu"])  # fmt: skip
+    (saved,) = json.loads((tmp_path / "scores" / "results.json").read_text())["methods"]
+    for metric in ("nss", "cc", "sim", "auc_judd"):
+        assert large[metric] == pytest.approx(saved["mean_over_videos"][metric], rel=1e-6)
+        assert large[metric] != small[metric]
+    assert large["nss_standard_error"] == pytest.approx(saved["standard_error"]["nss"], rel=1e-6)
+    assert f"| {large['nss']:.3f} |" in printed
+    with Image.open(tmp_path / "out" / "trade_off.png") as plot:
+        assert set(trade_off.COLORS[:2]) <= {color for _, color in plot.getcolors(maxcolors=2**20)}
+
+
+def test_points_stand_where_their_numbers_say(trade_off):
+    """Dots of two models, each found by its colour."""
+    points = [{"label": "a", "nss": 1.0, "ms_per_map": 40.0}, {"label": "b", "nss": 2.0, "ms_per_map": 10.0}]
+    dots = []
+    image = trade_off.plot(points)
+    for color in trade_off.COLORS[:2]:
+        # The leftmost of the colour: a label is to the right of its dot.
+        x, y = min((x, y) for x in range(image.width) for y in range(image.height) if image.getpixel((x, y)) == color)
+        dots.append((x + trade_off.DOT, y))
+    (right, low), (left, high) = dots
+    begin = trade_off.LEFT
+    assert (right - begin) / (left - begin) == pytest.approx(4, rel=0.05)
+    assert low > high
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [(0, 40, [0, 10, 20, 30, 40]),
+                                                       (1.79, 2.36, [1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.3, 2.4]),
+                                                       (0, 110, [0, 20, 40, 60, 80, 100, 120])])  # fmt: skip
+def test_ticks_are_round(trade_off, low, high, expected):
+    assert trade_off.ticks(low, high) == pytest.approx(expected)
+
+
+def test_a_missing_file_of_peers_is_one_sentence(trade_off, stills_parquet, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        trade_off.main([str(stills_parquet), "--peer", str(tmp_path / "none.json"), "-o", str(tmp_path / "out")])
+    assert "check the path of --peer" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
