@@ -28,10 +28,10 @@ WEIGHTS = ROOT / "src" / "salfom_hf" / "weights" / "salfom"
 OBSERVERS = 17  # of DHF1K
 
 
-def tabulated(evaluation: dict) -> dict:
+def tabulated(evaluation: dict, folder: Path) -> dict:
     """An entry of `evaluations` with the rows of its table, read from files of results."""
     metrics = evaluation["metrics"]
-    found = {heading: read_results(HERE / path) for heading, path in evaluation["results"].items()}
+    found = {heading: read_results(folder / path) for heading, path in evaluation["results"].items()}
     rows = []
     for name, label in evaluation["methods"].items():
         cells = []
@@ -44,15 +44,15 @@ def tabulated(evaluation: dict) -> dict:
     return {**evaluation, "metrics": names, "headings": list(found), "rows": rows}
 
 
-def salfom_card() -> str:
-    """The card of the shipped weights."""
-    facts = json.loads((HERE / "salfom.json").read_text(encoding="utf-8"))
+def salfom_card(folder: Path = HERE) -> str:
+    """The card of the shipped weights, from `salfom.json` and the results in a folder."""
+    facts = json.loads((folder / "salfom.json").read_text(encoding="utf-8"))
     weights = WEIGHTS / "model.safetensors"
     with safe_open(weights, framework="pt") as file:
         kinds = {str(file.get_tensor(name).dtype) for name in file.keys()}  # noqa: SIM118
     (dtype,) = {kind.removeprefix("torch.") for kind in kinds if "float" in kind}
     # The first file of each evaluation is that of all its data; the others are parts of it.
-    files = [HERE / next(iter(evaluation["results"].values())) for evaluation in facts["evaluations"]]
+    files = [folder / next(iter(evaluation["results"].values())) for evaluation in facts["evaluations"]]
     data = model_data(
         "salfom",
         "apache-2.0",
@@ -66,7 +66,7 @@ def salfom_card() -> str:
         parameters=SalFoMForVideoSaliencyPrediction.from_pretrained(WEIGHTS).num_parameters(),
         bytes=weights.stat().st_size,
         dtype=dtype,
-        evaluations=[tabulated(evaluation) for evaluation in facts["evaluations"]],
+        evaluations=[tabulated(evaluation, folder) for evaluation in facts["evaluations"]],
     )
 
 

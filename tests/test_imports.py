@@ -45,7 +45,7 @@ def test_importing_the_package_loads_nothing_heavy():
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"], ["data", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"], ["data", "--help"], ["demo", "--help"]])
 def test_the_command_line_is_parsed_without_pytorch(arguments):
     code = f"""
 from salfom_hf.cli import main
@@ -54,7 +54,7 @@ try:
 except SystemExit as exit:
     assert exit.code == 0
 """
-    assert loaded_by(code).isdisjoint({"datasets", "torch", "transformers"})
+    assert loaded_by(code).isdisjoint({"datasets", "gradio", "torch", "transformers"})
 
 
 def test_prediction_loads_only_what_it_needs():

@@ -65,7 +65,7 @@ def streamed_maps(
     batch_size: int,
     size: tuple[int, int],
 ) -> Iterator[Map]:
-    """(index, map) of the key frames, where the encoder sees single frames and windows share most of their decoding."""
+    """(index, map) of the key frames, where windows share what they can; see [`salfom_hf.streaming`]."""
     decoder = StreamingDecoder(model, size)
     keys = key_frames(encoded(FrameEncoder(model.salfom), frames, batch_size), stride, decoder.add_frame)
     for batch in batched(keys, batch_size):

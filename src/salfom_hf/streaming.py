@@ -11,10 +11,11 @@ over the stream, of which each frame adds one output to every layer.
     second layer             b(t−4)               b(t)          b(t) of a(t−2) and a(t)
     third layer                        c(t)                     c(t) of b(t−4) and b(t)
 
-Attention in shifted windows and convolutions that pad time treat the ends of the window otherwise than its middle; what
-lies in the middle is shared all the same. Nothing of that is written down here layer by layer: [`StreamingDecoder`]
-lays out one window as a graph, in which places that do the same with the same frames, only some frames later, are one
-pattern. Each pattern is computed at most once for each frame, and kept as long as a later window may ask for it.
+Attention in shifted windows, and convolutions that pad time, treat the ends of the window otherwise than its middle;
+what lies in the middle is shared all the same. Nothing of that is written down here layer by layer:
+[`StreamingDecoder`] lays out one window as a graph, in which places that do the same with the same frames, only some
+frames later, are one pattern. Each pattern is computed at most once for each frame, and kept as long as a later window
+may ask for it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -210,14 +211,9 @@ def attended(block: TemporalSwinBlock, row: list[Place]) -> list[Place]:
     # Nothing attends beyond its window, so a shift leaves shorter windows at both ends.
     shift = block.shift if len(row) > block.window else 0
     bounds = sorted({0, *range(shift, len(row), block.window), len(row)})
-    layers = {
-        steps: Layer(WindowAttention(block, steps)) for steps in {end - start for start, end in pairwise(bounds)}
-    }
-    return [
-        place
-        for start, end in pairwise(bounds)
-        for place in layers[end - start].place(row[start:end], parts=end - start)
-    ]
+    windows = [row[start:end] for start, end in pairwise(bounds)]
+    layers = {steps: Layer(WindowAttention(block, steps)) for steps in {len(window) for window in windows}}
+    return [place for window in windows for place in layers[len(window)].place(window, parts=len(window))]
 
 
 def tcfe_rows(tcfe: TCFE, row: list[Place]) -> list[list[Place]]:

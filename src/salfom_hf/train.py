@@ -34,6 +34,7 @@ except ImportError as error:
         sys.exit(f"salfom: {needed}")
     raise ImportError(needed) from error
 
+from .allocation import keep_freed_memory
 from .data import DataError
 from .files import atomic_output
 from .hub.publish import PublishError, push
@@ -161,6 +162,7 @@ def train(config: TrainingConfig) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; 0 when all went well, 2 when anything failed, 143 when told to end."""
+    keep_freed_memory()
     # Of what all processes of a machine find out alike, one speaks.
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     transformers.logging.disable_progress_bar()

@@ -78,8 +78,10 @@ def load_predictor(name: str, args: argparse.Namespace):
     """
     import torch
 
+    from ..allocation import keep_freed_memory
     from ..predictor import SaliencyPredictor
 
+    keep_freed_memory()
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(1, device=device)

@@ -51,7 +51,8 @@ def render(template: Path, data: CardData, **values) -> str:
         data: what stands between the dashes.
         values: what else the template names.
     """
-    return str(RepoCard.from_template(data, template_path=str(template), citation=CITATION, **values))
+    card = RepoCard.from_template(data, template_path=str(template), citation=CITATION, **values)
+    return f"{str(card).rstrip()}\n"
 
 
 def model_data(

@@ -1,0 +1,48 @@
+"""`salfom demo` as a process of its own, as people start it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+PATIENCE = 300  # seconds; busy machines take minutes to import what a second imports elsewhere
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str):
+    """
+    The address of a page, and the folder that holds its temporary files while it runs.
+
+    Args:
+        folder: an empty one, for temporary files and the log.
+        arguments: of the command.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    environment = os.environ | {"TMPDIR": str(temporary), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    environment.pop("GRADIO_TEMP_DIR", None)
+    command = [sys.executable, "-m", "salfom_hf.cli", "demo", "--port", str(port), "--device", "cpu", *arguments]
+    log = folder / "log.txt"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while "Running on" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, f"no page after {PATIENCE} s: {log.read_text()}"
+            time.sleep(0.2)
+        yield SimpleNamespace(url=f"http://127.0.0.1:{port}", temporary=temporary, log=log, process=process)
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()

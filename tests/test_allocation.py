@@ -1,0 +1,44 @@
+"""The allocator's setting, in a process of its own: it cannot be taken back."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Blocks of 64 MiB that are made, touched and freed again: the page faults of each, once the first found their places.
+FAULTS = """
+import resource
+import torch
+{setting}
+
+def touch():
+    torch.empty(2**24).fill_(1.0)
+
+for _ in range(8):
+    touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    touch()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 4)
+"""
+
+
+def faults(setting: str) -> float:
+    code = FAULTS.format(setting=setting)
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="The C library is not glibc.")
+def test_freed_memory_is_used_again():
+    kept = faults("from salfom_hf.allocation import keep_freed_memory; keep_freed_memory()")
+    assert kept < 10
+    assert kept < faults("") / 2
+
+
+def test_other_libraries_are_left_alone(monkeypatch):
+    from salfom_hf import allocation
+
+    monkeypatch.setattr(allocation.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(allocation.ctypes, "CDLL", lambda _: pytest.fail("The C library was touched."))
+    allocation.keep_freed_memory()

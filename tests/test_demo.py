@@ -1,0 +1,449 @@
+"""The demo: its numbers, its bounds, its files, the page over its public API, the Space."""
+
+import csv
+import importlib.util
+import re
+import shutil
+import socket
+import sys
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import SpaceCard
+from PIL import Image
+
+from conftest import noise, write_clip
+from demo_server import serving
+from salfom_hf import SaliencyPredictor, VideoError, cli
+from salfom_hf.render import heatmap, overlay
+from salfom_hf.video import probe, read_frames
+
+ROOT = Path(__file__).parents[1]
+SPACE = ROOT / "spaces" / "salfom-demo"
+
+gradio = pytest.importorskip("gradio")
+
+from gradio_client import Client, handle_file  # noqa: E402
+from gradio_client.exceptions import AppError  # noqa: E402
+
+from salfom_hf.demo import attention, build, launch, page, runs  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def server(model_folder, tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("server"), "--model", str(model_folder)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server, tmp_path_factory):
+    return Client(server.url, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+
+
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory):
+    """24 frames of 160×120 at 25 per second, with sound."""
+    return write_clip(tmp_path_factory.mktemp("long") / "Mein Clip.mp4", frames=24, height=120, width=160)
+
+
+def pictures(path):
+    return np.stack([frame.image for frame in read_frames(path)]).astype(int)
+
+
+def gaussian(height, width, row, column, spread):
+    y, x = np.mgrid[:height, :width]
+    return np.exp(-((x - column) ** 2 + (y - row) ** 2) / (2 * spread**2))
+
+
+# Numbers and words.
+
+
+def test_numbers_of_a_gaussian():
+    found = attention.attention(gaussian(120, 160, 30, 100, 8).astype(np.float16))
+    assert (found.peak_x, found.peak_y) == pytest.approx((100.5 / 160, 30.5 / 120))
+    # Two axes with a variance of 8² each; the differential entropy of a Gaussian, in bits.
+    assert found.spread == pytest.approx(8 * 2**0.5 / 200, rel=0.01)
+    assert found.entropy == pytest.approx(np.log2(2 * np.pi * np.e * 8**2), rel=0.01)
+
+
+@pytest.mark.parametrize("value", [0, 0.3])
+def test_numbers_of_an_even_map(value):
+    found = attention.attention(np.full((6, 8), value, np.float32))
+    assert found.entropy == pytest.approx(np.log2(48))
+    assert found.spread == pytest.approx(np.sqrt((6**2 - 1) / 12 + (8**2 - 1) / 12) / 10)
+
+
+def test_numbers_of_one_pixel():
+    saliency = np.zeros((3, 4), np.float32)
+    saliency[2, 0] = 0.5
+    assert attention.attention(saliency) == pytest.approx((0.125, 2.5 / 3, 0, 0))
+
+
+def test_the_path_in_words():
+    def at(x, y):
+        return attention.Attention(x, y, 0, 0)
+
+    # Half a second at each of three places, with a flicker of one frame in the second stay.
+    frames = [at(0.5, 0.5)] * 5 + [at(0.9, 0.1)] * 2 + [at(0.1, 0.5)] + [at(0.9, 0.1)] * 4 + [at(0.5, 0.9)] * 6
+    seconds = [index / 10 for index in range(len(frames))]
+    words = attention.path_in_words(seconds, frames)
+    assert words == "centre from 0.0 s, top right from 0.8 s, bottom from 1.2 s"
+    many = [at(x, 0.5) for x in [0.1] * 5 + [0.9] * 5] * 6
+    assert attention.path_in_words([index / 10 for index in range(60)], many).endswith("and 4 more places")
+    assert attention.path_in_words([0.0], [at(0, 1)]) == "bottom left from 0.0 s"
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((1080, 1920), (540, 960)), ((1920, 1080), (960, 540)), ((121, 161), (120, 160)), ((16, 4000), (4, 960))],
+)
+def test_sizes_are_even_and_bounded(size, expected):
+    assert runs.within(*size, 960) == expected
+
+
+# Bounds.
+
+
+def playlist(path, clip):
+    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n")
+
+
+def concatenation(path, clip):
+    shutil.copy(clip, path.parent / "other.mp4")
+    path.write_text("ffconcat version 1.0\nfile other.mp4\n")
+
+
+def broken(path, clip):
+    path.write_bytes(clip.read_bytes()[:700])
+
+
+def text(path, clip):
+    path.write_text("This is no video.\n" * 50)
+
+
+@pytest.mark.parametrize("make", [playlist, concatenation, broken, text])
+def test_refused_files(tmp_path, clip, make):
+    make(tmp_path / "bad.mp4", clip)
+    with pytest.raises(VideoError, match=r"bad\.mp4"):
+        runs.checked(tmp_path / "bad.mp4")
+
+
+def test_a_folder_is_refused(tmp_path):
+    # It would be read as a video of everybody's images.
+    Image.fromarray(noise(1)[0]).save(tmp_path / "somebodys.png")
+    with pytest.raises(VideoError, match="not a file"):
+        runs.checked(tmp_path)
+
+
+@pytest.mark.parametrize(("bound", "value", "words"), [("MAX_BYTES", 1 << 10, "MB"), ("MAX_PIXELS", 6143, "96×64")])
+def test_large_files_are_refused(clip, monkeypatch, bound, value, words):
+    assert runs.checked(clip).width == 96
+    monkeypatch.setattr(runs, bound, value)
+    with pytest.raises(VideoError, match=words):
+        runs.checked(clip)
+
+
+@pytest.fixture
+def demo(model_folder):
+    return runs.Demo({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
+
+
+def ignore(*progress):
+    pass
+
+
+def test_time_and_frames_are_bounded(demo, clip, monkeypatch):
+    monkeypatch.setattr(runs, "MAX_FRAMES", 4)
+    seen = []
+    maps = demo.maps("tiny", str(clip), 0.0, 10.0, 1, lambda *progress: seen.append(progress[:2]))
+    assert len(maps.saliency) == len(maps.timestamps) == len(maps.numbers) == 4
+    assert seen == [(number, 4) for number in (1, 2, 3, 4)]
+    monkeypatch.setattr(runs, "MAX_TIME", -1)
+    with pytest.raises(VideoError, match="choose a shorter length"):
+        demo.maps("tiny", str(clip), 0.04, 10.0, 1, ignore)
+
+
+def test_other_colours_need_no_network(demo, clip, tmp_path, monkeypatch):
+    part = ("tiny", str(clip), 0.0, 10.0, 2)
+    maps = demo.maps(*part, ignore)
+    calls = count()
+    monkeypatch.setattr(demo, "small_maps", lambda *arguments: next(calls))
+    assert demo.is_recent(*part)
+    assert demo.maps(*part, ignore) is maps
+    assert next(calls) == 0
+    assert not demo.is_recent("tiny", str(clip), 0.0, 10.0, 1)
+
+
+def test_few_runs_are_kept(demo, clip):
+    for number in range(runs.KEPT_RUNS + 1):
+        demo.maps("tiny", str(clip), 0.0, 10.0 + number, 2, ignore)
+    assert [demo.is_recent("tiny", str(clip), 0.0, 10.0 + number, 2) for number in range(2)] == [False, True]
+
+
+def test_the_network_alone_asks_for_a_gpu(monkeypatch, model_folder, clip):
+    """On ZeroGPU, whose package decorates what needs one."""
+    asked = []
+
+    def decorator(duration):
+        def decorate(function):
+            asked.append((function.__name__, duration))
+            return function
+
+        return decorate
+
+    monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=decorator))
+    specification = importlib.util.spec_from_file_location("salfom_hf.demo.with_spaces", runs.__file__)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    made = module.Demo({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
+    assert len(made.maps("tiny", str(clip), 0.0, 10.0, 1, ignore).saliency) == 6
+    assert asked == [("small_maps", module.MAX_TIME)]
+
+
+# The page, over its public API.
+
+
+def predict(client, video, **options):
+    return client.predict(video=handle_file(video), api_name="/predict_video", **options)
+
+
+def test_a_video(client, model_folder, long_clip):
+    over, heat, both, maps, table, words, plot = predict(client, long_clip, opacity=0.5, colormap="inferno")
+    expected = list(SaliencyPredictor.from_pretrained(model_folder).stream(long_clip))
+    for path, width, draw in (
+        (over, 160, lambda frame: overlay(frame.image, frame.saliency, "inferno", 0.5)),
+        (heat, 160, lambda frame: heatmap(frame.saliency, "inferno")),
+        (
+            both,
+            320,
+            lambda frame: np.concatenate([frame.image, overlay(frame.image, frame.saliency, "inferno", 0.5)], axis=1),
+        ),
+    ):
+        info, found = probe(path), pictures(path)
+        assert (info.width, info.height, info.frame_rate, info.has_audio) == (width, 120, 25, True)
+        drawn = np.stack([draw(frame) for frame in expected])
+        assert found.shape == drawn.shape == (24, 120, width, 3)
+        # Only compression, and colour at half resolution, comes between.
+        assert np.abs(found - drawn).mean() < 12
+    with np.load(maps, allow_pickle=False) as data:
+        assert data["maps"].dtype == np.float16
+        np.testing.assert_allclose(data["maps"], np.stack([frame.saliency for frame in expected]), atol=1e-3)
+        np.testing.assert_allclose(data["timestamps"], np.arange(24) / 25)
+        values = data["maps"].astype(np.float64)
+    rows = list(csv.DictReader(Path(table).open()))
+    assert [int(row["frame"]) for row in rows] == list(range(1, 25))
+    np.testing.assert_allclose([float(row["time"]) for row in rows], np.arange(24) / 25)
+    for row, saliency in zip(rows, values, strict=True):
+        density = saliency / saliency.sum()
+        y, x = np.indices(density.shape)
+        peak = saliency[int(float(row["peak_y"]) * 120), int(float(row["peak_x"]) * 160)]
+        assert peak == saliency.max()
+        distance = (x - (density * x).sum()) ** 2 + (y - (density * y).sum()) ** 2
+        assert float(row["spread"]) == pytest.approx(np.sqrt((density * distance).sum()) / 200, abs=1e-4)
+        assert float(row["entropy"]) == pytest.approx(-(density * np.log2(density + 1e-300)).sum(), abs=1e-3)
+    assert "24 frames" in words
+    assert f"Made with **{model_folder.name}**" in words
+    assert "not the SalFoM paper's weights" in words
+    assert [line[0] for line in plot["data"]] == pytest.approx([index / 25 for index in range(24)] * 2)
+    path = np.array([line[1] for line in plot["data"]]).reshape(2, 24)
+    np.testing.assert_allclose(path[0], [100 * float(row["peak_x"]) for row in rows], atol=0.01)
+    np.testing.assert_allclose(path[1], [100 - 100 * float(row["peak_y"]) for row in rows], atol=0.01)
+
+
+def test_a_part_of_a_video(client, model_folder, long_clip):
+    results = predict(client, long_clip, start=0.4, length=0.5, stride=3)
+    # 0.4, 0.44 … 0.88 s
+    assert len(pictures(results[0])) == 13
+    with np.load(results[3]) as data:
+        predictor = SaliencyPredictor.from_pretrained(model_folder, stride=3)
+        np.testing.assert_allclose(data["maps"], predictor.predict(long_clip, 0.4, 0.5), atol=1e-3)
+
+
+def test_a_large_video_is_shown_smaller(client, tmp_path):
+    clip = write_clip(tmp_path / "large.mp4", frames=2, height=602, width=1204, sound=False)
+    over, _, both, maps, *_ = predict(client, clip)
+    assert (probe(over).width, probe(over).height, probe(both).width) == (960, 480, 1920)
+    with np.load(maps) as data:
+        assert data["maps"].shape == (2, 192, 384)
+
+
+def test_a_picture(client, model_folder, tmp_path):
+    image = noise(1, 61, 80)[0]
+    Image.fromarray(image).save(tmp_path / "a.png")
+    *shown, maps, table, words = client.predict(
+        image=handle_file(tmp_path / "a.png"), colormap="gray", api_name="/predict_image"
+    )
+    sizes = [(80, 60), (80, 60), (160, 60)]
+    assert [Image.open(path).size for path in shown] == sizes
+    saliency = SaliencyPredictor.from_pretrained(model_folder).predict(image[None])[0]
+    grey = torch.nn.functional.interpolate(
+        torch.from_numpy(heatmap(saliency, "gray"))[None, None, :, :, 0].float(), (60, 80)
+    )
+    assert np.abs(np.array(Image.open(shown[1]).convert("L")) - grey[0, 0].numpy()).mean() < 4
+    assert np.load(maps)["maps"].shape == (1, 60, 80)
+    assert len(Path(table).read_text().splitlines()) == 2
+    assert "Where the eyes go" in words
+
+
+@pytest.mark.parametrize("make", [playlist, broken, text])
+def test_broken_uploads_get_one_sentence(client, server, tmp_path, clip, make):
+    make(tmp_path / "bad.mp4", clip)
+    with pytest.raises(AppError) as error:
+        predict(client, tmp_path / "bad.mp4")
+    assert re.fullmatch(r"[^\n]*bad\.mp4[^\n]*[.]", str(error.value))
+    assert str(server.temporary) not in str(error.value)
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"length": 31}, "30"),
+        ({"start": 99}, "choose another range"),
+        ({"start": -1}, "0"),
+        ({"stride": 0}, "1"),
+        ({"colormap": "pink"}, "pink"),
+        ({"model": "/etc"}, "/etc"),
+    ],
+)
+def test_bad_options_get_one_sentence(client, clip, options, words):
+    with pytest.raises(AppError, match=words):
+        predict(client, clip, **options)
+
+
+def test_only_named_endpoints(client):
+    api = client.view_api(return_format="dict")
+    assert sorted(api["named_endpoints"]) == ["/predict_image", "/predict_video"]
+    assert api["unnamed_endpoints"] == {}
+
+
+def test_large_uploads_are_refused(server):
+    import httpx
+
+    answer = httpx.post(
+        f"{server.url}/gradio_api/upload", files={"files": ("big.mp4", bytes(runs.MAX_BYTES + 1))}, timeout=300
+    )
+    assert answer.status_code == 413
+
+
+def test_other_files_cannot_be_reached(client, server, clip, model_folder, tmp_path):
+    import httpx
+
+    predict(client, clip, length=0.5)
+    cache = server.temporary / "gradio"
+    others = next(cache.rglob("clip.mp4"))
+    secrets = ["/etc/passwd", str(model_folder / "config.json"), str(server.log), str(cache), str(others.parent)]
+    for path in secrets:
+        assert httpx.get(f"{server.url}/gradio_api/file={path}").status_code == 403
+        with pytest.raises(AppError):
+            client.predict(video={"path": path, "meta": {"_type": "gradio.FileData"}}, api_name="/predict_video")
+    # An address is as good as a password: nobody can guess what 32 random-looking bytes depend on.
+    assert re.fullmatch(r"[0-9a-f]{64}", others.parent.name)
+
+
+def test_no_temporary_files_stay_beside_the_page_s_own(client, server, clip):
+    predict(client, clip, length=0.6)
+    assert {path.name for path in server.temporary.iterdir()} <= {"gradio"}
+
+
+def test_files_go_when_they_are_old_and_when_the_page_stops(model_folder, clip, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
+    assert made.delete_cache == (600, 3600)
+    _, url, _ = launch(made, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    predict(Client(url, verbose=False), clip)
+    suffixes = {".mp4", ".npz", ".csv"}
+    assert suffixes <= {path.suffix for path in tmp_path.rglob("*")}
+    made.close()
+    assert not suffixes & {path.suffix for path in tmp_path.rglob("*")}
+
+
+def test_bounds_of_the_queue(model_folder):
+    made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
+    heavy = [function for function in made.fns.values() if function.concurrency_id == "network"]
+    # A button, an example and other colours, of a video and of a picture.
+    assert len(heavy) == 6
+    assert {function.concurrency_limit for function in heavy} == {1}
+    assert page.MAX_QUEUE == 16
+
+
+# The command, the Space, the documents.
+
+
+def test_a_busy_port_is_one_sentence(model_folder, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert cli.main(["demo", "--model", str(model_folder), "--device", "cpu", "--port", port]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"salfom: Cannot serve at 127.0.0.1, port {port}; choose another --port or --host."
+    )
+
+
+def test_a_missing_model_is_one_sentence(capsys):
+    assert cli.main(["demo", "--model", "nowhere", "--device", "cpu"]) == 2
+    assert capsys.readouterr().err.startswith("salfom: Cannot load the model 'nowhere'")
+
+
+def test_without_gradio_it_says_what_to_install(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("salfom_hf.demo")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert cli.main(["demo"]) == 2
+    assert 'pip install "salfom-hf[demo]"' in capsys.readouterr().err
+
+
+def test_the_space():
+    card = SpaceCard.load(SPACE / "README.md").data.to_dict()
+    assert {"title", "emoji", "colorFrom", "colorTo", "python_version"} <= set(card)
+    assert (card["sdk"], card["license"]) == ("gradio", "apache-2.0")
+    assert f"gradio=={card['sdk_version']}\n" in (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    # The Hub refuses longer ones.
+    assert len(card["short_description"]) <= 60
+    specification = importlib.util.spec_from_file_location("space_app", SPACE / card["app_file"])
+    app = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(app)
+    assert [fn.api_name for fn in app.demo.fns.values() if fn.api_visibility == "public"] == [
+        "predict_video",
+        "predict_image",
+    ]
+
+
+def test_the_cards_of_models(model_folder, tmp_path):
+    assert page.card("salfom").lstrip().startswith("# salfom")
+    assert "has no card" in page.card(str(model_folder))
+    assert "https://huggingface.co/org/name" in page.card("org/name")
+    assert "*not* the weights of the SalFoM paper" in page.made_with("salfom")
+    assert str(model_folder.parent) not in page.made_with(str(model_folder))
+
+
+def test_the_documents_example(server, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clip, "walk.mp4")
+    Image.fromarray(noise(1)[0]).save("photo.jpg")
+    document = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
+    namespace = {}
+    exec(code.replace("http://127.0.0.1:7860", server.url), namespace)
+    assert namespace["maps"].shape == (6, 64, 96)
+    with av.open(namespace["overlay"]) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 6
+
+
+def test_the_documents_state_the_bounds():
+    document = " ".join((ROOT / "docs" / "demo.md").read_text(encoding="utf-8").split())
+    for bound in (
+        f"{runs.MAX_BYTES >> 20} MB",
+        f"{runs.MAX_PIXELS // 10**6} megapixels",
+        f"{runs.MAX_SECONDS} seconds",
+        f"{runs.MAX_FRAMES} frames",
+        f"{runs.MAX_TIME // 60} minutes",
+        f"{page.MAX_QUEUE} people",
+    ):
+        assert bound in document

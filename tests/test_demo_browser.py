@@ -1,0 +1,219 @@
+"""
+The demo as people use it: Chromium, by mouse and by keyboard, at the widths of a desktop and of a phone.
+
+With SALFOM_SCREENSHOTS=docs in the environment, the pictures of docs/demo.md are made again.
+"""
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import av
+import pytest
+from PIL import Image
+
+from conftest import write_clip
+from demo_server import PATIENCE, serving
+
+pytest.importorskip("gradio")
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser is installed: apt-get install chromium")
+
+EXAMPLE = Path(__file__).parents[1] / "src" / "salfom_hf" / "assets" / "example.mp4"
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+BUTTON = "Where do people look?"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        # The camera shows a green test picture.
+        arguments = ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream"]
+        arguments.append("--use-fake-ui-for-media-stream")
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(model_folder, tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("server"), "--model", str(model_folder)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def upload(tmp_path_factory):
+    return write_clip(tmp_path_factory.mktemp("upload") / "walk.mp4", frames=24, height=120, width=160)
+
+
+def opened(browser, url, size):
+    width, height = SIZES[size]
+    page = browser.new_page(viewport={"width": width, "height": height}, has_touch=size == "phone")
+    page.set_default_timeout(1000 * PATIENCE)
+    page.goto(url)
+    page.get_by_role("button", name=BUTTON).wait_for()
+    return page
+
+
+def choose(page, file):
+    page.locator("#video-input input[type=file]").set_input_files(file)
+    page.locator("#video-input video").wait_for()
+
+
+def result(page):
+    """The overlay's player, once it can play."""
+    player = page.locator("#video-overlay video")
+    player.wait_for()
+    page.wait_for_function("document.querySelector('#video-overlay video').readyState >= 3")
+    return player
+
+
+def downloaded(page, label, folder):
+    with page.expect_download() as download:
+        page.get_by_role("button", name=label).click()
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+def num_frames(path):
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def fits(page):
+    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_upload_and_get_a_video_back(browser, server, upload, tmp_path, size):
+    page = opened(browser, server.url, size)
+    assert fits(page)
+    choose(page, upload)
+    page.get_by_role("button", name=BUTTON).click()
+    player = result(page)
+    assert player.evaluate("video => [video.videoWidth, video.videoHeight]") == [160, 120]
+    assert player.evaluate("video => video.duration") == pytest.approx(24 / 25, abs=0.05)
+    player.evaluate("video => { video.loop = false; video.currentTime = 0; video.play(); }")
+    page.wait_for_function("document.querySelector('#video-overlay video').ended")
+    assert player.get_attribute("aria-label").startswith("Your video with colours")
+    assert num_frames(downloaded(page, "Overlay (MP4)", tmp_path)) == 24
+    with downloaded(page, "Table (CSV)", tmp_path).open() as table:
+        assert len(list(csv.DictReader(table))) == 24
+    assert downloaded(page, "Maps (NPZ)", tmp_path).suffix == ".npz"
+    # The plot is drawn, and says in words what it shows.
+    page.locator(".vega-embed svg, .vega-embed canvas").wait_for()
+    assert "Where the eyes go" in page.locator(".words").first.inner_text()
+    for tab, place in (("Heat map", "#video-heatmap"), ("Side by side", "#video-both")):
+        page.get_by_role("tab", name=tab).click()
+        page.locator(f"{place} video").wait_for()
+    assert fits(page)
+    page.get_by_role("link", name="Its card").click()
+    assert page.locator("#model-card").get_by_text("has no card").is_visible()
+    page.close()
+
+
+def test_by_keyboard_alone(browser, server, upload):
+    page = opened(browser, server.url, "desktop")
+    choose(page, upload)
+
+    def tab_to(name):
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            focused = page.evaluate("document.activeElement.innerText || document.activeElement.ariaLabel || ''")
+            if focused.strip().startswith(name):
+                return
+        raise AssertionError(f"Tab never reaches {name}.")
+
+    tab_to("Upload file")
+    tab_to(BUTTON)
+    page.keyboard.press("Enter")
+    result(page)
+    tab_to("Heat map")
+    page.keyboard.press("Enter")
+    page.locator("#video-heatmap video").wait_for()
+    tab_to("Table (CSV)")
+    with page.expect_download():
+        page.keyboard.press("Enter")
+    page.close()
+
+
+def test_other_colours_come_without_pressing_the_button(browser, server, upload):
+    page = opened(browser, server.url, "desktop")
+    choose(page, upload)
+    page.get_by_role("button", name=BUTTON).click()
+    first = result(page).get_attribute("src")
+    page.get_by_role("button", name="Settings").first.click()
+    page.get_by_label("Colours").first.click()
+    page.get_by_role("option", name="inferno").click()
+    page.wait_for_function("source => document.querySelector('#video-overlay video')?.src != source", arg=first)
+    page.close()
+
+
+def test_a_picture(browser, server):
+    page = opened(browser, server.url, "phone")
+    page.get_by_role("tab", name="Picture").click()
+    page.get_by_role("button", name="Try the example").click()
+    picture = page.get_by_role("img", name="Your picture with colours where people probably look")
+    picture.wait_for()
+    page.wait_for_function("image => image.naturalWidth == 640", arg=picture.element_handle())
+    assert fits(page)
+    page.close()
+
+
+def test_the_camera(browser, server, tmp_path):
+    page = opened(browser, server.url, "desktop")
+    page.get_by_label("Capture from camera").first.click()
+    page.get_by_role("button", name="Click to Access Webcam").click()
+    page.get_by_role("button", name="start recording").click()
+    page.wait_for_timeout(2000)
+    page.get_by_role("button", name="stop recording").click()
+    page.locator("#video-input video[src]").wait_for()
+    page.get_by_role("button", name=BUTTON).click()
+    result(page)
+    assert num_frames(downloaded(page, "Overlay (MP4)", tmp_path)) > 0
+    page.close()
+
+
+def test_a_broken_upload_is_one_sentence(browser, server, upload, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(upload.read_bytes()[:700])
+    page = opened(browser, server.url, "phone")
+    choose(page, broken)
+    page.get_by_role("button", name=BUTTON).click()
+    message = page.get_by_test_id("toast-body")
+    message.wait_for()
+    assert "broken.mp4" in message.inner_text()
+    assert str(server.temporary) not in message.inner_text()
+    page.close()
+
+
+def test_the_example_with_the_weights_of_the_package(browser, tmp_path):
+    """What a newcomer sees first; two seconds of it, for slow machines."""
+    shots = Path(os.environ.get("SALFOM_SCREENSHOTS", tmp_path))
+    with serving(tmp_path, "--stride", "4") as server:
+        for size in SIZES:
+            page = opened(browser, server.url, size)
+            page.get_by_role("button", name="Settings").first.click()
+            page.get_by_label("number input for Length").fill("2")
+            page.get_by_role("button", name="Settings").first.click()
+            choose(page, EXAMPLE)
+            page.get_by_role("button", name=BUTTON).click()
+            player = result(page)
+            page.locator(".vega-embed svg, .vega-embed canvas").wait_for()
+            words = page.locator(".words").first.inner_text()
+            assert "60 frames" in words
+            assert "not the weights of the SalFoM paper" in words
+            assert num_frames(downloaded(page, "Overlay (MP4)", tmp_path)) == 60
+            player.evaluate("video => { video.pause(); video.currentTime = 0.5; }")
+            page.wait_for_function("!document.querySelector('#video-overlay video').seeking")
+            page.mouse.move(0, 0)
+            page.wait_for_timeout(500)
+            page.screenshot(path=tmp_path / "shot.png", full_page=True)
+            Image.open(tmp_path / "shot.png").convert("RGB").save(
+                shots / f"demo-{size}.jpg", quality=80, optimize=True
+            )
+            assert (shots / f"demo-{size}.jpg").stat().st_size < 200_000
+            page.close()
