@@ -200,9 +200,7 @@ def draw(config: SalFoMConfig) -> str:
         words = f"up-sampled{', centre prior' if config.center_prior else ''}, sigmoid: the last frame's map"
     parts += box(MARGIN, map_y, wide, NEUTRAL, words, sized(shapes["map"]))
     legend_y = map_y + BOX + 40
-    parts.append(
-        text(center, legend_y, "channels × time × rows × columns; M: million parameters", SMALL, SOFT)
-    )
+    parts.append(text(center, legend_y, "channels × time × rows × columns; M: million parameters", SMALL, SOFT))
 
     total = legend_y + 16
     described = (

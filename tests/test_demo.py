@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
-import torch
 from huggingface_hub import SpaceCard
 from PIL import Image
 
@@ -235,7 +234,7 @@ def test_a_video(client, model_folder, long_clip):
         np.testing.assert_allclose(data["maps"], np.stack([frame.saliency for frame in expected]), atol=1e-3)
         np.testing.assert_allclose(data["timestamps"], np.arange(24) / 25)
         values = data["maps"].astype(np.float64)
-    rows = list(csv.DictReader(Path(table).open()))
+    rows = list(csv.DictReader(Path(table).read_text().splitlines()))
     assert [int(row["frame"]) for row in rows] == list(range(1, 25))
     np.testing.assert_allclose([float(row["time"]) for row in rows], np.arange(24) / 25)
     for row, saliency in zip(rows, values, strict=True):
@@ -273,7 +272,7 @@ def test_a_large_video_is_shown_smaller(client, tmp_path):
 
 
 def test_a_picture(client, model_folder, tmp_path):
-    image = noise(1, 61, 80)[0]
+    image = noise(1, 60, 80)[0]
     Image.fromarray(image).save(tmp_path / "a.png")
     *shown, maps, table, words = client.predict(
         image=handle_file(tmp_path / "a.png"), colormap="gray", api_name="/predict_image"
@@ -281,10 +280,8 @@ def test_a_picture(client, model_folder, tmp_path):
     sizes = [(80, 60), (80, 60), (160, 60)]
     assert [Image.open(path).size for path in shown] == sizes
     saliency = SaliencyPredictor.from_pretrained(model_folder).predict(image[None])[0]
-    grey = torch.nn.functional.interpolate(
-        torch.from_numpy(heatmap(saliency, "gray"))[None, None, :, :, 0].float(), (60, 80)
-    )
-    assert np.abs(np.array(Image.open(shown[1]).convert("L")) - grey[0, 0].numpy()).mean() < 4
+    shown_map = np.array(Image.open(shown[1]).convert("L")).astype(int)
+    assert np.abs(shown_map - heatmap(saliency, "gray")[..., 0]).max() <= 1
     assert np.load(maps)["maps"].shape == (1, 60, 80)
     assert len(Path(table).read_text().splitlines()) == 2
     assert "Where the eyes go" in words

@@ -1,5 +1,7 @@
 """Every command and every piece of Python in the documents does what it says, on small data in the real layouts."""
 
+import importlib.util
+import os
 import re
 import shlex
 import shutil
@@ -8,11 +10,18 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
+import numpy as np
 import pytest
+import torch
 from huggingface_hub import ModelCard
+from PIL import Image
 
-from salfom_hf import SaliencyPredictor, cli
-from salfom_hf.data import make_gazefolder
+import gaze_data
+import test_convert
+from salfom_hf import SalFoMConfig, SaliencyPredictor, cli, convert, pretrained
+from salfom_hf.data import DATASETS, make_gazefolder
+from salfom_hf.encoders import ENCODERS
 from salfom_hf.hub import publish
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -138,3 +147,220 @@ def test_publishing_page(places, mine, monkeypatch, capfd):
     assert namespace["result"]["timestamps"][0] == pytest.approx(0.04)
     assert namespace["again"](mine / "videos" / "walk.mp4")["maps"].shape == (6, 64, 96)
     assert namespace["saliency"].shape[0] == 1
+
+
+def run_commands(name, places=None):
+    """Every line of a page in turn, each on what those before it left."""
+    for line in "".join(blocks(name, "bash")).splitlines():
+        words = shlex.split(with_places(line, places or {}))
+        while "=" in words[0]:  # Variables of the environment: the Hub is out of reach in tests anyway.
+            words.pop(0)
+        assert words.pop(0) == "salfom", line
+        assert cli.main(words) == 0, line
+
+
+def run_python(name, places=None):
+    """Every block of a page in turn, in one program; one that begins with the name of a file becomes that file."""
+    namespace = {}
+    for block in blocks(name, "python"):
+        code = with_places(block, places or {})
+        if found := re.match(r"# (\w+\.py)\n", code):
+            Path(found[1]).write_text(code, encoding="utf-8")
+        else:
+            exec(code, namespace)
+    return namespace
+
+
+@pytest.fixture
+def small(tmp_path, clip, model_folder, monkeypatch):
+    """An empty folder with a video of six frames, and a tiny model under the name of the shipped one."""
+    monkeypatch.setitem(pretrained.KNOWN, "salfom", model_folder)
+    (tmp_path / "small").mkdir()
+    monkeypatch.chdir(tmp_path / "small")
+    shutil.copy(clip, "talk.mp4")
+    return Path.cwd()
+
+
+def frames_in(video):
+    with av.open(str(video)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_quick_start(small, monkeypatch, capsys):
+    pytest.importorskip("gradio")
+    served = []
+    monkeypatch.setattr("salfom_hf.demo.launch", lambda page, **options: served.append(options))
+    places = {"src/salfom_hf/assets/example.mp4": "talk.mp4"}
+    run_commands("quick-start.md", places)
+    assert frames_in("saliency.mp4") == 6
+    assert [(options["server_name"], options["server_port"]) for options in served] == [("127.0.0.1", 7860)]
+    maps = run_python("quick-start.md", places)["maps"]
+    assert maps.shape == (6, 64, 96)
+    assert "The highest value is in frame" in capsys.readouterr().out
+    for place in places:
+        assert (DOCS.parent / place).is_file()
+
+
+def test_own_video(small, model_folder, monkeypatch):
+    monkeypatch.setitem(pretrained.KNOWN, "salfom-large", model_folder)
+    shutil.copytree(model_folder, "run/model")
+    for folder, files in (("clips", ["one.mp4", "two.mp4"]), (".", ["walk.mp4"])):
+        Path(folder).mkdir(exist_ok=True)
+        for file in files:
+            shutil.copy("talk.mp4", Path(folder, file))
+    with av.open("talk.mp4") as container:
+        pictures = [frame.to_image() for frame in container.decode(video=0)]
+    pictures[0].save("photo.jpg")
+    Path("frames").mkdir()
+    for number, picture in enumerate(pictures[:3], 1):
+        picture.save(Path("frames", f"{number}.png"))
+    run_commands("own-video.md", {"--start 10 --duration 5": "--start 0.08 --duration 0.12"})
+    for name in ("one", "two", "talk", "walk"):
+        assert frames_in(f"results/{name}_overlay.mp4") == 6
+    assert Image.open("photo_overlay.png").size == (96, 64)
+    assert (frames_in("frames.mp4"), frames_in("part.mp4"), frames_in("fast.mp4")) == (3, 3, 6)
+    assert {"talk_overlay.mp4", "talk_side-by-side.mp4", "large.mp4", "mine.mp4"} <= set(os.listdir())
+    namespace = run_python("own-video.md")
+    assert namespace["archive"]["maps"].dtype == np.float16
+    assert namespace["picture"].shape == (64, 96, 3)
+
+
+def test_converting_page(small, monkeypatch):
+    installed = small / "cache" / "salfom-large"
+    monkeypatch.setattr(convert, "SalFoMConfig", lambda: test_convert.SMALL)
+    monkeypatch.setattr("salfom_hf.cli.convert.installed", lambda name: installed)
+    monkeypatch.setitem(pretrained.KNOWN, "salfom-large", installed)
+    torch.save(test_convert.salfom_state(), "SalFoM.pth")
+    torch.save({"model": test_convert.umt_state(depth=1)}, "l16_ptk710_ftk710_ftk400_f16_res224.pth")
+    run_commands("convert.md")
+    files = {"config.json", "model.safetensors", "video_preprocessor_config.json"}
+    assert (
+        {path.name for path in installed.iterdir()} == {path.name for path in Path("salfom-paper").iterdir()} == files
+    )
+    assert frames_in("talk_overlay.mp4") == 6
+    namespace = run_python("convert.md")
+    assert namespace["maps"].shape == (6, 64, 96)
+    assert namespace["model"].config.encoder_config.hidden_size == 64
+
+
+@pytest.fixture(scope="module")
+def drawing():
+    spec = importlib.util.spec_from_file_location("make_architecture", DOCS / "make_architecture.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def words_in(svg):
+    return re.findall(r">([^<>]+)</text>", svg)
+
+
+def test_architecture_page(drawing, tmp_path, monkeypatch):
+    assert "".join(blocks("architecture.md", "bash")).split() == ["python", "docs/make_architecture.py"]
+    monkeypatch.setattr(drawing, "OUTPUT", tmp_path / "drawn.svg")
+    drawing.main([])
+    drawn = (tmp_path / "drawn.svg").read_text(encoding="utf-8")
+    assert drawn == (DOCS / "architecture.svg").read_text(encoding="utf-8"), "run python docs/make_architecture.py"
+    # What the authors' network has, column by column.
+    assert [words for words in words_in(drawn) if re.fullmatch(r"[\d×]+", words)] == [
+        *("3×16×224×224", "1024×16×14×14"),
+        *("256×8×14×14", "64×4×56×56", "16×224×224"),
+        *("512×16×14×14", "256×8×14×14", "128×8×28×28", "64×4×56×56", "32×2×112×112", "16×224×224"),
+        *("1024×14×14", "256×14×14", "64×56×56", "16×224×224"),
+        *("1×224×224", "224×224"),
+    ]
+    run_python("architecture.md")
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    for config in (SalFoMConfig.from_pretrained("salfom"), SalFoMConfig()):
+        for field in ("decoder_channels", "tcfe_depths", "tcfe_num_heads"):
+            assert ", ".join(map(str, getattr(config, field))) in page
+
+
+def test_drawing_of_another_model(drawing, framewise_model):
+    words = words_in(drawing.draw(framewise_model.config))
+    with torch.inference_mode():
+        branches = framewise_model.salfom(torch.zeros(1, 4, 3, 64, 96))
+    for name in ("last_hidden_state", "static_features", "transformer_features", "dynamic_features"):
+        assert "×".join(map(str, branches[name].shape[1:])) in words
+    assert any("centre prior" in line for line in words)
+    with pytest.raises(ValueError, match="all three branches"):
+        drawing.draw(SalFoMConfig(encoder_config=framewise_model.config.encoder_config, use_sfd=False))
+
+
+def test_extending_page(tmp_path, monkeypatch, capsys):
+    # Taken out of the tables again afterwards.
+    monkeypatch.setitem(ENCODERS, "resnet", None)
+    monkeypatch.setitem(DATASETS, "lab", None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for seed, (split, name) in enumerate([("train", "a"), ("train", "b"), ("test", "c")]):
+        pictures, fixations, densities = gaze_data.gaze_video(seed)
+        gaze_data.write_avi(tmp_path / "lab" / "videos" / split / f"{name}.mp4", pictures)
+        for folder, images in (("density", densities), ("fixated", fixations)):
+            gaze_data.write_images(tmp_path / "lab" / folder / name, images, [f"{i:04d}.png" for i in range(1, 21)])
+    namespace = run_python("extend.md", {"/data/lab": tmp_path / "lab"})
+    assert tuple(namespace["saliency"].shape) == (1, 64, 96)
+    assert namespace["dataset"]["video_id"][:] == ["a", "b"]
+    assert tuple(namespace["clips"][0]["pixel_values_videos"].shape) == (16, 3, 64, 96)
+    assert "0 errors, 0 warnings" in capsys.readouterr().out
+    # Where the video goes, its problem is named.
+    shutil.rmtree(tmp_path / "lab" / "density" / "b")
+    assert "b" in str(namespace["Lab"].check(tmp_path / "lab").fatal[0].where)
+
+
+def test_security_page(small, model_folder, monkeypatch, capsys):
+    run_commands("security.md")
+    assert frames_in("talk_overlay.mp4") == 6
+    capsys.readouterr()
+    attack = run_python("security.md")["Attack"]
+    assert re.search("attack.pth holds pickled Python objects", printed := capsys.readouterr().out)
+    assert "This ran." not in printed
+    assert not Path("converted").exists()
+    # Nor does loading a model run what is in its old file of weights.
+    shutil.copytree(model_folder, "old")
+    Path("old", "model.safetensors").unlink()
+    torch.save({"weight": attack()}, "old/pytorch_model.bin")
+    assert cli.main(["predict", "talk.mp4", "--model", "old", "-o", "never.mp4"]) == 2
+    assert "This ran." not in capsys.readouterr().out
+    assert not Path("never.mp4").exists()
+
+
+def test_the_shipped_model_needs_no_network(tmp_path, clip):
+    code = (
+        "import socket, sys\n"
+        "def refused(*args, **kwargs): sys.exit('the network was asked')\n"
+        "socket.socket.connect = socket.getaddrinfo = refused\n"
+        "from salfom_hf import cli\n"
+        f"sys.exit(cli.main(['predict', {str(clip)!r}, '--stride', '5', '-o', {str(tmp_path / 'out.mp4')!r}]))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert frames_in(tmp_path / "out.mp4") == 6
+
+
+PAGES = sorted([*DOCS.glob("*.md"), DOCS.parent / "README.md"])
+
+
+def anchors(page):
+    """The names that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    for link in re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", text):
+        path, _, anchor = "".join(link).partition("#")
+        if "://" in path:
+            continue
+        target = page.parent / path if path else page
+        assert target.exists(), f"{page.name} links {path}"
+        assert not anchor or anchor in anchors(target), f"{page.name} links {path}#{anchor}"
+
+
+def test_the_index_has_every_page():
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    for page in DOCS.glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index, page.name

@@ -45,7 +45,9 @@ def test_importing_the_package_loads_nothing_heavy():
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"], ["data", "--help"], ["demo", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["predict", "--help"], ["data", "--help"], ["demo", "--help"]]
+)
 def test_the_command_line_is_parsed_without_pytorch(arguments):
     code = f"""
 from salfom_hf.cli import main

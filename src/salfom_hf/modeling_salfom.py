@@ -223,7 +223,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
         _, frames, _, height, width = pixel_values_videos.shape
         if frames not in (1, self.config.num_frames):
             raise ValueError(
-                f"This model takes clips of {self.config.num_frames} frames, or stills of one frame, not {frames} frames."
+                f"This model takes clips of {self.config.num_frames} frames, or stills of one frame, not {frames}."
             )
         stride = self.adapter.stride(self.config.encoder_config)
         if height % stride or width % stride:
