@@ -82,9 +82,13 @@ def steps_of(model: SalFoMForVideoSaliencyPrediction, shapes: dict[str, tuple[in
     for index, (stage, scale) in enumerate(zip(tcfe.stages, (1, 4, tcfe.last_scale), strict=True)):
         operation = upsampled(f"time ÷{stage.patch_embedding.stride[0]}, {len(stage.blocks)} blocks", scale)
         yield Step("TCFE", 2 * index + 1, operation, larger(shapes[f"salfom.tcfe.stages.{index}"], scale))
+    volume = shapes["volume"]
     for index, (step, scale) in enumerate(zip(dfd.steps, dfd.scales, strict=True)):
         operation = upsampled(f"conv {'×'.join(map(str, step.kernel_size))}", scale)
-        yield Step("DFD", index, operation, larger(shapes[f"salfom.dfd.steps.{index}"], scale))
+        # Where one time step is left, the layer's weights are used without calling it.
+        channels, time, *size = shapes.get(f"salfom.dfd.steps.{index}", (step.out_channels, *volume[1:]))
+        volume = (channels, time, *(scale * side for side in size))
+        yield Step("DFD", index, operation, larger(volume, 1))
     temporal = len(sfd.temporal)
     collapsed = shapes[f"salfom.sfd.temporal.{temporal - 1}"] if temporal else shapes["volume"]
     yield Step("SFD", 0, f"{temporal} convs: time → 1", larger(collapsed, 1))

@@ -165,12 +165,19 @@ def test_a_picture(browser, server):
 
 def test_the_camera(browser, server, tmp_path):
     page = opened(browser, server.url, "desktop")
-    page.get_by_label("Capture from camera").first.click()
-    page.get_by_role("button", name="Click to Access Webcam").click()
-    page.get_by_role("button", name="start recording").click()
-    page.wait_for_timeout(2000)
-    page.get_by_role("button", name="stop recording").click()
-    page.locator("#video-input video[src]").wait_for()
+    for seconds in (3, 15, 60):  # On a busy machine a short recording may be empty.
+        page.get_by_label("Capture from camera").first.click()
+        page.get_by_role("button", name="Click to Access Webcam").click()
+        record = page.get_by_role("button", name="start recording")
+        record.click()
+        page.wait_for_timeout(1000 * seconds)
+        record.click()  # It stops, too, under the same name.
+        player = page.locator("#video-input video[src]")
+        player.wait_for()
+        page.wait_for_timeout(2000)
+        if player.evaluate("video => video.readyState") > 0:
+            break
+        page.locator("#video-input").get_by_label("Clear").last.click()
     page.get_by_role("button", name=BUTTON).click()
     result(page)
     assert num_frames(downloaded(page, "Overlay (MP4)", tmp_path)) > 0
@@ -183,9 +190,9 @@ def test_a_broken_upload_is_one_sentence(browser, server, upload, tmp_path):
     page = opened(browser, server.url, "phone")
     choose(page, broken)
     page.get_by_role("button", name=BUTTON).click()
-    message = page.get_by_test_id("toast-body")
+    # The player has said before that it cannot play it.
+    message = page.get_by_test_id("toast-body").filter(has_text="broken.mp4")
     message.wait_for()
-    assert "broken.mp4" in message.inner_text()
     assert str(server.temporary) not in message.inner_text()
     page.close()
 

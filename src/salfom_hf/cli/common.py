@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
 
 from ..pretrained import KNOWN
 
@@ -62,7 +63,7 @@ def loading(name: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError, StrictDataclassError) as error:
         raise UsageError(
             f"Cannot load the model '{name}': it is none of {', '.join(KNOWN)}, no folder with a complete "
             "SalFoM model, and no such model on the Hub can be reached."

@@ -83,6 +83,8 @@ SCRIPT = """() => {
         card.scrollIntoView();
     });
 }"""
+# More would only be slower to send and to read.
+CAMERA = {"video": {"width": {"ideal": 640}, "height": {"ideal": 480}, "frameRate": {"ideal": 25}}}
 STYLE = """
 .gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
 /* Room for the buttons below it. */
@@ -236,7 +238,12 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         with gr.Tab("Video"), gr.Row():
             with gr.Column(min_width=320):
                 video = gr.Video(
-                    label="Your video", sources=["upload", "webcam"], height=300, elem_id="video-input", buttons=[]
+                    label="Your video",
+                    sources=["upload", "webcam"],
+                    webcam_options=gr.WebcamOptions(constraints=CAMERA),
+                    height=300,
+                    elem_id="video-input",
+                    buttons=[],
                 )
                 example = gr.Button("Try the example")
                 run = gr.Button("Where do people look?", variant="primary")

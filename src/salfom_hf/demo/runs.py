@@ -35,6 +35,7 @@ MAX_PIXELS = 50_000_000  # per frame
 MAX_SECONDS = 30
 MAX_FRAMES = 1000
 MAX_TIME = 300  # seconds of computing
+GPU_TIME = 60  # seconds to ask ZeroGPU for: visitors have few, and longer requests wait longer
 VIEW_SIDE = 960  # pixels of the longer side of what is shown
 MAP_SIDE = 384  # the same of the maps: the network sees no more
 KEPT_RUNS = 4
@@ -123,7 +124,7 @@ class Demo:
         self.models = models
         self.loaded: dict[str, SaliencyPredictor] = {}
         self.recent: OrderedDict[tuple, Maps] = OrderedDict()
-        self.small_maps = GPU(duration=MAX_TIME)(self.small_maps)
+        self.small_maps = GPU(duration=GPU_TIME)(self.small_maps)
 
     def load(self, name: str) -> SaliencyPredictor:
         if name not in self.loaded:
