@@ -1,4 +1,3 @@
-import copy
 import dataclasses
 import json
 import math
@@ -113,7 +112,7 @@ def test_set_rates_keeps_their_ratios():
 # --- Average of the weights ---
 
 
-def test_average_of_the_weights():
+def test_average_of_the_weights(tmp_path):
     weight = torch.nn.Parameter(torch.tensor([0.0]))
     resting = torch.nn.Parameter(torch.tensor([5.0]), requires_grad=False)
     average, expected = ExponentialMovingAverage([weight, resting], decay=0.5), 0.0
@@ -126,7 +125,8 @@ def test_average_of_the_weights():
     average.swap()
     assert weight.item() == pytest.approx(expected, rel=1e-6)
     other = ExponentialMovingAverage([torch.nn.Parameter(torch.zeros(1))], decay=0.5)
-    other.load_state_dict(copy.deepcopy(average.state_dict()))
+    average.save(tmp_path / "average.safetensors")
+    other.load(tmp_path / "average.safetensors")
     assert (other.steps, other.averages[0].item()) == (29, 29.0)
     average.swap()
     assert weight.item() == 29.0

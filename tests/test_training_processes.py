@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import gaze_data
 from salfom_hf import EfficientNetLiteConfig, EfficientNetLiteModel
@@ -87,7 +88,7 @@ def state(folder):
     return {
         "checkpoint": (last.name, (last / "model.safetensors").read_bytes()),
         "optimizer": torch.load(last / "optimizer.bin", weights_only=True),
-        "average": torch.load(last / "custom_checkpoint_0.pkl", weights_only=True),
+        "average": load_file(last / "average.safetensors"),
         "progress": (last / "progress.json").read_text(),
         "model": (folder / "model" / "model.safetensors").read_bytes(),
         "log": log,

@@ -365,7 +365,7 @@ def test_a_run_is_not_overwritten(run, capsys):
     assert run("--resume", log_every=3, keep_checkpoints=1)[0] == 0
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "progress.json", "custom_checkpoint_0.pkl"])
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "progress.json", "average.safetensors"])
 def test_damaged_checkpoint(run, capsys, file):
     _, folder = run()
     path = folder / "checkpoints" / "checkpoint-4" / file
@@ -592,7 +592,8 @@ def test_rates_follow_the_schedule(run):
 def test_the_average_is_what_is_saved_and_the_weights_are_what_goes_on(run):
     _, folder = run(learning_rate=1e-2, warmup_steps=0)
     last = folder / "checkpoints" / "checkpoint-4"
-    averages = torch.load(last / "custom_checkpoint_0.pkl", weights_only=True)["averages"]
+    saved = load_file(last / "average.safetensors")
+    averages = [saved[str(index)] for index in range(len(saved) - 1)]
     model = SalFoMForVideoSaliencyPrediction.from_pretrained(folder / "model")
     raw = weights(last)
     named = dict(model.named_parameters())

@@ -10,10 +10,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from ..files import atomic_output
+from .optimizer import ExponentialMovingAverage
 from .processes import OtherProcessError, all_or_none
 
 NAME = re.compile(r"checkpoint-(\d+)")
 PROGRESS = "progress.json"
+AVERAGE = "average.safetensors"
 UNFINISHED = ".unfinished"
 
 
@@ -54,8 +56,10 @@ class Checkpoints:
     name and renamed when all parts are on disk.
     """
 
-    def __init__(self, folder: Path, keep: int, accelerator: Accelerator):
-        self.folder, self.keep, self.accelerator = folder, keep, accelerator
+    def __init__(
+        self, folder: Path, keep: int, accelerator: Accelerator, average: ExponentialMovingAverage | None = None
+    ):
+        self.folder, self.keep, self.accelerator, self.average = folder, keep, accelerator, average
         with all_or_none(accelerator):
             if accelerator.is_main_process:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -88,6 +92,9 @@ class Checkpoints:
             with all_or_none(self.accelerator):
                 self.accelerator.save_state(str(unfinished))
                 if self.accelerator.is_main_process:
+                    # Not through accelerate, which would read it as a pickle of any objects.
+                    if self.average is not None:
+                        self.average.save(unfinished / AVERAGE)
                     (unfinished / PROGRESS).write_text(json.dumps(asdict(progress)))
             with all_or_none(self.accelerator):
                 if self.accelerator.is_main_process:
@@ -141,6 +148,8 @@ class Checkpoints:
                 now = self.accelerator.num_processes
                 if progress.processes == now:
                     self.accelerator.load_state(str(last))
+                    if self.average is not None:
+                        self.average.load(last / AVERAGE)
             except Exception as error:  # A damaged file may cause any.
                 raise CheckpointError(
                     f"Cannot go on from {last} ({' '.join(str(error).split())[:300]}); it is damaged: remove it to go "

@@ -116,11 +116,10 @@ class Trainer:
         self.average = None
         if config.ema_decay:
             self.average = ExponentialMovingAverage(model.parameters(), config.ema_decay)
-            accelerator.register_for_checkpointing(self.average)
         steps = config.epochs * len(self.loader) // config.gradient_accumulation_steps
         self.total_steps = min(steps, config.max_steps or steps)
         self.progress = Progress(accelerator.num_processes)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.keep_checkpoints, accelerator)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.keep_checkpoints, accelerator, self.average)
         self.asked_to_stop = False
 
     def run(self) -> None:

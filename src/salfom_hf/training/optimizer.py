@@ -2,8 +2,10 @@
 
 import math
 import re
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .config import TrainingConfig
@@ -99,13 +101,22 @@ class ExponentialMovingAverage:
             parameter.copy_(average)
             average.copy_(kept)
 
-    def state_dict(self) -> dict:
-        return {"averages": self.averages, "steps": torch.tensor(self.steps)}
+    def save(self, path: Path) -> None:
+        """Write a safetensors file."""
+        averages = {str(index): average.contiguous() for index, average in enumerate(self.averages)}
+        save_file({**averages, "steps": torch.tensor(self.steps)}, path)
 
-    def load_state_dict(self, state: dict) -> None:
-        self.steps = int(state["steps"])
-        for average, saved in zip(self.averages, state["averages"], strict=True):
-            average.copy_(saved)
+    def load(self, path: Path) -> None:
+        """
+        Go on from a file of `save`.
+
+        Raises:
+            SafetensorError, KeyError, RuntimeError: the file is damaged, or of another model.
+        """
+        saved = load_file(path)
+        for index, average in enumerate(self.averages):
+            average.copy_(saved[str(index)])
+        self.steps = int(saved["steps"])
 
 
 __all__ = [
