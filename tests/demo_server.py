@@ -32,7 +32,14 @@ def serving(folder: Path, *arguments: str):
     command = [sys.executable, "-m", "salfom_hf.cli", "demo", "--port", str(port), "--device", "cpu", *arguments]
     log = folder / "log.txt"
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            # What a shell starts in the background ignores Ctrl-C, and so would all that it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     try:
         deadline = time.monotonic() + PATIENCE
         while "Running on" not in log.read_text():
