@@ -336,7 +336,9 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
             example.click(load_example, None, source, queue=False, **private).then(
                 predict, inputs, outputs, **alone, api_visibility="private"
             )
-            gr.on([colormap.change, opacity.release], redraw, inputs, outputs, **alone, api_visibility="private")
+            # While one drawing is made, the last of further changes waits; none is dropped.
+            redrawing = {**alone, "trigger_mode": "always_last", "api_visibility": "private"}
+            gr.on([colormap.change, opacity.release], redraw, inputs, outputs, **redrawing)
             outputs[0].change(
                 lambda file: (file, gr.update(visible=True)), outputs[0], [download, more], queue=False, **private
             )
