@@ -46,9 +46,25 @@ def lazy_row(table: pa.Table) -> dict:
     }
 
 
-def shared_epoch() -> torch.Tensor:
-    """The number of an epoch, which worker processes that live on also see change."""
-    return torch.zeros((), dtype=torch.int64).share_memory_()
+class EpochDataset(data.Dataset):
+    """
+    A dataset whose items are drawn anew for every epoch, by a method `clip(index, epoch)`.
+
+    Args:
+        seed: of everything that is drawn, at least 0.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        # In shared memory, so that worker processes that live on also see it change.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew; running workers take it up with the next pass over their loader."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.clip(index, int(self._epoch))
 
 
 class ClipMaker:
@@ -146,7 +162,7 @@ class ClipMaker:
         }
 
 
-class ClipDataset(data.Dataset):
+class ClipDataset(EpochDataset):
     """
     Clips of a dataset of videos or stills, with the gaze on their last frame.
 
@@ -214,8 +230,7 @@ class ClipDataset(data.Dataset):
             raise TypeError("A streamed dataset has no rows to choose from; make a StreamedClipDataset of it.")
         self.dataset = dataset.with_format("arrow")
         self.maker = ClipMaker(processor, num_frames, sampling, clips_per_video, spacing, augmentation, size)
-        self.seed = seed
-        self._epoch = shared_epoch()
+        super().__init__(seed)
         if "num_frames" in dataset.column_names:
             lengths = self.dataset.select_columns("num_frames")[:]["num_frames"].to_numpy()
         else:
@@ -225,15 +240,8 @@ class ClipDataset(data.Dataset):
         self._labelled = np.concatenate([np.empty(0, np.int64), *labelled])
         self._video = np.repeat(np.arange(len(lengths)), [len(frames) for frames in labelled])
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draw anew; running workers take it up with the next pass over their loader."""
-        self._epoch.fill_(epoch)
-
     def __len__(self) -> int:
         return len(self._video)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.clip(index, int(self._epoch))
 
     def clip(self, index: int, epoch: int) -> dict:
         """Item `index` as it is in an epoch, whichever is set."""
@@ -288,7 +296,7 @@ class StreamedClipDataset(data.IterableDataset):
                 yield self.maker.make(sample, int(labelled), rng)
 
 
-class MixtureDataset(data.Dataset):
+class MixtureDataset(EpochDataset):
     """
     Clips of several datasets in given shares, as for joint training.
 
@@ -323,16 +331,11 @@ class MixtureDataset(data.Dataset):
         self.length = sum(map(len, datasets)) if length is None else length
         if self.length < 1:
             raise ValueError(f"length must be at least 1, not {length}.")
-        self.seed = seed
-        self._epoch = shared_epoch()
+        super().__init__(seed)
         # Rounding the cumulated shares makes the counts sum to the length.
         ends = np.round(shares.cumsum() / shares.sum() * self.length).astype(np.int64)
         self._counts = np.diff(ends, prepend=0)
         self._planned: tuple[int, np.ndarray] | None = None
-
-    def set_epoch(self, epoch: int) -> None:
-        """As in [`ClipDataset`]."""
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return self.length
@@ -355,8 +358,8 @@ class MixtureDataset(data.Dataset):
             plan[plan[:, 0] == number, 1:] = np.stack([items, passes], axis=1)
         return plan
 
-    def __getitem__(self, index: int) -> dict:
-        epoch = int(self._epoch)
+    def clip(self, index: int, epoch: int) -> dict:
+        """Item `index` as it is in an epoch, whichever is set."""
         if self._planned is None or self._planned[0] != epoch:
             self._planned = epoch, self.plan(epoch)
         number, item, done = self._planned[1][index].tolist()

@@ -17,12 +17,11 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset, IterableDataset
 from torch.nn import functional as F
-from torch.utils import data
 
 from ..blur import gaussian_blur
 from ..video_processing_salfom import SalFoMVideoProcessor
 from .augmentation import Augmentation
-from .clips import lazy_row, shared_epoch
+from .clips import EpochDataset, lazy_row
 from .features import DataError
 from .samples import open_sample
 
@@ -486,7 +485,7 @@ class Synthesis:
         return Picture(self.recolor(pixels.float().contiguous()), points)
 
 
-class MotionDataset(data.Dataset):
+class MotionDataset(EpochDataset):
     """
     Moving pictures made of stills, with the gaze on their last frame.
 
@@ -550,18 +549,10 @@ class MotionDataset(data.Dataset):
         self.processor = processor
         self.num_frames = num_frames
         self.sizes = [tuple(size)] if size else [processor.target_size(*shape) for shape in SHAPES]
-        self.seed = seed
-        self._epoch = shared_epoch()
-
-    def set_epoch(self, epoch: int) -> None:
-        """As in [`ClipDataset`]."""
-        self._epoch.fill_(epoch)
+        super().__init__(seed)
 
     def __len__(self) -> int:
         return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.clip(index, int(self._epoch))
 
     def clip(self, index: int, epoch: int) -> dict:
         """
