@@ -47,10 +47,7 @@ class Clock:
 
 def branches_of(decoder: StreamingDecoder, time: int) -> None:
     """Compute what the fusion reads."""
-    (last,) = decoder.logits.layer.patterns
-    (second,) = last[0].layer.patterns
-    (first,) = second[0].layer.patterns
-    for place in first:
+    for place in decoder.branches:
         decoder.at(place, [time])
 
 

@@ -1,9 +1,10 @@
 """
 Fill the cards of this project's own repositories on the Hub: `python hub_cards/render.py`.
 
-- `salfom.md`, from `salfom.json` and what `salfom evaluate` wrote (`results/`): of the shipped weights, beside them
+- `salfom.md`, from `salfom.json` and what `salfom evaluate` wrote (`results/`): of the shipped weights, beside them,
+  where its pictures are copied to
 - `dhf1k.md`, from what `salfom_hf.data` knows: `dhf1k/README.md`, a dataset repository without data
-- `metric.md`: of `spaces/saliency_metrics`
+- `metric.md`: of `spaces/saliency-metrics`
 
 Cards of models that users train or export come from `src/salfom_hf/hub/model.md`, those of exported datasets from
 `dataset.md` beside it.
@@ -11,6 +12,7 @@ Cards of models that users train or export come from `src/salfom_hf/hub/model.md
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 from huggingface_hub import DatasetCardData, SpaceCardData
@@ -19,12 +21,13 @@ from safetensors import safe_open
 from salfom_hf import SalFoMForVideoSaliencyPrediction
 from salfom_hf.data.dhf1k import DHF1K
 from salfom_hf.data.export_card import SOURCES
-from salfom_hf.evaluation.scoring import METRICS
-from salfom_hf.hub.cards import evaluation_of, model_data, read_results, render
+from salfom_hf.hub.cards import METRIC_NAMES, evaluation_of, model_data, read_results, render
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 WEIGHTS = ROOT / "src" / "salfom_hf" / "weights" / "salfom"
+# Of the card of the shipped weights: name beside it → where it is made.
+PICTURES = {"demo.jpg": ROOT / "docs" / "demo-desktop.jpg", "failure-cases.jpg": ROOT / "docs" / "failure-cases.jpg"}
 OBSERVERS = 17  # of DHF1K
 
 
@@ -40,7 +43,7 @@ def tabulated(evaluation: dict, folder: Path) -> dict:
             scores = [method["mean_over_frames"][metric] for metric in metrics]
             cells.append(" / ".join(re.sub("^0", "", f"{score:.3f}") for score in scores))
         rows.append((label, cells))
-    names = " / ".join(METRICS[metric] for metric in metrics)
+    names = " / ".join(METRIC_NAMES[metric] for metric in metrics)
     return {**evaluation, "metrics": names, "headings": list(found), "rows": rows}
 
 
@@ -59,9 +62,11 @@ def salfom_card(folder: Path = HERE) -> str:
         results=[result for file in files for result in evaluation_of(file, "salfom")],
         datasets=["osie", "nus-saliency-in-crowd"],
     )
+    definitions = read_results(files[0])["protocol"]["definitions"]
     return render(
         HERE / "salfom.md",
         data,
+        definitions={METRIC_NAMES[metric]: text for metric, text in definitions.items()},
         facts=facts,
         parameters=SalFoMForVideoSaliencyPrediction.from_pretrained(WEIGHTS).num_parameters(),
         bytes=weights.stat().st_size,
@@ -116,7 +121,7 @@ def metric_card() -> str:
 CARDS = {
     WEIGHTS / "README.md": salfom_card,
     HERE / "dhf1k" / "README.md": dhf1k_card,
-    ROOT / "spaces" / "saliency_metrics" / "README.md": metric_card,
+    ROOT / "spaces" / "saliency-metrics" / "README.md": metric_card,
 }
 
 if __name__ == "__main__":
@@ -124,3 +129,5 @@ if __name__ == "__main__":
         path.parent.mkdir(exist_ok=True)
         path.write_text(card(), encoding="utf-8")
         print(path.relative_to(ROOT))
+    for name, picture in PICTURES.items():
+        shutil.copyfile(picture, WEIGHTS / name)

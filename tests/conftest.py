@@ -15,6 +15,7 @@ from salfom_hf import (
     SalFoMForVideoSaliencyPrediction,
     SalFoMVideoProcessor,
     UMTConfig,
+    cli,
 )
 
 DECODER = {
@@ -97,6 +98,14 @@ def model_folder(framewise_model, tmp_path_factory):
     SalFoMVideoProcessor(
         size={"height": 64, "width": 64}, num_frames=4, keep_aspect_ratio=True, size_divisor=32
     ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def onnx_folder(model_folder, tmp_path_factory):
+    """The same model as ONNX graphs."""
+    folder = tmp_path_factory.mktemp("export") / "onnx"
+    assert cli.main(["export", "onnx", str(model_folder), str(folder)]) == 0
     return folder
 
 

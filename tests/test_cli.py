@@ -1,9 +1,12 @@
 """The command `salfom`: what it writes, and that whatever goes wrong is one line and leaves nothing behind."""
 
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import av
@@ -13,8 +16,13 @@ from PIL import Image
 
 from conftest import noise, write_clip
 from salfom_hf import SaliencyPredictor, cli, convert, pretrained
+from salfom_hf import output as output_module
+from salfom_hf.profiling import STAGES
 from salfom_hf.render import heatmap, overlay, side_by_side, to_gray
-from salfom_hf.video import probe, read_frames
+from salfom_hf.video import VideoError, probe, read_frames
+from salfom_hf.video_writer import VideoWriter
+
+SPEED = r"\d+\.\d frames per second, \d+\.\d× real time"
 
 
 @pytest.fixture
@@ -58,7 +66,7 @@ def pictures(path):
 def test_an_overlay_stands_beside_the_video(folder, salfom, expected):
     code, said = salfom("clip.mp4")
     assert (code, tree(folder)) == (0, ["clip.mp4", "clip_overlay.mp4"])
-    assert said.out == "clip.mp4 -> clip_overlay.mp4\n"
+    assert re.fullmatch(rf"clip\.mp4 -> clip_overlay\.mp4 \({SPEED}\)\n", said.out)
     assert said.err == ""  # No progress bar where there is no terminal.
     source, result = probe("clip.mp4"), probe("clip_overlay.mp4")
     assert (result.width, result.height, result.frame_rate) == (96, 64, source.frame_rate)
@@ -279,6 +287,72 @@ def test_an_interrupt_leaves_nothing(folder, salfom, monkeypatch, style):
     assert said.err.count("\n") == 1
 
 
+@pytest.fixture
+def no_thread_is_left():
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows sends its signals otherwise.")
+@pytest.mark.parametrize("drawn", [1, 3, 40])
+def test_ctrl_c_at_any_time_leaves_nothing(folder, salfom, monkeypatch, no_thread_is_left, drawn):
+    """The signal comes while the threads that decode and write are at work."""
+    write_clip("long.mp4", frames=60)
+    count = 0
+
+    def interrupting(*arguments, **options):
+        nonlocal count
+        count += 1
+        if count == drawn:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return overlay(*arguments, **options)
+
+    monkeypatch.setattr(output_module, "overlay", interrupting)
+    code, said = salfom("long.mp4")
+    assert (code, tree(folder)) == (130, ["clip.mp4", "long.mp4"])
+    assert "stopped" in said.err
+    assert drawn <= count < 60
+
+
+@pytest.mark.parametrize("written", [0, 3, 5])
+def test_an_error_of_writing_is_one_line(folder, salfom, monkeypatch, no_thread_is_left, written):
+    write, count = VideoWriter.write, 0
+
+    def failing(self, *arguments):
+        nonlocal count
+        if count == written:
+            raise VideoError("Cannot write clip_overlay.mp4 (no space)")
+        count += 1
+        write(self, *arguments)
+
+    monkeypatch.setattr(VideoWriter, "write", failing)
+    assert_refused(*salfom("clip.mp4"), "no space")
+    assert tree(folder) == ["clip.mp4"]
+
+
+def test_a_terminal_shows_how_fast_it_is(folder, salfom, monkeypatch):
+    monkeypatch.setattr(sys.stderr.__class__, "isatty", lambda _: True)
+    code, said = salfom("clip.mp4")
+    assert code == 0
+    last = said.err.replace("\r", "\n").strip().splitlines()[-1]
+    assert re.search(rf"clip\.mp4: 100%\|.*\| 6/6 \[.*, {SPEED}\]", last)
+
+
+def test_a_profile_is_a_table_of_the_stages(folder, salfom):
+    code, said = salfom("clip.mp4", "--profile")
+    assert code == 0
+    lines = said.err.splitlines()
+    stages = [line.split()[0] for line in lines]
+    assert stages == ["stage", *(stage for stage in STAGES if stage != "network"), "sum", "end"]
+    times = [float(line.split()[1]) for line in lines[1:-2]]
+    assert min(times) > 0
+    # Each number is rounded to hundredths of a millisecond.
+    assert float(lines[-2].split()[1]) == pytest.approx(sum(times), abs=0.05)
+    assert re.search(rf"{SPEED}$", lines[-1])
+    assert max(times) <= float(lines[-1].split()[3])
+
+
 def test_too_little_memory_is_one_line(folder, salfom, monkeypatch):
     def stream(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
@@ -311,7 +385,8 @@ def test_the_installed_command(folder, model_folder):
     command = Path(sys.executable).with_name("salfom")
     arguments = ["predict", "clip.mp4", "--model", model_folder, "--format", "npz", "--device", "cpu"]
     done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False, timeout=120)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "clip.mp4 -> clip_npz.npz\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(rf"clip\.mp4 -> clip_npz\.npz \({SPEED}\)\n", done.stdout)
     assert tree(folder) == ["clip.mp4", "clip_npz.npz"]
 
 
@@ -349,6 +424,7 @@ def test_a_folder_is_read_again_without_its_results(folder, salfom):
     os.rename("clip.mp4", "clips/clip.mp4")
     for _ in range(2):
         code, said = salfom("clips", "--overwrite")
-        assert (code, said.out) == (0, "clips/clip.mp4 -> clips/clip_overlay.mp4\n")
+        assert (code, said.out.count("\n")) == (0, 1)
+        assert said.out.startswith("clips/clip.mp4 -> clips/clip_overlay.mp4 ")
     assert salfom("clips", "-o", "results", "--format", "npz")[0] == 0
     assert os.listdir("results") == ["clip_npz.npz"]

@@ -6,9 +6,13 @@ import re
 import shutil
 import socket
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import av
 import numpy as np
@@ -156,15 +160,24 @@ def ignore(*progress):
     pass
 
 
-def test_time_and_frames_are_bounded(demo, clip, monkeypatch):
+def test_time_and_frames_are_bounded(demo, clip, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "MAX_FRAMES", 4)
     seen = []
     maps = demo.maps("tiny", str(clip), 0.0, 10.0, 1, lambda *progress: seen.append(progress[:2]))
     assert len(maps.saliency) == len(maps.timestamps) == len(maps.numbers) == 4
     assert seen == [(number, 4) for number in (1, 2, 3, 4)]
-    monkeypatch.setattr(runs, "MAX_TIME", -1)
+    # One clock for both: what the network leaves is for drawing.
+    seconds = count()
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    report = runs.timed(lambda *progress: seen.append(progress))
+    monkeypatch.setattr(runs, "MAX_TIME", 6)
+    maps = demo.maps("tiny", str(clip), 0.04, 10.0, 1, report)
     with pytest.raises(VideoError, match="choose a shorter length"):
-        demo.maps("tiny", str(clip), 0.04, 10.0, 1, ignore)
+        runs.write_files(maps, tmp_path, 0.04, 10.0, "turbo", 0.7, report)
+    assert [what for *_, what in seen[4:]] == ["Looking at frame"] * 4 + ["Drawing frame"] * 2
+    monkeypatch.setattr(runs, "MAX_TIME", 2)
+    with pytest.raises(VideoError, match="choose a shorter length"):
+        demo.maps("tiny", str(clip), 0.0, 5.0, 1, runs.timed(ignore))
 
 
 def test_other_colours_need_no_network(demo, clip, tmp_path, monkeypatch):
@@ -304,6 +317,12 @@ def test_broken_uploads_get_one_sentence(client, server, tmp_path, clip, make):
         ({"start": 99}, "choose another range"),
         ({"start": -1}, "0"),
         ({"stride": 0}, "1"),
+        ({"start": None}, "Give a value for Start"),
+        ({"length": None}, "Give a value for Length"),
+        ({"stride": None}, "Give a value for Stride"),
+        ({"colormap": None}, "Give a value for Colours"),
+        ({"opacity": None}, "Give a value for Opacity"),
+        ({"model": None}, "Give a value for Model"),
         ({"colormap": "pink"}, "pink"),
         ({"model": "/etc"}, "/etc"),
     ],
@@ -369,13 +388,82 @@ def test_files_go_when_they_are_old_and_when_the_page_stops(model_folder, clip, 
     assert not suffixes & {path.suffix for path in cache.rglob("*")}
 
 
+def test_no_address_is_fetched(client, server, clip, model_folder):
+    import httpx
+
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(clip.read_bytes())
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as other:
+        threading.Thread(target=other.serve_forever, args=(0.05,)).start()
+        try:
+            # Gradio itself refuses the first, for it names this machine, but not the second.
+            for host in (f"127.0.0.1:{other.server_port}", "huggingface.co"):
+                address = f"https://{host}/a.mp4"
+                for name, source in (("video", address), ("image", f"http://{host}/a.png")):
+                    with pytest.raises(AppError, match="upload the file itself"):
+                        client.predict(**{name: handle_file(source)}, api_name=f"/predict_{name}")
+                for path in (f"file={address}", f"file/{address}", f"file={quote(address, safe='')}"):
+                    answer = httpx.get(f"{server.url}/gradio_api/{path}")
+                    assert (answer.status_code, answer.text) == (403, "This page fetches no addresses.")
+        finally:
+            other.shutdown()
+    assert not asked
+    # Nor are files taken that come as part of an address: no bound of uploads holds for them.
+    uploaded = httpx.post(f"{server.url}/gradio_api/upload", files={"files": ("a.png", b"no picture")}).json()[0]
+    source = {"path": uploaded, "url": "data:image/png;base64,AAAA", "meta": {"_type": "gradio.FileData"}}
+    address = f"{server.url}/gradio_api/call/predict_image"
+    event = httpx.post(address, json={"data": [source, str(model_folder), "turbo", 0.7]}).json()["event_id"]
+    assert "upload the file itself" in httpx.get(f"{address}/{event}", timeout=300).text
+
+
+def test_who_comes_when_the_queue_is_full_is_told(model_folder, clip, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(page, "MAX_QUEUE", 1)
+    begun, go_on = threading.Event(), threading.Event()
+    original = runs.Demo.maps
+
+    def slow(*arguments):
+        begun.set()
+        assert go_on.wait(60)
+        return original(*arguments)
+
+    monkeypatch.setattr(runs.Demo, "maps", slow)
+    made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
+    _, url, _ = launch(made, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    try:
+        visitor = Client(url, verbose=False, download_files=tmp_path / "downloads")
+        options = {"video": handle_file(clip), "api_name": "/predict_video"}
+        jobs = [visitor.submit(**options)]
+        assert begun.wait(60)
+        jobs.append(visitor.submit(**options))
+        until = time.monotonic() + 60
+        while not len(made._queue) and time.monotonic() < until:
+            time.sleep(0.05)
+        with pytest.raises(Exception, match="Queue is full"):
+            visitor.predict(**options)
+        go_on.set()
+        assert all("6 frames" in job.result(60)[5] for job in jobs)
+    finally:
+        go_on.set()
+        made.close()
+
+
 def test_bounds_of_the_queue(model_folder):
     made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
     heavy = [function for function in made.fns.values() if function.concurrency_id == "network"]
     # A button, an example and other colours, of a video and of a picture.
     assert len(heavy) == 6
     assert {function.concurrency_limit for function in heavy} == {1}
-    assert page.MAX_QUEUE == 16
 
 
 # The command, the Space, the documents.
@@ -423,6 +511,8 @@ def test_the_space():
 
 def test_the_cards_of_models(model_folder, tmp_path):
     assert page.card("salfom").lstrip().startswith("# salfom")
+    # The page cannot show what lies beside a card.
+    assert "failure-cases.jpg" not in page.card("salfom")
     assert "has no card" in page.card(str(model_folder))
     assert "https://huggingface.co/org/name" in page.card("org/name")
     assert "*not* the weights of the SalFoM paper" in page.made_with("salfom")
@@ -434,7 +524,7 @@ def test_the_documents_example(server, clip, tmp_path, monkeypatch):
     shutil.copy(clip, "walk.mp4")
     Image.fromarray(noise(1)[0]).save("photo.jpg")
     document = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
+    code = re.search(r"```python\n(.*?)```", document, flags=re.DOTALL)[1]
     namespace = {}
     exec(code.replace('"http://127.0.0.1:7860"', f'"{server.url}", download_files="downloads"'), namespace)
     assert namespace["maps"].shape == (6, 64, 96)

@@ -103,8 +103,9 @@ def test_upload_and_get_a_video_back(browser, server, upload, tmp_path, size):
     with downloaded(page, "Table (CSV)", tmp_path).open() as table:
         assert len(list(csv.DictReader(table))) == 24
     assert downloaded(page, "Maps (NPZ)", tmp_path).suffix == ".npz"
-    # The plot is drawn, and says in words what it shows.
+    # The plot is drawn, and says that words tell the same.
     page.locator(".vega-embed svg, .vega-embed canvas").wait_for()
+    page.get_by_role("img", name="Plot of the gaze path over time").wait_for()
     assert "Where the eyes go" in page.locator(".words").first.inner_text()
     for tab, place in (("Heat map", "#video-heatmap"), ("Side by side", "#video-both")):
         page.get_by_role("tab", name=tab).click()
@@ -223,4 +224,9 @@ def test_the_example_with_the_weights_of_the_package(browser, tmp_path):
                 shots / f"demo-{size}.jpg", quality=80, optimize=True
             )
             assert (shots / f"demo-{size}.jpg").stat().st_size < 200_000
+            # Its lines of code and its tables are wider than a phone.
+            page.get_by_role("link", name="Its card").click()
+            page.locator("#model-card pre").first.wait_for()
+            assert fits(page)
+            assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
             page.close()

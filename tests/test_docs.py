@@ -1,4 +1,8 @@
-"""Every command and every piece of Python in the documents does what it says, on small data in the real layouts."""
+"""
+Every command and every piece of Python in the documents does what it says, on small data in the real layouts.
+
+Commands in blocks of plain text, which take hours or GPUs or install something, are checked for what they name.
+"""
 
 import importlib.util
 import os
@@ -7,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.metadata import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,20 +19,27 @@ import av
 import numpy as np
 import pytest
 import torch
+import transformers
 from huggingface_hub import ModelCard
+from packaging.requirements import Requirement
 from PIL import Image
 
 import gaze_data
+import salfom_hf
 import test_convert
-from salfom_hf import SalFoMConfig, SaliencyPredictor, cli, convert, pretrained
+from salfom_hf import SalFoMConfig, SaliencyPredictor, cli, convert, predict, pretrained
 from salfom_hf.data import DATASETS, make_gazefolder
 from salfom_hf.encoders import ENCODERS
 from salfom_hf.hub import publish
+from salfom_hf.remote_code import TASK
+from salfom_hf.training.config import parser as training_parser
 
 DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), DOCS.parent / "README.md"])
 
 
 def blocks(name, language):
+    """Of a page in `docs`, given by its name, or of any other, by its path."""
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), flags=re.S)
 
 
@@ -148,6 +160,9 @@ def test_publishing_page(places, mine, monkeypatch, capfd):
     assert (name, options["private"]) == ("org/name", True)
     assert files == {path.name for path in Path("hub-folder").iterdir()}
     assert ModelCard.load("hub-folder/README.md").data.eval_results
+    monkeypatch.setitem(pretrained.KNOWN, "salfom", Path("run/model").resolve())
+    default = {"model": (str(pretrained.KNOWN["salfom"]), "main")}
+    monkeypatch.setitem(transformers.pipelines.SUPPORTED_TASKS[TASK], "default", default)
     namespace = {}
     for block in blocks("publish.md", "python"):
         exec(block, namespace)
@@ -159,7 +174,7 @@ def test_publishing_page(places, mine, monkeypatch, capfd):
 def run_commands(name, places=None):
     """Every line of a page in turn, each on what those before it left."""
     for line in "".join(blocks(name, "bash")).splitlines():
-        words = shlex.split(with_places(line, places or {}))
+        words = shlex.split(with_places(line, places or {}), comments=True)
         while "=" in words[0]:  # Variables of the environment: the Hub is out of reach in tests anyway.
             words.pop(0)
         assert words.pop(0) == "salfom", line
@@ -208,6 +223,113 @@ def test_quick_start(small, monkeypatch, capsys):
         assert (DOCS.parent / place).is_file()
 
 
+def test_readme(small, dhf1k_official):
+    """What follows the two commands that `.ci/run` takes from it."""
+    for video in ("video.mp4", "hours.mp4"):
+        shutil.copy("talk.mp4", video)
+    with av.open("talk.mp4") as container:
+        next(container.decode(video=0)).to_image().save("photo.jpg")
+    _, _, *rest = blocks("../README.md", "bash")
+    for line in "".join(rest).splitlines():
+        program, *words = shlex.split(line.replace("/data/DHF1K", str(dhf1k_official)), comments=True)
+        assert program == "salfom"
+        assert cli.main(words) == 0, line
+    assert frames_in("talk_overlay.mp4") == 6
+    assert Path("photo_overlay.png").is_file()
+    assert run_python("../README.md")["maps"].shape == (6, 64, 96)
+
+
+def test_demo_page(small, monkeypatch):
+    """The command, and a Space on a Hub that notes what it is sent; the programming interface is tested elsewhere."""
+    pytest.importorskip("gradio")
+    served, space = [], {}
+    monkeypatch.setattr("salfom_hf.demo.launch", lambda page, **options: served.append(options["server_port"]))
+    run_commands("demo.md")
+    assert served == [7860]
+
+    def upload_folder(repo_id, repo_type, folder_path):
+        space.update({path.name: path.read_bytes() for path in Path(DOCS.parent, folder_path).iterdir()})
+
+    def upload_file(repo_id, repo_type, path_or_fileobj, path_in_repo):
+        is_path = isinstance(path_or_fileobj, str)
+        space[path_in_repo] = Path(path_or_fileobj).read_bytes() if is_path else path_or_fileobj
+
+    def create_repo(repo_id, repo_type, space_sdk, exist_ok):
+        assert (repo_id, repo_type, space_sdk, exist_ok) == ("org/salfom-demo", "space", "gradio", True)
+
+    api = SimpleNamespace(create_repo=create_repo, upload_folder=upload_folder, upload_file=upload_file)
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: api)
+    # As `pip wheel` calls it.
+    wheel = f"salfom_hf-{salfom_hf.__version__}-py3-none-any.whl"
+    Path("dist").mkdir()
+    Path("dist", wheel).write_bytes(b"a wheel")
+    namespace = {}
+    for block in blocks("demo.md", "python")[1:]:
+        exec(block, namespace)
+    assert {"app.py", "README.md"} <= set(space)
+    assert space[wheel] == b"a wheel"
+    requirement = Requirement(space["requirements.txt"].decode().strip())
+    assert (requirement.name, requirement.extras) == ("salfom-hf", {"demo"})
+    assert requirement.url == f"https://huggingface.co/spaces/org/salfom-demo/resolve/main/{wheel}"
+
+
+def plain_commands():
+    """Those in blocks of plain text, of all pages."""
+    return [
+        pytest.param(line, id=f"{page.name}: {line[:40]}")
+        for page in PAGES
+        for block in blocks(page, "text")
+        for line in block.splitlines()
+        if re.match(r"(salfom|accelerate|python3?|pip) ", line)
+    ]
+
+
+def check_options(words, parser):
+    """Neither an unknown option nor a missing argument: argparse exits with 2."""
+    try:
+        _, unknown = parser.parse_known_args(words)
+    except SystemExit as stopped:
+        unknown = stopped.code
+    assert not unknown, unknown
+
+
+@pytest.mark.parametrize("command", plain_commands())
+def test_plain_commands_name_what_exists(command):
+    # Without what reads its output; what may be left out is there, and for what another command prints stands a name.
+    command = re.sub(r"\[(--.*?)\]", r"\1", re.sub(r"\$\(.*?\)", "printed", command.partition(" | ")[0]))
+    words = shlex.split(command, comments=True)
+    if "salfom_hf.train" in words:
+        check_options(words[words.index("salfom_hf.train") + 1 :], training_parser())
+    elif "salfom_hf.predict" in words:
+        check_options(words[words.index("salfom_hf.predict") + 1 :], predict.parser())
+    elif words[0] == "salfom":
+        check_options(words[1:], cli.parser())
+    elif words[0] == "pip":
+        extras = set(metadata("salfom-hf").get_all("Provides-Extra"))
+        for word in words:
+            if word.startswith("."):
+                assert Requirement(f"salfom-hf{word[1:]}").extras <= extras
+            assert not word.endswith(".txt") or (DOCS.parent / word).is_file(), word
+    elif words[1] != "-m":
+        script = (DOCS.parent / words[1]).read_text(encoding="utf-8")
+        for word in words[2:]:
+            assert not word.startswith("-") or f'"{word}"' in script, word
+
+
+def test_every_page_is_tested():
+    tests = "".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("test_*.py"))
+    for page in PAGES:
+        if blocks(page, "bash") or blocks(page, "python"):
+            assert f'"{page.name}"' in tests or f'"../{page.name}"' in tests, page.name
+
+
+def test_export_page(small):
+    """From the first line to the last; the tiny model's windows are shorter."""
+    run_commands("export.md")
+    assert frames_in("talk_overlay.mp4") == 6
+    assert run_python("export.md", {"(1, 16, 3": "(1, 4, 3"})["saliency"].shape == (1, 288, 384)
+
+
 def test_own_video(small, model_folder, monkeypatch):
     monkeypatch.setitem(pretrained.KNOWN, "salfom-large", model_folder)
     shutil.copytree(model_folder, "run/model")
@@ -230,6 +352,25 @@ def test_own_video(small, model_folder, monkeypatch):
     namespace = run_python("own-video.md")
     assert namespace["archive"]["maps"].dtype == np.float16
     assert namespace["picture"].shape == (64, 96, 3)
+
+
+def test_many_videos_page(small, ucf_sports, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    Path("clips", "day1").mkdir(parents=True)
+    shutil.copy("talk.mp4", "clips/day1/a.mp4")
+    Path("list.txt").write_text("talk.mp4\nclips/day1/a.mp4\n")
+    for line in with_places("".join(blocks("many-videos.md", "bash")), {"/data/UCF-Sports": ucf_sports}).splitlines():
+        program, _, words = line.partition(" -m salfom_hf.predict ")
+        if words:
+            assert program == "accelerate launch"
+            assert predict.main(shlex.split(words)) == 0, line
+        else:
+            assert cli.main(shlex.split(line)[1:]) == 0, line
+    assert frames_in("results/day1/a_overlay.mp4") == 6
+    assert len(os.listdir("results/talk_maps")) == len(os.listdir("results/clips/day1/a_maps")) == 6
+    namespace = run_python("many-videos.md")
+    assert namespace["saliency"].shape == (namespace["row"]["height"], namespace["row"]["width"])
+    assert Path("with-maps.parquet").is_file()
 
 
 def test_converting_page(small, monkeypatch):
@@ -344,9 +485,6 @@ def test_the_shipped_model_needs_no_network(tmp_path, clip):
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert frames_in(tmp_path / "out.mp4") == 6
-
-
-PAGES = sorted([*DOCS.glob("*.md"), DOCS.parent / "README.md"])
 
 
 def anchors(page):

@@ -254,7 +254,7 @@ def test_a_card_is_kept_and_completed(own_card, tmp_path, capsys):
     (result,) = data.eval_results
     assert isinstance(result, EvalResult)
     assert (result.dataset_type, result.dataset_split, result.metric_type) == ("ucf_sports", "test", "nss")
-    assert (result.metric_value, result.metric_name) == (2.3457, "NSS with ddof 1")
+    assert (result.metric_value, result.metric_name) == (2.3457, "NSS")
     assert "salfom evaluate (salfom-hf 0.1.0)" in result.source_name
 
 
@@ -320,6 +320,11 @@ def test_card_of_the_shipped_weights(cards, measured):
         numbers = [float(cell) for cell in row.split("|")[2].split("/")]
         expected = [scores[name][metric] for metric in ("nss", "cc", "sim", "auc_judd")]
         assert numbers == pytest.approx(expected, abs=6e-4)
+    # Short names in the metadata, and in the text what they stand for.
+    definitions = results["protocol"]["definitions"]
+    names = {r.metric_type: r.metric_name for r in data.eval_results}
+    assert names == {"nss": "NSS", "cc": "CC", "sim": "SIM", "auc_judd": "AUC-Judd"}
+    assert all(f"\n- {name}: {definitions[metric]}\n" in card.text for metric, name in names.items())
     # Files of the machine that measured are nobody's business.
     assert str(measured) not in card.content
 
@@ -334,7 +339,14 @@ def test_the_card_that_ships_is_of_the_weights_that_ship(cards):
     assert shipped == cards.salfom_card(), "Run python hub_cards/render.py."
 
 
-@pytest.mark.parametrize("name", ["dhf1k", "saliency_metrics"])
+def test_pictures_of_the_shipped_card(cards):
+    linked = re.findall(r"!\[[^]]+\]\((\S+)\)", (cards.WEIGHTS / "README.md").read_text(encoding="utf-8"))
+    assert sorted(linked) == sorted(cards.PICTURES)
+    for name, picture in cards.PICTURES.items():
+        assert (cards.WEIGHTS / name).read_bytes() == picture.read_bytes(), "Run python hub_cards/render.py."
+
+
+@pytest.mark.parametrize("name", ["dhf1k", "saliency-metrics"])
 def test_cards_are_rendered(cards, name):
     ((path, card),) = ((path, card) for path, card in cards.CARDS.items() if path.parent.name == name)
     assert path.read_text(encoding="utf-8") == card(), "Run python hub_cards/render.py."

@@ -1,6 +1,7 @@
 """The sliding window and the predictor against windows built by hand, and the pictures made of maps."""
 
 import itertools
+import threading
 import weakref
 from fractions import Fraction
 
@@ -10,10 +11,10 @@ import torch
 from PIL import Image
 
 from conftest import noise, write_clip
-from salfom_hf import SalFoMVideoProcessor, SaliencyPredictor
+from salfom_hf import SalFoMVideoProcessor, SaliencyPredictor, VideoError
 from salfom_hf.render import COLORMAPS, color_table, heatmap, overlay, side_by_side, to_gray
 from salfom_hf.sliding_window import saliency_maps
-from salfom_hf.video import read_frames
+from salfom_hf.video import Frame, read_frames
 
 VIDEO = noise(11)
 
@@ -129,6 +130,56 @@ def test_a_file_gives_what_its_decoded_frames_give(predictor, clip):
     for video in (clip, str(clip), torch.from_numpy(decoded), list(decoded), [Image.fromarray(f) for f in decoded],
                   (frame for frame in decoded), decoded.transpose(0, 3, 1, 2)):  # fmt: skip
         np.testing.assert_array_equal(predictor.predict(video), expected)
+
+
+@pytest.fixture
+def endless_file(monkeypatch):
+    """A file without end; what is known of its decoding."""
+    decoding = {"frames": 0, "threads": set(), "closed": False}
+
+    def read(*_):
+        try:
+            for index in itertools.count():
+                decoding["frames"] += 1
+                decoding["threads"].add(threading.current_thread())
+                yield Frame(VIDEO[index % 11], Fraction(index, 25))
+        finally:
+            decoding["closed"] = True
+
+    monkeypatch.setattr("salfom_hf.predictor.read_frames", read)
+    return decoding
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_file_is_decoded_beside_and_a_batch_ahead(framewise_model, processor, endless_file, batch_size):
+    stream = SaliencyPredictor(framewise_model, processor, batch_size=batch_size).stream("endless.mp4")
+    assert endless_file["frames"] == 0
+    expected = SaliencyPredictor(framewise_model, processor).predict(VIDEO)
+    for given, (wanted, frame) in enumerate(zip(expected, stream, strict=False), 1):
+        assert frame.timestamp == Fraction(given - 1, 25)
+        np.testing.assert_allclose(frame.saliency, wanted, atol=1e-5)
+        # A window needs a second frame before it is sure that this is no still.
+        assert endless_file["frames"] <= given + 2 * batch_size + 1
+    (thread,) = endless_file["threads"]
+    assert thread is not threading.current_thread()
+    stream.close()
+    decoded = endless_file["frames"]
+    assert endless_file["closed"]
+    assert not thread.is_alive()
+    assert endless_file["frames"] == decoded
+
+
+@pytest.mark.parametrize("whole", [0, 1, 3, 9])
+def test_an_error_of_decoding_reaches_the_caller_and_ends_the_thread(predictor, monkeypatch, whole):
+    def read(*_):
+        yield from (Frame(VIDEO[index], Fraction(index, 25)) for index in range(whole))
+        raise VideoError("clip.mp4 breaks off")
+
+    monkeypatch.setattr("salfom_hf.predictor.read_frames", read)
+    threads = threading.active_count()
+    with pytest.raises(VideoError, match="breaks off"):
+        list(predictor.stream("clip.mp4"))
+    assert threading.active_count() == threads
 
 
 def test_frames_come_with_their_pictures_and_times(predictor, tmp_path):

@@ -17,7 +17,7 @@ from PIL import Image
 from salfom_hf import metrics
 
 ROOT = Path(__file__).parents[1]
-SPACE = ROOT / "spaces" / "saliency_metrics"
+SPACE = ROOT / "spaces" / "saliency-metrics"
 
 
 def module(name):
@@ -30,7 +30,7 @@ def module(name):
 @pytest.fixture
 def metric(tmp_path):
     pytest.importorskip("evaluate")
-    return module("saliency_metrics").SaliencyMetrics(cache_dir=str(tmp_path))
+    return module("saliency-metrics").SaliencyMetrics(cache_dir=str(tmp_path))
 
 
 @pytest.fixture(scope="module")

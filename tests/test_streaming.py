@@ -110,7 +110,7 @@ def test_what_windows_share_is_computed_once(monkeypatch, depth, outputs):
     calls, run = Counter(), Convolution.__call__
 
     def counted(self, places):
-        if self.weight.shape[1:] == (16, 3, 3):  # two frames of eight channels
+        if self.packed.weight.shape[1:] == (16, 3, 3):  # two frames of eight channels
             calls[self] += len(places)
         return run(self, places)
 

@@ -664,6 +664,16 @@ def test_loss_terms(run):
     assert losses(more)[0] < 1
 
 
+def test_teachers_are_followed(run, stills_parquet, model_folder):
+    stills = {"train": ["stills:train"], "validation": ["stills:train"], "data": stills_parquet, "max_steps": 1}
+    stills |= {"model": str(model_folder), "hold_out": 0.5, "augmentation": '{"horizontal_flip": 0}'}
+    _, alone = run(folder="alone", **stills)
+    _, taught = run(folder="taught", teachers=[str(model_folder)], teacher_weight=1, **stills)
+    # What the model itself says, it says without loss: KL is 0 and CC is 1.
+    assert losses(taught)[0] == pytest.approx(-1, abs=1e-4)
+    assert losses(alone)[0] > 0
+
+
 def test_worker_processes_change_nothing(run):
     _, alone = run(folder="alone", epochs=2)
     _, helped = run(folder="helped", epochs=2, num_workers=2)

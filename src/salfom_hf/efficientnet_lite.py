@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_encoders import EfficientNetLiteConfig
+from .packed_convolution import PackedConvolution
 
 
 class ConvNorm(nn.Sequential):
@@ -72,7 +73,8 @@ class EfficientNetLiteModel(PreTrainedModel):
     def __init__(self, config: EfficientNetLiteConfig):
         super().__init__(config)
         self.stem = ConvNorm(config.num_channels, config.stem_channels, 3, config, stride=2)
-        blocks, inputs = [], config.stem_channels
+        blocks, inputs, total_stride = [], config.stem_channels, 2
+        self.strides = []  # Of the frame over the output of each block.
         for outputs, depth, stride, kernel, expansion in zip(
             config.stage_channels,
             config.stage_depths,
@@ -81,10 +83,12 @@ class EfficientNetLiteModel(PreTrainedModel):
             config.stage_expansions,
             strict=True,
         ):
+            total_stride *= stride
             for index in range(depth):
                 block_stride = stride if index == 0 else 1
                 blocks.append(InvertedResidual(inputs, outputs, kernel, block_stride, expansion, config))
                 inputs = outputs
+                self.strides.append(total_stride)
         self.blocks = nn.ModuleList(blocks)
         self.post_init()
 
@@ -112,10 +116,10 @@ class EfficientNetLiteModel(PreTrainedModel):
             raise ValueError(f"EfficientNet-Lite takes heights and widths that 32 divides, not {height}x{width}.")
         features = self.stem(pixel_values.to(self.dtype))
         hidden_states, by_stride = [features], {}
-        for block in self.blocks:
+        for block, stride in zip(self.blocks, self.strides, strict=True):
             features = block(features)
             hidden_states.append(features)
-            by_stride[height // features.shape[-2]] = features
+            by_stride[stride] = features
         return BackboneOutput(
             feature_maps=tuple(by_stride[stride] for stride in (8, 16, 32)),
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
@@ -127,27 +131,28 @@ class FoldedConvNorm(nn.Module):
 
     def __init__(self, norm: ConvNorm):
         super().__init__()
-        self.activation = norm.activation
         dtype = norm[0].weight.dtype
         self.convolution = fuse_conv_bn_eval(*copy.deepcopy(norm).float()).to(dtype).requires_grad_(False)
+        weight, padding = self.convolution.weight, self.convolution.padding
         if norm.asymmetric:
             # A zero in front of the kernel makes the padding symmetric, without a padded copy of the input.
-            self.convolution.weight = nn.Parameter(F.pad(self.convolution.weight, (1, 0, 1, 0)), requires_grad=False)
-            self.convolution.padding = (norm[0].kernel_size[0] // 2,) * 2
+            weight, padding = F.pad(weight, (1, 0, 1, 0)), (norm[0].kernel_size[0] // 2,) * 2
+        stride, groups = self.convolution.stride, self.convolution.groups
+        activation = "relu6" if norm.activation else None
+        self.packed = PackedConvolution(weight, self.convolution.bias, stride, padding, groups, activation)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        features = self.convolution(features)
-        return features.clamp_(0, 6) if self.activation else features
+        return self.packed(features)
 
 
 def folded(model: EfficientNetLiteModel) -> EfficientNetLiteModel:
-    """A copy for inference, with the batch norms folded into the convolutions and channels-last weights."""
+    """A copy for inference where the model is, with the batch norms folded into convolutions of packed weights."""
     model = copy.deepcopy(model)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, ConvNorm):
                 setattr(parent, name, FoldedConvNorm(child))
-    return model.to(memory_format=torch.channels_last)
+    return model
 
 
 def load_imagenet_weights(model: EfficientNetLiteModel) -> None:

@@ -41,10 +41,14 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
             os.replace(temporary, path)
 
 
-def check_free(path: Path, overwrite: bool) -> None:
+def is_taken(path: Path) -> bool:
+    """Whether something is there; an empty folder is nothing."""
     with reported(f"Cannot write {path}"):
-        taken = os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
-    if taken and not overwrite:
+        return os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    if is_taken(path) and not overwrite:
         raise VideoError(f"{path} exists already; choose another output or pass --overwrite.")
 
 

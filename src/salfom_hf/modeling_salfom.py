@@ -92,7 +92,7 @@ class CenterPrior(nn.Module):
 
     GRID = (12, 16)
     # Standard deviation of the initial Gaussian as a fraction of the frame.
-    SIGMA = 0.25
+    SIGMA = 0.22
     # Features of filmed scenes change by 2 to 20 % from frame to frame; at first, 2 % make 63 % of a moving picture.
     SENSITIVITY = 50.0
 

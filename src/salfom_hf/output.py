@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from .background import in_background
 from .files import atomic_output
+from .profiling import stage
 from .render import heatmap, overlay, side_by_side, to_gray
 from .video import IMAGE_SUFFIXES, VideoError, VideoInfo
 from .video_writer import VideoWriter
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from .predictor import SaliencyFrame
 
 FORMATS = ("overlay", "heatmap", "side-by-side", "maps", "npz")
+# Frames that wait to be drawn and written: as many as come at once from a batch of usual size.
+WAITING = 4
 
 
 def default_output(source: Path, output_format: str) -> Path:
@@ -30,6 +35,13 @@ def default_output(source: Path, output_format: str) -> Path:
     is_image = source.suffix.lower() in IMAGE_SUFFIXES
     suffix = {"maps": "", "npz": ".npz"}.get(output_format, ".png" if is_image else ".mp4")
     return source.with_name(f"{source.stem if source.is_file() else source.name}_{output_format}{suffix}")
+
+
+def write_behind(put: Callable, frames: Iterable) -> None:
+    """Call `put` with each frame, in a thread of its own while the next ones are predicted."""
+    with closing(in_background(put, frames, WAITING)) as written:
+        for _ in written:
+            pass
 
 
 def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, info: VideoInfo, **options) -> None:
@@ -48,16 +60,27 @@ def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, inf
         return
     height, width = picture.shape[:2]
     with VideoWriter(path, width, height, info.frame_rate, audio_from=info.path, **options) as writer:
-        for frame in chain([first], frames):
-            writer.write(draw(frame.image, frame.saliency), frame.timestamp)
+
+        def put(frame: SaliencyFrame) -> None:
+            with stage("overlay"):
+                picture = draw(frame.image, frame.saliency)
+            with stage("encode"):
+                writer.write(picture, frame.timestamp)
+
+        write_behind(put, chain([first], frames))
 
 
 def write_maps(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> None:
     """A folder of grey PNGs 0001.png, 0002.png, …, each scaled from its minimum to its maximum."""
     with atomic_output(path, overwrite) as temporary:
         temporary.mkdir()
-        for number, frame in enumerate(frames, 1):
-            Image.fromarray(to_gray(frame.saliency)).save(temporary / f"{number:04d}.png")
+
+        def put(numbered: tuple[int, SaliencyFrame]) -> None:
+            number, frame = numbered
+            with stage("encode"):
+                Image.fromarray(to_gray(frame.saliency)).save(temporary / f"{number:04d}.png")
+
+        write_behind(put, enumerate(frames, 1))
 
 
 def write_npz(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> None:
@@ -71,9 +94,10 @@ def write_npz(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> N
         with raw.open("wb") as file:
             for frame in frames:
                 shape = frame.saliency.shape
-                file.write(frame.saliency.astype(np.float16).tobytes())
+                with stage("encode"):
+                    file.write(frame.saliency.astype(np.float16).tobytes())
                 timestamps.append(float(frame.timestamp))
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with stage("encode"), zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             with archive.open("timestamps.npy", "w") as entry:
                 np.lib.format.write_array(entry, np.array(timestamps))
             # The header states the number of frames, known only now; the maps follow it piece by piece.
@@ -96,7 +120,8 @@ def write(
     overwrite: bool = False,
 ) -> None:
     """
-    Write predicted frames in one of `FORMATS`; the output appears under its name only when complete.
+    Write predicted frames in one of `FORMATS`; the output appears under its name only when complete. Pictures are
+    drawn and encoded in a thread, while the next frames are predicted.
 
     Args:
         frames: from [`SaliencyPredictor.stream`].

@@ -2,8 +2,10 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from fractions import Fraction
+from itertools import repeat, takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +13,9 @@ import torch
 from PIL import Image
 
 from .acceleration import prepare_for_inference
+from .background import in_background
 from .modeling_salfom import SalFoMForVideoSaliencyPrediction
+from .profiling import stage
 from .sliding_window import saliency_maps
 from .video import IMAGE_RATE, Frame, read_frames
 from .video_processing_salfom import SalFoMVideoProcessor, resize_map, to_tensor
@@ -52,6 +56,18 @@ def frames_of(video, start: float, duration: float | None) -> Iterator[Frame]:
             if pixels.dtype != torch.uint8:
                 raise ValueError(f"Frames must hold uint8 values in 0…255, not {pixels.dtype}.")
             yield Frame(np.ascontiguousarray(pixels.cpu().numpy()), timestamp)
+
+
+def decoded_ahead(video: str | os.PathLike, start: float, duration: float | None, size: int) -> Iterator[Frame]:
+    """[`frames_of`] a file or folder, up to `size` frames ahead in a thread of their own."""
+    frames = frames_of(video, start, duration)
+
+    def decode(_) -> Frame | None:
+        with stage("decode"):
+            return next(frames, None)
+
+    with closing(frames), closing(in_background(decode, repeat(None), size)) as ahead:
+        yield from takewhile(lambda frame: frame is not None, ahead)
 
 
 class SaliencyPredictor:
@@ -112,7 +128,8 @@ class SaliencyPredictor:
 
     def stream(self, video, start: float = 0.0, duration: float | None = None) -> Iterator[SaliencyFrame]:
         """
-        Frames and their maps, one by one, in constant memory.
+        Frames and their maps, one by one, in constant memory. Files are decoded in a thread, up to `batch_size` frames
+        ahead; closing the iterator, or an error, ends it.
 
         Args:
             video: path of a video, an image or a folder of images; uint8 array or tensor `(frames, height, width, 3)`;
@@ -127,22 +144,30 @@ class SaliencyPredictor:
             ValueError: the frames are not images of one size.
         """
         waiting: deque[Frame] = deque()
+        if isinstance(video, (str, os.PathLike)):
+            frames = decoded_ahead(video, start, duration, self.batch_size)
+        else:
+            # In the caller's thread and no sooner than needed: who knows what the images come from.
+            frames = frames_of(video, start, duration)
 
-        def prepared() -> Iterable[torch.Tensor]:
+        def prepared() -> Iterator[torch.Tensor]:
             shape = None
-            for frame in frames_of(video, start, duration):
+            for frame in frames:
                 shape = shape or frame.image.shape
                 if frame.image.shape != shape:
                     raise ValueError("All frames of a video must have one size; resize them to the first one's.")
                 waiting.append(frame)
-                pixels = torch.from_numpy(frame.image).permute(2, 0, 1).unsqueeze(0)
-                pixels = self.processor.prepare_frames(pixels.to(self.model.device))[0]
-                yield pixels.to(self.model.dtype)
+                with stage("preprocess"):
+                    pixels = torch.from_numpy(frame.image).permute(2, 0, 1).unsqueeze(0)
+                    pixels = self.processor.prepare_frames(pixels.to(self.model.device))[0].to(self.model.dtype)
+                yield pixels
 
-        for saliency in saliency_maps(self.model, prepared(), self.stride, self.batch_size):
-            frame = waiting.popleft()
-            saliency = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1)
-            yield SaliencyFrame(frame.image, frame.timestamp, saliency.cpu().numpy())
+        with closing(frames):
+            for saliency in saliency_maps(self.model, prepared(), self.stride, self.batch_size):
+                frame = waiting.popleft()
+                with stage("fusion"):
+                    saliency = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1).cpu().numpy()
+                yield SaliencyFrame(frame.image, frame.timestamp, saliency)
 
     def predict(self, video, start: float = 0.0, duration: float | None = None) -> np.ndarray:
         """

@@ -1,5 +1,7 @@
 """Pictures of saliency maps: heat maps, overlays on the frame, both side by side, grey maps."""
 
+from functools import lru_cache
+
 import numpy as np
 
 # Ten evenly spaced colours each, between which colours are interpolated.
@@ -30,7 +32,17 @@ def to_gray(saliency: np.ndarray) -> np.ndarray:
 
 def heatmap(saliency: np.ndarray, colormap: str = "turbo") -> np.ndarray:
     """A map `(height, width)` in colours, uint8 `(height, width, 3)`."""
-    return color_table(colormap)[to_gray(saliency)]
+    return color_table(colormap).take(to_gray(saliency), axis=0)
+
+
+@lru_cache(maxsize=8)
+def blend_tables(colormap: str, opacity: float) -> np.ndarray:
+    """For each channel, what becomes of grey value g of the map over pixel value p: uint8 `(3, 256 · g + p)`."""
+    # Fixed point: 256 stands for fully opaque.
+    alpha = np.arange(256) * round(256 * opacity) // 255
+    pixels = np.outer(256 - alpha, np.arange(256))
+    blended = pixels + (color_table(colormap).T * alpha)[:, :, None] + 128 >> 8
+    return blended.astype(np.uint8).reshape(3, -1)
 
 
 def overlay(image: np.ndarray, saliency: np.ndarray, colormap: str = "turbo", opacity: float = 0.7) -> np.ndarray:
@@ -46,11 +58,9 @@ def overlay(image: np.ndarray, saliency: np.ndarray, colormap: str = "turbo", op
     Returns:
         uint8 `(height, width, 3)`.
     """
-    gray = to_gray(saliency)
-    # Fixed point: 256 stands for fully opaque.
-    alpha = (gray.astype(np.uint16) * round(256 * opacity) // 255)[:, :, None]
-    colors = color_table(colormap)[gray].astype(np.uint16)
-    return ((image * (256 - alpha) + colors * alpha + 128) >> 8).astype(np.uint8)
+    tables = blend_tables(colormap, opacity)
+    shades = to_gray(saliency).astype(np.uint16) << 8
+    return np.stack([table.take(shades | image[:, :, channel]) for channel, table in enumerate(tables)], axis=-1)
 
 
 def side_by_side(image: np.ndarray, saliency: np.ndarray, colormap: str = "turbo") -> np.ndarray:

@@ -12,6 +12,7 @@ from itertools import chain, islice
 import torch
 
 from .modeling_salfom import SalFoMForVideoSaliencyPrediction
+from .profiling import stage
 from .streaming import FrameEncoder, StreamingDecoder, can_stream
 
 Map = tuple[int, torch.Tensor]
@@ -29,7 +30,10 @@ def encoded(
 ) -> Iterator[torch.Tensor]:
     """Each frame's features `(channels, rows, columns)`, every frame encoded once."""
     for batch in batched(frames, batch_size):
-        yield from encode(torch.stack(batch))
+        with stage("encoder"):
+            # Channels-last, as frames come from decoding and as convolutions take them.
+            features = encode(torch.stack([frame.movedim(0, -1) for frame in batch]).movedim(-1, 1))
+        yield from features
 
 
 def key_frames(frames: Iterable[torch.Tensor], stride: int, take: Callable[[torch.Tensor], None]) -> Iterator[int]:
@@ -55,19 +59,29 @@ def window_maps(
     keys = key_frames(frames, stride, take)
     for batch in batched(((index, torch.stack(tuple(window))) for index in keys), batch_size):
         indices, clips = zip(*batch, strict=True)
-        yield from zip(indices, model(torch.stack(clips)).saliency.float(), strict=True)
+        with stage("network"):
+            maps = model(torch.stack(clips)).saliency.float()
+        yield from zip(indices, maps, strict=True)
+
+
+def open_stream(
+    model: SalFoMForVideoSaliencyPrediction, size: tuple[int, int]
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], StreamingDecoder] | None:
+    """What encodes and what decodes one stream of frames, if windows can share what they have in common."""
+    if not isinstance(model, torch.nn.Module):  # An exported one, which brings its own.
+        return model.open_stream()
+    return (FrameEncoder(model.salfom), StreamingDecoder(model, size)) if can_stream(model) else None
 
 
 def streamed_maps(
-    model: SalFoMForVideoSaliencyPrediction,
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    decoder: StreamingDecoder,
     frames: Iterable[torch.Tensor],
     stride: int,
     batch_size: int,
-    size: tuple[int, int],
 ) -> Iterator[Map]:
     """(index, map) of the key frames, where windows share what they can; see [`salfom_hf.streaming`]."""
-    decoder = StreamingDecoder(model, size)
-    keys = key_frames(encoded(FrameEncoder(model.salfom), frames, batch_size), stride, decoder.add_frame)
+    keys = key_frames(encoded(encode, frames, batch_size), stride, decoder.add_frame)
     for batch in batched(keys, batch_size):
         yield from zip(batch, decoder.maps(batch), strict=True)
 
@@ -91,7 +105,7 @@ def saliency_maps(
     One map for every frame of a stream.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; or an exported one ([`OnnxModel`][salfom_hf.onnx_runtime.OnnxModel]).
         frames: prepared frames `(3, height, width)` on the model's device and in its dtype, all of one size.
         stride: every how many frames the network runs.
         batch_size: windows (and, for frame-wise encoders, frames) per call of the network.
@@ -111,10 +125,11 @@ def saliency_maps(
         yield from (model(frame[None, None]).saliency[0].float() for frame in first)
         return
     frames = chain(first, frames)
-    if can_stream(model):
-        maps = streamed_maps(model, frames, stride, batch_size, tuple(first[0].shape[-2:]))
-    else:
+    stream = open_stream(model, tuple(first[0].shape[-2:]))
+    if stream is None:
         maps = window_maps(model, frames, stride, batch_size)
+    else:
+        maps = streamed_maps(*stream, frames, stride, batch_size)
     yield from interpolated(maps)
 
 

@@ -29,6 +29,8 @@ from torch.nn import functional as F
 
 from .dfd import DFD
 from .modeling_salfom import SalFoMForVideoSaliencyPrediction, SalFoMModel
+from .packed_convolution import PackedConvolution
+from .profiling import stage
 from .sfd import SFD
 from .tcfe import TCFE, TemporalSwinBlock, TemporalWindowAttention
 from .upsampling import upsample
@@ -144,15 +146,12 @@ class Convolution:
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, relu: bool = True, scale: int = 1):
         if weight.ndim == 5:
             weight = weight.transpose(1, 2).flatten(1, 2)
-        self.weight = weight.contiguous(memory_format=torch.channels_last)
-        self.bias, self.relu, self.scale = bias, relu, scale
-        self.padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+        padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+        self.packed = PackedConvolution(weight, bias, padding=padding, activation="relu" if relu else None)
+        self.scale = scale
 
     def __call__(self, places: list[Inputs]) -> torch.Tensor:
-        features = F.conv2d(batch_of(places), self.weight, self.bias, padding=self.padding)
-        if self.relu:
-            features.relu_()
-        return upsample(features, self.scale).unsqueeze(1)
+        return upsample(self.packed(batch_of(places)), self.scale).unsqueeze(1)
 
 
 class WindowAttention:
@@ -219,11 +218,11 @@ def attended(block: TemporalSwinBlock, row: list[Place]) -> list[Place]:
 def tcfe_rows(tcfe: TCFE, row: list[Place]) -> list[list[Place]]:
     """See [`TCFE`]. The last embedding comes before the up-sampling of what it reads: 1×1 kernels commute with it."""
     rows = []
-    for stage, before, after in zip(tcfe.stages, (1, 1, 4), (1, 4, tcfe.last_scale), strict=True):
-        embedding = stage.patch_embedding
+    for level, before, after in zip(tcfe.stages, (1, 1, 4), (1, 4, tcfe.last_scale), strict=True):
+        embedding = level.patch_embedding
         embed = Layer(Convolution(embedding.weight, embedding.bias, relu=False, scale=before))
         row = embed.over(row, embedding.kernel_size[0])
-        for block in stage.blocks:
+        for block in level.blocks:
             row = attended(block, row)
         rows.append(Layer(partial(upsampled, after)).over(row))
     return rows
@@ -286,6 +285,7 @@ class StreamingDecoder:
             branches += branch
         if network.sfd is not None:
             branches = sfd_row(network.sfd, window, dynamic) + branches
+        self.branches = branches
         first, second, last = (convolution.weight for convolution in model.fusion.convolutions)
         row = Layer(Convolution(second)).over(Layer(Convolution(first)).place(branches))
         (self.logits,) = Layer(Convolution(last, relu=False)).over(row)
@@ -313,22 +313,30 @@ class StreamingDecoder:
         Returns:
             float32 `(maps, height, width)`, values in 0…1.
         """
-        logits = self.at(self.logits, times)
+        with stage("branches"):
+            for place in self.branches:
+                self.at(place, times)
+        with stage("fusion"):
+            return self.fused(times)
+
+    def fused(self, times: Sequence[int]) -> torch.Tensor:
+        """[`maps`], as far as the branches are not computed yet."""
+        logits = torch.cat(self.at(self.logits, times))
         if logits.shape[-2:] != self.size:
             logits = F.interpolate(logits, size=self.size, mode="bilinear", align_corners=False)
         if self.prior is not None:
             logits = logits + self.still
         if self.change is not None:
-            motion = self.prior.motion(self.at(self.change, times).to(logits.dtype))
+            motion = self.prior.motion(torch.cat(self.at(self.change, times)).to(logits.dtype))
             logits = logits + motion.view(-1, 1, 1, 1) * self.moving
         for layer in self.layers:
             layer.forget(times[-1])
         return logits.squeeze(1).sigmoid().float()
 
     @staticmethod
-    def at(place: Place, times: Sequence[int]) -> torch.Tensor:
+    def at(place: Place, times: Sequence[int]) -> list[torch.Tensor]:
         place.layer.compute([place.key(time) for time in times])
-        return torch.cat([place.value(time) for time in times])
+        return [place.value(time) for time in times]
 
 
 class FrameEncoder:

@@ -43,7 +43,7 @@ _MIN_MPEG4_PACKET = 20  # bytes; smaller ones may say that there is no new frame
 # Matroska rounds timestamps to milliseconds, so a frame may lie half of one before the time it stands for.
 _TOLERANCE = Fraction(1, 2000)
 # Since PyAV 17 each frame's conversion starts threads of its own, which takes longer than the conversion.
-_ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
+ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
 
 
 class VideoError(Exception):
@@ -179,6 +179,12 @@ def read_frames_at(
             if position == len(indices):
                 return
     raise VideoError(f"{_name_of(source)} cannot be decoded at frame {indices[position]}; get a whole copy of it.")
+
+
+def image_of(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Return a decoded frame as uint8 (height, width, 3) RGB, upright, scaled to `size` (height, width) if given."""
+    image = _rgb(frame)
+    return image if size is None else _fit(image, size[1], size[0])
 
 
 def image_files(path: Path) -> list[Path]:
@@ -506,9 +512,9 @@ def _seek_video(info: VideoInfo, start: Fraction) -> Iterator[tuple[Fraction, An
 
 def _rgb(frame: av.VideoFrame) -> np.ndarray:
     if frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
-        image = _over_black(frame.to_ndarray(format="rgba", **_ONE_THREAD))
+        image = _over_black(frame.to_ndarray(format="rgba", **ONE_THREAD))
     else:
-        image = frame.to_ndarray(format="rgb24", **_ONE_THREAD)
+        image = frame.to_ndarray(format="rgb24", **ONE_THREAD)
     return np.ascontiguousarray(np.rot90(image, _quarter_turns(frame)))
 
 

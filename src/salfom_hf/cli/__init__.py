@@ -6,7 +6,7 @@ import sys
 
 from .. import __version__
 from ..video import VideoError
-from . import convert, data, demo, evaluate, hub, predict
+from . import benchmark, convert, data, demo, evaluate, export, hub, live, predict
 from .common import FAILURE, UsageError, report
 
 
@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
     )
     main_parser.add_argument("--version", action="version", version=f"salfom-hf {__version__}")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (predict, convert, data, evaluate, hub, demo):
+    for module in (predict, live, convert, data, evaluate, hub, export, demo, benchmark):
         module.add(commands)
     return main_parser
 

@@ -1,6 +1,7 @@
 """What the commands share: checking arguments, loading a model, reporting errors in one line."""
 
 import argparse
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,12 +38,21 @@ def not_negative(text: str) -> float:
     return value
 
 
-def add_model_options(command: argparse.ArgumentParser) -> None:
-    """How a model computes: the options that every command with a model has."""
+def add_model_options(command: argparse.ArgumentParser, batches: bool = True) -> None:
+    """How a model computes: the options that every command with a model has; without `batches`, one window a time."""
     command.add_argument("--stride", type=at_least_one, default=1, help="run the network on every k-th frame")
-    command.add_argument("--batch-size", type=at_least_one, default=4, help="windows per call, default 4")
+    if batches:
+        command.add_argument("--batch-size", type=at_least_one, default=4, help="windows per call, default 4")
+    else:
+        command.set_defaults(batch_size=1)
     command.add_argument("--device", help="such as cpu, cuda, cuda:1, mps; default: cuda if there is one, else cpu")
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    command.add_argument(
+        "--runtime",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="what computes; for onnx, --model is what `salfom export onnx` wrote",
+    )
 
 
 @contextmanager
@@ -70,6 +80,36 @@ def loading(name: str) -> Iterator[None]:
         ) from error
 
 
+def usable_device(name: str | None) -> str:
+    """
+    The device of this name; without one, cuda if there is one, else cpu.
+
+    Raises:
+        UsageError: this machine has no such device.
+    """
+    import torch
+
+    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"The device '{device}' cannot be used on this machine; try --device cpu.") from error
+    return device
+
+
+@contextmanager
+def garbage_left() -> Iterator[None]:
+    """Importing makes a million objects and drops few: to look for garbage among them is a fifth of what it takes."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@garbage_left()
 def load_predictor(name: str, args: argparse.Namespace):
     """
     A [`SaliencyPredictor`] as the options of `add_model_options` say.
@@ -83,15 +123,33 @@ def load_predictor(name: str, args: argparse.Namespace):
     from ..predictor import SaliencyPredictor
 
     keep_freed_memory()
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"The device '{device}' cannot be used on this machine; try --device cpu.") from error
+    if args.runtime == "onnx":
+        return load_onnx_predictor(name, args)
+    device = usable_device(args.device)
     with loading(name):
         return SaliencyPredictor.from_pretrained(
             name, device, getattr(torch, args.dtype), args.stride, args.batch_size
         )
+
+
+def load_onnx_predictor(name: str, args: argparse.Namespace):
+    """
+    As [`load_predictor`], of what `salfom export onnx` wrote.
+
+    Raises:
+        UsageError: it cannot be used, or not as the options say.
+    """
+    import torch
+    import transformers
+
+    from ..onnx_runtime import GraphError, OnnxPredictor
+
+    transformers.logging.set_verbosity_error()
+    dtype = getattr(torch, args.dtype)
+    try:
+        return OnnxPredictor.from_pretrained(name, args.device or "cpu", dtype, args.stride, args.batch_size)
+    except GraphError as error:
+        raise UsageError(str(error)) from error
 
 
 def report(error: Exception) -> int:

@@ -221,10 +221,8 @@ def evaluate(args: argparse.Namespace) -> int:
     unit = ("image" if stills else "video") + ("" if len(dataset) == 1 else "s")
     title = f"{args.dataset}, split {split}: {len(dataset):,} {unit}"
     print(evaluation.table(scores, protocol, title, stills, prior))
-    run = {
-        "data_dir": str(args.data_dir),
-        "options": {name: getattr(args, name) for name in ("stride", "batch_size", "device", "dtype", "processes")},
-    }
+    options = ("stride", "batch_size", "device", "dtype", "runtime", "processes")
+    run = {"data_dir": str(args.data_dir), "options": {name: getattr(args, name) for name in options}}
     with in_one_sentence():
         evaluation.write_reports(output, scores, protocol, {**about, **run}, prior)
         if evaluation.has_changed(output, "frames.png"):
@@ -253,7 +251,7 @@ def steadiness(args: argparse.Namespace) -> int:
     names = [str(video) for video in videos]
     print(evaluation.steadiness_table(names, values))
     if args.output is not None:
-        options = ("stride", "batch_size", "device", "dtype", "start", "duration")
+        options = ("stride", "batch_size", "device", "dtype", "runtime", "start", "duration")
         about = {"options": {name: getattr(args, name) for name in options}}
         evaluation.write_steadiness(args.output, names, values, about, args.overwrite)
     return 0

@@ -21,8 +21,9 @@ def add(commands) -> None:
     add_options(command)
     command.set_defaults(run=push)
 
-    export_command = commands.add_parser("export", help="write what push sends", description="Write files for others.")
-    kinds = export_command.add_subparsers(dest="kind", required=True, metavar="KIND")
+
+def add_export(kinds) -> None:
+    """The kind `hub` of `salfom export`."""
     command = kinds.add_parser(
         "hub",
         help="the folder that `salfom push` sends",

@@ -1,17 +1,28 @@
 """`salfom predict`: videos in, saliency out."""
 
+from __future__ import annotations
+
 import argparse
 import os
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
+from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from ..output import FORMATS, default_output, write
 from ..pretrained import KNOWN
+from ..profiling import Profile, speed
 from ..render import COLORMAPS
 from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, probe
 from .common import FAILURE, UsageError, add_model_options, load_predictor, not_negative, report
+
+if TYPE_CHECKING:
+    from ..predictor import SaliencyFrame
 
 
 def add(commands) -> None:
@@ -22,6 +33,13 @@ def add(commands) -> None:
     )
     command.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
     command.add_argument("-o", "--output", type=Path, help="file, or folder for several inputs")
+    add_options(command)
+    command.add_argument("--profile", action="store_true", help="print a table of where the time goes")
+    command.set_defaults(run=predict)
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """What is predicted of each video, how, and what is written."""
     command.add_argument("--format", choices=FORMATS, default="overlay", help="default: %(default)s")
     command.add_argument("--model", default="salfom", help=f"{', '.join(KNOWN)}, a folder, or a Hub name")
     add_model_options(command)
@@ -29,7 +47,6 @@ def add(commands) -> None:
     command.add_argument("--start", type=not_negative, default=0.0, help="seconds to skip")
     command.add_argument("--duration", type=not_negative, help="seconds to process")
     command.add_argument("--overwrite", action="store_true", help="replace existing outputs")
-    command.set_defaults(run=predict)
 
 
 def sources(path: Path) -> list[Path]:
@@ -78,19 +95,55 @@ def predict(args: argparse.Namespace) -> int:
             if output in written:
                 raise VideoError(f"{video} and another input would both be written to {output}; predict it by itself.")
             written.add(output)
-            info = probe(video)
-            if os.path.lexists(output) and not args.overwrite and not output.is_dir():
-                raise VideoError(f"{output} exists already; choose another output or pass --overwrite.")
-            predictor = predictor or load_predictor(args.model, args)
-            predict_one(predictor, info, output, args)
-        except (VideoError, ValueError, OSError) as error:
+            with failing_alone(video):
+                info = probe(video)
+                if os.path.lexists(output) and not args.overwrite and not output.is_dir():
+                    raise VideoError(f"{output} exists already; choose another output or pass --overwrite.")
+                predictor = predictor or load_predictor(args.model, args)
+                predict_one(predictor, info, output, args)
+        except VideoError as error:
             failures += report(error)
-        except RuntimeError as error:
-            # PyTorch has no class of its own for a CPU that runs out of memory.
-            if "memory" not in str(error):
-                raise
-            failures += report(UsageError(f"Out of memory for {video}; lower --batch-size or use another --device."))
     return FAILURE if failures else 0
+
+
+@contextmanager
+def failing_alone(video: Path) -> Iterator[None]:
+    """
+    Tell what goes wrong with one video, so that others can go on, from what goes wrong with all.
+
+    Raises:
+        VideoError: this video cannot be predicted.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise VideoError(str(error)) from error
+    except RuntimeError as error:
+        # PyTorch has no class of its own for a CPU that runs out of memory.
+        if "memory" not in str(error):
+            raise
+        raise VideoError(f"Out of memory for {video}; lower --batch-size or use another --device.") from error
+
+
+class SpeedBar(tqdm):
+    """
+    A progress bar that says how fast frames are predicted, also in comparison with the video itself.
+
+    Args:
+        frame_rate: of the video, in frames per second.
+    """
+
+    def __init__(self, frame_rate: Fraction, *args, **options):
+        self.frame_rate = frame_rate
+        bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+        super().__init__(*args, bar_format=bar_format, **options)
+
+    @property
+    def format_dict(self) -> dict:
+        values = super().format_dict
+        if values["n"] and values["elapsed"]:
+            values["postfix"] = speed(values["n"], values["elapsed"], self.frame_rate)
+        return values
 
 
 def predict_one(predictor, info, output: Path, args: argparse.Namespace) -> None:
@@ -98,7 +151,22 @@ def predict_one(predictor, info, output: Path, args: argparse.Namespace) -> None
     if total is not None and (args.start or args.duration is not None):
         length = total / info.frame_rate - args.start
         total = max(0, round(min(length, length if args.duration is None else args.duration) * info.frame_rate))
-    frames = predictor.stream(info.path, args.start, args.duration)
-    with tqdm(frames, total=total, unit="frame", desc=info.path.name, disable=None, dynamic_ncols=True) as bar:
-        write(bar, output, args.format, info, args.colormap, args.start, args.duration, args.overwrite)
-    print(f"{info.path} -> {output}")
+    count, begin = 0, time.perf_counter()
+    profile = Profile() if args.profile else None
+    with (
+        closing(predictor.stream(info.path, args.start, args.duration)) as frames,
+        SpeedBar(info.frame_rate, frames, total=total, desc=info.path.name, disable=None, dynamic_ncols=True) as bar,
+        profile or nullcontext(),
+    ):
+
+        def counted() -> Iterator[SaliencyFrame]:
+            nonlocal count
+            for frame in bar:
+                count += 1
+                yield frame
+
+        write(counted(), output, args.format, info, args.colormap, args.start, args.duration, args.overwrite)
+    seconds = time.perf_counter() - begin
+    print(f"{info.path} -> {output}" + (f" ({speed(count, seconds, info.frame_rate)})" if count > 1 else ""))
+    if profile is not None:
+        print(profile.table(count, seconds, info.frame_rate), file=sys.stderr)

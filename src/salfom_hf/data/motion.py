@@ -32,7 +32,7 @@ BLUR_SIGMA = 0.03
 """Standard deviation of the density about each fixation, as a share of the frame's width: gaze on videos is more
 concentrated than gaze on stills."""
 
-PRIOR_SIGMA = 0.25
+PRIOR_SIGMA = 0.22
 """Gaze on videos also keeps closer to the centre: the density is multiplied by a centred Gaussian with this standard
 deviation, as a share of the frame's height and width."""
 

@@ -1,5 +1,6 @@
 """The page of the demo."""
 
+import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -10,13 +11,16 @@ from pathlib import Path
 import gradio as gr
 import pandas as pd
 import torch
+from gradio_client.utils import traverse
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
 
 from ..predictor import SaliencyPredictor
 from ..pretrained import KNOWN, resolve
 from ..render import COLORMAPS
 from ..video import VideoError, read_frames
 from .attention import path_in_words, place
-from .runs import MAX_BYTES, MAX_FRAMES, MAX_PIXELS, MAX_SECONDS, MAX_TIME, Demo, Maps, write_files
+from .runs import MAX_BYTES, MAX_FRAMES, MAX_PIXELS, MAX_SECONDS, MAX_TIME, Demo, Maps, timed, write_files
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"
 EXAMPLE_IMAGE_AT = 3.0  # seconds into it
@@ -64,9 +68,14 @@ VIDEOS = {
     "video-heatmap": "Heat map of where people probably look; the text below says where that is",
     "video-both": "Your video at the left, at the right the same with colours where people probably look",
 }
+PLOT = "Plot of the gaze path over time; the text above says in words where it goes"
 SCRIPT = """() => {
     const labels = LABELS;
     const apply = () => {
+        document.querySelectorAll("#gaze-path .vega-embed").forEach((plot) => {
+            plot.setAttribute("role", "img");
+            plot.setAttribute("aria-label", "PLOT");
+        });
         for (const [id, label] of Object.entries(labels))
             document.querySelectorAll(`#${id} video`).forEach((video) => video.setAttribute("aria-label", label));
         document.querySelectorAll(".words").forEach((words) => words.setAttribute("aria-live", "polite"));
@@ -89,9 +98,49 @@ STYLE = """
 .gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
 /* Room for the buttons below it. */
 #video-input video { max-height: 240px; }
+/* Large enough for fingers. */
+.source-selection button { min-width: 32px; min-height: 32px; }
+.label-wrap { text-align: left; }
+/* Nothing in a card makes a phone's page wider. */
+#model-card { contain: inline-size; }
+#model-card pre * { white-space: pre-wrap !important; overflow-wrap: anywhere; }
+#model-card table { display: block; overflow-x: auto; border: none; }
+#model-card :is(th, td) { padding: .4em; word-break: normal; overflow-wrap: normal; }
 .legend { display: flex; align-items: center; gap: .75em; font-size: .9em; }
 .legend .bar { flex: 1; height: .8em; border-radius: .4em; }
 """
+
+
+class Page(gr.Blocks):
+    """
+    A page that refuses what Gradio takes from programs: addresses in place of files, which it would fetch whatever
+    their size, and settings without a value.
+    """
+
+    async def preprocess_data(self, block_fn, inputs, *args, **kwargs):
+        traverse(inputs, refuse_address, lambda value: isinstance(value, dict) and "path" in value)
+        for block, value in zip(block_fn.inputs, inputs, strict=False):
+            if value is None and isinstance(block, (gr.Dropdown, gr.Number, gr.Slider)):
+                raise gr.Error(f"Give a value for {block.label}.", print_exception=False)
+        return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+
+
+def refuse_address(file: dict) -> None:
+    # What stands in a "data:" address has passed no bound of uploads either.
+    if "://" in str(file["path"]) or str(file.get("url")).startswith("data:"):
+        raise gr.Error("This page fetches no addresses; upload the file itself.", print_exception=False)
+
+
+class NoProxy:
+    """Keeps a server (ASGI) from fetching what `file=https://…` names, which Gradio does for anybody who asks."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        refused = scope["type"] == "http" and re.search("/file[=/]https?://", scope["path"])
+        answer = PlainTextResponse("This page fetches no addresses.", 403) if refused else self.app
+        await answer(scope, receive, send)
 
 
 def available_models(device: str | None = None) -> dict[str, Callable[[], SaliencyPredictor]]:
@@ -105,14 +154,16 @@ def available_models(device: str | None = None) -> dict[str, Callable[[], Salien
 
 
 def card(model: str) -> str:
-    """A model's card, as Markdown without the Hub's metadata; for a model on the Hub a link to it."""
+    """A model's card, as Markdown without the Hub's metadata and its pictures; for a model on the Hub a link to it."""
     folder = Path(resolve(model))
     if not folder.is_dir():
         return f"[{model} on the Hugging Face Hub](https://huggingface.co/{model})"
     file = folder / "README.md"
     if not file.is_file():
         return f"The folder {shown(model)} has no card (README.md)."
-    return re.sub(r"\A---\n.*?\n---\n", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = re.sub(r"\A---\n.*?\n---\n", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+    # They lie beside it, where no browser reaches them.
+    return re.sub(r"!\[[^]]*\]\((?!https?://)[^)]*\)", "", text)
 
 
 def shown(model: str) -> str:
@@ -171,7 +222,8 @@ def in_one_sentence(path: str) -> Iterator[None]:
 
 
 def reporter(progress: gr.Progress) -> Callable[[int, int | None, str], None]:
-    return lambda done, total, what: progress((done, total), desc=what, unit="frames")
+    """What tells the page how far one prediction, from now on, has come, and ends it when its time is over."""
+    return timed(lambda done, total, what: progress((done, total), desc=what, unit="frames"))
 
 
 def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, stride: int = 1) -> gr.Blocks:
@@ -191,8 +243,9 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         if video is None:
             raise gr.Error("Choose a video first, or try the example.", print_exception=False)
         with in_one_sentence(video), tempfile.TemporaryDirectory() as folder:
-            maps = demo.maps(model, video, start, length, int(stride), reporter(progress))
-            files = write_files(maps, Path(folder), start, length, colormap, opacity, reporter(progress))
+            report = reporter(progress)
+            maps = demo.maps(model, video, start, length, int(stride), report)
+            files = write_files(maps, Path(folder), start, length, colormap, opacity, report)
             # The page has its own copies when this is resumed, and the folder goes.
             yield *map(str, files), video_in_words(maps, model), gaze_path(maps)
 
@@ -201,12 +254,13 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         if image is None:
             raise gr.Error("Choose a picture first, or try the example.", print_exception=False)
         with in_one_sentence(image), tempfile.TemporaryDirectory() as folder:
-            maps = demo.maps(model, image, 0.0, None, 1, reporter(progress))
-            files = write_files(maps, Path(folder), 0.0, None, colormap, opacity, reporter(progress))
+            report = reporter(progress)
+            maps = demo.maps(model, image, 0.0, None, 1, report)
+            files = write_files(maps, Path(folder), 0.0, None, colormap, opacity, report)
             yield *map(str, files), image_in_words(maps, model)
 
     def redraw_video(video, model, start, length, stride, *colors):
-        if video is None or not demo.is_recent(model, video, start, length, int(stride)):
+        if video is None or not demo.is_recent(model, video, start, length, stride):
             yield gr.skip()
         else:
             yield from predict_video(video, model, start, length, stride, *colors)
@@ -233,7 +287,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
     alone = {"concurrency_limit": 1, "concurrency_id": "network"}
     private = {"api_visibility": "private", "show_progress": "hidden"}
 
-    with gr.Blocks(title="Where do people look?", analytics_enabled=False, delete_cache=(600, KEPT)) as page:
+    with Page(title="Where do people look?", analytics_enabled=False, delete_cache=(600, KEPT)) as page:
         gr.Markdown(ABOUT)
         with gr.Tab("Video"), gr.Row():
             with gr.Column(min_width=320):
@@ -279,6 +333,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
                 words = gr.Markdown("Choose a video, then press the button.", label="In words", elem_classes="words")
                 with gr.Column(visible=False) as more:
                     plot = gr.LinePlot(
+                        elem_id="gaze-path",
                         x="seconds",
                         y="percent",
                         color="peak",
@@ -369,13 +424,13 @@ def launch(page: gr.Blocks, **options):
     Args:
         options: of `gradio.Blocks.launch`, such as `server_port`.
     """
-    labels = str(VIDEOS)
     return page.queue(max_size=MAX_QUEUE).launch(
         theme=gr.themes.Soft(),
         css=STYLE,
-        js=SCRIPT.replace("LABELS", labels),
+        js=SCRIPT.replace("LABELS", json.dumps(VIDEOS)).replace("PLOT", PLOT),
         max_file_size=MAX_BYTES,
         allowed_paths=[str(EXAMPLE)],
+        app_kwargs={"middleware": [Middleware(NoProxy)]},
         ssr_mode=False,
         run_history=False,
         **options,

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-try:  # On the Hub's ZeroGPU machines, which ask for it before PyTorch.
+try:  # On the Hub's ZeroGPU machines.
     from spaces import GPU
 except ImportError:
 
@@ -34,7 +34,7 @@ MAX_BYTES = 100 * 2**20
 MAX_PIXELS = 50_000_000  # per frame
 MAX_SECONDS = 30
 MAX_FRAMES = 1000
-MAX_TIME = 300  # seconds of computing
+MAX_TIME = 300  # seconds of computing and drawing
 GPU_TIME = 60  # seconds to ask ZeroGPU for: visitors have few, and longer requests wait longer
 VIEW_SIDE = 960  # pixels of the longer side of what is shown
 MAP_SIDE = 384  # the same of the maps: the network sees no more
@@ -104,6 +104,26 @@ def checked(path: str | Path) -> VideoInfo:
     return info
 
 
+def timed(progress: Progress) -> Progress:
+    """
+    The same, for one prediction that begins now.
+
+    Raises:
+        VideoError: when called after more than `MAX_TIME`.
+    """
+    begin = time.monotonic()
+
+    def report(done: int, total: int | None, what: str) -> None:
+        if time.monotonic() - begin > MAX_TIME:
+            raise VideoError(
+                f"It takes more than {MAX_TIME // 60} minutes; choose a shorter length, a larger stride or a lighter "
+                "model."
+            )
+        progress(done, total, what)
+
+    return report
+
+
 def num_frames(info: VideoInfo, start: float, length: float) -> int | None:
     """How many frames a part of the source has, as far as its header tells."""
     if info.num_frames is None:
@@ -154,9 +174,10 @@ class Demo:
             path: of the upload.
             start, length: in seconds; images have no length.
             stride: see [`SaliencyPredictor`].
+            progress: called after every frame; what it raises ends the run.
 
         Raises:
-            VideoError: the file is bad or beyond the bounds, or it takes too long.
+            VideoError: the file is bad or beyond the bounds.
         """
         part = (model, path, start, length, stride)
         if part in self.recent:
@@ -166,16 +187,10 @@ class Demo:
         self.load(model)
         total = num_frames(info, start, length or MAX_SECONDS)
         saliency, timestamps = [], []
-        begin = time.monotonic()
         for timestamp, small in self.small_maps(model, info.path, start, length, stride):
             saliency.append(small)
             timestamps.append(timestamp)
             progress(len(saliency), total, "Looking at frame")
-            if time.monotonic() - begin > MAX_TIME:
-                raise VideoError(
-                    f"It takes more than {MAX_TIME // 60} minutes; choose a shorter length, a larger stride or a "
-                    "lighter model."
-                )
         self.recent[part] = Maps(info, np.stack(saliency), timestamps, [attention(small) for small in saliency])
         while len(self.recent) > KEPT_RUNS:
             self.recent.popitem(last=False)
@@ -194,6 +209,7 @@ def write_files(
         start, length: the part, in seconds.
         colormap: a name in [`COLORMAPS`][salfom_hf.render.COLORMAPS].
         opacity: 0…1.
+        progress: called after every frame; what it raises ends the drawing.
     """
     is_image = maps.info.path.suffix.lower() in IMAGE_SUFFIXES
     stem, suffix = maps.info.path.stem, ".png" if is_image else ".mp4"
@@ -235,4 +251,4 @@ def write_files(
     return files
 
 
-__all__ = ["Demo", "Files", "Maps", "checked", "write_files"]
+__all__ = ["Demo", "Files", "Maps", "checked", "timed", "write_files"]

@@ -78,7 +78,7 @@ class Model(Method):
     A SalFoM model with its causal sliding window; a still is a clip of one frame.
 
     Args:
-        name: what `SaliencyPredictor.from_pretrained` takes; other processes load it again.
+        name: what `from_pretrained` of the predictor's class takes; other processes load it again.
         predictor: the model, loaded.
         last_frame_alone: predict every frame of a video by itself, as a still. What the window does better than that
             is what the model gains from time.
@@ -87,6 +87,7 @@ class Model(Method):
     def __init__(self, name: str, predictor: SaliencyPredictor, last_frame_alone: bool = False):
         self.name = f"{name}, last frame alone" if last_frame_alone else name
         self._source, self._predictor, self._last_frame_alone = name, predictor, last_frame_alone
+        self._load = type(predictor).from_pretrained
         self._options = {
             "device": str(predictor.model.device),
             "dtype": predictor.model.dtype,
@@ -114,7 +115,7 @@ class Model(Method):
     @property
     def predictor(self) -> SaliencyPredictor:
         if self._predictor is None:
-            self._predictor = SaliencyPredictor.from_pretrained(self._source, **self._options)
+            self._predictor = self._load(self._source, **self._options)
         return self._predictor
 
     def __getstate__(self) -> dict:

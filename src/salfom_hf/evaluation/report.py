@@ -14,6 +14,7 @@ from .. import __version__
 from ..data.contact_sheet import fitted, shortened
 from ..files import atomic_output
 from ..render import overlay
+from ..tables import aligned
 from .methods import Center, Method
 from .scoring import (
     METRICS,
@@ -95,18 +96,6 @@ def grid(rows: Sequence[Sequence[str]], protocol: Protocol, counted: str) -> lis
     """A markdown table of methods, their metrics, and the number of what was `counted`."""
     arrows = {metric: "↓" if metric in LOWER_IS_BETTER else "↑" for metric in protocol.metrics}
     return aligned(["method", *(f"{METRICS[metric]} {arrow}" for metric, arrow in arrows.items()), counted], rows)
-
-
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A markdown table whose columns have one width each; all but the first are set to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-
-    def line(cells):
-        padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
-        return f"| {' | '.join(padded)} |"
-
-    rule = [f"{'-' * widths[0]}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
-    return [line(header), line(rule), *map(line, rows)]
 
 
 def definitions(protocol: Protocol, prior: Center | None) -> dict[str, str]:

@@ -24,6 +24,17 @@ TITLES = {
     "stills": "Gaze on still images",
     "gazefolder": "Gaze on videos",
 }
+# What the field calls the metrics; how each is computed is said where scores are shown.
+METRIC_NAMES = {
+    "auc_judd": "AUC-Judd",
+    "auc_shuffled": "sAUC",
+    "auc_shuffled_exact": "sAUC (exact)",
+    "nss": "NSS",
+    "cc": "CC",
+    "sim": "SIM",
+    "kldiv": "KLD",
+    "information_gain": "IG",
+}
 CITATION = """\
 ```bibtex
 @inproceedings{moradi2024salfom,
@@ -84,16 +95,13 @@ def model_data(
     )
 
 
-def measured(
-    scores: dict[str, float | None], dataset: str, split: str, source: str, definitions: dict[str, str] | None = None
-) -> list[EvalResult]:
+def measured(scores: dict[str, float | None], dataset: str, split: str, source: str) -> list[EvalResult]:
     """
     Scores as entries of a card's `model-index`; undefined ones are left out.
 
     Args:
         dataset: key of `TITLES`.
         source: by what they were measured, in words.
-        definitions: what the metrics are, in words.
     """
     return [
         EvalResult(
@@ -103,7 +111,7 @@ def measured(
             dataset_name=TITLES.get(dataset, dataset),
             dataset_split=split,
             metric_type=metric,
-            metric_name=(definitions or {}).get(metric),
+            metric_name=METRIC_NAMES.get(metric, metric),
             metric_value=round(value, 4),
             source_name=source,
             source_url=PACKAGE,
@@ -150,9 +158,7 @@ def evaluation_of(path: Path, model: str) -> list[EvalResult]:
         )
     protocol = results["protocol"]
     source = f"salfom evaluate ({results['package']} {results['version']}), maps {protocol.get('maps', 'as they are')}"
-    return measured(
-        found[0]["mean_over_frames"], results["dataset"], results["split"], source, protocol["definitions"]
-    )
+    return measured(found[0]["mean_over_frames"], results["dataset"], results["split"], source)
 
 
 def packages(*names: str) -> dict[str, str]:
@@ -163,6 +169,7 @@ def packages(*names: str) -> dict[str, str]:
 __all__ = [
     "CITATION",
     "HUB_TASK",
+    "METRIC_NAMES",
     "TAGS",
     "TEMPLATES",
     "TITLES",

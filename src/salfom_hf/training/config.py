@@ -85,6 +85,10 @@ class TrainingConfig:
     cc_weight: Annotated[float, "weight of −CC in the loss"] = 1.0
     sim_weight: Annotated[float, "weight of −SIM in the loss"] = 0.0
     nss_weight: Annotated[float, "weight of −NSS in the loss"] = 0.0
+    teachers: Annotated[list[str], "models whose mean map is learned besides the gaze on stills: folders or names"] = (
+        field(default_factory=list)
+    )
+    teacher_weight: Annotated[float, "share of the teachers in the density to learn"] = 0.5
     seed: Annotated[int, "of everything that is drawn"] = 0
 
     # Validation, checkpoints, what people see
@@ -173,6 +177,7 @@ class TrainingConfig:
         demand(0 < self.layer_decay <= 1, f"layer_decay must be above 0 and at most 1, not {self.layer_decay}.")
         for name, weight in self.loss_weights.items():
             demand(0 <= weight < math.inf, f"{name} must be at least 0 and finite, not {weight}.")
+        demand(0 < self.teacher_weight <= 1, f"teacher_weight must be in 0…1, and not 0, not {self.teacher_weight}.")
         demand(any(self.loss_weights.values()), f"The loss needs a term: {', '.join(LOSS_TERMS)} are all 0.")
         demand(bool(self.validated), "Motion clips need a validation split; name one.")
         demand(

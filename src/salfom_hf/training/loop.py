@@ -29,11 +29,14 @@ from .data import EpochSampler
 from .model import merge_lora, resting, train_mode
 from .optimizer import ExponentialMovingAverage, make_optimizer, rate_factor, set_rates
 from .processes import all_or_none
+from .teachers import Teachers
 from .validation import draw, validate
 
 # Greater is better, but for this one.
 LESS_IS_BETTER = ("kldiv",)
 LOG = "log.jsonl"
+# What accelerate calls them.
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingStoppedError(Exception):
@@ -113,6 +116,10 @@ class Trainer:
             DataLoader(training, config.batch_size, sampler=self.sampler, **loading),
             DataLoader(validation, config.batch_size, **loading),
         )
+        self.teachers = None
+        if config.teachers:
+            dtype = PRECISIONS.get(accelerator.mixed_precision, torch.float32)
+            self.teachers = Teachers(config.teachers, processor, accelerator.device, dtype)
         self.average = None
         if config.ema_decay:
             self.average = ExponentialMovingAverage(model.parameters(), config.ema_decay)
@@ -212,6 +219,9 @@ class Trainer:
             rests = self.encoder_rests or (self.config.encoder_from_stills and clips.shape[1] > 1)
             with resting(self.encoder_parameters) if rests else nullcontext():
                 logits = self.model(clips).logits
+            if self.teachers is not None and clips.shape[1] == 1:  # Over whole clips they would take too long.
+                mirror = (self.progress.epoch + self.progress.batch) % 2 == 1
+                density = self.teachers.labels(clips, density, self.config.teacher_weight, mirror)
             loss = saliency_loss(logits, density, **self.config.loss_weights, fixations=fixations)
             losses.append(loss * (len(clips) / count))
         if isinstance(self.model, DistributedDataParallel):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 
 
@@ -20,7 +20,7 @@ def lost_connection(error: RuntimeError) -> bool:
 
 
 @contextmanager
-def all_or_none(accelerator: Accelerator) -> Iterator[None]:
+def all_or_none(accelerator: Accelerator | PartialState) -> Iterator[None]:
     """
     A block that fails in all processes when it fails in one, so that none waits for a process that has given up.
 

@@ -1,0 +1,97 @@
+"""PyTorch against onnxruntime, side by side in one run: milliseconds per map, frame by frame as on a stream.
+
+    salfom export onnx salfom salfom-onnx
+    salfom export onnx salfom salfom-int8 --int8
+    python benchmarks/onnx_runtime.py --model salfom --onnx salfom-onnx salfom-int8 --threads 2 [-o FILE.json]
+
+The ways take turns with every frame of the package's example clip, so that whatever else the machine does meets all of
+them; what counts is the ratio. Times are medians by the clock, without decoding and preprocessing.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from salfom_hf import SaliencyPredictor
+from salfom_hf.allocation import keep_freed_memory
+from salfom_hf.graphs import EXAMPLE, prepared_frames
+from salfom_hf.onnx_runtime import OnnxPredictor
+from salfom_hf.sliding_window import open_stream
+
+
+class Way:
+    """A model that sees one frame after the other."""
+
+    def __init__(self, predictor: SaliencyPredictor, frames: int):
+        self.model = predictor.model
+        self.frames = prepared_frames(predictor.processor, EXAMPLE, frames).to(self.model.dtype)
+        self.stream = open_stream(self.model, tuple(self.frames.shape[-2:]))
+        self.window = deque(maxlen=self.model.config.num_frames)
+        self.seconds = []
+
+    def run(self, index: int) -> np.ndarray:
+        """The map of the next frame."""
+        pixels = self.frames[index : index + 1]
+        begin = time.perf_counter()
+        if self.stream is None:
+            self.window.extend([pixels[0]] * (1 if self.window else self.window.maxlen))
+            saliency = self.model(torch.stack(tuple(self.window)).unsqueeze(0)).saliency
+        else:
+            encode, decoder = self.stream
+            decoder.add_frame(encode(pixels)[0])
+            saliency = decoder.maps([index])
+        self.seconds.append(time.perf_counter() - begin)
+        return saliency[0].float().numpy()
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="salfom")
+    parser.add_argument("--onnx", nargs="+", default=[], metavar="FOLDER", help="exports of this model")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=40, help="frames that are measured")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()
+
+    first = SaliencyPredictor.from_pretrained(args.model)
+    warm_up = first.model.config.num_frames + 3
+    total = warm_up + args.repeats
+    ways = {"PyTorch float32": Way(first, total)}
+    ways["PyTorch bfloat16"] = Way(SaliencyPredictor.from_pretrained(args.model, dtype=torch.bfloat16), total)
+    ways |= {folder: Way(OnnxPredictor.from_pretrained(folder), total) for folder in args.onnx}
+    correlations = {name: [] for name in ways}
+    for index in range(min(len(way.frames) for way in ways.values())):
+        maps = {name: way.run(index) for name, way in ways.items()}
+        reference = next(iter(maps.values()))
+        for name, saliency in maps.items():
+            if saliency.shape == reference.shape:
+                correlations[name].append(float(np.corrcoef(saliency.ravel(), reference.ravel())[0, 1]))
+
+    rows = []
+    for name, way in ways.items():
+        size = "×".join(map(str, way.frames.shape[-2:]))
+        ms = 1000 * float(np.median(way.seconds[warm_up:]))
+        rows.append({"way": name, "size": size, "ms": ms, "correlation": min(correlations[name], default=None)})
+    print(f"{'way':24}{'size':>10}{'ms per map':>12}{'ratio':>8}{'least correlation':>20}")
+    for row in rows:
+        row["ratio"] = rows[0]["ms"] / row["ms"]
+        least = "–" if row["correlation"] is None else f"{row['correlation']:.4f}"
+        print(f"{row['way']:24}{row['size']:>10}{row['ms']:>12.1f}{row['ratio']:>7.2f}×{least:>20}")
+    if args.output:
+        report = {"machine": platform.processor(), "threads": args.threads, "torch": torch.__version__}
+        report |= {"onnxruntime": onnxruntime.__version__, "rows": rows}
+        args.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

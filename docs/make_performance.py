@@ -1,0 +1,40 @@
+"""Put what benchmarks have written to docs/measured/ into docs/performance.md.
+
+    python docs/make_performance.py
+
+Between `<!-- measured: FILE.json -->` and `<!-- end -->` comes the command of that file and its table; where there is
+no such file, what stands there stays.
+"""
+
+import json
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+PAGE, MEASURED = DOCS / "performance.md", DOCS / "measured"
+SLOT = re.compile(r"(<!-- measured: (\S+) -->\n)(.*?)(<!-- end -->)", flags=re.S)
+
+
+def filled(page: str, folder: Path) -> str:
+    """A page with the tables of the files in a folder, and with the drawings of the same name beside the folder."""
+
+    def fill(slot: re.Match) -> str:
+        begin, name, _, end = slot.groups()
+        if not (folder / name).is_file():
+            return slot[0]
+        report = json.loads((folder / name).read_text(encoding="utf-8"))
+        content = f"```bash\n{report['command']}\n```\n\n{report['markdown']}\n"
+        drawing = Path(name).with_suffix(".svg")
+        if (folder.parent / drawing).is_file():
+            content += f"\n![The table as a drawing]({drawing})\n"
+        return f"{begin}{content}{end}"
+
+    return SLOT.sub(fill, page)
+
+
+def main() -> None:
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), MEASURED), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

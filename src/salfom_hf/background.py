@@ -1,0 +1,40 @@
+"""Work behind or ahead of the caller, in a thread."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_background(function: Callable[[Item], Result], items: Iterable[Item], size: int) -> Iterator[Result]:
+    """
+    `map(function, items)`, with the calls one after the other in a thread of their own; `items` stays with the caller.
+    What the function does runs beside what the caller does wherever it lets go of the interpreter, as decoding,
+    encoding, and large operations of NumPy and PyTorch do.
+
+    Args:
+        size: how many calls may be ahead of the result that is taken.
+
+    Yields:
+        The results, in order. The first error of a call is raised in the place of its result.
+
+    When the iterator is closed, by hand or by an error, calls that have not begun are dropped, and it returns after
+    the one that has; use `contextlib.closing` where the function works on what is closed next.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="salfom")
+    calls: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            calls.append(thread.submit(function, item))
+            if len(calls) > size:
+                yield calls.popleft().result()
+        while calls:
+            yield calls.popleft().result()
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+__all__ = ["in_background"]

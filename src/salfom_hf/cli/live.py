@@ -1,0 +1,141 @@
+"""`salfom live`: cameras, network streams and pipes, shown as they come."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from ..pretrained import KNOWN
+from ..render import COLORMAPS, overlay
+from ..video_writer import VideoWriter
+from .common import UsageError, add_model_options, load_predictor, not_negative, whole_number
+
+PORT = 7861
+
+
+def add(commands) -> None:
+    command = commands.add_parser(
+        "live",
+        help="a camera or a stream, shown as it comes",
+        description="Show where people look in a live video: in a browser, unless an output is named.",
+    )
+    command.add_argument(
+        "source", metavar="SOURCE", help="camera (0, /dev/video0), address (rtsp://…, udp://…), - for a pipe, or file"
+    )
+    command.add_argument(
+        "-o", "--output", help="a file, an address to send to (udp://…, rtmp://…), or - for standard output (MPEG-TS)"
+    )
+    command.add_argument(
+        "--serve",
+        nargs="?",
+        const=PORT,
+        type=whole_number,
+        metavar="PORT",
+        help=f"show it in browsers on this machine also with an output; default port: {PORT}",
+    )
+    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines watch, default: %(default)s")
+    command.add_argument(
+        "--latency",
+        type=not_negative,
+        default=0.1,
+        help="seconds that a frame may wait to be processed; what would wait longer is dropped, default: %(default)s",
+    )
+    command.add_argument("--model", default="salfom", help=f"{', '.join(KNOWN)}, a folder, or a Hub name")
+    add_model_options(command, batches=False)
+    command.add_argument("--colormap", choices=tuple(COLORMAPS), default="turbo")
+    command.add_argument("--duration", type=not_negative, help="seconds of video, after which it ends")
+    command.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    command.set_defaults(run=live, stopped="nothing was shown yet")
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Print where it cannot get into a video on standard output."""
+    print(text, end=end, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Give a function that tells whether Ctrl-C or SIGTERM has come; the same one again ends the program at once."""
+    signals: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        # No more than a note: whatever runs now must be able to end in order.
+        signals.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(signals)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Status:
+    """What is said of a run: on a terminal a line that changes every second, and a sentence at the end."""
+
+    def __init__(self, slot):
+        from ..live import Tally
+
+        self.slot, self.tally, self.recent = slot, Tally(), Tally()
+
+    def shown(self, arrived: float) -> None:
+        now = time.monotonic()
+        for tally in (self.tally, self.recent):
+            tally.add(arrived, now)
+        if self.recent.seconds >= 1:
+            if sys.stderr.isatty():
+                say(f"\r{self.recent}, {self.slot.dropped} dropped\033[K", end="")
+            self.recent = type(self.recent)()
+
+    def finish(self, output: str | None) -> None:
+        if sys.stderr.isatty():
+            say("\r\033[K", end="")
+        tally, place = self.tally, "" if output is None else f" -> {output}"
+        say(f"{tally.shown} frames in {tally.seconds:.1f} s, {self.slot.dropped} dropped; {tally}{place}")
+
+
+def live(args: argparse.Namespace) -> int:
+    from ..live import PictureServer, Reader, Slot, StreamWriter, image_of, show, taken, warm_up
+
+    to_file = args.output is not None and args.output != "-" and "://" not in args.output
+    if args.output == "-" and os.isatty(1):
+        raise UsageError("Standard output is a terminal; pipe it into a player, or name a file.")
+    slot = Slot(args.latency)
+    status = Status(slot)
+    with ExitStack() as stack:
+        writes, server, writer = [], None, None
+        if args.output is None or args.serve is not None:
+            server = stack.enter_context(PictureServer(args.host, PORT if args.serve is None else args.serve))
+            writes.append(server.write)
+        reader = Reader(args.source, slot)
+        stack.callback(reader.stop)
+        first = reader.wait()
+        height, width, _ = image_of(first.picture).shape
+        if to_file:
+            # Before the model is loaded, so that a name that will not do is told at once.
+            writer = VideoWriter(args.output, width, height, reader.frame_rate, overwrite=args.overwrite)
+        predictor = load_predictor(args.model, args)
+        warm_up(predictor, first, (height, width))
+        if args.output is not None and not to_file:
+            writer = StreamWriter(args.output, width, height, reader.frame_rate)
+        stopped = stack.enter_context(stoppable())
+        if writer is not None:
+            writes.append(stack.enter_context(writer).write)
+        if server is not None:
+            say(f"Open {server.address} in a browser; Ctrl-C ends it.")
+        reader.start()
+        frames = taken(slot, args.duration, stopped)
+        try:
+            draw = partial(overlay, colormap=args.colormap)
+            show(predictor, frames, (height, width), draw, writes, status.shown)
+        except BrokenPipeError:
+            say("What read the output has stopped.")
+    status.finish(args.output if to_file else None)
+    if reader.error is not None:
+        raise reader.error
+    return 0

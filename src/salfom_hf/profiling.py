@@ -1,0 +1,89 @@
+"""Where the time goes between a video and its prediction: a clock for each stage."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# In the order of the way. A network that sees windows rather than a stream of frames is one stage, "network"; "fusion"
+# ends with the map at the frame's size.
+STAGES = ("decode", "preprocess", "network", "encoder", "branches", "fusion", "overlay", "encode")
+
+_profile: "Profile | None" = None
+
+
+class Profile:
+    """
+    Collects, from `with` on, the seconds spent in each [`stage`] of this process, whichever thread it runs in. Stages
+    that run beside each other count in full, so they add up to more than the time that has passed.
+
+    Attributes:
+        seconds: stage to seconds by the clock.
+    """
+
+    def __init__(self):
+        self.seconds: Counter[str] = Counter()
+
+    def __enter__(self) -> "Profile":
+        global _profile
+        _profile = self
+        return self
+
+    def __exit__(self, *_) -> None:
+        global _profile
+        _profile = None
+
+    def rows(self, frames: int) -> dict[str, tuple[float, float]]:
+        """Stage to (milliseconds per frame, share of the sum of all stages in 0…1), in order."""
+        total = sum(self.seconds.values())
+        found = [stage for stage in STAGES if stage in self.seconds]
+        return {stage: (1000 * self.seconds[stage] / frames, self.seconds[stage] / total) for stage in found}
+
+    def table(self, frames: int, seconds: float, frame_rate: float) -> str:
+        """
+        The rows as text, and the speed from end to end.
+
+        Args:
+            frames: how many were predicted.
+            seconds: the time that has passed.
+            frame_rate: of the video, in frames per second.
+        """
+        rows = self.rows(frames)
+        rows["sum"] = tuple(map(sum, zip(*rows.values(), strict=True)))
+        lines = [f"{stage:12}{ms:9.2f}{share:9.1%}" for stage, (ms, share) in rows.items()]
+        header = f"{'stage':12}{'ms/frame':>9}{'share':>9}"
+        last = f"{'end to end':12}{1000 * seconds / frames:9.2f}  {speed(frames, seconds, frame_rate)}"
+        return "\n".join([header, *lines, last])
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Count the time inside as that of a stage, if a [`Profile`] is being made."""
+    profile = _profile
+    if profile is None:
+        yield
+        return
+    wait_for_device()
+    begin = time.perf_counter()
+    try:
+        yield
+        wait_for_device()
+    finally:
+        profile.seconds[name] += time.perf_counter() - begin
+
+
+def wait_for_device() -> None:
+    """A GPU works behind the program's back: what it still has to do belongs to the stage that asked for it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def speed(frames: int, seconds: float, frame_rate: float) -> str:
+    """Frames per second, and how many seconds of video are done in one, in words."""
+    rate = frames / seconds
+    return f"{rate:.1f} frames per second, {rate / frame_rate:.1f}× real time"
+
+
+__all__ = ["STAGES", "Profile", "speed", "stage"]

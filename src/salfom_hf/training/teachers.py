@@ -1,0 +1,67 @@
+"""Models that a new one learns from, besides the gaze (Hinton et al., 2015: knowledge distillation)."""
+
+import torch
+
+from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
+from ..video_processing_salfom import SalFoMVideoProcessor
+from .config import ConfigError
+
+
+def normalized(maps: torch.Tensor) -> torch.Tensor:
+    """`(batch, height, width)`, each map divided by its sum; an empty one stays empty."""
+    return maps / maps.sum(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+class Teachers:
+    """
+    The mean map of some models.
+
+    Args:
+        names: folders or Hub names of SalFoM models.
+        processor: of the model that learns; the teachers see the clips that it sees.
+        device, dtype: where and in which precision they compute.
+
+    Raises:
+        ConfigError: a teacher cannot be loaded, or expects other pixels.
+    """
+
+    def __init__(self, names: list[str], processor: SalFoMVideoProcessor, device: torch.device, dtype: torch.dtype):
+        self.models = []
+        for name in names:
+            try:
+                model = SalFoMForVideoSaliencyPrediction.from_pretrained(name, dtype=dtype).to(device)
+                theirs = SalFoMVideoProcessor.from_pretrained(name)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise ConfigError(f"The teacher '{name}' is no SalFoM model that can be loaded.") from error
+            if (theirs.image_mean, theirs.image_std) != (processor.image_mean, processor.image_std):
+                raise ConfigError(
+                    f"The teacher '{name}' expects pixels of another normalisation than the model that is to learn "
+                    "from it; choose one with the same encoder."
+                )
+            model.salfom.encoder = model.salfom.adapter.folded(model.salfom.encoder)
+            self.models.append(model.eval().requires_grad_(False))
+
+    @torch.no_grad()
+    def labels(self, clips: torch.Tensor, density: torch.Tensor, weight: float, mirror: bool) -> torch.Tensor:
+        """
+        The density to learn: the given one, and with a weight in 0…1 the teachers'.
+
+        Args:
+            clips: `(batch, frames, 3, height, width)`.
+            density: `(batch, height, width)`.
+            mirror: whether the first teacher sees the mirror image, the second the image, and so on, or the other way
+                round. Half of the mean of both sides, which is better than either, is so had at the cost of one.
+
+        Returns:
+            float32 `(batch, height, width)`, each of sum 1.
+        """
+        taught = torch.zeros_like(density, dtype=torch.float32)
+        for model in self.models:
+            seen = (clips.flip(-1) if mirror else clips).to(model.dtype)
+            saliency = normalized(model(seen).saliency.float())
+            taught += saliency.flip(-1) if mirror else saliency
+            mirror = not mirror
+        return (1 - weight) * normalized(density.float()) + weight * taught / len(self.models)
+
+
+__all__ = ["Teachers"]

@@ -1,0 +1,260 @@
+"""Many videos by several processes: what is written, by whom, and what is left when one of them fails."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from conftest import noise, write_clip
+from salfom_hf import SaliencyPredictor, predict
+from salfom_hf.data import export_dataset, load, load_export, open_sample
+from salfom_hf.render import to_gray
+from salfom_hf.saliency_column import SaliencyColumn
+
+# Names alone would be the same in two of the subfolders.
+VIDEOS = {"a/x.mp4": 5, "a/deep/er/x.mp4": 6, "b/x.mp4": 7, "y.mkv": 8}
+OUTPUTS = ["a/deep/er/x_npz.npz", "a/x_npz.npz", "b/x_npz.npz", "y_npz.npz"]
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("originals")
+    for name, frames in VIDEOS.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_clip(folder / name, frames, sound=False)
+    return folder
+
+
+@pytest.fixture
+def clips(originals, tmp_path):
+    for name in VIDEOS:
+        (tmp_path / "clips" / name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(originals / name, tmp_path / "clips" / name)
+    return tmp_path / "clips"
+
+
+@pytest.fixture
+def many(model_folder, capsys):
+    """The command in this process: code, and what it said."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = predict.main(["--model", str(model_folder), "--format", "npz", "--device", "cpu", *map(str, arguments)])
+        return code, capsys.readouterr()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def launch(*arguments, processes=2, **options):
+    """Two processes that share this machine's CPU, in a group of their own."""
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    launcher += ["--multi_gpu", "--num_processes", str(processes), "--main_process_port", "0"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [*launcher, "-m", "salfom_hf.predict", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def tree(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+def maps_of(path):
+    with np.load(path) as archive:
+        return archive["maps"]
+
+
+def test_two_processes_do_every_video_once(clips, model_folder, tmp_path):
+    (clips / "a" / "bad.mp4").write_text("no video")
+    process = launch(clips, tmp_path / "out", "--model", model_folder, "--format", "npz")
+    out, err = process.communicate(timeout=600)
+    assert process.returncode != 0
+    assert tree(tmp_path / "out") == OUTPUTS
+    predictor = SaliencyPredictor.from_pretrained(model_folder)
+    for name, output in zip(sorted(VIDEOS), OUTPUTS, strict=True):
+        expected = predictor.predict(clips / name)
+        assert len(expected) == VIDEOS[name]
+        np.testing.assert_allclose(maps_of(tmp_path / "out" / output), expected, atol=1e-3)
+        assert out.count(f"{clips / name} -> {tmp_path / 'out' / output}\n") == 1
+    assert "26 frames in " in out
+    assert "salfom: 1 failed:\n  Cannot read " in err
+    assert str(clips / "a" / "bad.mp4") in err
+    # Those of the launcher itself aside.
+    assert 'File "' not in err.partition("1 failed:")[0]
+
+
+def children(process):
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if "salfom_hf.predict" in
+            " ".join(child.cmdline())]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_goes_on(number, many, model_folder, tmp_path):
+    """Told to end as a whole, or one of the processes killed, at work on the second of its videos."""
+    (tmp_path / "clips").mkdir()
+    videos = [write_clip(tmp_path / "clips" / f"{name}.mp4", 150, sound=False) for name in range(6)]
+    out = tmp_path / "out"
+    process = launch(tmp_path / "clips", out, "--model", model_folder, "--format", "npz")
+    end = time.monotonic() + 600
+    while not list(out.glob("*.npz")) or not list(out.glob(".salfom-*/*")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    (process if number == signal.SIGTERM else children(process)[-1]).send_signal(number)
+    said = process.communicate(timeout=300)
+    assert process.returncode != 0
+    done = {path.name: path.stat().st_mtime_ns for path in out.glob("*.npz")}
+    assert 0 < len(done) < len(videos)
+    if number == signal.SIGTERM:
+        assert tree(out) == sorted(done)
+        assert said[1].count(f"salfom: {predict.STOPPED}") == 1
+
+    code, said = many(tmp_path / "clips", out)
+    assert (code, said.err) == (0, "")
+    assert f"{len(done)} of 6 outputs exist already and are kept" in said.out
+    assert said.out.count(" -> ") == 6 - len(done)
+    assert tree(out) == [f"{name}_npz.npz" for name in range(6)]
+    for name, written in done.items():
+        assert (out / name).stat().st_mtime_ns == written
+    expected = SaliencyPredictor.from_pretrained(model_folder).predict(videos[0])
+    for path in out.iterdir():
+        np.testing.assert_allclose(maps_of(path), expected, atol=1e-3)
+
+
+def test_done_is_done(clips, many, tmp_path):
+    out = tmp_path / "out"
+    assert many(clips, out)[0] == 0
+    assert tree(out) == OUTPUTS
+    written = {path: (out / path).stat().st_mtime_ns for path in OUTPUTS}
+    code, said = many(clips, out)
+    assert (code, said.out) == (0, "4 of 4 outputs exist already and are kept; --overwrite makes them anew.\n")
+    assert {path: (out / path).stat().st_mtime_ns for path in OUTPUTS} == written
+    assert many(clips, out, "--overwrite")[0] == 0
+    assert all((out / path).stat().st_mtime_ns > before for path, before in written.items())
+
+
+def test_outputs_within_the_folder_are_no_inputs(clips, many):
+    """Nor are pictures of maps, unfinished outputs, or hidden files; a folder of pictures is a video."""
+    for number, picture in enumerate(noise(3)):
+        (clips / "shots").mkdir(exist_ok=True)
+        Image.fromarray(picture).save(clips / "shots" / f"{number}.png")
+    (clips / "b" / "._x.mp4").write_text("a Mac's")
+    for _ in range(2):
+        code, said = many(clips, clips / "out", "--format", "maps")
+        assert (code, said.err) == (0, "")
+        assert len(tree(clips / "out")) == sum(VIDEOS.values()) + 3
+    assert many(clips, clips.parent / "other", "--format", "maps")[0] == 0
+    assert {path.name for path in (clips.parent / "other").iterdir()} == {"a", "b", "shots_maps", "y_maps"}
+    assert len(tree(clips.parent / "other")) == sum(VIDEOS.values()) + 3
+
+
+def test_a_list(clips, many, tmp_path):
+    (tmp_path / "lists").mkdir()
+    os.link(clips / "y.mkv", tmp_path / "lists" / "y.mkv")
+    lines = ["# mine", "", "y.mkv", "./y.mkv ", "../clips/a/x.mp4", str(clips / "b"), "gone.mp4"]
+    (tmp_path / "lists" / "videos.txt").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
+    out = tmp_path / "out"
+    code, said = many(tmp_path / "lists" / "videos.txt", out)
+    elsewhere = clips.relative_to("/")
+    assert tree(out) == sorted(["y_npz.npz", f"{elsewhere}/a/x_npz.npz", f"{elsewhere}/b/x_npz.npz"])
+    assert code == 2
+    assert f"1 failed:\n  There is no file or folder {tmp_path / 'lists' / 'gone.mp4'}" in said.err
+
+
+def test_one_video_and_its_part(clips, many, tmp_path):
+    assert many(clips / "a" / "x.mp4", tmp_path / "out", "--duration", "0.12")[0] == 0
+    assert tree(tmp_path / "out") == ["x_npz.npz"]
+    assert len(maps_of(tmp_path / "out" / "x_npz.npz")) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "said"),
+    [
+        ("none", "out", "There is no list, folder or video"),
+        ("empty", "out", "names no videos and no images"),
+        ("binary.txt", "out", "Cannot read the list"),
+        ("clips", "out.mp4", "The outputs go to a folder"),
+        ("clips", "binary.txt", "The outputs go to a folder"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(given, output, said, clips, many, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x81")
+    code, heard = many(tmp_path / given, tmp_path / output)
+    assert (code, heard.err.count("\n"), heard.out) == (2, 1, "")
+    assert said in heard.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_videos_never_share_an_output(clips, many, tmp_path):
+    os.link(clips / "a" / "x.mp4", clips / "y.mp4")
+    code, said = many(clips, tmp_path / "out")
+    assert code == 2
+    assert tree(tmp_path / "out") == OUTPUTS
+    assert f"{clips / 'y.mkv'} and {clips / 'y.mp4'} would both be written to" in said.err
+
+
+def test_without_the_extra():
+    hidden = "import sys, runpy; sys.modules['accelerate'] = None; "
+    start = hidden + "runpy.run_module('salfom_hf.predict', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == 'salfom: Sharing videos out needs more packages: pip install "salfom-hf[train]"\n'
+
+
+# Maps as a column.
+
+
+@pytest.fixture(scope="module")
+def shards(ucf_sports, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards") / "ucf"
+    dataset = load("ucf_sports", ucf_sports, "train")
+    export_dataset({"train": dataset}, folder, "ucf_sports", num_shards=2)
+    return folder
+
+
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_maps_as_a_column_of_an_export(shards, model_folder, num_proc):
+    dataset, column = load_export(shards, "train"), SaliencyColumn(model_folder)
+    found = dataset.map(column, features=column.features(dataset.features), num_proc=num_proc, writer_batch_size=1)
+    assert found.remove_columns("saliency").features == dataset.features
+    predictor = SaliencyPredictor.from_pretrained(model_folder)
+    for row, before in zip(found, dataset, strict=True):
+        sample = open_sample(before)
+        # Read as any other map of the dataset.
+        again = open_sample({**row, "maps": row["saliency"]})
+        assert [Path(file["path"]).stem for file in row["saliency"]] == sample.frame_names
+        for index, frame in enumerate(predictor.stream(sample.frames())):
+            assert np.abs(again.density(index) * 255 - to_gray(frame.saliency)).max() < 1.01
+    assert len(found) == 3
+
+
+def test_a_column_of_a_stream_and_of_stills(shards, stills_parquet, model_folder):
+    column = SaliencyColumn(model_folder)
+    stream = load_export(shards, "train", streaming=True)
+    row = next(iter(stream.map(column, features=column.features(stream.features))))
+    assert len(row["saliency"]) == row["num_frames"]
+    stills = load("stills", stills_parquet, "train")
+    found = stills.map(column, features=column.features(stills.features), writer_batch_size=1)
+    predictor = SaliencyPredictor.from_pretrained(model_folder)
+    for row in found:
+        (frame,) = predictor.stream(open_sample(row).frames())
+        with Image.open(io.BytesIO(row["saliency"][0]["bytes"])) as image:
+            assert np.abs(np.asarray(image).astype(int) - to_gray(frame.saliency)).max() <= 1
