@@ -669,9 +669,11 @@ def test_teachers_are_followed(run, stills_parquet, model_folder):
     stills |= {"model": str(model_folder), "hold_out": 0.5, "augmentation": '{"horizontal_flip": 0}'}
     _, alone = run(folder="alone", **stills)
     _, taught = run(folder="taught", teachers=[str(model_folder)], teacher_weight=1, **stills)
-    # What the model itself says, it says without loss: KL is 0 and CC is 1.
+    # What the model itself says, it says without loss, of pictures that nobody saw too: KL is 0 and CC is 1.
     assert losses(taught)[0] == pytest.approx(-1, abs=1e-4)
     assert losses(alone)[0] > 0
+    _, mixed = run(folder="mixed", teachers=[str(model_folder)], teacher_weight=1e-6, teacher_cutmix=1, **stills)
+    assert losses(mixed)[0] == pytest.approx(-1, abs=1e-4)
 
 
 def test_worker_processes_change_nothing(run):

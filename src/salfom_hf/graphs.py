@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from transformers.image_utils import SizeDict
 
 from .files import atomic_output, check_free
 from .losses import correlation
@@ -265,7 +266,8 @@ def resizing(processor: SalFoMVideoProcessor, sides: Sides) -> SalFoMVideoProces
     """The processor of a model, for the sizes that are exported."""
     processor = copy.deepcopy(processor)
     if not sides.any:
-        processor.size = dict(zip(("height", "width"), sides.size, strict=True))
+        height, width = sides.size
+        processor.size = SizeDict(height=height, width=width)
         processor.keep_aspect_ratio = False
     return processor
 

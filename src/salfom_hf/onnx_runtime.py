@@ -152,10 +152,9 @@ class OnnxModel:
             raise GraphError(f"There is no ONNX model at {path}; write one with `salfom export onnx`.")
         self.folder = folder
         self.streams = path.is_dir() and all((folder / name).is_file() for name in STREAM)
-        try:
-            self.config = SalFoMConfig.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise GraphError(f"Beside {window} there is no config.json of its model; export it anew.") from error
+        if not (folder / "config.json").is_file():
+            raise GraphError(f"Beside {window} there is no config.json of its model; export it anew.")
+        self.config = SalFoMConfig.from_pretrained(folder)
         self.graphs = [Graph(folder / name) for name in STREAM] if self.streams else [Graph(window)]
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:

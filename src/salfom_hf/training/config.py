@@ -89,6 +89,9 @@ class TrainingConfig:
         field(default_factory=list)
     )
     teacher_weight: Annotated[float, "share of the teachers in the density to learn"] = 0.5
+    teacher_cutmix: Annotated[
+        float, "share of the stills that get a rectangle of another one, and the teachers' map alone as density"
+    ] = 0.0
     seed: Annotated[int, "of everything that is drawn"] = 0
 
     # Validation, checkpoints, what people see
@@ -178,6 +181,11 @@ class TrainingConfig:
         for name, weight in self.loss_weights.items():
             demand(0 <= weight < math.inf, f"{name} must be at least 0 and finite, not {weight}.")
         demand(0 < self.teacher_weight <= 1, f"teacher_weight must be in 0…1, and not 0, not {self.teacher_weight}.")
+        demand(0 <= self.teacher_cutmix <= 1, f"teacher_cutmix must be in 0…1, not {self.teacher_cutmix}.")
+        demand(
+            bool(self.teachers) or not self.teacher_cutmix,
+            "teacher_cutmix makes pictures that only teachers can label; name some with --teachers.",
+        )
         demand(any(self.loss_weights.values()), f"The loss needs a term: {', '.join(LOSS_TERMS)} are all 0.")
         demand(bool(self.validated), "Motion clips need a validation split; name one.")
         demand(

@@ -29,7 +29,7 @@ from .data import EpochSampler
 from .model import merge_lora, resting, train_mode
 from .optimizer import ExponentialMovingAverage, make_optimizer, rate_factor, set_rates
 from .processes import all_or_none
-from .teachers import Teachers
+from .teachers import Teachers, pasted
 from .validation import draw, validate
 
 # Greater is better, but for this one.
@@ -213,17 +213,24 @@ class Trainer:
 
     def loss(self, batches: list[dict]) -> torch.Tensor:
         """The mean over the clips, which come in batches of one shape each."""
-        count, losses = sum(len(batch["labels"]) for batch in batches), []
+        config, losses = self.config, []
+        total = sum(len(batch["labels"]) for batch in batches)
         for batch in batches:
             clips, density, fixations = batch["pixel_values_videos"], batch["labels"], batch["fixations"]
-            rests = self.encoder_rests or (self.config.encoder_from_stills and clips.shape[1] > 1)
+            taught = self.teachers is not None and clips.shape[1] == 1  # Over whole clips it would take too long.
+            if taught:
+                count = round(config.teacher_cutmix * len(clips))
+                clips, fixations = pasted(clips, fixations, count)
+            rests = self.encoder_rests or (config.encoder_from_stills and clips.shape[1] > 1)
             with resting(self.encoder_parameters) if rests else nullcontext():
                 logits = self.model(clips).logits
-            if self.teachers is not None and clips.shape[1] == 1:  # Over whole clips they would take too long.
+            if taught:
+                weight = torch.full((len(clips),), config.teacher_weight, device=clips.device)
+                weight[:count] = 1.0
                 mirror = (self.progress.epoch + self.progress.batch) % 2 == 1
-                density = self.teachers.labels(clips, density, self.config.teacher_weight, mirror)
-            loss = saliency_loss(logits, density, **self.config.loss_weights, fixations=fixations)
-            losses.append(loss * (len(clips) / count))
+                density = self.teachers.labels(clips, density, weight, mirror)
+            loss = saliency_loss(logits, density, **config.loss_weights, fixations=fixations)
+            losses.append(loss * (len(clips) / total))
         if isinstance(self.model, DistributedDataParallel):
             # It waits for the gradient of every parameter. Stills have none for weights between frames, nor have clips
             # for an encoder that rests, and other processes may have other clips.

@@ -1,5 +1,7 @@
 """Models that a new one learns from, besides the gaze (Hinton et al., 2015: knowledge distillation)."""
 
+import math
+
 import torch
 
 from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
@@ -10,6 +12,30 @@ from .config import ConfigError
 def normalized(maps: torch.Tensor) -> torch.Tensor:
     """`(batch, height, width)`, each map divided by its sum; an empty one stays empty."""
     return maps / maps.sum(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+def pasted(clips: torch.Tensor, fixations: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Put a rectangle of another image of the batch, a quarter to three quarters of the area, at the same place of some
+    (Yun et al., 2019: CutMix). Nobody looked at such pictures, but teachers know where they would look.
+
+    Args:
+        clips: `(batch, frames, 3, height, width)`.
+        fixations: `(batch, height, width)`; those in the rectangle come along.
+        count: how many, those in front.
+
+    Returns:
+        Both, changed copies.
+    """
+    size = clips.shape[-2:]
+    area, *place = torch.rand(3).tolist()
+    sides = [round(length * math.sqrt(0.25 + 0.5 * area)) for length in size]
+    begins = [round((length - side) * at) for length, side, at in zip(size, sides, place, strict=True)]
+    rows, columns = (slice(begin, begin + side) for begin, side in zip(begins, sides, strict=True))
+    changed = clips.clone(), fixations.clone()
+    for new, old in zip(changed, (clips, fixations), strict=True):
+        new[:count, ..., rows, columns] = old.roll(1, dims=0)[:count, ..., rows, columns]
+    return changed
 
 
 class Teachers:
@@ -42,13 +68,14 @@ class Teachers:
             self.models.append(model.eval().requires_grad_(False))
 
     @torch.no_grad()
-    def labels(self, clips: torch.Tensor, density: torch.Tensor, weight: float, mirror: bool) -> torch.Tensor:
+    def labels(self, clips: torch.Tensor, density: torch.Tensor, weight: torch.Tensor, mirror: bool) -> torch.Tensor:
         """
-        The density to learn: the given one, and with a weight in 0…1 the teachers'.
+        The density to learn: the given one, and with a weight the teachers'.
 
         Args:
             clips: `(batch, frames, 3, height, width)`.
             density: `(batch, height, width)`.
+            weight: `(batch)`, in 0…1.
             mirror: whether the first teacher sees the mirror image, the second the image, and so on, or the other way
                 round. Half of the mean of both sides, which is better than either, is so had at the cost of one.
 
@@ -61,7 +88,7 @@ class Teachers:
             saliency = normalized(model(seen).saliency.float())
             taught += saliency.flip(-1) if mirror else saliency
             mirror = not mirror
-        return (1 - weight) * normalized(density.float()) + weight * taught / len(self.models)
+        return torch.lerp(normalized(density.float()), taught / len(self.models), weight.view(-1, 1, 1))
 
 
 __all__ = ["Teachers"]
