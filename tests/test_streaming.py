@@ -1,6 +1,8 @@
 """The streaming decoder against the network on each window."""
 
+import threading
 from collections import Counter
+from itertools import cycle
 
 import pytest
 import torch
@@ -83,6 +85,46 @@ def test_strides_and_batches(model, expected, stride, batch_size):
     found = streamed(model, stride=stride, batch_size=batch_size)
     assert found.shape == expected.shape
     torch.testing.assert_close(found[keys], expected[keys], atol=1e-5, rtol=0)
+
+
+def encoder_threads(monkeypatch, fail_at=None):
+    """(thread, PyTorch's threads there) of each call of an encoder; one call fails on request."""
+    seen, real = [], FrameEncoder.__call__
+
+    def call(self, pixel_values):
+        if len(seen) == fail_at:
+            raise RuntimeError("no memory")
+        seen.append((threading.current_thread(), torch.get_num_threads()))
+        return real(self, pixel_values)
+
+    monkeypatch.setattr(FrameEncoder, "__call__", call)
+    return seen
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_encoder_runs_beside_the_decoder(model, expected, monkeypatch, stride):
+    seen = encoder_threads(monkeypatch)
+    torch.set_num_threads(3)
+    found = streamed(model, stride=stride, batch_size=4)
+    torch.testing.assert_close(found[::stride], expected[::stride])
+    assert {threads for _, threads in seen} == {1}
+    assert len(seen) == len(FRAMES)
+    assert threading.main_thread() not in {thread for thread, _ in seen}
+    assert torch.get_num_threads() == 3
+
+
+def test_what_runs_beside_ends_with_the_stream(model, monkeypatch):
+    seen = encoder_threads(monkeypatch)
+    torch.set_num_threads(2)
+    maps = saliency_maps(model, cycle(FRAMES), batch_size=2)
+    next(maps)
+    maps.close()
+    assert torch.get_num_threads() == 2
+    assert not seen[0][0].is_alive()
+    encoder_threads(monkeypatch, fail_at=7)
+    with pytest.raises(RuntimeError, match="no memory"):
+        streamed(model, batch_size=2)
+    assert torch.get_num_threads() == 2
 
 
 def test_videos_do_not_see_each_other(model, expected):

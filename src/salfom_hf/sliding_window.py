@@ -7,10 +7,12 @@ interpolated linearly. Nothing but one batch of windows is held, however long th
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from itertools import chain, islice
 
 import torch
 
+from .background import in_background
 from .modeling_salfom import SalFoMForVideoSaliencyPrediction
 from .profiling import stage
 from .streaming import FrameEncoder, StreamingDecoder, can_stream
@@ -36,6 +38,23 @@ def encoded(
         yield from features
 
 
+def encoded_beside(
+    encode: Callable[[torch.Tensor], torch.Tensor], frames: Iterable[torch.Tensor], ahead: int, threads: int
+) -> Iterator[torch.Tensor]:
+    """
+    [`encoded`] beside what the caller does, in a thread of its own, up to `ahead` frames ahead, on some of PyTorch's
+    `threads`. Frames go one by one: what a CPU computes of one stays in its caches.
+    """
+
+    @torch.inference_mode()
+    def encode_one(frame: torch.Tensor) -> torch.Tensor:
+        with stage("encoder"), pytorch_threads(threads // 2, threads):
+            return encode(frame.unsqueeze(0))[0]
+
+    with closing(in_background(encode_one, frames, ahead)) as features:
+        yield from features
+
+
 def key_frames(frames: Iterable[torch.Tensor], stride: int, take: Callable[[torch.Tensor], None]) -> Iterator[int]:
     """Indices of every `stride`-th frame and of the last one; `take` gets every frame before its index comes."""
     index = 0
@@ -45,6 +64,16 @@ def key_frames(frames: Iterable[torch.Tensor], stride: int, take: Callable[[torc
             yield index
     if index % stride:
         yield index
+
+
+@contextmanager
+def pytorch_threads(count: int, afterwards: int) -> Iterator[None]:
+    """Let PyTorch compute on `count` threads where this thread calls it, and on `afterwards` thereafter."""
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(afterwards)
 
 
 def window_maps(
@@ -74,14 +103,10 @@ def open_stream(
 
 
 def streamed_maps(
-    encode: Callable[[torch.Tensor], torch.Tensor],
-    decoder: StreamingDecoder,
-    frames: Iterable[torch.Tensor],
-    stride: int,
-    batch_size: int,
+    decoder: StreamingDecoder, features: Iterable[torch.Tensor], stride: int, batch_size: int
 ) -> Iterator[Map]:
     """(index, map) of the key frames, where windows share what they can; see [`salfom_hf.streaming`]."""
-    keys = key_frames(encoded(encode, frames, batch_size), stride, decoder.add_frame)
+    keys = key_frames(features, stride, decoder.add_frame)
     for batch in batched(keys, batch_size):
         yield from zip(batch, decoder.maps(batch), strict=True)
 
@@ -129,7 +154,15 @@ def saliency_maps(
     if stream is None:
         maps = window_maps(model, frames, stride, batch_size)
     else:
-        maps = streamed_maps(*stream, frames, stride, batch_size)
+        encode, decoder = stream
+        threads = torch.get_num_threads()
+        if isinstance(model, torch.nn.Module) and model.device.type == "cpu" and threads > 1 and batch_size > 1:
+            # Two networks side by side, each on half of the threads, wait less for another than one on all of them.
+            features = encoded_beside(encode, frames, batch_size, threads)
+            with pytorch_threads(threads - threads // 2, threads):
+                yield from interpolated(streamed_maps(decoder, features, stride, batch_size))
+            return
+        maps = streamed_maps(decoder, encoded(encode, frames, batch_size), stride, batch_size)
     yield from interpolated(maps)
 
 
