@@ -102,6 +102,14 @@ def model_folder(framewise_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def umt_folder(umt_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("umt") / "tiny"
+    umt_model.save_pretrained(folder)
+    SalFoMVideoProcessor(size={"height": 64, "width": 96}, num_frames=4).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def onnx_folder(model_folder, tmp_path_factory):
     """The same model as ONNX graphs."""
     folder = tmp_path_factory.mktemp("export") / "onnx"
@@ -171,10 +179,15 @@ def datasets_cache(tmp_path_factory):
 
 
 @pytest.fixture
-def reproducible():
-    """One seed, and one thread: tiny networks are slower on more."""
+def set_threads():
+    """`torch.set_num_threads`, until the test ends."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
+    yield torch.set_num_threads
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def reproducible(set_threads):
+    """One seed, and one thread: tiny networks are slower on more."""
+    set_threads(1)
+    torch.manual_seed(0)

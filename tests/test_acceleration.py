@@ -19,9 +19,9 @@ def chosen(monkeypatch, layers, attention):
 
 
 @pytest.fixture
-def model(umt_model):
-    """Of its own for each test, which may change it."""
-    return copy.deepcopy(umt_model)
+def model(umt_folder):
+    """Of its own for each test, which may change it, and as it is before anything prepared it."""
+    return SalFoMForVideoSaliencyPrediction.from_pretrained(umt_folder)
 
 
 @pytest.mark.parametrize("product", TILED.values(), ids=TILED)

@@ -33,14 +33,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(acceleration, "measure", lambda dtype, threads: ("onednn", "tiled_blas"))
 
 
-@pytest.fixture(scope="module")
-def umt_folder(umt_model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("umt") / "tiny"
-    umt_model.save_pretrained(folder)
-    SalFoMVideoProcessor(size={"height": 64, "width": 96}, num_frames=4).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def benchmark(capsys):
     def run(*arguments):

@@ -34,14 +34,6 @@ def maps_of(model, pixels):
 
 
 @pytest.fixture(scope="module")
-def umt_folder(umt_model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "umt"
-    umt_model.save_pretrained(folder)
-    SalFoMVideoProcessor(size={"height": 64, "width": 96}, num_frames=4).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def umt_onnx(umt_folder, tmp_path_factory):
     """The paper's kind of model, with its weights in a file of their own, as if they were large."""
     folder = tmp_path_factory.mktemp("export") / "umt"

@@ -103,7 +103,8 @@ def test_options(pipe, predictor, clip):
         pipe(clip, stride=0)
 
 
-def test_batches_are_windows_of_one_video(pipe, clip):
+def test_batches_are_windows_of_one_video(pipe, clip, set_threads):
+    set_threads(1)
     sizes = []
     handle = pipe.model.salfom.encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     try:

@@ -102,9 +102,9 @@ def encoder_threads(monkeypatch, fail_at=None):
 
 
 @pytest.mark.parametrize("stride", [1, 3])
-def test_the_encoder_runs_beside_the_decoder(model, expected, monkeypatch, stride):
+def test_the_encoder_runs_beside_the_decoder(model, expected, monkeypatch, set_threads, stride):
     seen = encoder_threads(monkeypatch)
-    torch.set_num_threads(3)
+    set_threads(3)
     found = streamed(model, stride=stride, batch_size=4)
     torch.testing.assert_close(found[::stride], expected[::stride])
     assert {threads for _, threads in seen} == {1}
@@ -113,9 +113,9 @@ def test_the_encoder_runs_beside_the_decoder(model, expected, monkeypatch, strid
     assert torch.get_num_threads() == 3
 
 
-def test_what_runs_beside_ends_with_the_stream(model, monkeypatch):
+def test_what_runs_beside_ends_with_the_stream(model, monkeypatch, set_threads):
     seen = encoder_threads(monkeypatch)
-    torch.set_num_threads(2)
+    set_threads(2)
     maps = saliency_maps(model, cycle(FRAMES), batch_size=2)
     next(maps)
     maps.close()

@@ -132,12 +132,12 @@ def test_every_preset_takes_steps(
 
 
 def test_light_preset_learns(run):
-    code, folder = run(epochs=20, clips_per_video=2, batch_size=4, size=[64, 96], warmup_steps=5, learning_rate=1e-2)
+    code, folder = run(epochs=40, clips_per_video=2, batch_size=4, size=[64, 96], warmup_steps=5, learning_rate=3e-3)
     assert code == 0
     loss = losses(folder)
     assert np.mean(loss[-5:]) < np.mean(loss[:5]) - 0.2
     cc = [entry["validation/cc"] for entry in read_log(folder) if "validation/cc" in entry]
-    assert max(cc) > cc[0] + 0.1
+    assert cc[-1] > cc[0] + 0.1
 
 
 def test_what_a_run_leaves(run, data, capsys):

@@ -162,8 +162,9 @@ class SaliencyPredictor:
                     pixels = self.processor.prepare_frames(pixels.to(self.model.device))[0].to(self.model.dtype)
                 yield pixels
 
-        with closing(frames):
-            for saliency in saliency_maps(self.model, prepared(), self.stride, self.batch_size):
+        maps = saliency_maps(self.model, prepared(), self.stride, self.batch_size)
+        with closing(frames), closing(maps):
+            for saliency in maps:
                 frame = waiting.popleft()
                 with stage("fusion"):
                     saliency = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1).cpu().numpy()

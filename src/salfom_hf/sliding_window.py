@@ -158,8 +158,8 @@ def saliency_maps(
         threads = torch.get_num_threads()
         if isinstance(model, torch.nn.Module) and model.device.type == "cpu" and threads > 1 and batch_size > 1:
             # Two networks side by side, each on half of the threads, wait less for another than one on all of them.
-            features = encoded_beside(encode, frames, batch_size, threads)
-            with pytorch_threads(threads - threads // 2, threads):
+            beside = closing(encoded_beside(encode, frames, batch_size, threads))
+            with pytorch_threads(threads - threads // 2, threads), beside as features:
                 yield from interpolated(streamed_maps(decoder, features, stride, batch_size))
             return
         maps = streamed_maps(decoder, encoded(encode, frames, batch_size), stride, batch_size)
