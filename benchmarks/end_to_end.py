@@ -1,5 +1,7 @@
 """`salfom predict` from file to file: decoding, predicting, drawing and encoding one after the other, and at once.
 
+Encoder and decoder of the network run side by side both times, as `SaliencyPredictor` has them on a CPU.
+
     python benchmarks/end_to_end.py [--model salfom] [--seconds 10] [--rounds 3] [--threads 2] [-o FILE.json]
 
 The video is the package's example, repeated, 640×360 at 30 frames per second; what is written is the overlay. Both

@@ -9,6 +9,7 @@ what straight lines through the points leave over. Linux only.
 """
 
 import argparse
+import math
 import statistics
 import sys
 import tempfile
@@ -132,6 +133,12 @@ def text(x: float, y: float, words: str, anchor: str = "middle", color: str = IN
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}">{escape(words)}</text>'
 
 
+def round_step(highest: float) -> float:
+    """1, 2 or 5 times a power of ten, four to nine of which lie below the highest value."""
+    power = 10 ** math.floor(math.log10(highest / 4))
+    return max(power * factor for factor in (1, 2, 5) if power * factor <= highest / 4)
+
+
 def panel(left: float, top: float, rows: list[dict], value: str, color: str, label: str) -> list[str]:
     """A value over what one panel varies; both axes begin at 0."""
     right, bottom = left + PANEL, top + PANEL
@@ -141,14 +148,14 @@ def panel(left: float, top: float, rows: list[dict], value: str, color: str, lab
         return left + across / widest * PANEL, bottom - upwards / highest * PANEL
 
     drawn = [f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="{INK}"/>']
-    for row in rows:
-        x, _ = place(row["across"], 0)
+    for tick in np.arange(0, widest, round_step(widest)):
+        x, _ = place(tick, 0)
         drawn.append(f'<path d="M{x:.1f} {bottom}v5" stroke="{INK}"/>')
-        drawn.append(text(x, bottom + 20, f"{row['across']:.2g}" if widest < 20 else f"{row['across']:.0f}"))
-    for fraction in (0.25, 0.5, 0.75, 1):
-        _, y = place(0, fraction * highest)
+        drawn.append(text(x, bottom + 20, f"{tick:g}"))
+    for tick in np.arange(round_step(highest), highest, round_step(highest)):
+        _, y = place(0, tick)
         drawn.append(f'<path d="M{left} {y:.1f}H{right}" stroke="{GRID}"/>')
-        drawn.append(text(left - 8, y + 5, f"{fraction * highest:.3g}", "end"))
+        drawn.append(text(left - 8, y + 5, f"{tick:g}", "end"))
     if value == "seconds":
         slope, intercept, _ = line_through(rows)
         (x1, y1), (x2, y2) = place(0, intercept), place(widest, intercept + slope * widest)

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from salfom_hf import SaliencyPredictor, __version__
+from salfom_hf.allocation import keep_freed_memory
 from salfom_hf.data import DATASETS, load
 from salfom_hf.evaluation import METRICS, Model, Protocol, Scores, evaluate
 from salfom_hf.files import atomic_output
@@ -82,6 +83,7 @@ def table(rows: list[dict]) -> str:
 
 def main(given: list[str] | None = None) -> None:
     args = arguments().parse_args(given)
+    keep_freed_memory()
     dataset = load(args.dataset, args.data_dir, args.split)
     methods = [method_of(stride, args) for stride in args.strides]
     with tempfile.TemporaryDirectory() as folder:

@@ -20,6 +20,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from salfom_hf import SaliencyPredictor, __version__
+from salfom_hf.allocation import keep_freed_memory
 from salfom_hf.data import load
 from salfom_hf.evaluation import Model, Protocol, Scores, evaluate
 from salfom_hf.evaluation.report import aligned
@@ -174,6 +175,7 @@ def main(given: list[str] | None = None) -> None:
         parser.error(f"there is no file {args.peer}; check the path of --peer")
     labelled = [candidate(model, size) for model in args.model for size in args.size or [None]]
     methods = [method for _, method in labelled]
+    keep_freed_memory()
     dataset = load("stills", args.stills, args.split)
     scores = evaluate(dataset, methods, args.output / "scores", Protocol(METRICS), progress=None)
     times = milliseconds(methods, args.frames, args.rounds)

@@ -73,6 +73,14 @@ def test_preparing_changes_neither_weights_nor_training_nor_what_is_saved(model,
     assert loaded.salfom.encoder.config._attn_implementation == "sdpa"
 
 
+def test_a_prepared_model_is_exported_as_any_other(model, monkeypatch):
+    chosen(monkeypatch, "onednn", "tiled_onednn")
+    prepare_for_inference(model)
+    with torch.no_grad():
+        program = torch.export.export(model, (CLIPS,), strict=False)
+    assert not [node.name for node in program.graph.nodes if "mkldnn" in str(node.target)]
+
+
 def test_weights_loaded_later_count(model, monkeypatch):
     chosen(monkeypatch, "onednn", "tiled_onednn")
     changed = copy.deepcopy(model)

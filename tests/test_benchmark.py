@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import statistics
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -186,6 +187,21 @@ def test_the_fastest_product_counts(monkeypatch):
     assert rate == 3136 * 1024 * 4096
 
 
+def test_a_gpu_without_a_number_is_the_one_in_use(monkeypatch):
+    chosen = []
+    # Below what checks its argument, for builds without CUDA too.
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        benchmarking.use_gpu(torch.device("cuda"))
+        assert chosen == []
+        benchmarking.use_gpu(torch.device("cuda:1"))
+        assert chosen == [1]
+        assert not torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def test_compiled_windows_are_one_way_more(benchmark, model_folder, monkeypatch):
     modes = []
     monkeypatch.setattr(torch, "compile", lambda network, mode: modes.append(mode) or network)
@@ -291,6 +307,40 @@ def test_steps_that_do_not_fit_are_dashes(capsys):
     said = capsys.readouterr().out
     assert all(row[-2:] == ["–", "–"] for row in cells_of(said)[1])
     assert "could take 20 GiB" in said
+
+
+# What makes the page's commands quick, added to each, by program.
+QUICK = {
+    "salfom": ["--device", "cpu", "--rounds", "1", "--size", "64", "96"],
+    "strides": ["--frames", "8", "--rounds", "1"],
+    "linear_cost": shlex.split("--lengths 4 6 9 --sizes 64x32 96x64 128x64 --strides 1 2 3 --rounds 1"),
+    "training_step": shlex.split("--model salfom --device cpu --steps 1 --memory 0"),
+}
+
+
+def test_commands_of_the_page(model_folder, umt_folder, ucf_sports, tmp_path, monkeypatch, capsys):
+    """Each as it stands there, but on a CPU, with tiny models and data."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.setitem(pretrained.KNOWN, "salfom", model_folder)
+    monkeypatch.setattr(torch, "compile", lambda network, mode: network)
+    page = (SCRIPTS.parent / "docs" / "performance.md").read_text(encoding="utf-8")
+    lines = "".join(re.findall(r"```bash\n(.*?)```", page, flags=re.S)).splitlines()
+    places = {"salfom-large": umt_folder, "FOLDER": ucf_sports}
+    for line in lines:
+        program, *words = [str(places.get(word, word)) for word in shlex.split(line)]
+        capsys.readouterr()
+        if program == "salfom":
+            assert cli.main([*words, *QUICK["salfom"]]) == 0, f"{line}\n{capsys.readouterr().err}"
+        else:
+            module = script(Path(words.pop(0)).stem)
+            # It would hold for all other tests.
+            monkeypatch.setattr(module, "keep_freed_memory", lambda: None, raising=False)
+            try:
+                module.main([*words, *QUICK[module.__name__]])
+            finally:
+                AcceleratorState._reset_state(reset_partial_state=True)
+        assert cells_of(capsys.readouterr().out)[1], line
 
 
 def test_the_page_holds_what_was_measured(tmp_path):

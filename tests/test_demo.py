@@ -2,9 +2,11 @@
 
 import csv
 import importlib.util
+import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -217,6 +219,16 @@ def test_the_network_alone_asks_for_a_gpu(monkeypatch, model_folder, clip):
     assert asked == [("small_maps", module.GPU_TIME)]
 
 
+def test_zerogpu_comes_before_pytorch(tmp_path):
+    (tmp_path / "spaces.py").write_text(
+        "import sys\nassert 'torch' not in sys.modules\ndef GPU(duration): return lambda function: function\n"
+    )
+    code = "import salfom_hf.demo, spaces, sys; print(spaces.__file__, 'torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert result.stdout.split() == [str(tmp_path / "spaces.py"), "True"], result.stderr
+
+
 # The page, over its public API.
 
 
@@ -274,6 +286,14 @@ def test_a_part_of_a_video(client, model_folder, long_clip):
     with np.load(results[3]) as data:
         predictor = SaliencyPredictor.from_pretrained(model_folder, stride=3)
         np.testing.assert_allclose(data["maps"], predictor.predict(long_clip, 0.4, 0.5), atol=1e-3)
+
+
+def test_the_model_is_chosen(client, clip):
+    """One beside that of the command: the weights of the package."""
+    *_, maps, _, words, _ = predict(client, clip, model="salfom")
+    expected = SaliencyPredictor.from_pretrained("salfom").predict(clip)
+    np.testing.assert_allclose(np.load(maps)["maps"], expected, atol=2e-3)
+    assert "Made with **salfom**" in words
 
 
 def test_a_large_video_is_shown_smaller(client, tmp_path):
@@ -426,13 +446,14 @@ def test_no_address_is_fetched(client, server, clip, model_folder):
     assert "upload the file itself" in httpx.get(f"{address}/{event}", timeout=300).text
 
 
-def test_who_comes_when_the_queue_is_full_is_told(model_folder, clip, tmp_path, monkeypatch):
+def test_who_waits_sees_progress_and_a_full_queue_is_told(model_folder, clip, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(page, "MAX_QUEUE", 1)
     begun, go_on = threading.Event(), threading.Event()
     original = runs.Demo.maps
 
     def slow(*arguments):
+        arguments[-1](1, 6, "Looking at frame")
         begun.set()
         assert go_on.wait(60)
         return original(*arguments)
@@ -445,6 +466,12 @@ def test_who_comes_when_the_queue_is_full_is_told(model_folder, clip, tmp_path, 
         options = {"video": handle_file(clip), "api_name": "/predict_video"}
         jobs = [visitor.submit(**options)]
         assert begun.wait(60)
+        # Meanwhile, how far it has come.
+        until = time.monotonic() + 60
+        while not jobs[0].status().progress_data and time.monotonic() < until:
+            time.sleep(0.05)
+        (progress,) = jobs[0].status().progress_data
+        assert (progress.index, progress.length, progress.desc) == (1, 6, "Looking at frame")
         jobs.append(visitor.submit(**options))
         until = time.monotonic() + 60
         while not len(made._queue) and time.monotonic() < until:
@@ -498,6 +525,8 @@ def test_the_space():
     assert {"title", "emoji", "colorFrom", "colorTo", "python_version"} <= set(card)
     assert (card["sdk"], card["license"]) == ("gradio", "apache-2.0")
     assert f"gradio=={card['sdk_version']}\n" in (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    # ZeroGPU has no other version of Python that current transformers run on.
+    assert card["python_version"] == "3.12"
     # The Hub refuses longer ones.
     assert len(card["short_description"]) <= 60
     specification = importlib.util.spec_from_file_location("space_app", SPACE / card["app_file"])

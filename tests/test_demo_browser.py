@@ -204,10 +204,13 @@ def test_the_example_with_the_weights_of_the_package(browser, tmp_path):
     with serving(tmp_path, "--stride", "4") as server:
         for size in SIZES:
             page = opened(browser, server.url, size)
+            choose(page, EXAMPLE)
             page.get_by_role("button", name="Settings").first.click()
             page.get_by_label("number input for Length").fill("2")
+            page.keyboard.press("Tab")
+            # The slider beside the number shows that the page has taken it.
+            sync_api.expect(page.get_by_label("range slider for Length")).to_have_value("2")
             page.get_by_role("button", name="Settings").first.click()
-            choose(page, EXAMPLE)
             page.get_by_role("button", name=BUTTON).click()
             player = result(page)
             page.locator(".vega-embed svg, .vega-embed canvas").wait_for()

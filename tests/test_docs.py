@@ -1,10 +1,12 @@
 """
 Every command and every piece of Python in the documents does what it says, on small data in the real layouts.
 
-Commands in blocks of plain text, which take hours or GPUs or install something, are checked for what they name.
+Commands in blocks of plain text, which take hours or GPUs or install something, and those of measurements are checked
+for what they name.
 """
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -27,6 +29,7 @@ from PIL import Image
 import gaze_data
 import salfom_hf
 import test_convert
+import test_hub
 from salfom_hf import SalFoMConfig, SaliencyPredictor, cli, convert, predict, pretrained
 from salfom_hf.data import DATASETS, make_gazefolder
 from salfom_hf.encoders import ENCODERS
@@ -101,6 +104,18 @@ def test_commands(command, places, capsys):
     assert cli.main(shlex.split(with_places(command, places))[1:]) == 0, capsys.readouterr().err
 
 
+def test_the_scores_page_holds_what_the_shipped_weights_got():
+    """The table for which the card of these weights has the numbers, too."""
+    path = DOCS.parent / "hub_cards" / "results" / "ucf_sports.json"
+    scores = {method["name"]: method for method in json.loads(path.read_text(encoding="utf-8"))["methods"]}
+    table = (DOCS / "score.md").read_text(encoding="utf-8")
+    for name in ("salfom", "center"):
+        (row,) = re.findall(rf"^\| {name} +\|(.*)\|$", table, flags=re.M)
+        means = scores[name]["mean_over_frames"]
+        metrics = ("auc_judd", "auc_shuffled", "nss", "cc", "sim", "kldiv")
+        assert [cell.strip() for cell in row.split("|")[:6]] == [f"{means[metric]:.3f}" for metric in metrics]
+
+
 def test_python_of_the_datasets_page(places):
     namespace = {}
     for block in blocks("datasets.md", "python"):
@@ -134,6 +149,7 @@ def test_fine_tuning_page(places, capfd):
     for folder in ("run/model", "trainer-run/model"):
         assert SaliencyPredictor.from_pretrained(folder).model.config.num_frames == 16
     assert Path("walk_saliency.mp4").is_file()
+    test_hub.check_metadata(ModelCard.load("run/model/README.md"))
 
 
 def test_publishing_page(places, mine, monkeypatch, capfd):
@@ -274,11 +290,12 @@ def test_demo_page(small, monkeypatch):
 
 
 def plain_commands():
-    """Those in blocks of plain text, of all pages."""
+    """Those in blocks of plain text, of all pages, and all that measure."""
     return [
         pytest.param(line, id=f"{page.name}: {line[:40]}")
         for page in PAGES
-        for block in blocks(page, "text")
+        for language in ("text", *["bash"] * (page.name == "performance.md"))
+        for block in blocks(page, language)
         for line in block.splitlines()
         if re.match(r"(salfom|accelerate|python3?|pip) ", line)
     ]
@@ -327,7 +344,7 @@ def test_export_page(small):
     """From the first line to the last; the tiny model's windows are shorter."""
     run_commands("export.md")
     assert frames_in("talk_overlay.mp4") == 6
-    assert run_python("export.md", {"(1, 16, 3": "(1, 4, 3"})["saliency"].shape == (1, 288, 384)
+    assert run_python("export.md", {"(1, 16, 3": "(1, 4, 3"})["saliency"].shape == (1, 320, 416)
 
 
 def test_own_video(small, model_folder, monkeypatch):
@@ -507,5 +524,8 @@ def test_links_lead_somewhere(page):
 
 def test_the_index_has_every_page():
     index = (DOCS / "README.md").read_text(encoding="utf-8")
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     for page in DOCS.glob("*.md"):
-        assert page.name == "README.md" or f"]({page.name})" in index, page.name
+        if page.name != "README.md":
+            assert f"]({page.name})" in index, page.name
+            assert f"](docs/{page.name})" in readme, page.name

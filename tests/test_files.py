@@ -26,6 +26,23 @@ def make_folder(path, names, overwrite):
             (temporary / name).write_text("new")
 
 
+def test_what_is_in_place_is_on_the_disk(tmp_path, monkeypatch):
+    flushed = []
+    real = os.fsync
+
+    def fsync(descriptor):
+        real(descriptor)
+        flushed.append((os.fstat(descriptor).st_ino, (tmp_path / "maps").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_output(tmp_path / "maps", overwrite=False) as temporary:
+        (temporary / "a").mkdir(parents=True)
+        for name in ("1.png", "a/2.png"):
+            (temporary / name).write_bytes(b"png")
+    files = [tmp_path / "maps" / name for name in ("1.png", "a/2.png")]
+    assert sorted(flushed) == sorted((file.stat().st_ino, False) for file in files)
+
+
 def test_atomic_output_replaces_a_folder_only_of_the_same_kind(tmp_path):
     target = tmp_path / "maps"
     target.mkdir()

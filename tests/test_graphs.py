@@ -134,6 +134,14 @@ def test_int8(framewise_model, int8_onnx, onnx_folder):
     assert np.abs(found - expected).max() > 1e-4
 
 
+def test_what_is_said_of_int8(model_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(graphs, "export_onnx", lambda *_, **__: graphs.Report({"model.onnx": 2e-6}, [0.97, 0.99]))
+    assert cli.main(["export", "onnx", str(model_folder), str(tmp_path / "out"), "--int8"]) == 0
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert first == "model.onnx: maps differ from PyTorch's by 2.0e-06 at most before quantisation"
+    assert second.endswith("0.9800 on average, 0.9700 at least")
+
+
 @pytest.mark.parametrize("kind", ["framewise", "umt"])
 def test_torch_export_runs_without_the_package(
     kind, framewise_model, umt_model, model_folder, umt_folder, tmp_path, capsys

@@ -93,6 +93,8 @@ def test_what_cannot_be_run(onnx_folder, model_folder, clip, tmp_path, capsys, m
     assert str(broken / "next.onnx") in refused(capsys, *predict, broken)
     (broken / "video_preprocessor_config.json").unlink()
     assert "processor" in refused(capsys, *predict, broken / "model.onnx")
+    (broken / "config.json").write_text('{"model_type": ')
+    assert "Cannot read" in refused(capsys, *predict, broken / "model.onnx")
     (broken / "config.json").unlink()
     assert "config.json" in refused(capsys, *predict, broken / "model.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

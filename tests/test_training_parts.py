@@ -235,6 +235,17 @@ def test_clips_in_the_shape_of_their_video(encoders, size, tall):
     assert processor.target_size(640, 480) == tall
 
 
+@pytest.mark.parametrize("source", ["stills:train", "motion:train"])
+def test_training_clips_of_their_own_size(encoders, stills_parquet, source):
+    data = {"train": [source], "validation": ["stills:dev"], "data_dir": [f"stills={stills_parquet}"]}
+    config = configuration(encoders / "efficientnet_lite", size=[96, 64], train_size=[32, 64], **data)
+    _, processor = build_model(config)
+    training, validation = build_clips(config, processor)
+    assert training[0]["pixel_values_videos"].shape[-2:] == (32, 64)
+    assert validation[0]["pixel_values_videos"].shape[-2:] == (96, 64)
+    assert processor.target_size(480, 640) == (96, 64)
+
+
 def test_pixels_as_the_encoder_knows_them(encoders, tmp_path):
     folder = tmp_path / "encoder"
     AutoModel.from_pretrained(encoders / "dinov2").save_pretrained(folder)
@@ -262,6 +273,7 @@ def test_model_to_go_on_from(model_folder, framewise_model):
         ({"encoder": "", "model": "salfom-large"}, "salfom convert"),
         ({"encoder": "", "model": "MODEL", "model_config": {}, "size": [33, 64]}, "multiples of 32"),
         ({"size": [33, 64]}, "must be a multiple of 16"),
+        ({"train_size": [33, 64]}, "train_size must be multiples of 16"),
         ({"model_config": {"num_frames": 3}}, "power of two"),
     ],
 )

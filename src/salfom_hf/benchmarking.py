@@ -220,6 +220,13 @@ def ways_of(
     return ways
 
 
+def use_gpu(device: torch.device) -> None:
+    """Have events, which time, come from this GPU, and the float32 of the table be float32."""
+    if device.index is not None:  # PyTorch refuses to choose the GPU that it uses anyway.
+        torch.cuda.set_device(device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
 def timed(function: Callable[[], torch.Tensor], device: torch.device) -> float:
     """Seconds of a call, until its result is there."""
     if device.type == "cuda":
@@ -296,9 +303,7 @@ def benchmark(
         and operations per second of the fastest large matrix product by name of dtype.
     """
     if device.type == "cuda":
-        torch.cuda.set_device(device)
-        # The float32 of the table is float32.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        use_gpu(device)
     maps, memory = [], []
     rates = dict.fromkeys((dtype_name(way.dtype) for way in ways), 0.0)
     hidden = None if progress is None else not progress

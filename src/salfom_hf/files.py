@@ -34,6 +34,7 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
         yield temporary
         check_free(path, overwrite)
         with reported(f"Cannot write {path}", advice):
+            _flush(temporary)
             if path.is_dir():
                 if not temporary.is_dir() or _suffixes(path) - _suffixes(temporary):
                     raise VideoError(f"{path} is a folder that holds other files; choose another output.")
@@ -50,6 +51,18 @@ def is_taken(path: Path) -> bool:
 def check_free(path: Path, overwrite: bool) -> None:
     if is_taken(path) and not overwrite:
         raise VideoError(f"{path} exists already; choose another output or pass --overwrite.")
+
+
+def _flush(path: Path) -> None:
+    """Have a file, or the files of a folder, on the disk before their name is: a power cut leaves no empty ones."""
+    for file in (path, *path.rglob("*")):
+        if file.is_file():
+            # Windows flushes only what may be written.
+            descriptor = os.open(file, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _suffixes(folder: Path) -> set[str]:

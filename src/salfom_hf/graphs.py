@@ -50,7 +50,7 @@ class Report(NamedTuple):
     What the check of an export found.
 
     Attributes:
-        differences: file to the largest difference of its maps from PyTorch's.
+        differences: file to the largest difference of its maps from PyTorch's; of int8, before quantisation.
         correlations: of int8, those with the float32 maps of the example clip, one per frame.
     """
 

@@ -154,7 +154,10 @@ class OnnxModel:
         self.streams = path.is_dir() and all((folder / name).is_file() for name in STREAM)
         if not (folder / "config.json").is_file():
             raise GraphError(f"Beside {window} there is no config.json of its model; export it anew.")
-        self.config = SalFoMConfig.from_pretrained(folder)
+        try:
+            self.config = SalFoMConfig.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise GraphError(f"Cannot read {folder / 'config.json'} ({first_line(error)}); export it anew.") from error
         self.graphs = [Graph(folder / name) for name in STREAM] if self.streams else [Graph(window)]
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -76,6 +76,16 @@ def pytorch_threads(count: int, afterwards: int) -> Iterator[None]:
         torch.set_num_threads(afterwards)
 
 
+def on_threads(maps: Iterator[torch.Tensor], count: int, afterwards: int) -> Iterator[torch.Tensor]:
+    """The same maps, each computed on `count` of PyTorch's threads; what the caller does between has `afterwards`."""
+    while True:
+        with pytorch_threads(count, afterwards):
+            saliency = next(maps, None)
+        if saliency is None:
+            return
+        yield saliency
+
+
 def window_maps(
     model: SalFoMForVideoSaliencyPrediction, frames: Iterable[torch.Tensor], stride: int, batch_size: int
 ) -> Iterator[Map]:
@@ -156,11 +166,13 @@ def saliency_maps(
     else:
         encode, decoder = stream
         threads = torch.get_num_threads()
-        if isinstance(model, torch.nn.Module) and model.device.type == "cpu" and threads > 1 and batch_size > 1:
+        on_cpu = isinstance(model, torch.nn.Module) and model.device.type == "cpu"
+        if on_cpu and threads > 1 and batch_size > 1 and stride == 1:
             # Two networks side by side, each on half of the threads, wait less for another than one on all of them.
-            beside = closing(encoded_beside(encode, frames, batch_size, threads))
-            with pytorch_threads(threads - threads // 2, threads), beside as features:
-                yield from interpolated(streamed_maps(decoder, features, stride, batch_size))
+            # With a stride, the decoder has less to do than the encoder, and would leave its threads idle.
+            with closing(encoded_beside(encode, frames, batch_size, threads)) as features:
+                maps = interpolated(streamed_maps(decoder, features, stride, batch_size))
+                yield from on_threads(maps, threads - threads // 2, threads)
             return
         maps = streamed_maps(decoder, encoded(encode, frames, batch_size), stride, batch_size)
     yield from interpolated(maps)

@@ -311,7 +311,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
                         stride,
                         step=1,
                         label="Stride",
-                        info="Look at every k-th frame only: faster, less exact.",
+                        info="Predict every k-th frame, interpolate between: faster, less exact.",
                     )
                     colormap, opacity = color_choices()
                     model = model_choice()

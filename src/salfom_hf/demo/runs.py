@@ -37,7 +37,7 @@ MAX_FRAMES = 1000
 MAX_TIME = 300  # seconds of computing and drawing
 GPU_TIME = 60  # seconds to ask ZeroGPU for: visitors have few, and longer requests wait longer
 VIEW_SIDE = 960  # pixels of the longer side of what is shown
-MAP_SIDE = 384  # the same of the maps: the network sees no more
+MAP_SIDE = 384  # the same of the maps, which have no finer detail
 KEPT_RUNS = 4
 
 # What FFmpeg reads from one file alone: playlists and the like name other files, which may be other people's.

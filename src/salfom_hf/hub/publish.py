@@ -1,6 +1,7 @@
 """A model's folder as the Hub wants it, on disk or there."""
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -146,7 +147,10 @@ def push(
         except PublishError:
             raise
         except Exception as error:  # No network, no login and a refusal are errors of many types.
-            command = f"salfom push {model} --repo-id {repo_id}{' --private' if private else ''}"
+            options = ["--private"] if private else []
+            options += ["--results", *map(str, results)] if results else []
+            options += ["--max-shard-size", max_shard_size] if max_shard_size != SHARD else []
+            command = shlex.join(["salfom", "push", str(model), "--repo-id", repo_id, *options])
             raise PublishError(
                 f"Could not send {model} to {repo_id} ({' '.join(str(error).split())}); nothing on this machine has "
                 f"changed: log in with `hf auth login` and try again with `{command}`."

@@ -61,6 +61,9 @@ class TrainingConfig:
     size: Annotated[list[int], "height and width of all clips in pixels; none: as in inference"] = field(
         default_factory=list
     )
+    train_size: Annotated[
+        list[int], "height and width of training clips alone; none: as in validation and inference"
+    ] = field(default_factory=list)
     clips_per_video: Annotated[int, "random clips of each video and epoch"] = 1
     validation_spacing: Annotated[int, "frames between the validation maps of a video"] = 16
     augmentation: Annotated[dict[str, Any], "fields of salfom_hf.data.Augmentation"] = field(default_factory=dict)
@@ -156,7 +159,9 @@ class TrainingConfig:
             not self.encoder_from_stills or any(source.startswith("stills:") for source in self.train),
             "encoder_from_stills needs stills: name stills:SPLIT in train, or leave it out.",
         )
-        demand(len(self.size) in (0, 2) and all(side > 0 for side in self.size), "size needs a height and a width.")
+        for name in ("size", "train_size"):
+            sides = getattr(self, name)
+            demand(len(sides) in (0, 2) and all(side > 0 for side in sides), f"{name} needs a height and a width.")
         demand(
             len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             f"betas needs two numbers of at least 0 and below 1, not {self.betas}.",

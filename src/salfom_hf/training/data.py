@@ -1,9 +1,11 @@
 """The clips that a run trains on and those it validates on."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import ConcatDataset, Dataset, Sampler
+from transformers.image_utils import SizeDict
 
 from ..data import DATASETS, Augmentation, ClipDataset, DataError, MixtureDataset, hold_out, load
 from ..data.motion import MotionDataset
@@ -98,7 +100,8 @@ def build_clips(
 ) -> tuple[ClipDataset | MotionDataset | MixtureDataset, Dataset]:
     """
     The training clips, drawn anew every epoch, and the validation clips, always the same; in the shapes that the
-    processor gives them. An epoch of a mixture is as long as its first dataset is gone through once.
+    processor gives them, training clips perhaps at a size of their own. An epoch of a mixture is as long as its first
+    dataset is gone through once.
 
     Raises:
         ConfigError: a setting does not fit the data.
@@ -109,13 +112,16 @@ def build_clips(
         augmentation = Augmentation(**config.augmentation)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"augmentation: {error}") from error
+    training_processor = copy.copy(processor)
+    if config.train_size:
+        training_processor.size = SizeDict(height=config.train_size[0], width=config.train_size[1])
     shared = {"num_frames": processor.num_frames}
     drawn = {"clips_per_video": config.clips_per_video, "augmentation": augmentation, "seed": config.seed}
     try:
         clips = [
-            MotionDataset(rows, processor, seed=config.seed, **shared)
+            MotionDataset(rows, training_processor, seed=config.seed, **shared)
             if source.startswith(f"{MOTION}:")
-            else ClipDataset(rows, processor, **drawn, **shared)
+            else ClipDataset(rows, training_processor, **drawn, **shared)
             for source, rows in zip(config.train, training, strict=True)
         ]
     except ValueError as error:

@@ -79,13 +79,13 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
         ) from error
     except (TypeError, ValueError, RuntimeError, StrictDataclassError) as error:
         raise ConfigError(f"'{name}' does not make a SalFoM model: {' '.join(str(error).split())}") from error
-    if config.model:
-        stride = model.salfom.adapter.stride(model.config.encoder_config)
-        if any(side % stride for side in config.size):
-            raise ConfigError(f"size must be multiples of {stride} for this encoder, not {config.size}.")
-        if config.size:
-            processor.size = SizeDict(height=config.size[0], width=config.size[1])
-            processor.keep_aspect_ratio = False
+    stride = model.salfom.adapter.stride(model.config.encoder_config)
+    for key in ("size", "train_size"):
+        if any(side % stride for side in getattr(config, key)):
+            raise ConfigError(f"{key} must be multiples of {stride} for this encoder, not {getattr(config, key)}.")
+    if config.model and config.size:
+        processor.size = SizeDict(height=config.size[0], width=config.size[1])
+        processor.keep_aspect_ratio = False
     # accelerate looks for every class that is named here, and this encoder has not those of the others.
     model._no_split_modules &= {type(module).__name__ for module in model.modules()}
     if model.salfom.adapter.framewise:
