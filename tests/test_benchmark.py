@@ -27,8 +27,8 @@ pytestmark = pytest.mark.usefixtures("reproducible")
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """One call a turn, and nothing measured of the machine."""
+def quick(monkeypatch, set_threads):
+    """One call a turn, nothing measured of the machine, and no number of threads for later tests."""
     monkeypatch.setattr(benchmarking, "TURN", 1e-9)
     monkeypatch.setattr(benchmarking, "fastest_product", lambda device, dtype: RATE)
     monkeypatch.setattr(acceleration, "measure", lambda dtype, threads: ("onednn", "tiled_blas"))
@@ -49,8 +49,16 @@ def script(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     # A process for each number would take the tests longer than all the rest.
-    module.in_own_process = lambda function, *arguments: function(*arguments)
+    module.in_own_process = alone
     return module
+
+
+def alone(function, *arguments):
+    """What a function gives in this process, as if nothing had used accelerate before."""
+    try:
+        return function(*arguments)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def cells_of(text):
@@ -284,13 +292,10 @@ def test_straight_lines():
 
 def test_training_steps_side_by_side(umt_folder, tmp_path, capsys):
     training_step = script("training_step")
-    try:
-        training_step.main(
-            ["--model", str(umt_folder), "--device", "cpu", "--dtype", "float32", "--batch-size", "2", "--steps", "3",
-             "--memory", "0", "-o", str(tmp_path / "step.json")]
-        )  # fmt: skip
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
+    training_step.main(
+        ["--model", str(umt_folder), "--device", "cpu", "--dtype", "float32", "--batch-size", "2", "--steps", "3",
+         "--memory", "0", "-o", str(tmp_path / "step.json")]
+    )  # fmt: skip
     rows = json.loads((tmp_path / "step.json").read_text(encoding="utf-8"))["rows"]
     assert [row["gradient checkpointing"] for row in rows] == ["no", "yes"]
     for row in rows:
@@ -336,10 +341,7 @@ def test_commands_of_the_page(model_folder, umt_folder, ucf_sports, tmp_path, mo
             module = script(Path(words.pop(0)).stem)
             # It would hold for all other tests.
             monkeypatch.setattr(module, "keep_freed_memory", lambda: None, raising=False)
-            try:
-                module.main([*words, *QUICK[module.__name__]])
-            finally:
-                AcceleratorState._reset_state(reset_partial_state=True)
+            module.main([*words, *QUICK[module.__name__]])
         assert cells_of(capsys.readouterr().out)[1], line
 
 
