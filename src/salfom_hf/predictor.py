@@ -16,7 +16,7 @@ from .acceleration import prepare_for_inference
 from .background import in_background
 from .modeling_salfom import SalFoMForVideoSaliencyPrediction
 from .profiling import stage
-from .sliding_window import saliency_maps
+from .sliding_window import pytorch_threads, saliency_maps
 from .video import IMAGE_RATE, Frame, read_frames
 from .video_processing_salfom import SalFoMVideoProcessor, resize_map, to_tensor
 
@@ -166,7 +166,8 @@ class SaliencyPredictor:
         with closing(frames), closing(maps):
             for saliency in maps:
                 frame = waiting.popleft()
-                with stage("fusion"):
+                # Threads that were woken for so little would spin on, and take from those that predict and encode.
+                with stage("fusion"), pytorch_threads(1, torch.get_num_threads()):
                     saliency = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1).cpu().numpy()
                 yield SaliencyFrame(frame.image, frame.timestamp, saliency)
 

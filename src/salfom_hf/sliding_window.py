@@ -178,4 +178,4 @@ def saliency_maps(
     yield from interpolated(maps)
 
 
-__all__ = ["saliency_maps"]
+__all__ = ["pytorch_threads", "saliency_maps"]
