@@ -23,10 +23,11 @@ COLORS = {"TCFE": ("#efe7fb", "#7c4fc4"), "DFD": ("#fdecd8", "#c8680a"), "SFD": 
 NEUTRAL = ("#eef1f5", "#5b6675")
 INK, SOFT = "#16202c", "#4a5563"
 
-# In units of the drawing, which is 960 wide: on a telephone 360 pixels wide, the smallest letters are 9 pixels high.
-WIDTH, MARGIN, GAP = 960, 8, 50
-BOX, ROW = 88, 120
-LARGE, SMALL = 33, 27
+# In units of the drawing, which is 960 wide: on a telephone 360 pixels wide, the smallest type has 9 pixels. Words fit
+# into their boxes also in DejaVu Sans, the widest of the usual fonts.
+WIDTH, MARGIN, GAP = 960, 4, 52
+BOX, ROW = 84, 116
+LARGE, SMALL, PLUS = 29, 24, 15
 COLUMN_WIDTH = (WIDTH - 2 * MARGIN - 2 * GAP) / 3
 
 
@@ -80,7 +81,8 @@ def steps_of(model: SalFoMForVideoSaliencyPrediction, shapes: dict[str, tuple[in
     """The boxes of the three branches, those that are added to one another in one row."""
     tcfe, dfd, sfd = model.salfom.tcfe, model.salfom.dfd, model.salfom.sfd
     for index, (stage, scale) in enumerate(zip(tcfe.stages, (1, 4, tcfe.last_scale), strict=True)):
-        operation = upsampled(f"time ÷{stage.patch_embedding.stride[0]}, {len(stage.blocks)} blocks", scale)
+        blocks = f"{len(stage.blocks)} block{'s' if len(stage.blocks) != 1 else ''}"
+        operation = upsampled(f"time ÷{stage.patch_embedding.stride[0]}, {blocks}", scale)
         yield Step("TCFE", 2 * index + 1, operation, larger(shapes[f"salfom.tcfe.stages.{index}"], scale))
     volume = shapes["volume"]
     for index, (step, scale) in enumerate(zip(dfd.steps, dfd.scales, strict=True)):
@@ -114,8 +116,8 @@ def box(x: float, y: float, width: float, colors: tuple[str, str], upper: str, l
     return [
         f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{BOX}" rx="12" fill="{fill}" stroke="{stroke}" '
         'stroke-width="3"/>',
-        text(x + width / 2, y + 34, upper, SMALL, SOFT),
-        text(x + width / 2, y + 72, lower, bold=True),
+        text(x + width / 2, y + 33, upper, SMALL, SOFT),
+        text(x + width / 2, y + 68, lower, bold=True),
     ]
 
 
@@ -126,8 +128,8 @@ def arrow(*points: tuple[float, float]) -> str:
 
 def plus(x: float, y: float) -> list[str]:
     return [
-        f'<circle cx="{x:g}" cy="{y:g}" r="17" fill="white" stroke="{INK}" stroke-width="3"/>',
-        f'<path d="M{x - 9:g} {y:g} h18 M{x:g} {y - 9:g} v18" stroke="{INK}" stroke-width="4"/>',
+        f'<circle cx="{x:g}" cy="{y:g}" r="{PLUS}" fill="white" stroke="{INK}" stroke-width="3"/>',
+        f'<path d="M{x - 8:g} {y:g} h16 M{x:g} {y - 8:g} v16" stroke="{INK}" stroke-width="4"/>',
     ]
 
 
@@ -187,8 +189,8 @@ def draw(config: SalFoMConfig) -> str:
     for row in (1, 3):
         for name, into in (("TCFE", "DFD"), ("DFD", "SFD")):
             y = top + row * ROW + BOX / 2
-            parts.append(arrow((lefts[name] + COLUMN_WIDTH, y), (lefts[into] - 19, y)))
-            parts += plus(lefts[into] + 2, y)
+            parts.append(arrow((lefts[name] + COLUMN_WIDTH, y), (lefts[into] - 2 * PLUS - 3, y)))
+            parts += plus(lefts[into] - PLUS, y)
 
     # From the branches to the map.
     last_y = top + 5 * ROW + BOX

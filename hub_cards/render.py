@@ -124,10 +124,17 @@ CARDS = {
     ROOT / "spaces" / "saliency-metrics" / "README.md": metric_card,
 }
 
-if __name__ == "__main__":
+
+def main(root: Path = ROOT) -> None:
+    """Write all cards, and the pictures of the shipped weights, into this repository or another folder."""
     for path, card in CARDS.items():
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(card(), encoding="utf-8")
+        output = root / path.relative_to(ROOT)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(card(), encoding="utf-8")
         print(path.relative_to(ROOT))
     for name, picture in PICTURES.items():
-        shutil.copyfile(picture, WEIGHTS / name)
+        shutil.copyfile(picture, root / WEIGHTS.relative_to(ROOT) / name)
+
+
+if __name__ == "__main__":
+    main()

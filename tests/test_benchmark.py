@@ -359,3 +359,77 @@ def test_the_page_holds_what_was_measured(tmp_path):
     found = make_performance.filled(page, tmp_path / "measured")
     assert f"<!-- measured: {names[0]} -->\n```bash\nsalfom benchmark\n```\n\n| a |\n| - |\n<!-- end -->" in found
     assert make_performance.filled(found, tmp_path / "measured") == found
+
+
+def test_many_videos_times_a_command_that_runs(model_folder, clip, tmp_path):
+    """By one process; tests/test_predict_many.py has several."""
+    many_videos = script("many_videos")
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).symlink_to(clip)
+    args = many_videos.arguments().parse_args(["--model", str(model_folder)])
+    found = many_videos.measure(1, tmp_path, args)
+    assert found["frames_per_second"] > 0
+    assert found["seconds"] > 0
+
+
+def test_many_videos_compares_medians(clip, tmp_path, monkeypatch, capsys):
+    many_videos = script("many_videos")
+    rates = {1: iter([10, 30, 20]), 2: iter([36, 39, 90])}
+    videos = []
+
+    def measure(processes, folder, args):
+        videos.append(len(os.listdir(folder)))
+        return {"frames_per_second": next(rates[processes]), "seconds": 1}
+
+    monkeypatch.setattr(many_videos, "measure", measure)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    output = tmp_path / "found.json"
+    many_videos.main(["--video", str(clip), "--videos", "3", "--rounds", "3", "-o", str(output)])
+    assert videos == [3] * 6
+    assert "1.95 times as many" in capsys.readouterr().out
+    assert json.loads(output.read_text(encoding="utf-8"))["ratio"] == 39 / 20
+
+
+def test_startup_runs_what_it_names(monkeypatch, capsys, model_folder):
+    """In this process: starting one for each would take the tests longer."""
+    startup = script("startup")
+    monkeypatch.setitem(pretrained.KNOWN, "salfom", model_folder)
+
+    def measured(arguments):
+        if arguments[0] == "-c":
+            exec(arguments[1], {})
+        elif "--help" in arguments or "--version" in arguments:
+            with pytest.raises(SystemExit, match=r"^0$"):
+                cli.main(arguments[2:])
+        else:
+            assert arguments[:2] == startup.SALFOM
+            assert cli.main(arguments[2:]) == 0
+        capsys.readouterr()
+        return 1.25, 2.5
+
+    monkeypatch.setattr(startup, "measured", measured)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.argv", ["startup.py", "--runs", "1"])
+        startup.main()
+    assert re.fullmatch(r"salfom predict, first map +1.25 +2.50", capsys.readouterr().out.splitlines()[-1])
+
+
+def test_startup_measures_a_process():
+    cpu, wall = script("startup").measured(("-c", "sum(range(10**6))"))
+    assert 0 < cpu < wall + 1
+
+
+def test_onnx_runtime_compares_its_maps(model_folder, onnx_folder, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    onnx_runtime = script("onnx_runtime")
+    # It would hold for all other tests.
+    monkeypatch.setattr(onnx_runtime, "keep_freed_memory", lambda: None)
+    output = tmp_path / "found.json"
+    words = f"--model {model_folder} --onnx {onnx_folder} --threads 1 --repeats 2 -o {output}"
+    monkeypatch.setattr("sys.argv", ["onnx_runtime.py", *words.split()])
+    onnx_runtime.main()
+    rows = json.loads(output.read_text(encoding="utf-8"))["rows"]
+    assert [row["way"] for row in rows] == ["PyTorch float32", "PyTorch bfloat16", str(onnx_folder)]
+    assert rows[0]["correlation"] == pytest.approx(1)
+    assert rows[2]["correlation"] > 0.9999
+    assert "ms per map" in capsys.readouterr().out

@@ -24,7 +24,7 @@ from PIL import Image
 
 from conftest import noise, write_clip
 from demo_server import serving
-from salfom_hf import SaliencyPredictor, VideoError, cli
+from salfom_hf import SaliencyPredictor, VideoError, cli, video
 from salfom_hf.render import heatmap, overlay
 from salfom_hf.video import probe, read_frames
 
@@ -33,6 +33,7 @@ SPACE = ROOT / "spaces" / "salfom-demo"
 
 gradio = pytest.importorskip("gradio")
 
+import httpx  # noqa: E402
 from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 
@@ -131,26 +132,75 @@ def text(path, clip):
     path.write_text("This is no video.\n" * 50)
 
 
+def truncated(path, clip):
+    Image.fromarray(noise(1, 256, 256)[0, ..., 0]).save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def bomb(path, clip):
+    Image.new("1", (16_384, 16_384)).save(path, "PNG")
+
+
+def large(path, clip):
+    Image.new("1", (8192, 8192)).save(path, "PNG")
+
+
+def postscript(path, clip):
+    """Pillow takes it for a picture, and has another program draw it."""
+    Image.fromarray(noise(1)[0]).save(path, "EPS")
+
+
+def checked(path):
+    return runs.checked(path, runs.Bounds(path))
+
+
 @pytest.mark.parametrize("make", [playlist, concatenation, broken, text])
 def test_refused_files(tmp_path, clip, make):
     make(tmp_path / "bad.mp4", clip)
     with pytest.raises(VideoError, match=r"bad\.mp4"):
-        runs.checked(tmp_path / "bad.mp4")
+        checked(tmp_path / "bad.mp4")
 
 
 def test_a_folder_is_refused(tmp_path):
     # It would be read as a video of everybody's images.
     Image.fromarray(noise(1)[0]).save(tmp_path / "somebodys.png")
     with pytest.raises(VideoError, match="not a file"):
-        runs.checked(tmp_path)
+        checked(tmp_path)
 
 
 @pytest.mark.parametrize(("bound", "value", "words"), [("MAX_BYTES", 1 << 10, "MB"), ("MAX_PIXELS", 6143, "96×64")])
 def test_large_files_are_refused(clip, monkeypatch, bound, value, words):
-    assert runs.checked(clip).width == 96
+    assert checked(clip).width == 96
     monkeypatch.setattr(runs, bound, value)
-    with pytest.raises(VideoError, match=words):
-        runs.checked(clip)
+    with pytest.raises(runs.BoundsError, match=words):
+        checked(clip)
+
+
+def test_pictures_are_measured_before_they_are_decoded(tmp_path, monkeypatch):
+    large(tmp_path / "large.png", None)
+    monkeypatch.setattr(Image.Image, "convert", lambda *arguments: pytest.fail("It is decoded."))
+    with pytest.raises(runs.BoundsError, match=r"large\.png has 8192×8192 pixels"):
+        checked(tmp_path / "large.png")
+
+
+def test_every_frame_is_measured(demo, tmp_path, monkeypatch):
+    # FFmpeg looks at the first five seconds by itself.
+    small = write_clip(tmp_path / "small.ts", frames=200, sound=False).read_bytes()
+    large = write_clip(tmp_path / "large.ts", frames=6, height=128, width=192, sound=False).read_bytes()
+    grows = tmp_path / "grows.ts"
+    grows.write_bytes(small + large)
+    monkeypatch.setattr(runs, "MAX_PIXELS", 96 * 64)
+    assert checked(grows).width == 96
+    original, converted = video._rgb, []
+
+    def rgb(frame):
+        converted.append((frame.width, frame.height))
+        return original(frame)
+
+    monkeypatch.setattr(video, "_rgb", rgb)
+    with pytest.raises(runs.BoundsError, match=r"grows\.ts has 192×128 pixels"):
+        demo.maps("tiny", str(grows), 7.5, 10.0, 1, *run(grows))
+    assert set(converted) == {(96, 64)}
 
 
 @pytest.fixture
@@ -158,45 +208,84 @@ def demo(model_folder):
     return runs.Demo({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
 
 
-def ignore(*progress):
-    pass
+def run(path, progress=lambda *progress: None):
+    """Bounds and progress of a run that begins now."""
+    return runs.Bounds(path), progress
 
 
 def test_time_and_frames_are_bounded(demo, clip, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "MAX_FRAMES", 4)
     seen = []
-    maps = demo.maps("tiny", str(clip), 0.0, 10.0, 1, lambda *progress: seen.append(progress[:2]))
+    maps = demo.maps("tiny", str(clip), 0.0, 10.0, 1, *run(clip, lambda *progress: seen.append(progress[:2])))
     assert len(maps.saliency) == len(maps.timestamps) == len(maps.numbers) == 4
     assert seen == [(number, 4) for number in (1, 2, 3, 4)]
     # One clock for both: what the network leaves is for drawing.
-    seconds = count()
-    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    report = runs.timed(lambda *progress: seen.append(progress))
-    monkeypatch.setattr(runs, "MAX_TIME", 6)
-    maps = demo.maps("tiny", str(clip), 0.04, 10.0, 1, report)
-    with pytest.raises(VideoError, match="choose a shorter length"):
-        runs.write_files(maps, tmp_path, 0.04, 10.0, "turbo", 0.7, report)
-    assert [what for *_, what in seen[4:]] == ["Looking at frame"] * 4 + ["Drawing frame"] * 2
-    monkeypatch.setattr(runs, "MAX_TIME", 2)
-    with pytest.raises(VideoError, match="choose a shorter length"):
-        demo.maps("tiny", str(clip), 0.0, 5.0, 1, runs.timed(ignore))
+    now, seen = [0.0], []
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def report(*progress):
+        now[0] += runs.MAX_TIME / 5.5
+        seen.append(progress[-1])
+
+    bounds = runs.Bounds(clip)
+    maps = demo.maps("tiny", str(clip), 0.04, 10.0, 1, bounds, report)
+    with pytest.raises(runs.BoundsError, match="a shorter length"):
+        runs.write_files(maps, tmp_path, 0.04, 10.0, "turbo", 0.7, bounds, report)
+    assert seen == ["Looking at frame"] * 4 + ["Drawing frame"] * 2
+
+
+@pytest.mark.parametrize("frame", [0, 3])
+def test_time_is_bounded_before_the_start_too(demo, clip, tmp_path, monkeypatch, frame):
+    """What comes before the part that was asked for has to be decoded, in one file for hours."""
+    part = (0.2, 10.0)
+    maps = demo.maps("tiny", str(clip), *part, 1, *run(clip))
+    now, decoded = [0.0], count()
+    original = video._decoded
+
+    def slowly(*arguments, **options):
+        for image in original(*arguments, **options):
+            if next(decoded) == frame:
+                now[0] += 2 * runs.MAX_TIME
+            yield image
+
+    monkeypatch.setattr(video, "_decoded", slowly)
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    demo.recent.clear()
+    converted = []
+    monkeypatch.setattr(video, "_rgb", converted.append)
+    with pytest.raises(runs.BoundsError, match="an earlier start"):
+        demo.maps("tiny", str(clip), *part, 1, *run(clip))
+    decoded = count()
+    with pytest.raises(runs.BoundsError, match="an earlier start"):
+        runs.write_files(maps, tmp_path, *part, "turbo", 0.7, *run(clip))
+    assert not converted
 
 
 def test_other_colours_need_no_network(demo, clip, tmp_path, monkeypatch):
     part = ("tiny", str(clip), 0.0, 10.0, 2)
-    maps = demo.maps(*part, ignore)
+    maps = demo.maps(*part, *run(clip))
     calls = count()
     monkeypatch.setattr(demo, "small_maps", lambda *arguments: next(calls))
     assert demo.is_recent(*part)
-    assert demo.maps(*part, ignore) is maps
+    assert demo.maps(*part, *run(clip)) is maps
     assert next(calls) == 0
     assert not demo.is_recent("tiny", str(clip), 0.0, 10.0, 1)
 
 
 def test_few_runs_are_kept(demo, clip):
     for number in range(runs.KEPT_RUNS + 1):
-        demo.maps("tiny", str(clip), 0.0, 10.0 + number, 2, ignore)
+        demo.maps("tiny", str(clip), 0.0, 10.0 + number, 2, *run(clip))
     assert [demo.is_recent("tiny", str(clip), 0.0, 10.0 + number, 2) for number in range(2)] == [False, True]
+
+
+def test_runs_are_forgotten_when_their_files_go(demo, clip, monkeypatch):
+    assert page.KEPT == runs.KEPT == 3600
+    monkeypatch.setattr(runs, "KEPT", 0.1)
+    demo.maps("tiny", str(clip), 0.0, 10.0, 2, *run(clip))
+    until = time.monotonic() + 60
+    while demo.recent and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not demo.is_recent("tiny", str(clip), 0.0, 10.0, 2)
 
 
 def test_the_network_alone_asks_for_a_gpu(monkeypatch, model_folder, clip):
@@ -215,7 +304,7 @@ def test_the_network_alone_asks_for_a_gpu(monkeypatch, model_folder, clip):
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     made = module.Demo({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
-    assert len(made.maps("tiny", str(clip), 0.0, 10.0, 1, ignore).saliency) == 6
+    assert len(made.maps("tiny", str(clip), 0.0, 10.0, 1, *run(clip)).saliency) == 6
     assert asked == [("small_maps", module.GPU_TIME)]
 
 
@@ -331,6 +420,45 @@ def test_broken_uploads_get_one_sentence(client, server, tmp_path, clip, make):
 
 
 @pytest.mark.parametrize(
+    ("make", "name", "words"),
+    [
+        (text, "bad.png", "holds no picture"),
+        (truncated, "bad.jpg", "truncated"),
+        (bomb, "bad.png", "too many pixels"),
+        (large, "bad.png", "8192×8192 pixels"),
+        (postscript, "bad.png", "holds no picture"),
+        (truncated, "bad.gif", r"\.png"),
+        (text, "bad.svg", r"\.png"),
+    ],
+)
+def test_bad_pictures_get_one_sentence(client, server, tmp_path, make, name, words):
+    make(tmp_path / name, None)
+    with pytest.raises(AppError) as error:
+        client.predict(image=handle_file(tmp_path / name), api_name="/predict_image")
+    assert re.fullmatch(rf"[^\n]*{re.escape(name)}[^\n]*[.]", str(error.value))
+    assert re.search(words, str(error.value))
+    assert str(server.temporary) not in str(error.value)
+
+
+def test_a_model_that_cannot_be_loaded_is_one_sentence(model_folder, clip, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+
+    def fails():
+        raise MemoryError
+
+    made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder), "bad": fails})
+    _, url, _ = launch(made, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    try:
+        visitor = Client(url, verbose=False, download_files=tmp_path / "downloads")
+        with pytest.raises(AppError, match=r"^Cannot load this model; choose another\.$"):
+            predict(visitor, clip, model="bad")
+    finally:
+        made.close()
+    with pytest.raises(gradio.Error, match="Out of memory"), page.in_one_sentence("a.mp4"):
+        fails()
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"length": 31}, "30"),
@@ -359,17 +487,65 @@ def test_only_named_endpoints(client):
 
 
 def test_large_uploads_are_refused(server):
-    import httpx
-
     answer = httpx.post(
         f"{server.url}/gradio_api/upload", files={"files": ("big.mp4", bytes(runs.MAX_BYTES + 1))}, timeout=300
     )
     assert answer.status_code == 413
 
 
-def test_other_files_cannot_be_reached(client, server, clip, model_folder):
-    import httpx
+@pytest.mark.parametrize("path", ["upload", "call/predict_video", "queue/join"])
+def test_large_requests_are_refused(server, path):
+    """Of many files, or of anything else."""
+    address = httpx.URL(f"{server.url}/gradio_api/{path}")
+    with socket.create_connection((address.host, address.port), timeout=300) as connection:
+        head = f"POST {address.path} HTTP/1.1\r\nHost: {address.host}\r\nContent-Length: {runs.MAX_BYTES + 2**20 + 1}"
+        connection.sendall(f"{head}\r\n\r\n".encode())
+        assert connection.recv(100).split()[1] == b"413"
 
+
+def test_a_request_may_not_hide_its_size(server):
+    def parts():
+        for number in range(3):
+            name = f'Content-Disposition: form-data; name="files"; filename="{number}.mp4"'
+            yield f"--part\r\n{name}\r\n\r\n".encode()
+            yield bytes(40 * 2**20) + b"\r\n"
+        yield b"--part--\r\n"
+
+    headers = {"Content-Type": "multipart/form-data; boundary=part"}
+    answer = httpx.post(f"{server.url}/gradio_api/upload", content=parts(), headers=headers, timeout=300)
+    assert answer.status_code == 413
+    assert not [path for path in (server.temporary / "gradio").iterdir() if path.is_file()]
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(server):
+    address = httpx.URL(f"{server.url}/gradio_api/upload")
+    head = f"POST {address.path} HTTP/1.1\r\nHost: {address.host}\r\nContent-Length: 50000000\r\n"
+    head += "Content-Type: multipart/form-data; boundary=part\r\n\r\n"
+    name = 'Content-Disposition: form-data; name="files"; filename="a.mp4"'
+
+    def written():
+        return [path for path in (server.temporary / "gradio").iterdir() if path.is_file()]
+
+    def wait_for(number):
+        until = time.monotonic() + 60
+        while len(written()) != number and time.monotonic() < until:
+            time.sleep(0.05)
+        assert len(written()) == number
+
+    with socket.create_connection((address.host, address.port), timeout=300) as connection:
+        connection.sendall(f"{head}--part\r\n{name}\r\n\r\n".encode() + bytes(2**20))
+        wait_for(1)
+    wait_for(0)
+
+
+@pytest.mark.parametrize("service", ["process_recording", "component_server", "component_server/", "deep_link"])
+def test_services_that_the_page_does_not_need_are_refused(server, service):
+    for method in ("GET", "POST"):
+        answer = httpx.request(method, f"{server.url}/gradio_api/{service}?session_hash=a")
+        assert (answer.status_code, answer.text) == (403, "This page has no such service.")
+
+
+def test_other_files_cannot_be_reached(client, server, clip, model_folder):
     def answer(path):
         """What a program gets that names a file as if it had uploaded it."""
         source = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
@@ -401,16 +577,25 @@ def test_files_go_when_they_are_old_and_when_the_page_stops(model_folder, clip, 
     made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
     assert made.delete_cache == (600, 3600)
     _, url, _ = launch(made, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-    predict(Client(url, verbose=False, download_files=tmp_path / "downloads"), clip)
-    suffixes = {".mp4", ".npz", ".csv"}
-    assert suffixes <= {path.suffix for path in cache.rglob("*")}
+    visitor = Client(url, verbose=False, download_files=tmp_path / "downloads")
+    predict(visitor, clip)
+    # Half of it transparent: what is beneath is not looked at.
+    pixels = np.dstack([noise(1)[0], np.repeat(np.uint8([[0, 255]]), 48, axis=1).repeat(64, axis=0)])
+    Image.fromarray(pixels).save(tmp_path / "transparent.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.jpg")
+    over, *_ = visitor.predict(image=handle_file(tmp_path / "transparent.png"), opacity=0, api_name="/predict_image")
+    np.testing.assert_array_equal(np.array(Image.open(over).convert("RGB")), pixels[..., :3] * (pixels[..., 3:] > 0))
+    visitor.predict(image=handle_file(tmp_path / "grey.jpg"), api_name="/predict_image")
+
+    def files():
+        return {path.suffix for path in cache.rglob("*") if path.is_file()}
+
+    assert files() >= {".mp4", ".npz", ".csv", ".png", ".jpg"}
     made.close()
-    assert not suffixes & {path.suffix for path in cache.rglob("*")}
+    assert not files()
 
 
 def test_no_address_is_fetched(client, server, clip, model_folder):
-    import httpx
-
     asked = []
 
     class Handler(BaseHTTPRequestHandler):

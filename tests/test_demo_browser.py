@@ -120,24 +120,36 @@ def test_by_keyboard_alone(browser, server, upload):
     page = opened(browser, server.url, "desktop")
     choose(page, upload)
 
-    def tab_to(name):
+    def tab_to(name, key="Tab"):
         for _ in range(60):
-            page.keyboard.press("Tab")
+            page.keyboard.press(key)
             focused = page.evaluate("document.activeElement.innerText || document.activeElement.ariaLabel || ''")
             if focused.strip().startswith(name):
                 return
-        raise AssertionError(f"Tab never reaches {name}.")
+        raise AssertionError(f"{key} never reaches {name}.")
 
     tab_to("Upload file")
-    tab_to(BUTTON)
+    tab_to("Settings")
+    page.keyboard.press("Enter")
+    tab_to("range slider for Length")
+    for _ in range(30):  # From 10 seconds down to the least, half a second.
+        page.keyboard.press("ArrowLeft")
+    sync_api.expect(page.get_by_label("number input for Length")).to_have_value("0.5")
+    tab_to(BUTTON, "Shift+Tab")
     page.keyboard.press("Enter")
     result(page)
+    page.get_by_text("13 frames").wait_for()
     tab_to("Heat map")
     page.keyboard.press("Enter")
     page.locator("#video-heatmap video").wait_for()
     tab_to("Table (CSV)")
     with page.expect_download():
         page.keyboard.press("Enter")
+    tab_to("Picture", "Shift+Tab")
+    page.keyboard.press("Enter")
+    tab_to("Try the example")
+    page.keyboard.press("Enter")
+    page.get_by_role("img", name="Your picture with colours where people probably look").wait_for()
     page.close()
 
 

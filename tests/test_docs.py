@@ -1,8 +1,8 @@
 """
 Every command and every piece of Python in the documents does what it says, on small data in the real layouts.
 
-Commands in blocks of plain text, which take hours or GPUs or install something, and those of measurements are checked
-for what they name.
+Commands in blocks of plain text, which take hours or GPUs or install something, are checked for what they name. What
+has been run is noted, and at the end compared with what the pages hold.
 """
 
 import importlib.util
@@ -15,16 +15,18 @@ import subprocess
 import sys
 from importlib.metadata import metadata
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 import av
 import numpy as np
 import pytest
 import torch
 import transformers
-from huggingface_hub import ModelCard
+from accelerate.commands.launch import launch_command_parser
+from huggingface_hub import HfApi, ModelCard
 from packaging.requirements import Requirement
 from PIL import Image
+from torch.distributed.run import get_args_parser
 
 import gaze_data
 import salfom_hf
@@ -35,10 +37,19 @@ from salfom_hf.data import DATASETS, make_gazefolder
 from salfom_hf.encoders import ENCODERS
 from salfom_hf.hub import publish
 from salfom_hf.remote_code import TASK
+from salfom_hf.training.config import parse as training_config
 from salfom_hf.training.config import parser as training_parser
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), DOCS.parent / "README.md"])
+# Run by tests in other files, as a whole or, of a page about a server, the first block of Python.
+ELSEWHERE = {
+    "live.md": ("test_live.py", "test_the_page_of_the_documentation"),
+    "performance.md": ("test_benchmark.py", "test_commands_of_the_page"),
+    "demo.md": ("test_demo.py", "test_the_documents_example"),
+}
+# (page, language, line of commands or block of something else), of what has been run to its end.
+RAN = set()
 
 
 def blocks(name, language):
@@ -46,8 +57,25 @@ def blocks(name, language):
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), flags=re.S)
 
 
+def holds(name, language):
+    """What a page has to be run: the lines of its commands, or else its blocks."""
+    found = blocks(name, language)
+    return [line for block in found for line in block.splitlines()] if language == "bash" else found
+
+
+def to_run(name, language, first=0):
+    """The same one by one, from a place on; each counts as run when the next one is asked for."""
+    for text in holds(name, language)[first:]:
+        yield text
+        note(name, language, text)
+
+
+def note(name, language, text):
+    RAN.add(((DOCS / name).resolve(), language, text))
+
+
 def commands(name):
-    return [line for block in blocks(name, "bash") for line in block.splitlines() if line.startswith("salfom ")]
+    return [(name, line) for line in holds(name, "bash")]
 
 
 @pytest.fixture
@@ -96,12 +124,28 @@ def with_places(text, places):
     return text
 
 
-@pytest.mark.parametrize("command", commands("datasets.md") + commands("score.md"))
-def test_commands(command, places, capsys):
+@pytest.mark.parametrize(("name", "command"), commands("datasets.md") + commands("score.md"))
+def test_commands(name, command, places, capsys):
     if "--teacher" in command:
         # Skipped where the package that runs the teacher is missing.
         pytest.importorskip("test_data_pseudo_labels").write_teacher(Path("center.tflite"))
-    assert cli.main(shlex.split(with_places(command, places))[1:]) == 0, capsys.readouterr().err
+    program, *words = shlex.split(with_places(command, places))
+    assert program == "salfom"
+    assert cli.main(words) == 0, capsys.readouterr().err
+    note(name, "bash", command)
+
+
+def test_python_of_the_scores_page():
+    generator = torch.Generator().manual_seed(0)
+    saliency = torch.rand(2, 8, 12, generator=generator)
+    fixations, other_fixations = (torch.rand(2, 8, 12, generator=generator) > 0.8 for _ in range(2))
+    namespace = {"saliency": saliency, "fixations": fixations, "other_fixations": other_fixations}
+    for block in to_run("score.md", "python"):
+        exec(block, namespace)
+    # It shows nothing, so what is called is called once more: one number per map.
+    calls = re.findall(r"^metrics\..*$", block, flags=re.M)
+    assert len(calls) == 3
+    assert all(eval(call, namespace).shape == (2,) for call in calls)
 
 
 def test_the_scores_page_holds_what_the_shipped_weights_got():
@@ -118,7 +162,7 @@ def test_the_scores_page_holds_what_the_shipped_weights_got():
 
 def test_python_of_the_datasets_page(places):
     namespace = {}
-    for block in blocks("datasets.md", "python"):
+    for block in to_run("datasets.md", "python"):
         exec(with_places(block, places), namespace)
     assert namespace["frame"].shape[:2] == namespace["density"].shape == namespace["fixations"].shape
     # Of the last pass over a mixture: clips and stills, each in batches of their own.
@@ -142,45 +186,58 @@ def run_as_told(line, places):
 
 def test_fine_tuning_page(places, capfd):
     """From the first line to the last, each on what those before it left."""
-    for line in "".join(blocks("fine-tune.md", "bash")).splitlines():
+    for line in to_run("fine-tune.md", "bash"):
         assert run_as_told(line, places) == 0, f"{line}\n{capfd.readouterr().err}"
-    for block in blocks("fine-tune.md", "python"):
+    for block in to_run("fine-tune.md", "python"):
         exec(block.replace("(288, 384)", "(64, 96)"), {})
     for folder in ("run/model", "trainer-run/model"):
         assert SaliencyPredictor.from_pretrained(folder).model.config.num_frames == 16
     assert Path("walk_saliency.mp4").is_file()
     test_hub.check_metadata(ModelCard.load("run/model/README.md"))
+    for settings in to_run("fine-tune.md", "yaml"):
+        Path("own.yaml").write_text(settings, encoding="utf-8")
+        config = training_config(["own.yaml", "--data-dir", "mine"])
+        assert (config.model, config.learning_rate, config.nss_weight) == ("salfom", 3e-5, 0.1)
+
+
+def loaded(script):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_publishing_page(places, mine, monkeypatch, capfd):
     """From the first line to the last, each on what those before it left; the Hub notes what it is sent."""
-    sent = []
-    hub = SimpleNamespace(
-        create_repo=lambda name, **options: sent.append((name, options)),
-        repo_info=lambda name: SimpleNamespace(private=True),
-        upload_folder=lambda folder_path, **options: sent.append({path.name for path in Path(folder_path).iterdir()}),
-    )
-    monkeypatch.setattr(publish, "HfApi", lambda: hub)
+    hub = test_hub.Hub()
+    monkeypatch.setattr(publish, "HfApi", hub)
     shutil.copytree(places["salfom-large"], "run/model")
     shutil.copytree(mine / "made", "mine")
     for video in ("walk.mp4", "ride.mp4"):
         shutil.copy(mine / "videos" / video, video)
-    for line in "".join(blocks("publish.md", "bash")).splitlines():
-        words = shlex.split(line)
-        if words[0] == "salfom":
-            assert cli.main(words[1:]) == 0, f"{line}\n{capfd.readouterr().err}"
+    for line in to_run("publish.md", "bash"):
+        program, *words = shlex.split(line)
+        if program == "salfom":
+            assert cli.main(words) == 0, f"{line}\n{capfd.readouterr().err}"
         else:
-            # Of the repository, whose cards stay as they are.
-            assert (DOCS.parent / words[1]).is_file()
-    (name, options), files = sent
+            # Into a folder of its own: the cards of the repository stay as they are.
+            assert program == "python"
+            script = loaded(DOCS.parent / words[0])
+            script.main(Path("cards"))
+    for path in script.CARDS:
+        card = Path("cards", path.relative_to(DOCS.parent)).read_text(encoding="utf-8")
+        # Of the shipped weights' card, which changes with them, tests/test_hub.py says more.
+        assert "weights" in path.parts or card == path.read_text(encoding="utf-8")
+    (_, name, options), _ = hub.calls
     assert (name, options["private"]) == ("org/name", True)
-    assert files == {path.name for path in Path("hub-folder").iterdir()}
+    assert hub.files.keys() == {path.name for path in Path("hub-folder").iterdir()}
     assert ModelCard.load("hub-folder/README.md").data.eval_results
     monkeypatch.setitem(pretrained.KNOWN, "salfom", Path("run/model").resolve())
     default = {"model": (str(pretrained.KNOWN["salfom"]), "main")}
     monkeypatch.setitem(transformers.pipelines.SUPPORTED_TASKS[TASK], "default", default)
     namespace = {}
-    for block in blocks("publish.md", "python"):
+    for block in to_run("publish.md", "python"):
         exec(block, namespace)
     assert namespace["result"]["timestamps"][0] == pytest.approx(0.04)
     assert namespace["again"](mine / "videos" / "walk.mp4")["maps"].shape == (6, 64, 96)
@@ -189,7 +246,7 @@ def test_publishing_page(places, mine, monkeypatch, capfd):
 
 def run_commands(name, places=None):
     """Every line of a page in turn, each on what those before it left."""
-    for line in "".join(blocks(name, "bash")).splitlines():
+    for line in to_run(name, "bash"):
         words = shlex.split(with_places(line, places or {}), comments=True)
         while "=" in words[0]:  # Variables of the environment: the Hub is out of reach in tests anyway.
             words.pop(0)
@@ -197,10 +254,10 @@ def run_commands(name, places=None):
         assert cli.main(words) == 0, line
 
 
-def run_python(name, places=None):
+def run_python(name, places=None, first=0):
     """Every block of a page in turn, in one program; one that begins with the name of a file becomes that file."""
     namespace = {}
-    for block in blocks(name, "python"):
+    for block in to_run(name, "python", first):
         code = with_places(block, places or {})
         if found := re.match(r"# (\w+\.py)\n", code):
             Path(found[1]).write_text(code, encoding="utf-8")
@@ -241,12 +298,10 @@ def test_quick_start(small, monkeypatch, capsys):
 
 def test_readme(small, dhf1k_official):
     """What follows the two commands that `.ci/run` takes from it."""
-    for video in ("video.mp4", "hours.mp4"):
-        shutil.copy("talk.mp4", video)
+    shutil.copy("talk.mp4", "video.mp4")
     with av.open("talk.mp4") as container:
         next(container.decode(video=0)).to_image().save("photo.jpg")
-    _, _, *rest = blocks("../README.md", "bash")
-    for line in "".join(rest).splitlines():
+    for line in to_run("../README.md", "bash", 2):
         program, *words = shlex.split(line.replace("/data/DHF1K", str(dhf1k_official)), comments=True)
         assert program == "salfom"
         assert cli.main(words) == 0, line
@@ -263,25 +318,25 @@ def test_demo_page(small, monkeypatch):
     run_commands("demo.md")
     assert served == [7860]
 
-    def upload_folder(repo_id, repo_type, folder_path):
+    def upload_folder(*, repo_id, repo_type, folder_path):
         space.update({path.name: path.read_bytes() for path in Path(DOCS.parent, folder_path).iterdir()})
 
-    def upload_file(repo_id, repo_type, path_or_fileobj, path_in_repo):
+    def upload_file(*, repo_id, repo_type, path_or_fileobj, path_in_repo):
         is_path = isinstance(path_or_fileobj, str)
         space[path_in_repo] = Path(path_or_fileobj).read_bytes() if is_path else path_or_fileobj
 
     def create_repo(repo_id, repo_type, space_sdk, exist_ok):
         assert (repo_id, repo_type, space_sdk, exist_ok) == ("org/salfom-demo", "space", "gradio", True)
 
-    api = SimpleNamespace(create_repo=create_repo, upload_folder=upload_folder, upload_file=upload_file)
+    api = create_autospec(HfApi, instance=True)
+    for method in (create_repo, upload_folder, upload_file):
+        getattr(api, method.__name__).side_effect = method
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: api)
     # As `pip wheel` calls it.
     wheel = f"salfom_hf-{salfom_hf.__version__}-py3-none-any.whl"
     Path("dist").mkdir()
     Path("dist", wheel).write_bytes(b"a wheel")
-    namespace = {}
-    for block in blocks("demo.md", "python")[1:]:
-        exec(block, namespace)
+    run_python("demo.md", first=1)
     assert {"app.py", "README.md"} <= set(space)
     assert space[wheel] == b"a wheel"
     requirement = Requirement(space["requirements.txt"].decode().strip())
@@ -290,14 +345,15 @@ def test_demo_page(small, monkeypatch):
 
 
 def plain_commands():
-    """Those in blocks of plain text, of all pages, and all that measure."""
+    """Those in blocks of plain text, of all pages, and all that measure; also those that read from another one."""
     return [
-        pytest.param(line, id=f"{page.name}: {line[:40]}")
+        pytest.param(part, id=f"{page.name}: {part[:40]}")
         for page in PAGES
         for language in ("text", *["bash"] * (page.name == "performance.md"))
         for block in blocks(page, language)
         for line in block.splitlines()
-        if re.match(r"(salfom|accelerate|python3?|pip) ", line)
+        for part in line.split(" | ")
+        if re.match(r"(salfom|accelerate|torchrun|python3?|pip) ", part)
     ]
 
 
@@ -312,9 +368,14 @@ def check_options(words, parser):
 
 @pytest.mark.parametrize("command", plain_commands())
 def test_plain_commands_name_what_exists(command):
-    # Without what reads its output; what may be left out is there, and for what another command prints stands a name.
-    command = re.sub(r"\[(--.*?)\]", r"\1", re.sub(r"\$\(.*?\)", "printed", command.partition(" | ")[0]))
+    # What may be left out is there, and for what another command prints stands a name.
+    command = re.sub(r"\[(--.*?)\]", r"\1", re.sub(r"\$\(.*?\)", "printed", command))
     words = shlex.split(command, comments=True)
+    if words[0] == "torchrun":
+        check_options(words[1:], get_args_parser())
+    elif words[0] == "accelerate":
+        assert words[1] == "launch"
+        check_options(words[2:], launch_command_parser())
     if "salfom_hf.train" in words:
         check_options(words[words.index("salfom_hf.train") + 1 :], training_parser())
     elif "salfom_hf.predict" in words:
@@ -331,13 +392,6 @@ def test_plain_commands_name_what_exists(command):
         script = (DOCS.parent / words[1]).read_text(encoding="utf-8")
         for word in words[2:]:
             assert not word.startswith("-") or f'"{word}"' in script, word
-
-
-def test_every_page_is_tested():
-    tests = "".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("test_*.py"))
-    for page in PAGES:
-        if blocks(page, "bash") or blocks(page, "python"):
-            assert f'"{page.name}"' in tests or f'"../{page.name}"' in tests, page.name
 
 
 def test_export_page(small):
@@ -376,7 +430,8 @@ def test_many_videos_page(small, ucf_sports, monkeypatch):
     Path("clips", "day1").mkdir(parents=True)
     shutil.copy("talk.mp4", "clips/day1/a.mp4")
     Path("list.txt").write_text("talk.mp4\nclips/day1/a.mp4\n")
-    for line in with_places("".join(blocks("many-videos.md", "bash")), {"/data/UCF-Sports": ucf_sports}).splitlines():
+    for line in to_run("many-videos.md", "bash"):
+        line = with_places(line, {"/data/UCF-Sports": ucf_sports})
         program, _, words = line.partition(" -m salfom_hf.predict ")
         if words:
             assert program == "accelerate launch"
@@ -410,10 +465,7 @@ def test_converting_page(small, monkeypatch):
 
 @pytest.fixture(scope="module")
 def drawing():
-    spec = importlib.util.spec_from_file_location("make_architecture", DOCS / "make_architecture.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(DOCS / "make_architecture.py")
 
 
 def words_in(svg):
@@ -421,9 +473,10 @@ def words_in(svg):
 
 
 def test_architecture_page(drawing, tmp_path, monkeypatch):
-    assert "".join(blocks("architecture.md", "bash")).split() == ["python", "docs/make_architecture.py"]
     monkeypatch.setattr(drawing, "OUTPUT", tmp_path / "drawn.svg")
-    drawing.main([])
+    for line in to_run("architecture.md", "bash"):
+        assert line == "python docs/make_architecture.py"
+        drawing.main([])
     drawn = (tmp_path / "drawn.svg").read_text(encoding="utf-8")
     assert drawn == (DOCS / "architecture.svg").read_text(encoding="utf-8"), "run python docs/make_architecture.py"
     # What the authors' network has, column by column.
@@ -439,6 +492,20 @@ def test_architecture_page(drawing, tmp_path, monkeypatch):
     for config in (SalFoMConfig.from_pretrained("salfom"), SalFoMConfig()):
         for field in ("decoder_channels", "tcfe_depths", "tcfe_num_heads"):
             assert ", ".join(map(str, getattr(config, field))) in page
+
+
+@pytest.mark.parametrize("name", ["salfom", None])
+def test_words_of_the_drawing_fit_into_their_boxes(drawing, name):
+    """In DejaVu Sans, whose bold digits are .70 and × .84 of the size wide, and whose other letters .53 on average."""
+    svg = drawing.draw(SalFoMConfig.from_pretrained(name) if name else SalFoMConfig())
+    boxes = re.findall(
+        r'<rect x=.* width="([\d.]+)".*\n<text.*font-size="(\d+)".*>(.*)</text>\n<text.*>(.*)</text>', svg
+    )
+    assert len(boxes) == 17
+    for width, size, upper, lower in boxes:
+        shape = 0.7 * sum(letter.isdigit() for letter in lower) + 0.84 * lower.count("×")
+        assert shape * drawing.LARGE < float(width) - 16, lower
+        assert 0.53 * int(size) * len(upper) < float(width) - 8, upper
 
 
 def test_drawing_of_another_model(drawing, framewise_model):
@@ -529,3 +596,37 @@ def test_the_index_has_every_page():
         if page.name != "README.md":
             assert f"]({page.name})" in index, page.name
             assert f"](docs/{page.name})" in readme, page.name
+
+
+def test_every_block_was_run(request):
+    """The last test here: what the others ran is all that the pages hold."""
+    here = {name for name, value in globals().items() if name.startswith("test_") and callable(value)}
+    asked = {item.originalname for item in request.session.items if item.path == request.path}
+    if here - asked:
+        pytest.skip("This compares what all tests of this file ran, and not all were asked for.")
+    # Without these, the tests of some pages have been skipped.
+    pytest.importorskip("gradio")
+    pytest.importorskip("ai_edge_litert")
+    expected = {
+        (page.resolve(), language, text)
+        for page in PAGES
+        for language in ("bash", "python", "yaml")
+        for text in holds(page, language)
+    }
+    for name, (file, function) in ELSEWHERE.items():
+        code = (Path(__file__).parent / file).read_text(encoding="utf-8")
+        (body,) = re.findall(rf"^def {function}\(.*?(?=^\S|\Z)", code, flags=re.M | re.S)
+        assert f'"{name}"' in body, f"{file} does not run {name}"
+        page = (DOCS / name).resolve()
+        if name == "demo.md":
+            expected -= {(page, "python", blocks(name, "python")[0])}
+        else:
+            expected = {text for text in expected if text[0] != page}
+    # The gate runs what has this mark, as it stands there.
+    readme = DOCS.parent / "README.md"
+    marked = re.findall(r"<!-- command: \w+ -->\n```bash\n(.*)\n```", readme.read_text(encoding="utf-8"))
+    assert len(marked) == 2
+    expected -= {(readme.resolve(), "bash", line) for line in marked}
+    missing, unknown = expected - RAN, RAN - expected
+    assert not missing
+    assert not unknown

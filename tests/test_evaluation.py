@@ -12,6 +12,7 @@ from datasets import Dataset
 from PIL import Image
 
 from salfom_hf import metrics
+from salfom_hf.blur import gaussian_blur
 from salfom_hf.data import VIDEO_FEATURES, load_dhf1k, load_hollywood2, load_stills, load_ucf_sports
 from salfom_hf.data.samples import open_sample
 from salfom_hf.evaluation import (
@@ -30,6 +31,7 @@ from salfom_hf.evaluation import (
 )
 from salfom_hf.evaluation.scoring import opencv_blur
 from salfom_hf.predictor import SaliencyPredictor
+from salfom_hf.sliding_window import STILL_BLUR
 
 FAST = Protocol(("nss", "cc"))
 
@@ -350,23 +352,31 @@ def test_videos_decode_like_frames(dhf1k_official, framewise_model, processor, t
     np.testing.assert_allclose(video["scores"]["nss"], expected, rtol=1e-3)
 
 
-def test_a_still_is_one_frame(stills_parquet, framewise_model, processor):
+def test_a_still_is_one_frame_and_its_mirror_image(stills_parquet, framewise_model, processor):
     sample = open_sample(load_stills(stills_parquet, "train")[0])
     predictor = SaliencyPredictor(framewise_model, processor)
     seen = []
     hook = framewise_model.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
     (saliency,) = Model("tiny", predictor).maps(sample, [0])
     hook.remove()
-    assert seen == [(1, 1, 3, 64, 96)]
-    repeated = predictor.predict(np.repeat(next(sample.frames())[None], 4, axis=0))
-    np.testing.assert_allclose(saliency, repeated[-1], rtol=1e-3, atol=1e-5)
+    assert seen == [(2, 1, 3, 64, 96)]
+    image = next(sample.frames())
+    # Windows of a frame that is repeated do without the mirror image.
+    plain, mirrored = (
+        predictor.predict(np.repeat(frame[None], 4, axis=0))[-1] for frame in (image, image[:, ::-1].copy())
+    )
+    assert np.abs(plain - mirrored[:, ::-1]).max() > 1e-3
+    expected = gaussian_blur(torch.from_numpy((plain + mirrored[:, ::-1]) / 2), STILL_BLUR * 96, border="reflect")
+    np.testing.assert_allclose(saliency, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(saliency, predictor.predict(image[None])[0], rtol=1e-6)
 
 
 def test_the_last_frame_alone_has_no_memory(val, framewise_model, processor, tmp_path):
     """The map of a frame is that of a video which shows nothing else."""
     predictor = SaliencyPredictor(framewise_model, processor, stride=3)
     model, alone = Model("tiny", predictor), Model("tiny", predictor, last_frame_alone=True)
-    assert (alone.name, alone.description) == ("tiny, last frame alone", "every frame by itself, as a still")
+    assert alone.name == "tiny, last frame alone"
+    assert alone.description.startswith("every frame by itself, as a still; of stills, the mean of the maps")
     assert alone.fingerprint != model.fingerprint
     sample, chosen = open_sample(val[1]), [0, 2, 3, 19]
     frames = list(sample.frames())

@@ -12,13 +12,15 @@ import venv
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from huggingface_hub import DatasetCard, EvalResult, ModelCard, SpaceCard
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import DatasetCard, EvalResult, HfApi, ModelCard, SpaceCard
+from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from packaging.requirements import Requirement
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
@@ -48,8 +50,11 @@ def check_metadata(card):
         assert np.isfinite(result.metric_value)
         assert result.dataset_name
         assert result.dataset_split
-        assert result.source_name
-        assert result.source_url.startswith("https://")
+        # Where a model is not on the Hub yet, there is no page that could be the source.
+        assert (result.source_name is None) == (result.source_url is None)
+        assert re.match(
+            r"https://huggingface\.co/[\w-]+/[\w-]+$", result.source_url or "https://huggingface.co/org/name"
+        )
     for example in fields.get("widget", []):
         assert example["src"]
     return data
@@ -268,6 +273,47 @@ def test_what_is_measured_again_replaces_what_was_said(own_card, tmp_path):
     assert result.metric_value == 2.5
 
 
+@pytest.mark.parametrize(
+    ("own", "repo_id", "expected"),
+    [("owls", None, "owls"), (None, None, "second"), ("owls", "org/birds", "org/birds")],
+)
+def test_the_name_of_a_model(own_card, tmp_path, own, repo_id, expected):
+    """That on the Hub; before it has one, its card's, else its folder's."""
+    results = [tmp_path / "results.json"]
+    if own is not None:
+        publish.export(own_card, tmp_path / own, results=results)
+        shutil.copy(tmp_path / own / "README.md", own_card)
+    publish.export(own_card, tmp_path / "second", repo_id, results)
+    card = ModelCard.load(tmp_path / "second" / "README.md")
+    assert card.data.model_name == expected
+    assert f'from_pretrained("{repo_id or "path/to/this/folder"}")' in card.text
+    (result,) = check_metadata(card).eval_results
+    assert result.source_url == (repo_id and "https://huggingface.co/org/birds")
+
+
+def test_a_card_that_is_made_has_the_name_of_its_folder(model_folder, tmp_path):
+    publish.export(model_folder, tmp_path / "owls")
+    card = ModelCard.load(tmp_path / "owls" / "README.md")
+    assert card.text.strip().startswith("# owls\n")
+    assert 'from_pretrained("path/to/this/folder")' in card.text
+
+
+def test_what_a_card_shows_goes_with_it(own_card, tmp_path):
+    """Pictures from beside it, also in folders, and nothing else."""
+    (own_card / "assets").mkdir()
+    for name in ("assets/a plot.PNG", "unseen.jpg"):
+        (own_card / name).write_bytes(name.encode())
+    (tmp_path / "private.png").write_bytes(b"private")
+    with (own_card / "README.md").open("a") as file:
+        file.write(
+            '<img width="9" src="assets/a%20plot.PNG"> ![](../private.png) ![](https://a.org/b.png) ![](no.png)\n'
+        )
+    publish.export(own_card, tmp_path / "out")
+    found = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.[pPj]*[gG]")}
+    assert found == {"bad.jpg", "assets/a plot.PNG"}
+    assert (tmp_path / "out" / "assets" / "a plot.PNG").read_bytes() == b"assets/a plot.PNG"
+
+
 # --- Cards of this project's own repositories ---
 
 
@@ -300,7 +346,16 @@ def measured(model_folder, stills_parquet, ucf_sports, tmp_path, monkeypatch):
 def test_card_of_the_shipped_weights(cards, measured):
     card = ModelCard(cards.salfom_card(measured))
     data = check_metadata(card)
-    assert data.license == "apache-2.0"
+    # What the Hub would like to know of a model. It has no base model: the text says why.
+    fields = data.to_dict()
+    assert fields["license"] == "apache-2.0"
+    assert fields["datasets"] == ["osie", "nus-saliency-in-crowd"]
+    assert (fields["library_name"], fields["pipeline_tag"]) == ("transformers", "video-to-video")
+    assert {"saliency", "gaze"} <= set(fields["tags"])
+    assert set(fields["metrics"]) == {"nss", "cc", "sim", "auc_judd"}
+    assert fields["model-index"][0]["name"] == "salfom"
+    assert "base_model" not in fields
+    assert "names no `base_model`" in card.text
     _, opening = re.split(r"^# .*$", card.text, maxsplit=1, flags=re.M)
     assert opening.strip().startswith("These are **not** the weights of the SalFoM paper")
     for said in ("MIT", "CC-BY-4.0", "Apache-2.0", "OSIE", "moradi2024salfom", "seed", "adults", "## Bias", "half of"):
@@ -339,6 +394,23 @@ def test_the_card_that_ships_is_of_the_weights_that_ship(cards):
     assert shipped == cards.salfom_card(), "Run python hub_cards/render.py."
 
 
+def test_card_of_the_shipped_weights_on_the_hub(cards, measured, model_folder, tmp_path):
+    """There it also has a page that is the source of its scores, and an example."""
+    folder = tmp_path / "weights"
+    shutil.copytree(model_folder, folder)
+    (folder / "README.md").write_text(cards.salfom_card(measured), encoding="utf-8")
+    for name in cards.PICTURES:
+        (folder / name).write_bytes(b"a picture")
+    publish.export(folder, tmp_path / "out", "org/salfom")
+    fields = check_metadata(ModelCard.load(tmp_path / "out" / "README.md")).to_dict()
+    (index,) = fields["model-index"]
+    assert index["name"] == "org/salfom"
+    assert len(index["results"]) == 2
+    assert all(result["source"]["url"] == "https://huggingface.co/org/salfom" for result in index["results"])
+    shown = {example["src"] for example in fields["widget"]} | set(cards.PICTURES)
+    assert shown <= {file.name for file in (tmp_path / "out").iterdir()}
+
+
 def test_pictures_of_the_shipped_card(cards):
     linked = re.findall(r"!\[[^]]+\]\((\S+)\)", (cards.WEIGHTS / "README.md").read_text(encoding="utf-8"))
     assert sorted(linked) == sorted(cards.PICTURES)
@@ -364,6 +436,17 @@ def test_card_of_dhf1k(cards):
         assert row in card.text
 
 
+def test_what_the_card_of_dhf1k_shows_works(cards, dhf1k_official, capsys):
+    """Its commands and its Python, on two of the videos."""
+    text = cards.dhf1k_card().replace("/data/DHF1K", str(dhf1k_official))
+    (command,) = re.findall(r"```bash\n(.*?)\n```", text, flags=re.S)
+    assert cli.main(shlex.split(command)[1:]) == 0, capsys.readouterr().err
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    namespace = {}
+    exec(code, namespace)
+    assert namespace["density"].shape == namespace["fixations"].shape == namespace["frame"].shape[:2]
+
+
 def test_card_of_the_metric(cards):
     card = SpaceCard(cards.metric_card())
     assert (card.data.sdk, card.data.license) == ("gradio", "apache-2.0")
@@ -374,13 +457,23 @@ def test_card_of_the_metric(cards):
 
 
 class Hub:
-    """Stands in for `HfApi` and notes what is asked of it."""
+    """
+    Stands in for `HfApi`, whose methods refuse what the real ones would, and notes what is asked of it.
 
-    def __init__(self, error=None, public=False):
-        self.calls, self.files, self.error, self.public = [], {}, error, public
+    Args:
+        error: of every upload and download.
+        public: whether the repository exists and is public.
+        folder: what `hf_hub_download` finds.
+    """
+
+    def __init__(self, error=None, public=False, folder=None):
+        self.calls, self.files, self.error, self.public, self.folder = [], {}, error, public, folder
+        self.api = create_autospec(HfApi, instance=True)
+        for name in ("create_repo", "repo_info", "upload_folder", "hf_hub_download"):
+            getattr(self.api, name).side_effect = getattr(self, name)
 
     def __call__(self):
-        return self
+        return self.api
 
     def create_repo(self, name, **options):
         self.calls.append(("create_repo", name, options))
@@ -394,6 +487,14 @@ class Hub:
         if self.error:
             raise self.error
         self.files = {file.name: file.read_bytes() for file in Path(folder_path).iterdir()}
+
+    def hf_hub_download(self, name, filename):
+        self.calls.append(("hf_hub_download", name, filename))
+        if self.error:
+            raise self.error
+        if not (self.folder / filename).is_file():
+            raise RemoteEntryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
+        return str(self.folder / filename)
 
 
 def contents(folder):
@@ -410,11 +511,64 @@ def test_push(own_card, exported, monkeypatch, capsys, private):
     assert (create, upload) == ("create_repo", "upload_folder")
     assert created == ["org/owls", {"private": private, "exist_ok": True}]
     assert uploaded == "org/owls"
-    # A file of weights from before would be loaded in place of shards.
-    assert "*.safetensors" in options["delete_patterns"]
+    # A file of weights from before would be loaded in place of shards. What others have put there stays.
+    sharded = {"model-00001-of-00002.safetensors", "model.safetensors.index.json"}
+    others = {
+        "scripts/prepare.py",
+        "train.py",
+        "onnx/model.safetensors",
+        "adapter.safetensors",
+        "old/model-1.safetensors",
+    }
+    old = {"model.safetensors", *sharded, *others}
+    assert others == old - set(filter_repo_objects(old, allow_patterns=options["delete_patterns"]))
     assert hub.files.keys() == {file.name for file in exported.iterdir()} | {"bad.jpg"}
     assert b'from_pretrained("org/owls")' in hub.files["README.md"]
     assert contents(own_card) == before
+
+
+def test_old_weights_are_all_that_is_ever_written(model_folder, tmp_path):
+    """Whatever weights this package writes are among those that it replaces."""
+    publish.export(model_folder, tmp_path / "whole")
+    publish.export(model_folder, tmp_path / "sharded", max_shard_size="20KB")
+    written = {file.name for file in tmp_path.rglob("*.safetensors*")}
+    assert len(written) > 3
+    assert written == set(filter_repo_objects(written, allow_patterns=list(publish.OLD_WEIGHTS)))
+
+
+@pytest.fixture
+def on_the_hub(own_card, monkeypatch):
+    """The model with a card as `org/owls` on a Hub, where also transformers finds it."""
+    hub = Hub(folder=own_card)
+    monkeypatch.setattr(publish, "HfApi", hub)
+    for kind in (SalFoMForVideoSaliencyPrediction, publish.SalFoMVideoProcessor):
+        load = kind.from_pretrained
+        monkeypatch.setattr(kind, "from_pretrained", lambda name, load=load: load(own_card))
+    return hub
+
+
+def test_a_model_of_the_hub_keeps_its_card(on_the_hub, own_card, tmp_path):
+    publish.export("org/owls", tmp_path / "out", "me/owls")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "mit"
+    assert "Trained on owls." in card.text
+    assert "is not known" not in card.text
+    assert (tmp_path / "out" / "bad.jpg").read_bytes() == b"a picture"
+    assert [call[1:] for call in on_the_hub.calls] == [("org/owls", "README.md"), ("org/owls", "bad.jpg")]
+
+
+def test_a_model_of_the_hub_without_a_card_gets_one(on_the_hub, own_card, tmp_path):
+    (own_card / "README.md").unlink()
+    assert cli.main(["push", "org/owls", "--repo-id", "me/owls"]) == 0
+    assert b"is not known" in on_the_hub.files["README.md"]
+
+
+def test_a_card_that_cannot_be_fetched_is_not_replaced(on_the_hub, tmp_path, capsys):
+    on_the_hub.error = OSError("no route\nto host")
+    assert cli.main(["export", "hub", "org/owls", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Cannot fetch README.md of org/owls from the Hub (no route to host)" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_public_repository_is_not_sent_what_should_be_private(own_card, monkeypatch, capsys):

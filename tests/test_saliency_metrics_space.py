@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from huggingface_hub import SpaceCard
 from PIL import Image
 
+import salfom_hf
 from salfom_hf import metrics
 
 ROOT = Path(__file__).parents[1]
@@ -164,7 +166,7 @@ def test_card():
 def test_page_scores_the_example(app, quality):
     images = app.example(quality)
     prediction, density, fixations = (torch.from_numpy(np.array(image)) for image in images)
-    table = {name: value for name, value, _ in app.score(*images)}
+    table = {name: value for name, value, _ in app.rows(*images)}
     assert table == {
         "AUC-Judd": f"{metrics.auc_judd(prediction, fixations).item():.4f}",
         "NSS": f"{metrics.nss(prediction, fixations).item():.4f}",
@@ -177,14 +179,14 @@ def test_page_scores_the_example(app, quality):
 
 def test_page_takes_either_ground_truth(app):
     prediction, density, fixations = app.example("good")
-    rows = app.score(prediction, density, fixations)
-    assert app.score(prediction, None, fixations) == rows[:2]
-    assert app.score(prediction.convert("RGB"), density, None) == rows[2:]
+    rows = app.rows(prediction, density, fixations)
+    assert app.rows(prediction, None, fixations) == rows[:2]
+    assert app.rows(prediction.convert("RGB"), density, None) == rows[2:]
     # Saved as JPEG, a fixation map has dark pixels where nobody looked.
     noisy = Image.fromarray(np.maximum(np.array(fixations), 3))
-    assert app.score(prediction, None, noisy) == rows[:2]
+    assert app.rows(prediction, None, noisy) == rows[:2]
     empty = Image.new("L", prediction.size)
-    assert all(value.startswith("undefined") for _, value, _ in app.score(prediction, empty, empty))
+    assert all(value.startswith("undefined") for _, value, _ in app.rows(prediction, empty, empty))
 
 
 def test_page_says_what_is_wrong(app):
@@ -192,14 +194,116 @@ def test_page_says_what_is_wrong(app):
 
     prediction, density, fixations = app.example("good")
     with pytest.raises(Error, match="Give the predicted map"):
-        app.score(None, density, fixations)
+        app.rows(None, density, fixations)
     with pytest.raises(Error, match="nothing to compare with"):
-        app.score(prediction, None, None)
+        app.rows(prediction, None, None)
     with pytest.raises(Error, match="prediction has 160×90 pixels, but the density has 320×180"):
-        app.score(prediction.resize((160, 90)), density, None)
+        app.rows(prediction.resize((160, 90)), density, None)
 
 
 def test_page_is_built(app):
     buttons = [block.value for block in app.demo.blocks.values() if type(block).__name__ == "Button"]
     assert buttons == ["Score", "Example: a good map", "Example: only a centre bias"]
-    assert [function.fn for function in app.demo.fns.values()].count(app.score) == 3
+    scoring = [function for function in app.demo.fns.values() if function.fn is app.score]
+    assert len(scoring) == 3
+    assert {(function.concurrency_id, function.concurrency_limit) for function in scoring} == {("score", 1)}
+    assert not app.demo.analytics_enabled
+
+
+# The page, over HTTP.
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """The module of the page, its address, a client, and its folder of uploads and results."""
+    pytest.importorskip("gradio")
+    from gradio_client import Client
+
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(cache))
+    app = module("app")
+    _, url, _ = app.serve(app.demo, app.MAX_BYTES, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    try:
+        client = Client(url, verbose=False, download_files=tmp_path / "downloads")
+        yield SimpleNamespace(app=app, url=url, client=client, cache=cache)
+    finally:
+        app.demo.close()
+
+
+def test_page_scores_uploads_and_deletes_them(served, tmp_path):
+    from gradio_client import handle_file
+
+    # As people have them: grey, colours, half transparent.
+    images = served.app.example("good")
+    for image, name, mode in zip(images, ("a.png", "b.jpg", "c.png"), ("L", "RGB", "RGBA"), strict=True):
+        image.convert(mode).save(tmp_path / name)
+    given = [handle_file(tmp_path / name) for name in ("a.png", "b.jpg", "c.png")]
+    table = served.client.predict(*given, api_name="/score")
+    expected = served.app.rows(images[0], Image.open(tmp_path / "b.jpg"), images[2])
+    assert table["data"] == expected
+    assert {path.name for path in served.cache.rglob("*.*")} >= {"a.png", "b.jpg", "c.png"}
+    assert served.app.demo.delete_cache == (600, 3600)
+    served.app.demo.close()
+    assert not [path for path in served.cache.rglob("*") if path.is_file()]
+
+
+def test_page_refuses_bad_pictures_in_one_sentence(served, tmp_path):
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    prediction, density, _ = served.app.example("good")
+    prediction.save(tmp_path / "good.png")
+    (tmp_path / "text.png").write_text("This is no picture.\n" * 50)
+    density.save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-2000])
+    Image.new("1", (16_384, 16_384)).save(tmp_path / "bomb.png")
+    Image.new("1", (4096, 4096)).save(tmp_path / "large.png")
+    for name, words in (
+        ("text.png", "holds no picture"),
+        ("cut.png", "truncated"),
+        ("bomb.png", "too many pixels; upload at most 8 megapixels"),
+        ("large.png", "4096×4096 pixels; upload at most 8 megapixels"),
+    ):
+        with pytest.raises(AppError) as error:
+            served.client.predict(
+                handle_file(tmp_path / "good.png"), handle_file(tmp_path / name), None, api_name="/score"
+            )
+        assert re.fullmatch(rf"[^\n]*{name}[^\n]*{words}[^\n]*[.]", str(error.value))
+        assert str(tmp_path) not in str(error.value)
+
+
+def test_page_fetches_no_addresses_and_has_bounds(served):
+    import httpx
+    from gradio_client import handle_file
+    from gradio_client.exceptions import AppError
+
+    address = "https://huggingface.co/a.png"
+    with pytest.raises(AppError, match="upload the file itself"):
+        served.client.predict(handle_file(address), None, None, api_name="/score")
+    api = f"{served.url}gradio_api"
+    assert httpx.get(f"{api}/file={address}").status_code == 403
+    assert httpx.post(f"{api}/process_recording").status_code == 403
+    for size in (served.app.MAX_BYTES + 1, served.app.MAX_BYTES + 2**21):
+        files = {"files": ("big.png", bytes(size))}
+        assert httpx.post(f"{api}/upload", files=files, timeout=300).status_code == 413
+    assert served.app.demo._queue.max_size == 16
+
+
+# The documents.
+
+
+def test_the_recipe_for_publishing():
+    document = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
+    requirements = (SPACE / "requirements.txt").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```text\n(--extra-index-url .*?)```", document, flags=re.DOTALL)
+    address = re.search(r"salfom-hf\[demo\] @ (\S+)", lines)[1]
+    assert lines == requirements.replace("salfom-hf[demo]", f"salfom-hf[demo] @ {address}")
+    assert address == (
+        "https://huggingface.co/spaces/org/saliency-metrics/resolve/main/"
+        f"salfom_hf-{salfom_hf.__version__}-py3-none-any.whl"
+    )
+
+
+def test_the_documents_state_the_bounds(app):
+    document = " ".join((ROOT / "docs" / "security.md").read_text(encoding="utf-8").split())
+    assert f"{app.MAX_BYTES >> 20} MB, {app.MAX_PIXELS // 10**6} megapixels" in document

@@ -6,12 +6,14 @@ import resource
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState
+from huggingface_hub import HfApi
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -447,11 +449,10 @@ def test_push_to_hub(run, monkeypatch, capsys, fails):
         if fails:
             raise OSError("no route to host")
 
-    api = SimpleNamespace(
-        create_repo=lambda name, **options: pushed.append((name, options)),
-        repo_info=lambda name: SimpleNamespace(private=True),
-        upload_folder=upload,
-    )
+    api = create_autospec(HfApi, instance=True)
+    api.create_repo.side_effect = lambda name, **options: pushed.append((name, options))
+    api.repo_info.return_value = SimpleNamespace(private=True)
+    api.upload_folder.side_effect = upload
     monkeypatch.setattr(publish, "HfApi", lambda: api)
     code, folder = run("--push-to-hub", "org/name", "--private")
     assert pushed[0] == ("org/name", {"private": True, "exist_ok": True})

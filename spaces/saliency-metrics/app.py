@@ -1,16 +1,25 @@
 """A page that scores one predicted saliency map against where people looked."""
 
+from pathlib import Path
+
 import gradio as gr
 import numpy as np
 import torch
 from PIL import Image
 
 from salfom_hf import metrics
+from salfom_hf.demo.page import Page, in_one_sentence, serve
+from salfom_hf.demo.runs import Bounds, check_picture
+from salfom_hf.video import load_image
 
-ABOUT = """# Saliency metrics
+MAX_BYTES = 20 * 2**20
+# Of each picture. With more, one score would take minutes and much of a small machine's memory.
+MAX_PIXELS = 3840 * 2160
+ABOUT = f"""# Saliency metrics
 
 Scores a predicted saliency map as the field does. Give the **prediction** and, of the same frame, the **density** (the
-blurred fixations), the **fixation map** (a black image with a bright pixel at each fixation), or both.
+blurred fixations), the **fixation map** (a black image with a bright pixel at each fixation), or both; up to
+{MAX_BYTES >> 20} MB and {MAX_PIXELS // 10**6} megapixels each. They are deleted after about an hour.
 """
 # The rows of the table, in order: the function and what its number means.
 AGAINST_FIXATIONS = {
@@ -25,7 +34,31 @@ AGAINST_DENSITY = {
 HEADERS = ["Metric", "Score", "What it says"]
 
 
-def score(
+def score(prediction: str | None, density: str | None, fixations: str | None) -> list[list[str]]:
+    """
+    The table of scores of uploaded pictures, given as their paths.
+
+    Raises:
+        gr.Error: a picture cannot be read or is too large, something is missing, or sizes differ.
+    """
+    return rows(*map(uploaded, (prediction, density, fixations)))
+
+
+def uploaded(path: str | None) -> Image.Image | None:
+    """
+    A picture, within bounds.
+
+    Raises:
+        gr.Error: it cannot be read, or is too large.
+    """
+    if path is None:
+        return None
+    with in_one_sentence(path):
+        check_picture(path, Bounds(path, MAX_PIXELS))
+        return Image.fromarray(load_image(Path(path)))
+
+
+def rows(
     prediction: Image.Image | None, density: Image.Image | None, fixations: Image.Image | None
 ) -> list[list[str]]:
     """
@@ -46,7 +79,7 @@ def score(
         raise gr.Error(
             "Give the density, the fixation map, or both: there is nothing to compare with.", print_exception=False
         )
-    rows = []
+    found = []
     for name, truth, table in (
         ("fixation map", fixations, AGAINST_FIXATIONS),
         ("density", density, AGAINST_DENSITY),
@@ -66,8 +99,8 @@ def score(
         for metric, (function, meaning) in table.items():
             value = function(grey(prediction), target).item()
             shown = "undefined: one of the images is empty or of one value" if np.isnan(value) else f"{value:.4f}"
-            rows.append([metric, shown, meaning])
-    return rows
+            found.append([metric, shown, meaning])
+    return found
 
 
 def grey(image: Image.Image) -> torch.Tensor:
@@ -104,12 +137,20 @@ def blobs(centres, spread: float, width: int, height: int) -> Image.Image:
     return Image.fromarray((255 * values / values.max()).round().astype(np.uint8))
 
 
-with gr.Blocks(title="Saliency metrics") as demo:
+# One at a time, whichever button was pressed.
+alone = {"concurrency_limit": 1, "concurrency_id": "score"}
+
+with Page("Saliency metrics", MAX_PIXELS) as demo:
     gr.Markdown(ABOUT)
     with gr.Row():
         pictures = [
             gr.Image(
-                label=label, type="pil", image_mode="L", format="png", height=240, sources=["upload", "clipboard"]
+                label=label,
+                type="filepath",
+                image_mode=None,
+                format="png",
+                height=240,
+                sources=["upload", "clipboard"],
             )
             for label in ("Prediction", "Density", "Fixation map")
         ]
@@ -126,11 +167,11 @@ with gr.Blocks(title="Saliency metrics") as demo:
         column_widths=["24%", "27%", "49%"],
         max_height=900,
     )
-    run.click(score, pictures, table, api_name="score")
+    run.click(score, pictures, table, api_name="score", **alone)
     for button, quality in ((good, "good"), (center, "center")):
         button.click(lambda quality=quality: example(quality), None, pictures, api_visibility="private").then(
-            score, pictures, table, api_visibility="private"
+            score, pictures, table, api_visibility="private", **alone
         )
 
 if __name__ == "__main__":
-    demo.queue(max_size=32).launch(theme=gr.themes.Soft(), max_file_size="20mb")
+    serve(demo, MAX_BYTES)

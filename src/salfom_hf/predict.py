@@ -312,7 +312,6 @@ def predict(args: argparse.Namespace) -> int:
             remove_unfinished(jobs)
             planned = [(jobs, failures)]
     ((jobs, failures),) = broadcast_object_list(planned)
-    num_frames = 0
     if jobs:
         with all_or_none(state):
             predictor = load_predictor(args.model, args)
@@ -322,12 +321,14 @@ def predict(args: argparse.Namespace) -> int:
             failed = predict_all(jobs, predictor, store, args)
             # Also where this process waits for the others: launchers end all when the first one ends with an error.
             failed = gather_object(failed)
-        seconds, num_frames = time.monotonic() - begin, store.add("frames", 0)
-        failures += failed
     if not state.is_main_process:
-        return 0
-    if num_frames:
-        print(f"{num_frames:,} frames in {seconds:.1f} s: {num_frames / seconds:.1f} frames per second", flush=True)
+        return 0  # Without another look at the store, which ends with the main process.
+    if jobs:
+        failures += failed
+        seconds, num_frames = time.monotonic() - begin, store.add("frames", 0)
+        if num_frames:
+            rate = num_frames / seconds
+            print(f"{num_frames:,} frames in {seconds:.1f} s: {rate:.1f} frames per second", flush=True)
     if failures:
         sentences = "".join(f"\n  {' '.join(failure.split())}" for failure in failures)
         print(f"salfom: {len(failures):,} failed:{sentences}", file=sys.stderr)

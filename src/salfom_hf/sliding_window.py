@@ -13,11 +13,16 @@ from itertools import chain, islice
 import torch
 
 from .background import in_background
+from .blur import gaussian_blur
+from .encoders import adapter_for
 from .modeling_salfom import SalFoMForVideoSaliencyPrediction
 from .profiling import stage
 from .streaming import FrameEncoder, StreamingDecoder, can_stream
 
 Map = tuple[int, torch.Tensor]
+
+# Standard deviation of the Gaussian that the maps of stills are blurred with, as a share of their width.
+STILL_BLUR = 0.012
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
@@ -103,6 +108,31 @@ def window_maps(
         yield from zip(indices, maps, strict=True)
 
 
+def sees_stills(model: SalFoMForVideoSaliencyPrediction) -> bool:
+    """Whether a model, or an exported one, takes a still for one frame, at a fraction of the cost of a clip."""
+    return adapter_for(model.config.encoder_config).framewise
+
+
+@torch.inference_mode()
+def still_maps(model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor) -> torch.Tensor:
+    """
+    The maps of stills. Of a model that [`sees_stills`], the mean of the map of the image and that of its mirror image,
+    slightly blurred, which predicts gaze better than either map (`docs/default-model.md`).
+
+    Args:
+        model: in evaluation mode; or an exported one.
+        stills: prepared images `(stills, 3, height, width)` on the model's device and in its dtype.
+
+    Returns:
+        float32 `(stills, height, width)` at input size, values in 0…1.
+    """
+    clips = stills.unsqueeze(1)
+    if not sees_stills(model):
+        return model(clips).saliency.float()
+    maps, mirrored = model(torch.cat([clips, clips.flip(-1)])).saliency.float().chunk(2)
+    return gaussian_blur((maps + mirrored.flip(-1)) / 2, STILL_BLUR * stills.shape[-1], border="reflect")
+
+
 def open_stream(
     model: SalFoMForVideoSaliencyPrediction, size: tuple[int, int]
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], StreamingDecoder] | None:
@@ -156,8 +186,7 @@ def saliency_maps(
     frames = iter(frames)
     first = list(islice(frames, 2))
     if len(first) < 2:
-        # A still, which the network takes as it is.
-        yield from (model(frame[None, None]).saliency[0].float() for frame in first)
+        yield from (still_maps(model, frame[None])[0] for frame in first)
         return
     frames = chain(first, frames)
     stream = open_stream(model, tuple(first[0].shape[-2:]))
@@ -178,4 +207,4 @@ def saliency_maps(
     yield from interpolated(maps)
 
 
-__all__ = ["pytorch_threads", "saliency_maps"]
+__all__ = ["STILL_BLUR", "pytorch_threads", "saliency_maps", "sees_stills", "still_maps"]

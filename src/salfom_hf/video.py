@@ -10,11 +10,11 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,15 @@ _TOLERANCE = Fraction(1, 2000)
 ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
 
 
+# Called with the width and height, in pixels, of what a video's decoder holds.
+Check = Callable[[int, int], None]
+Decoder = Callable[[InputContainer, Any, Fraction], Iterator[av.VideoFrame]]
+
+
+def _unchecked(width: int, height: int) -> None:
+    pass
+
+
 class VideoError(Exception):
     """A file cannot be read or written; the message names it and says what to do."""
 
@@ -74,8 +83,11 @@ class Frame(NamedTuple):
     timestamp: Fraction
 
 
-def probe(path: str | os.PathLike[str]) -> VideoInfo:
+def probe(path: str | os.PathLike[str], check: Check | None = None) -> VideoInfo:
     """Describe a video file, image or folder of images; its first frame is decoded.
+
+    Args:
+        check: see `read_frames`.
 
     Raises:
         VideoError: the source cannot be read, has no frames, or is smaller than 16 pixels on a side.
@@ -86,19 +98,25 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         height, width, _ = load_image(images[0]).shape
         info = VideoInfo(path, width, height, IMAGE_RATE, len(images), float(len(images) / IMAGE_RATE), False)
     else:
-        info = _probe_video(path)
+        info = _probe_video(path, _decoder(check))
     if min(info.width, info.height) < MIN_SIDE:
         raise VideoError(f"{path} is {info.width}x{info.height} pixels; use one of at least {MIN_SIDE}x{MIN_SIDE}.")
     return info
 
 
-def read_frames(path: str | os.PathLike[str], start: float = 0.0, duration: float | None = None) -> Iterator[Frame]:
+def read_frames(
+    path: str | os.PathLike[str], start: float = 0.0, duration: float | None = None, check: Check | None = None
+) -> Iterator[Frame]:
     """Yield the frames with `start` <= timestamp < `start` + `duration` (both in seconds), decoding as it goes.
 
     Memory does not grow with the length of the source. Timestamps strictly increase and are those of the source, even
     when it varies its frame rate; frames without one follow at the average rate. Every frame has the size that `probe`
     gives: those of another size, as in a folder of mixed images, are scaled to it. Damaged parts are skipped, as
     players do.
+
+    Args:
+        check: for a video file, called before every packet is decoded and before every frame is converted, from the
+            file's first one that has to be decoded for `start` on; what it raises, no `VideoError`, ends the reading.
 
     Raises:
         VideoError: on the first `next`, whatever `probe` raises, or no frame lies in the range; later, an image of the
@@ -109,11 +127,11 @@ def read_frames(path: str | os.PathLike[str], start: float = 0.0, duration: floa
         raise VideoError(f"Cannot read {path} from {start} s; give a start of 0 or more seconds.")
     if duration is not None and not duration > 0:
         raise VideoError(f"Cannot read {duration} s of {path}; give a duration of more than 0 seconds.")
-    info = probe(path)
+    info = probe(path, check)
     first = Fraction(start).limit_denominator(10**6)
     end = None if duration in (None, math.inf) else first + Fraction(duration).limit_denominator(10**6) - _TOLERANCE
     images = image_files(path)
-    timed = _timed_images(images, first) if images else _seek_video(info, first)
+    timed = _timed_images(images, first) if images else _seek_video(info, first, _decoder(check))
     empty = True
     for timestamp, load in timed:
         if end is not None and timestamp >= end:
@@ -423,7 +441,7 @@ def origin_of(container: InputContainer, stream: Any) -> Fraction:
     return min(round(begins / tick), stream.start_time) * tick
 
 
-def _probe_video(path: Path) -> VideoInfo:
+def _probe_video(path: Path, decode: Decoder) -> VideoInfo:
     with opened(path) as container:
         stream = _playable_stream(container, path)
         # Decoding moves the stream's own numbers, so what the header says is noted first.
@@ -433,7 +451,7 @@ def _probe_video(path: Path) -> VideoInfo:
         if not num_frames and duration is not None:
             num_frames = round(duration * rate)
         try:
-            frame = next(_decoded(container, stream, rate), None)
+            frame = next(decode(container, stream, rate), None)
         except VideoError as error:
             raise VideoError(f"{path} breaks off before its first frame; get a whole copy of it.") from error
         if frame is None:
@@ -442,7 +460,13 @@ def _probe_video(path: Path) -> VideoInfo:
         return VideoInfo(path, width, height, rate, num_frames or None, duration, bool(container.streams.audio))
 
 
-def _decoded(container: InputContainer, stream: Any, rate: Fraction) -> Iterator[av.VideoFrame]:
+def _decoder(check: Check | None) -> Decoder:
+    return _decoded if check is None else partial(_decoded, check=check)
+
+
+def _decoded(
+    container: InputContainer, stream: Any, rate: Fraction, check: Check = _unchecked
+) -> Iterator[av.VideoFrame]:
     """Yield what decodes; raise a `VideoError` at the end of a file that lacks some of what its header promises."""
     stream.thread_type = "AUTO"
     # Matroska notes the length of the longest stream and MP4 that of each; FFmpeg may guess it for other formats.
@@ -460,9 +484,12 @@ def _decoded(container: InputContainer, stream: Any, rate: Fraction) -> Iterator
             packet, failure = None, error
         if packet is not None and packet.pts is not None:
             reached = max(reached, float((packet.pts + (packet.duration or 0)) * as_fraction(packet.time_base)))
+        check(stream.codec_context.width, stream.codec_context.height)
         if packet is None or packet.stream.index == stream.index:
             with suppress(av.FFmpegError):  # One bad packet is no reason to stop.
-                yield from stream.decode(packet)
+                for frame in stream.decode(packet):
+                    check(frame.width, frame.height)
+                    yield frame
         if packet is None:
             break
     if failure or expected - reached > 1 + 2 / rate:
@@ -472,7 +499,7 @@ def _decoded(container: InputContainer, stream: Any, rate: Fraction) -> Iterator
         ) from failure
 
 
-def _timed_video(info: VideoInfo, seek_to: Fraction | None) -> Iterator[tuple[Fraction, Any]]:
+def _timed_video(info: VideoInfo, seek_to: Fraction | None, decode: Decoder) -> Iterator[tuple[Fraction, Any]]:
     """Yield each frame's timestamp, strictly increasing, and a function that makes its image."""
     with opened(info.path) as container:
         stream = video_stream(container)
@@ -481,7 +508,7 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None) -> Iterator[tuple[Fr
             with suppress(av.FFmpegError):
                 container.seek(round((seek_to + origin) / tick), stream=stream)
         last = None
-        for frame in _decoded(container, stream, info.frame_rate):
+        for frame in decode(container, stream, info.frame_rate):
             ticks = frame.dts if frame.pts is None and last is None else frame.pts
             now = None if ticks is None else ticks * tick - origin
             if last is None:
@@ -497,17 +524,17 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None) -> Iterator[tuple[Fr
             yield now, lambda frame=frame: _rgb(frame)
 
 
-def _seek_video(info: VideoInfo, start: Fraction) -> Iterator[tuple[Fraction, Any]]:
+def _seek_video(info: VideoInfo, start: Fraction, decode: Decoder) -> Iterator[tuple[Fraction, Any]]:
     """Yield frames, as `_timed_video` does, from `start` or somewhat before it."""
     for margin in (0, 10) if start else ():
-        frames = _timed_video(info, max(start - margin, Fraction(0)))
+        frames = _timed_video(info, max(start - margin, Fraction(0)), decode)
         # Some formats are searched by guessing and land too late, and a broken file may have nothing there.
         with suppress(VideoError):
             found = next(frames, None)
             if found is not None and found[0] <= start:
                 return itertools.chain([found], frames)
         frames.close()
-    return _timed_video(info, None)
+    return _timed_video(info, None, decode)
 
 
 def _rgb(frame: av.VideoFrame) -> np.ndarray:

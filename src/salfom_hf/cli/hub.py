@@ -37,7 +37,7 @@ def add_export(kinds) -> None:
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help=f"folder of a model, or {', '.join(KNOWN)}")
+    command.add_argument("model", help=f"{', '.join(KNOWN)}, a folder, or a Hub name")
     command.add_argument(
         "--results",
         nargs="+",

@@ -11,7 +11,10 @@ from pathlib import Path
 import gradio as gr
 import pandas as pd
 import torch
+from gradio.exceptions import ComponentProcessingError
 from gradio_client.utils import traverse
+from starlette.datastructures import Headers
+from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
@@ -20,12 +23,29 @@ from ..pretrained import KNOWN, resolve
 from ..render import COLORMAPS
 from ..video import VideoError, read_frames
 from .attention import path_in_words, place
-from .runs import MAX_BYTES, MAX_FRAMES, MAX_PIXELS, MAX_SECONDS, MAX_TIME, Demo, Maps, timed, write_files
+from .runs import (
+    KEPT,
+    MAX_BYTES,
+    MAX_FRAMES,
+    MAX_PIXELS,
+    MAX_SECONDS,
+    MAX_TIME,
+    Bounds,
+    BoundsError,
+    Demo,
+    Maps,
+    ModelError,
+    check_picture,
+    write_files,
+)
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"
 EXAMPLE_IMAGE_AT = 3.0  # seconds into it
 MAX_QUEUE = 16
-KEPT = 3600  # seconds that uploads and results stay
+# Bytes of a request beyond the file in it.
+MARGIN = 2**20
+# What Gradio's server does for anybody, outside of the queue, and no page here has a use for.
+SERVICES = r"/gradio_api/(component_server|deep_link|process_recording)/?$"
 
 ABOUT = """# Where do people look?
 
@@ -113,16 +133,32 @@ STYLE = """
 
 class Page(gr.Blocks):
     """
-    A page that refuses what Gradio takes from programs: addresses in place of files, which it would fetch whatever
-    their size, and settings without a value.
+    A page that deletes its files after `KEPT`, and that refuses what Gradio takes from programs: addresses in place of
+    files, which it would fetch whatever their size, and settings without a value.
+
+    Args:
+        title: of the browser's window.
+        max_pixels: of a picture, by default `MAX_PIXELS`.
     """
+
+    def __init__(self, title: str, max_pixels: int | None = None):
+        super().__init__(title=title, analytics_enabled=False, delete_cache=(600, KEPT))
+        self.max_pixels = max_pixels
 
     async def preprocess_data(self, block_fn, inputs, *args, **kwargs):
         traverse(inputs, refuse_address, lambda value: isinstance(value, dict) and "path" in value)
         for block, value in zip(block_fn.inputs, inputs, strict=False):
             if value is None and isinstance(block, (gr.Dropdown, gr.Number, gr.Slider)):
                 raise gr.Error(f"Give a value for {block.label}.", print_exception=False)
-        return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+        try:
+            return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+        except ComponentProcessingError:
+            # It was at the first picture that Pillow cannot open, and has found out that it may be read.
+            for block, value in zip(block_fn.inputs, inputs, strict=False):
+                if isinstance(block, gr.Image) and value:
+                    with in_one_sentence(value["path"]):
+                        check_picture(value["path"], Bounds(value["path"], self.max_pixels))
+            raise
 
 
 def refuse_address(file: dict) -> None:
@@ -131,16 +167,44 @@ def refuse_address(file: dict) -> None:
         raise gr.Error("This page fetches no addresses; upload the file itself.", print_exception=False)
 
 
-class NoProxy:
-    """Keeps a server (ASGI) from fetching what `file=https://…` names, which Gradio does for anybody who asks."""
+class RequestFilter:
+    """
+    Keeps a server (ASGI) from what Gradio does for anybody who asks: fetching what `file=https://…` names, the
+    `SERVICES`, and taking requests of any size.
 
-    def __init__(self, app):
+    Args:
+        max_bytes: of a file; a request has little more.
+    """
+
+    def __init__(self, app, max_bytes: int):
         self.app = app
+        self.most = max_bytes + MARGIN
 
     async def __call__(self, scope, receive, send):
-        refused = scope["type"] == "http" and re.search("/file[=/]https?://", scope["path"])
-        answer = PlainTextResponse("This page fetches no addresses.", 403) if refused else self.app
-        await answer(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path, received = scope["path"], 0
+
+        async def within_bounds():
+            """The next part of the request. Only after this error does Gradio delete what it has of an upload."""
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.most:
+                raise MultiPartException(f"A request has a maximum allowed size of {self.most} bytes.")
+            if message["type"] == "http.disconnect" and path.endswith("/upload"):
+                raise MultiPartException("The upload broke off.")
+            return message
+
+        answer = self.app
+        if re.search("/file[=/]https?://", path):
+            answer = PlainTextResponse("This page fetches no addresses.", 403)
+        elif re.search(SERVICES, path):
+            answer = PlainTextResponse("This page has no such service.", 403)
+        elif int(Headers(scope=scope).get("content-length", 0)) > self.most:
+            answer = PlainTextResponse("The request is too large; upload smaller files, one at a time.", 413)
+        await answer(scope, within_bounds, send)
 
 
 def available_models(device: str | None = None) -> dict[str, Callable[[], SaliencyPredictor]]:
@@ -212,21 +276,24 @@ def in_one_sentence(path: str) -> Iterator[None]:
     """Turn what may go wrong into what the page shows; places on this machine are nobody's business."""
     try:
         yield
-    except (VideoError, ValueError) as error:
+    except (VideoError, BoundsError, ValueError) as error:
         raise gr.Error(str(error).replace(str(path), Path(path).name), print_exception=False) from error
-    except RuntimeError as error:
+    except ModelError as error:
+        # The reason, which names places on this machine, is printed where the page runs.
+        raise gr.Error("Cannot load this model; choose another.") from error
+    except (RuntimeError, MemoryError) as error:
         # PyTorch has no class of its own for a CPU that runs out of memory.
-        if "memory" not in str(error):
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         raise gr.Error("Out of memory; choose a shorter length or a lighter model.", print_exception=False) from error
 
 
 def reporter(progress: gr.Progress) -> Callable[[int, int | None, str], None]:
-    """What tells the page how far one prediction, from now on, has come, and ends it when its time is over."""
-    return timed(lambda done, total, what: progress((done, total), desc=what, unit="frames"))
+    """What tells the page how far one prediction has come."""
+    return lambda done, total, what: progress((done, total), desc=what, unit="frames")
 
 
-def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, stride: int = 1) -> gr.Blocks:
+def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, stride: int = 1) -> Page:
     """
     The page, ready for [`launch`].
 
@@ -243,9 +310,9 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         if video is None:
             raise gr.Error("Choose a video first, or try the example.", print_exception=False)
         with in_one_sentence(video), tempfile.TemporaryDirectory() as folder:
-            report = reporter(progress)
-            maps = demo.maps(model, video, start, length, int(stride), report)
-            files = write_files(maps, Path(folder), start, length, colormap, opacity, report)
+            run = Bounds(video), reporter(progress)
+            maps = demo.maps(model, video, start, length, int(stride), *run)
+            files = write_files(maps, Path(folder), start, length, colormap, opacity, *run)
             # The page has its own copies when this is resumed, and the folder goes.
             yield *map(str, files), video_in_words(maps, model), gaze_path(maps)
 
@@ -254,9 +321,10 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         if image is None:
             raise gr.Error("Choose a picture first, or try the example.", print_exception=False)
         with in_one_sentence(image), tempfile.TemporaryDirectory() as folder:
-            report = reporter(progress)
-            maps = demo.maps(model, image, 0.0, None, 1, report)
-            files = write_files(maps, Path(folder), 0.0, None, colormap, opacity, report)
+            run = Bounds(image), reporter(progress)
+            check_picture(image, run[0])  # Or else it may be read as a video.
+            maps = demo.maps(model, image, 0.0, None, 1, *run)
+            files = write_files(maps, Path(folder), 0.0, None, colormap, opacity, *run)
             yield *map(str, files), image_in_words(maps, model)
 
     def redraw_video(video, model, start, length, stride, *colors):
@@ -287,7 +355,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
     alone = {"concurrency_limit": 1, "concurrency_id": "network"}
     private = {"api_visibility": "private", "show_progress": "hidden"}
 
-    with Page(title="Where do people look?", analytics_enabled=False, delete_cache=(600, KEPT)) as page:
+    with Page("Where do people look?") as page:
         gr.Markdown(ABOUT)
         with gr.Tab("Video"), gr.Row():
             with gr.Column(min_width=320):
@@ -353,6 +421,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
                 image = gr.Image(
                     label="Your picture",
                     type="filepath",
+                    image_mode=None,  # The upload itself: of a copy in another mode Gradio keeps no account.
                     sources=["upload", "webcam", "clipboard"],
                     height=300,
                     buttons=[],
@@ -417,24 +486,28 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
     return page
 
 
-def launch(page: gr.Blocks, **options):
+def serve(page: Page, max_bytes: int = MAX_BYTES, **options):
     """
-    Serve the page.
+    Serve a page to strangers.
 
     Args:
+        max_bytes: of an upload.
         options: of `gradio.Blocks.launch`, such as `server_port`.
     """
     return page.queue(max_size=MAX_QUEUE).launch(
         theme=gr.themes.Soft(),
-        css=STYLE,
-        js=SCRIPT.replace("LABELS", json.dumps(VIDEOS)).replace("PLOT", PLOT),
-        max_file_size=MAX_BYTES,
-        allowed_paths=[str(EXAMPLE)],
-        app_kwargs={"middleware": [Middleware(NoProxy)]},
+        max_file_size=max_bytes,
+        app_kwargs={"middleware": [Middleware(RequestFilter, max_bytes=max_bytes)]},
         ssr_mode=False,
         run_history=False,
         **options,
     )
 
 
-__all__ = ["available_models", "build", "launch"]
+def launch(page: Page, **options):
+    """[`serve`] what [`build`] has made."""
+    script = SCRIPT.replace("LABELS", json.dumps(VIDEOS)).replace("PLOT", PLOT)
+    return serve(page, css=STYLE, js=script, allowed_paths=[str(EXAMPLE)], **options)
+
+
+__all__ = ["Page", "available_models", "build", "launch", "serve"]

@@ -1,11 +1,12 @@
 """What the demo computes, within bounds that let strangers use it: from an uploaded file to pictures and tables."""
 
+import threading
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, repeat, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +21,13 @@ except ImportError:
 import av
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from ..background import in_background
 from ..output import write_npz
 from ..predictor import SaliencyFrame, SaliencyPredictor
 from ..render import heatmap, overlay
-from ..video import FILE_PROTOCOL, IMAGE_SUFFIXES, VideoError, VideoInfo, probe, read_frames, reported
+from ..video import FILE_PROTOCOL, IMAGE_SUFFIXES, VideoError, VideoInfo, listed, probe, read_frames, reported
 from ..video_processing_salfom import resize_map
 from ..video_writer import VideoWriter
 from .attention import Attention, attention, write_csv
@@ -38,10 +40,13 @@ MAX_TIME = 300  # seconds of computing and drawing
 GPU_TIME = 60  # seconds to ask ZeroGPU for: visitors have few, and longer requests wait longer
 VIEW_SIDE = 960  # pixels of the longer side of what is shown
 MAP_SIDE = 384  # the same of the maps, which have no finer detail
+KEPT = 3600  # seconds that uploads and results stay
 KEPT_RUNS = 4
 
 # What FFmpeg reads from one file alone: playlists and the like name other files, which may be other people's.
 CONTAINERS = "asf,avi,flv,gif,matroska,mov,mpeg,mpegts,mxf,ogg,yuv4mpegpipe"
+# What Pillow reads by itself; for some other kinds it starts other programs.
+PICTURES = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 
 # Frames done, frames in all if known, what is being done.
 Progress = Callable[[int, int | None, str], None]
@@ -80,48 +85,89 @@ def within(height: int, width: int, side: int) -> tuple[int, int]:
     return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
 
 
-def checked(path: str | Path) -> VideoInfo:
+class BoundsError(Exception):
+    """An upload, or what is asked of it, is beyond the bounds; the message names the bound."""
+
+
+class Bounds:
+    """
+    What one run may take, from now on: `MAX_TIME`, and so many pixels in each frame.
+
+    Args:
+        path: of the upload.
+        max_pixels: `MAX_PIXELS` by default.
+
+    Call it with the width and height of what is about to be decoded or converted.
+
+    Raises:
+        BoundsError: when called beyond the bounds.
+    """
+
+    def __init__(self, path: str | Path, max_pixels: int | None = None):
+        self.name = Path(path).name
+        self.max_pixels = max_pixels or MAX_PIXELS
+        # ZeroGPU's other process has the same clock.
+        self.end = time.monotonic() + MAX_TIME
+
+    def __call__(self, width: int, height: int) -> None:
+        if width * height > self.max_pixels:
+            raise self.too_large(f"{width}×{height}")
+        self.check_time()
+
+    def too_large(self, pixels: str) -> BoundsError:
+        return BoundsError(f"{self.name} has {pixels} pixels; upload at most {self.max_pixels // 10**6} megapixels.")
+
+    def check_time(self) -> None:
+        if time.monotonic() > self.end:
+            raise BoundsError(
+                f"It takes more than {MAX_TIME // 60} minutes; choose an earlier start, a shorter length, a larger "
+                "stride or a lighter model."
+            )
+
+
+def check_picture(path: str | Path, bounds: Bounds) -> None:
+    """
+    Look at a picture's header, before anything is decoded.
+
+    Raises:
+        VideoError: it is no picture.
+        BoundsError: it has too many pixels.
+    """
+    path = Path(path)
+    advice = f"upload a whole one, of the kind {listed(IMAGE_SUFFIXES)}"
+    with reported(f"Cannot read {path.name} as a picture", advice):
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise ValueError("its name does not end as a picture's")
+        try:
+            with Image.open(path, formats=PICTURES) as image:
+                size = image.size
+        except UnidentifiedImageError as error:  # Its message names the place on this machine.
+            raise ValueError("it holds no picture") from error
+        except Image.DecompressionBombError as error:
+            raise bounds.too_large("too many") from error
+    bounds(*size)
+
+
+def checked(path: str | Path, bounds: Bounds) -> VideoInfo:
     """
     Probe an upload.
 
     Raises:
-        VideoError: it cannot be read, or is beyond the bounds.
+        VideoError: it cannot be read.
+        BoundsError: it is too large.
     """
     path = Path(path)
     # A folder would be read as a video of its images.
     if not path.is_file():
         raise VideoError(f"{path.name} is not a file; upload a video or an image.")
     if path.stat().st_size > MAX_BYTES:
-        raise VideoError(f"{path.name} has more than {MAX_BYTES >> 20} MB; upload a smaller or shorter one.")
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise BoundsError(f"{path.name} has more than {MAX_BYTES >> 20} MB; upload a smaller or shorter one.")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        check_picture(path, bounds)
+    else:
         with reported(f"Cannot read {path} as a video", "it may be damaged; upload an MP4, MOV or WebM file"):
             av.open(f"{FILE_PROTOCOL}{path}", options={"format_whitelist": CONTAINERS}).close()
-    info = probe(path)
-    if info.width * info.height > MAX_PIXELS:
-        raise VideoError(
-            f"{path.name} has {info.width}×{info.height} pixels; upload at most {MAX_PIXELS // 10**6} megapixels."
-        )
-    return info
-
-
-def timed(progress: Progress) -> Progress:
-    """
-    The same, for one prediction that begins now.
-
-    Raises:
-        VideoError: when called after more than `MAX_TIME`.
-    """
-    begin = time.monotonic()
-
-    def report(done: int, total: int | None, what: str) -> None:
-        if time.monotonic() - begin > MAX_TIME:
-            raise VideoError(
-                f"It takes more than {MAX_TIME // 60} minutes; choose a shorter length, a larger stride or a lighter "
-                "model."
-            )
-        progress(done, total, what)
-
-    return report
+    return probe(path, bounds)
 
 
 def num_frames(info: VideoInfo, start: float, length: float) -> int | None:
@@ -130,6 +176,10 @@ def num_frames(info: VideoInfo, start: float, length: float) -> int | None:
         return None
     rest = max(0.0, info.num_frames / float(info.frame_rate) - start)
     return min(round(min(rest, length) * info.frame_rate), MAX_FRAMES)
+
+
+class ModelError(Exception):
+    """A model cannot be loaded."""
 
 
 class Demo:
@@ -143,7 +193,8 @@ class Demo:
     def __init__(self, models: Mapping[str, Callable[[], SaliencyPredictor]]):
         self.models = models
         self.loaded: dict[str, SaliencyPredictor] = {}
-        self.recent: OrderedDict[tuple, Maps] = OrderedDict()
+        # With what forgets them after `KEPT`.
+        self.recent: dict[tuple, tuple[Maps, threading.Timer]] = {}
         self.small_maps = GPU(duration=GPU_TIME)(self.small_maps)
 
     def load(self, name: str) -> SaliencyPredictor:
@@ -152,20 +203,40 @@ class Demo:
         return self.loaded[name]
 
     def small_maps(
-        self, model: str, path: Path, start: float, length: float | None, stride: int
+        self, model: str, path: Path, start: float, length: float | None, stride: int, bounds: Bounds
     ) -> Iterator[tuple[Fraction, np.ndarray]]:
         """Timestamps and maps, float16, small: on ZeroGPU they come from another process."""
         loaded = self.load(model)
         predictor = SaliencyPredictor(loaded.model, loaded.processor, stride, loaded.batch_size)
-        for frame in islice(predictor.stream(path, start, length), MAX_FRAMES):
-            size = within(*frame.saliency.shape, MAP_SIDE)
-            saliency = resize_map(torch.from_numpy(frame.saliency), size).clamp(0, 1)
-            yield frame.timestamp, saliency.numpy().astype(np.float16)
+        timestamps: deque[Fraction] = deque()
+        frames = read_frames(path, start, length, bounds)
+        # As the predictor reads files, which knows no bounds.
+        ahead = in_background(lambda _: next(frames, None), repeat(None), loaded.batch_size)
+
+        def images() -> Iterator[np.ndarray]:
+            for image, timestamp in takewhile(lambda frame: frame is not None, ahead):
+                timestamps.append(timestamp)
+                yield image
+
+        with closing(frames), closing(ahead), closing(predictor.stream(images())) as predicted:
+            for frame in islice(predicted, MAX_FRAMES):
+                size = within(*frame.saliency.shape, MAP_SIDE)
+                saliency = resize_map(torch.from_numpy(frame.saliency), size).clamp(0, 1)
+                yield timestamps.popleft(), saliency.numpy().astype(np.float16)
 
     def is_recent(self, *part) -> bool:
         return part in self.recent
 
-    def maps(self, model: str, path: str, start: float, length: float | None, stride: int, progress: Progress) -> Maps:
+    def maps(
+        self,
+        model: str,
+        path: str,
+        start: float,
+        length: float | None,
+        stride: int,
+        bounds: Bounds,
+        progress: Progress,
+    ) -> Maps:
         """
         Predict a part of a file, or take it from the last few that were predicted: another colour needs no network.
 
@@ -174,31 +245,48 @@ class Demo:
             path: of the upload.
             start, length: in seconds; images have no length.
             stride: see [`SaliencyPredictor`].
-            progress: called after every frame; what it raises ends the run.
+            bounds: of this run.
+            progress: called after every frame.
 
         Raises:
-            VideoError: the file is bad or beyond the bounds.
+            VideoError: the file cannot be read.
+            BoundsError: it is too large, or takes too long.
+            ModelError: the model cannot be loaded.
         """
         part = (model, path, start, length, stride)
-        if part in self.recent:
-            self.recent.move_to_end(part)
-            return self.recent[part]
-        info = checked(path)
-        self.load(model)
+        if recent := self.recent.get(part):
+            return recent[0]
+        info = checked(path, bounds)
+        try:
+            self.load(model)
+        except Exception as error:  # What loads it may be anything.
+            raise ModelError(model) from error
         total = num_frames(info, start, length or MAX_SECONDS)
         saliency, timestamps = [], []
-        for timestamp, small in self.small_maps(model, info.path, start, length, stride):
+        for timestamp, small in self.small_maps(model, info.path, start, length, stride, bounds):
             saliency.append(small)
             timestamps.append(timestamp)
+            bounds.check_time()
             progress(len(saliency), total, "Looking at frame")
-        self.recent[part] = Maps(info, np.stack(saliency), timestamps, [attention(small) for small in saliency])
-        while len(self.recent) > KEPT_RUNS:
-            self.recent.popitem(last=False)
-        return self.recent[part]
+        maps = Maps(info, np.stack(saliency), timestamps, [attention(small) for small in saliency])
+        forget = threading.Timer(KEPT, self.recent.pop, (part, None))
+        forget.daemon = True
+        forget.start()
+        self.recent[part] = maps, forget
+        for oldest in list(self.recent)[:-KEPT_RUNS]:
+            self.recent.pop(oldest)[1].cancel()
+        return maps
 
 
 def write_files(
-    maps: Maps, folder: Path, start: float, length: float | None, colormap: str, opacity: float, progress: Progress
+    maps: Maps,
+    folder: Path,
+    start: float,
+    length: float | None,
+    colormap: str,
+    opacity: float,
+    bounds: Bounds,
+    progress: Progress,
 ) -> Files:
     """
     Write the results of a prediction, for an image pictures in place of videos.
@@ -209,7 +297,11 @@ def write_files(
         start, length: the part, in seconds.
         colormap: a name in [`COLORMAPS`][salfom_hf.render.COLORMAPS].
         opacity: 0…1.
-        progress: called after every frame; what it raises ends the drawing.
+        bounds: of this run.
+        progress: called after every frame.
+
+    Raises:
+        BoundsError: it takes too long.
     """
     is_image = maps.info.path.suffix.lower() in IMAGE_SUFFIXES
     stem, suffix = maps.info.path.stem, ".png" if is_image else ".mp4"
@@ -226,7 +318,7 @@ def write_files(
         over = overlay(image, saliency, colormap, opacity)
         return over, heatmap(saliency, colormap), np.concatenate([image, over], axis=1)
 
-    frames = zip(read_frames(maps.info.path, start, length), maps.saliency, strict=False)
+    frames = zip(read_frames(maps.info.path, start, length, bounds), maps.saliency, strict=False)
     if is_image:
         for (image, _), saliency in frames:
             for path, picture in zip(files[:3], drawn(image, saliency), strict=True):
@@ -241,6 +333,7 @@ def write_files(
             for number, ((image, timestamp), saliency) in enumerate(frames, 1):
                 for writer, picture in zip(writers, drawn(image, saliency), strict=True):
                     writer.write(picture, timestamp)
+                bounds.check_time()
                 progress(number, len(maps.saliency), "Drawing frame")
     write_npz(
         (SaliencyFrame(None, *pair) for pair in zip(maps.timestamps, maps.saliency, strict=True)),
@@ -251,4 +344,4 @@ def write_files(
     return files
 
 
-__all__ = ["Demo", "Files", "Maps", "checked", "timed", "write_files"]
+__all__ = ["Bounds", "BoundsError", "Demo", "Files", "Maps", "ModelError", "check_picture", "checked", "write_files"]

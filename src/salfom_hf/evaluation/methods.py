@@ -15,7 +15,7 @@ from ..data.features import DataError
 from ..data.layout import FRAME_TOLERANCE
 from ..data.samples import GazeStill, GazeVideo, open_sample, read_map
 from ..predictor import SaliencyPredictor, frames_of
-from ..sliding_window import batched
+from ..sliding_window import batched, sees_stills, still_maps
 from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ..video_processing_salfom import resize_map
 
@@ -100,6 +100,10 @@ class Model(Method):
             self.description = f"causal sliding window of {predictor.model.config.num_frames} frames"
             if predictor.stride > 1:
                 self.description += f", maps between every {predictor.stride}th frame interpolated"
+        if sees_stills(predictor.model):
+            self.description += (
+                "; of stills, the mean of the maps of the image and of its mirror image, blurred by 1.2 % of the width"
+            )
         self.fingerprint = self._hash()
 
     def _hash(self) -> str:
@@ -168,8 +172,7 @@ def maps_of_stills(predictor: SaliencyPredictor, images: Iterable[np.ndarray]) -
     model = predictor.model
     for batch in batched(images, predictor.batch_size):
         pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).to(model.device)
-        clips = predictor.processor.prepare_frames(pixels).to(model.dtype).unsqueeze(1)
-        for saliency in model(clips).saliency.float():
+        for saliency in still_maps(model, predictor.processor.prepare_frames(pixels).to(model.dtype)):
             yield resize_map(saliency, batch[0].shape[:2]).clamp(0, 1).cpu().numpy()
 
 

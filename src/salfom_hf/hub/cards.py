@@ -14,8 +14,7 @@ TEMPLATES = Path(__file__).parent
 # The Hub knows no task of saliency; this is the nearest of those that it knows.
 HUB_TASK = "video-to-video"
 TAGS = (TASK, "salfom", "saliency", "gaze", "visual-attention")
-PACKAGE = "https://pypi.org/project/salfom-hf/"
-# Stands in cards for the name of a model that has none yet.
+# Stands in the text of cards for the name of a model that has none yet.
 UNNAMED = "path/to/this/folder"
 TITLES = {
     "dhf1k": "DHF1K",
@@ -95,13 +94,22 @@ def model_data(
     )
 
 
-def measured(scores: dict[str, float | None], dataset: str, split: str, source: str) -> list[EvalResult]:
+def page_of(repo_id: str | None) -> str | None:
+    """Where a model on the Hub is seen; `None` for one that has no name there yet (`None` or `""`)."""
+    return f"https://huggingface.co/{repo_id}" if repo_id else None
+
+
+def measured(
+    scores: dict[str, float | None], dataset: str, split: str, source: str, page: str | None = None
+) -> list[EvalResult]:
     """
     Scores as entries of a card's `model-index`; undefined ones are left out.
 
     Args:
         dataset: key of `TITLES`.
         source: by what they were measured, in words.
+        page: where that is published. A card names no source without one, as the Hub wants an address: where a model
+            has none yet, only the text says how it was measured.
     """
     return [
         EvalResult(
@@ -113,8 +121,8 @@ def measured(scores: dict[str, float | None], dataset: str, split: str, source: 
             metric_type=metric,
             metric_name=METRIC_NAMES.get(metric, metric),
             metric_value=round(value, 4),
-            source_name=source,
-            source_url=PACKAGE,
+            source_name=page and source,
+            source_url=page,
         )
         for metric, value in scores.items()
         if value is not None and not math.isnan(value)
@@ -139,12 +147,13 @@ def read_results(path: Path) -> dict:
     return results
 
 
-def evaluation_of(path: Path, model: str) -> list[EvalResult]:
+def evaluation_of(path: Path, model: str, page: str | None = None) -> list[EvalResult]:
     """
     The scores of one model in a `results.json`, means over frames.
 
     Args:
         model: the name under which it was scored.
+        page: as for [`measured`].
 
     Raises:
         CardError: the file cannot be used, or scores other models only.
@@ -158,7 +167,7 @@ def evaluation_of(path: Path, model: str) -> list[EvalResult]:
         )
     protocol = results["protocol"]
     source = f"salfom evaluate ({results['package']} {results['version']}), maps {protocol.get('maps', 'as they are')}"
-    return measured(found[0]["mean_over_frames"], results["dataset"], results["split"], source)
+    return measured(found[0]["mean_over_frames"], results["dataset"], results["split"], source, page)
 
 
 def packages(*names: str) -> dict[str, str]:
@@ -179,6 +188,7 @@ __all__ = [
     "measured",
     "model_data",
     "packages",
+    "page_of",
     "read_results",
     "render",
 ]

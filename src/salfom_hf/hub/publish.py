@@ -1,14 +1,17 @@
 """A model's folder as the Hub wants it, on disk or there."""
 
 import os
+import re
 import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 import yaml
 from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from ..files import atomic_output
 from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
@@ -16,34 +19,84 @@ from ..pretrained import resolve
 from ..remote_code import add_remote_code
 from ..video import IMAGE_SUFFIXES, reported
 from ..video_processing_salfom import SalFoMVideoProcessor
-from .cards import HUB_TASK, TAGS, TEMPLATES, UNNAMED, CardError, evaluation_of, model_data, render
+from .cards import HUB_TASK, TAGS, TEMPLATES, UNNAMED, CardError, evaluation_of, model_data, page_of, render
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"
 SHARD = "5GB"
+# Weights that [`export`] may have put there before: one file would win over shards, whichever are older. On the Hub a
+# `*` also stands for folders, so these have none.
+OLD_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    f"model-{'[0-9]' * 5}-of-{'[0-9]' * 5}.safetensors",
+)
 
 
 class PublishError(Exception):
     """A model could not be sent; its folder is unchanged, and the message says how to try again."""
 
 
+def beside(source: str | os.PathLike, name: str) -> Path | None:
+    """
+    A file of a model's folder or, fetched as the model is, of its repository on the Hub; `None` if there is none.
+
+    Raises:
+        CardError: the Hub cannot be asked for it.
+    """
+    if os.path.isdir(source):
+        file = Path(source, name)
+        return file if file.is_file() else None
+    try:
+        return Path(HfApi().hf_hub_download(str(source), name))
+    except RemoteEntryNotFoundError:
+        return None
+    except Exception as error:  # No network, no login and a refusal are errors of many types.
+        raise CardError(
+            f"Cannot fetch {name} of {source} from the Hub ({' '.join(str(error).split())}), without which its card "
+            "would be lost; try again when the Hub can be reached."
+        ) from error
+
+
+def pictures_in(text: str) -> set[str]:
+    """Paths of the pictures that a card shows from beside itself."""
+    links = re.findall(r"""(?:!\[[^]]*\]\(|<img[^>]*\ssrc=["'])([^)\s"']+)""", text)
+    paths = [PurePosixPath(unquote(link)) for link in links if "://" not in link]
+    inside = [path for path in paths if not path.is_absolute() and ".." not in path.parts]
+    return {str(path) for path in inside if path.suffix.lower() in IMAGE_SUFFIXES | {".gif", ".svg"}}
+
+
 def card_for(
-    model: str, folder: Path, network: SalFoMForVideoSaliencyPrediction, name: str, results: Sequence[Path]
+    model: str,
+    readme: Path | None,
+    network: SalFoMForVideoSaliencyPrediction,
+    repo_id: str | None,
+    title: str,
+    results: Sequence[Path],
 ) -> ModelCard:
     """
     The card that the model has, or one that says that nothing is known, with whatever the Hub wants to be told.
 
+    Args:
+        model: the name under which it was scored.
+        readme: its card, if it has one.
+        repo_id: its name on the Hub, if it has one.
+        title: what it is called if nothing else names it.
+        results: files `results.json`.
+
     Raises:
         CardError: the card or a file of results cannot be read.
     """
-    readme = folder / "README.md"
-    scores = [score for path in results for score in evaluation_of(path, model)]
-    parameters = network.num_parameters()
+    page = page_of(repo_id)
+    scores = [score for path in results for score in evaluation_of(path, model, page)]
     try:
-        if readme.is_file():
+        if readme is not None:
             card = ModelCard.load(readme)
         else:
+            name = repo_id or title
+            parameters = network.num_parameters()
+            data = model_data(name, None)
             card = ModelCard(
-                render(TEMPLATES / "model.md", model_data(name, None), name=name, location=name, parameters=parameters)
+                render(TEMPLATES / "model.md", data, name=name, location=repo_id or UNNAMED, parameters=parameters)
             )
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CardError(
@@ -55,14 +108,17 @@ def card_for(
     data.tags = list(dict.fromkeys([*(data.tags or []), *TAGS]))
     # What was measured again replaces what was said before.
     both = {(s.dataset_type, s.dataset_split, s.metric_type): s for s in [*(data.eval_results or []), *scores]}
+    for score in both.values():
+        if page and score.source_url is None:
+            score.source_name, score.source_url = "the card of this model", page
     data.eval_results = list(both.values()) or None
-    data.model_name = name if both else None
+    data.model_name = (repo_id or data.model_name or title) if both else None
     data.metrics = list(dict.fromkeys([*(data.metrics or []), *(s.metric_type for s in scores)])) or None
     data["widget"] = [{"src": EXAMPLE.name, "example_title": "Three shots with hard cuts"}]
-    text = card.text.replace(UNNAMED, name)
+    text = card.text
     if "trust_remote_code" not in text:
-        text = f"{text.rstrip()}\n\n{(TEMPLATES / 'use.md').read_text(encoding='utf-8').replace(UNNAMED, name)}"
-    card.text = text
+        text = f"{text.rstrip()}\n\n{(TEMPLATES / 'use.md').read_text(encoding='utf-8')}"
+    card.text = text.replace(UNNAMED, repo_id or UNNAMED)
     return card
 
 
@@ -75,34 +131,38 @@ def export(
     max_shard_size: str = SHARD,
 ) -> None:
     """
-    Write a folder for the Hub: card, configuration, weights, processor, an example, and the code that lets
-    transformers load all of it where this package is not installed.
+    Write a folder for the Hub: card and its pictures, configuration, weights, processor, an example, and the code that
+    lets transformers load all of it where this package is not installed.
 
     Args:
         model: folder or name of a model.
         output: folder to make.
-        repo_id: what the model will be called on the Hub, for its card; `None` for no name yet.
+        repo_id: what the model will be called on the Hub, for its card; `None` for no name yet: then it keeps the name
+            that its card has, or is called like the output.
         results: files `results.json` of `salfom evaluate`, in which the model was scored under the name `model`.
         overwrite: replace an existing folder.
         max_shard_size: larger weights are split into files of this size, such as `"5GB"`.
 
     Raises:
-        CardError: the card or the results cannot be read.
+        CardError: the card or the results cannot be read, or the Hub does not give the card of a model there.
         VideoError: the output exists or cannot be written.
         OSError, ValueError: the model cannot be loaded.
     """
-    source = Path(resolve(model))
+    source = resolve(model)
     network = SalFoMForVideoSaliencyPrediction.from_pretrained(model)
     processor = SalFoMVideoProcessor.from_pretrained(model)
-    card = card_for(str(model), source, network, repo_id or UNNAMED, results)
-    pictures = [file for file in source.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+    card = card_for(str(model), beside(source, "README.md"), network, repo_id, Path(output).resolve().name, results)
+    pictures = {name: beside(source, name) for name in pictures_in(card.text)}
     with atomic_output(output, overwrite) as folder, reported(f"Cannot write {output}", "mend that and try again"):
         network.save_pretrained(folder, max_shard_size=max_shard_size)
         processor.save_pretrained(folder)
         add_remote_code(folder)
         card.save(folder / "README.md")
-        for file in (EXAMPLE, *pictures):
-            shutil.copyfile(file, folder / file.name)
+        shutil.copyfile(EXAMPLE, folder / EXAMPLE.name)
+        for name, picture in pictures.items():
+            if picture is not None:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(picture, folder / name)
 
 
 def push(
@@ -141,8 +201,7 @@ def push(
                 repo_id=repo_id,
                 folder_path=str(folder),
                 commit_message="Model, processor, code and card",
-                # Weights in one file would win over shards, whichever are older.
-                delete_patterns=["*.safetensors", "*.safetensors.index.json", "*.py"],
+                delete_patterns=list(OLD_WEIGHTS),
             )
         except PublishError:
             raise
@@ -155,7 +214,7 @@ def push(
                 f"Could not send {model} to {repo_id} ({' '.join(str(error).split())}); nothing on this machine has "
                 f"changed: log in with `hf auth login` and try again with `{command}`."
             ) from error
-    return f"https://huggingface.co/{repo_id}"
+    return page_of(repo_id)
 
 
 __all__ = ["PublishError", "export", "push"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from ..hub.cards import TEMPLATES, UNNAMED, measured, model_data, packages, render
+from ..hub.cards import TEMPLATES, UNNAMED, measured, model_data, packages, page_of, render
 from .config import MOTION
 from .model import LITE0
 
@@ -66,6 +66,7 @@ def write_report(folder: Path, trainer, scores: dict[str, float]) -> None:
             dataset,
             split if config.validation else f"{config.hold_out:.0%} of {split}, held out",
             "validation during training, at the size of the clips",
+            page_of(config.push_to_hub),
         ),
         # Only a name on the Hub is a link; a folder of this machine would be a broken one.
         base_model=start if "/" in start and not Path(start).exists() else None,
