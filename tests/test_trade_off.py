@@ -48,7 +48,7 @@ def test_sizes_and_peers_side_by_side(trade_off, stills_parquet, model_folder, f
         assert large[metric] == pytest.approx(saved["mean_over_videos"][metric], rel=1e-6)
         assert large[metric] != small[metric]
     assert large["nss_standard_error"] == pytest.approx(saved["standard_error"]["nss"], rel=1e-6)
-    assert f"| {large['nss']:.3f} |" in printed
+    assert f" {large['nss']:.3f} |" in printed
     with Image.open(tmp_path / "out" / "trade_off.png") as plot:
         assert set(trade_off.COLORS[:2]) <= {color for _, color in plot.getcolors(maxcolors=2**20)}
 
