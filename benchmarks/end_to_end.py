@@ -2,7 +2,7 @@
 
 Encoder and decoder of the network run side by side both times, as `SaliencyPredictor` has them on a CPU.
 
-    python benchmarks/end_to_end.py [--model salfom] [--seconds 10] [--rounds 3] [--threads 2] [-o FILE.json]
+    python benchmarks/end_to_end.py --threads 2 -o docs/measured/end-to-end.json
 
 The video is the package's example, repeated, 640×360 at 30 frames per second; what is written is the overlay. Both
 ways take turns, so that whatever else the machine does meets both; tables are those of the median round. Stages that
@@ -11,9 +11,8 @@ second is predicted, so that start-up (`benchmarks/startup.py`) does not count.
 """
 
 import argparse
-import json
-import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,15 +26,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-import salfom_hf
 from salfom_hf import SaliencyPredictor
 from salfom_hf.allocation import keep_freed_memory
+from salfom_hf.benchmarking import EXAMPLE, circumstances, described, table, write_report
 from salfom_hf.output import write
-from salfom_hf.profiling import Profile, speed
+from salfom_hf.profiling import STAGES, Profile
 from salfom_hf.video import probe, read_frames
 from salfom_hf.video_writer import VideoWriter
 
-EXAMPLE = Path(salfom_hf.__file__).parent / "assets" / "example.mp4"
 SERIAL, OVERLAPPED = WAYS = ("one after the other", "at once")
 
 
@@ -69,8 +67,8 @@ def run(predictor: SaliencyPredictor, clip: Path, output: Path, way: str) -> tup
     return time.perf_counter() - begin, info.num_frames, profile
 
 
-def measure(args: argparse.Namespace, dtype: str, clip: Path, warm_up: Path) -> dict[str, dict]:
-    """For each way: frames per second in all rounds, and seconds, frames and stages of the median one."""
+def measure(args: argparse.Namespace, dtype: str, clip: Path, warm_up: Path) -> list[dict]:
+    """A row for each way: milliseconds per frame of each stage in the median round, frames per second in all."""
     predictor = SaliencyPredictor.from_pretrained(args.model, "cpu", getattr(torch, dtype), batch_size=args.batch_size)
     output = clip.with_name("overlay.mp4")
     run(predictor, warm_up, output, SERIAL)
@@ -78,21 +76,17 @@ def measure(args: argparse.Namespace, dtype: str, clip: Path, warm_up: Path) -> 
     for _ in range(args.rounds):
         for way in WAYS:
             runs[way].append(run(predictor, clip, output, way))
-    found = {}
+    rows = []
     for way, results in runs.items():
         seconds, count, profile = sorted(results, key=lambda result: result[0])[len(results) // 2]
-        rate = probe(clip).frame_rate
-        print(f"\n{args.model}, {dtype}, {way}\n{profile.table(count, seconds, rate)}", flush=True)
-        found[way] = {
-            "fps": [count / seconds for seconds, count, _ in results],
-            "median_fps": statistics.median(count / seconds for seconds, count, _ in results),
-            "frames": count,
-            "stages_ms": {name: ms for name, (ms, _) in profile.rows(count).items()},
-        }
-    return found
+        rates = [count / seconds for seconds, count, _ in results]
+        stages = {name: ms for name, (ms, _) in profile.rows(count).items()}
+        row = {"dtype": dtype, "": way, **stages, "passed": 1000 * seconds / count}
+        rows.append({**row, "frames per second": statistics.median(rates), "rounds": rates})
+    return rows
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="salfom")
     parser.add_argument("--size", type=int, nargs=2, default=(640, 360), metavar=("WIDTH", "HEIGHT"))
@@ -103,24 +97,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch, default %(default)s")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(given)
     torch.set_num_threads(args.threads)
+    about = circumstances(torch.device("cpu"), ["python", *sys.argv])
     keep_freed_memory()
 
-    report = {**vars(args), "output": None, "machine": platform.processor(), "torch": torch.__version__, "results": {}}
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         clip, warm_up = Path(folder) / "clip.mp4", Path(folder) / "second.mp4"
         write_clip(clip, *args.size, args.rate, args.seconds)
         write_clip(warm_up, *args.size, args.rate, min(1, args.seconds))
         for dtype in args.dtype:
-            report["results"][dtype] = measure(args, dtype, clip, warm_up)
-    print()
-    for dtype, found in report["results"].items():
-        serial, overlapped = (found[way]["median_fps"] for way in WAYS)
-        gain = f"{overlapped / serial:.2f} times one after the other"
-        print(f"{dtype}: {speed(1, 1 / overlapped, args.rate)}, {gain}")
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=1))
+            rows += measure(args, dtype, clip, warm_up)
+    columns = {"dtype": "{}", "": "{}"} | {stage: "{:.1f}" for stage in STAGES if stage in rows[0]}
+    columns |= {"passed": "{:.1f}", "frames per second": "{:.1f}"}
+    video = f"{args.seconds:g} seconds of {args.size[0]}×{args.size[1]} at {args.rate} frames per second"
+    told = f"{args.model}, {video}, median of {args.rounds} rounds, ms per frame. {described(about)}."
+    told += f"\n\n{table(columns, rows)}"
+    print(told)
+    if args.output is not None:
+        write_report(args.output, about | {"rows": rows, "markdown": told}, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """
-How the cost of a video grows: with its length, its resolution, and the number of windows that the network sees.
+How the cost of a video grows: with its length, the resolution of what the network sees, and the number of its windows.
 
     python benchmarks/linear_cost.py --threads 2 -o docs/measured/linear-cost.json --plot docs/linear-cost.svg
 
 Every point is `SaliencyPredictor.stream` over a whole video in a process of its own: seconds without importing and
 loading, and the peak of the memory that the process held. Points take turns, and of each the median counts. Prints
-what straight lines through the points leave over. Linux only.
+what straight lines through the points leave over. Strides begin at 2: with 1, encoder and decoder run side by side,
+which is another way to compute. Linux only.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import av
 import numpy as np
 import torch
 from tqdm import tqdm
+from transformers.image_utils import SizeDict
 
 from salfom_hf import SaliencyPredictor
 from salfom_hf.allocation import keep_freed_memory
@@ -32,7 +34,7 @@ RATE = 30
 # What each panel varies, and the label of its horizontal axis.
 PANELS = {
     "length": "frames of video",
-    "resolution": "megapixels of a frame",
+    "resolution": "megapixels that the network sees",
     "windows": "windows seen by the network",
 }
 COLUMNS = {
@@ -42,6 +44,8 @@ COLUMNS = {
     "frames": "{}",
     "stride": "{}",
     "seconds": "{:.2f}",
+    "from": "{:.2f}",
+    "to": "{:.2f}",
     "ms per frame": "{:.1f}",
     "peak memory, MiB": "{:.0f}",
 }
@@ -53,7 +57,7 @@ INK, GRID = "#16202c", "#d9dee5"
 
 
 class Point(NamedTuple):
-    """One video and how it is predicted."""
+    """One video and how it is predicted; where the resolution varies, the network sees it as large as it is."""
 
     varied: str
     width: int
@@ -95,12 +99,15 @@ def write_video(path: Path, point: Point) -> None:
         container.mux(stream.encode())
 
 
-def measured(model: str, video: Path, stride: int, threads: int | None) -> tuple[float, float]:
+def measured(model: str, video: Path, point: Point, threads: int | None) -> tuple[float, float]:
     """(seconds of a stream over a video, peak MiB of this process)."""
     if threads:
         torch.set_num_threads(threads)
     keep_freed_memory()
-    predictor = SaliencyPredictor.from_pretrained(model, stride=stride)
+    predictor = SaliencyPredictor.from_pretrained(model, stride=point.stride)
+    if point.varied == "resolution":
+        predictor.processor.size = SizeDict(height=point.height, width=point.width)
+        predictor.processor.keep_aspect_ratio = False
     begin = time.perf_counter()
     for _ in predictor.stream(video):
         pass
@@ -190,7 +197,7 @@ def plot(rows: list[dict]) -> str:
 def size_of(words: str) -> tuple[int, int]:
     width, _, height = words.partition("x")
     if not (width.isdecimal() and height.isdecimal()) or int(width) % 2 or int(height) % 2:
-        raise argparse.ArgumentTypeError(f"{words} is not a size of even numbers such as 640x360")
+        raise argparse.ArgumentTypeError(f"{words} is not a size of even numbers such as 640x384")
     return int(width), int(height)
 
 
@@ -199,10 +206,10 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--model", default="salfom", help="name or folder, default %(default)s")
     parser.add_argument("--lengths", type=int, nargs="+", default=[150, 300, 600, 1200], help="in frames")
     parser.add_argument(
-        "--sizes", type=size_of, nargs="+", metavar="WxH", help="default: 320x180 640x360 1280x720 1920x1080",
-        default=[(320, 180), (640, 360), (1280, 720), (1920, 1080)],
+        "--sizes", type=size_of, nargs="+", metavar="WxH", help="default: 192x128 320x192 448x256 512x320 640x384",
+        default=[(192, 128), (320, 192), (448, 256), (512, 320), (640, 384)],
     )  # fmt: skip
-    parser.add_argument("--strides", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--strides", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
     parser.add_argument("--rounds", type=int, default=3, help="default %(default)s")
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
@@ -226,14 +233,14 @@ def main(given: list[str] | None = None) -> None:
         with tqdm(total=args.rounds * len(points), unit="run", disable=None) as bar:
             for _ in range(args.rounds):
                 for point, video in videos.items():
-                    found[point].append(in_own_process(measured, args.model, video, point.stride, args.threads))
+                    found[point].append(in_own_process(measured, args.model, video, point, args.threads))
                     bar.update()
 
     rows = []
     for point, runs in found.items():
         seconds, memory = (statistics.median(values) for values in zip(*runs, strict=True))
         rows.append(
-            {**point._asdict(), "across": point.across, "seconds": seconds}
+            {**point._asdict(), "across": point.across, "seconds": seconds, "from": min(runs)[0], "to": max(runs)[0]}
             | {"ms per frame": 1000 * seconds / point.frames, "peak memory, MiB": memory, "runs": runs}
         )
     told = f"{args.model}, float32, {described(about)}."

@@ -1,7 +1,7 @@
 """
 What a second process gains: two of one thread each against one of one thread, over the same videos, in one run.
 
-    python benchmarks/many_videos.py [--video FILE] [--videos 8] [--rounds 2] [-o many_videos.json]
+    python benchmarks/many_videos.py -o docs/measured/many-videos.json
 
 Both take turns. One process has one core to itself and two have two, for what decodes and encodes runs in threads of
 its own beside PyTorch's; Linux only. What counts is the ratio of frames per second; the whole commands are given too,
@@ -9,9 +9,7 @@ which also start Python and load the model.
 """
 
 import argparse
-import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -22,12 +20,10 @@ from pathlib import Path
 
 import torch
 
-from salfom_hf import __version__
-from salfom_hf.benchmarking import EXAMPLE
-from salfom_hf.files import atomic_output
-from salfom_hf.tables import aligned
+from salfom_hf.benchmarking import EXAMPLE, circumstances, described, table, write_report
 
 GOAL = 1.8
+COLUMNS = {"processes": "{}", "frames per second": "{:.1f}", "seconds of the command": "{:.1f}"}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -76,6 +72,7 @@ def main(given: list[str] | None = None) -> None:
     args = parser.parse_args(given)
     if len(os.sched_getaffinity(0)) < 2:
         parser.error("two processes need two cores to be compared with one")
+    about = circumstances(torch.device("cpu"), ["python", *sys.argv])
     rounds: dict[int, list[dict]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.videos):
@@ -88,28 +85,14 @@ def main(given: list[str] | None = None) -> None:
         for processes, found in rounds.items()
     }
     ratio = medians[2]["frames_per_second"] / medians[1]["frames_per_second"]
-    rows = [
-        [str(processes), f"{found['frames_per_second']:.1f}", f"{found['seconds']:.1f}"]
-        for processes, found in medians.items()
-    ]
-    print("\n".join(aligned(["processes", "frames per second", "seconds of the command"], rows)))
-    print(f"\n{ratio:.2f} times as many frames per second (aim: above {GOAL})")
+    rows = [dict(zip(COLUMNS, (processes, *found.values()), strict=True)) for processes, found in medians.items()]
+    videos = f"{args.video.name}, {args.videos} times, {args.format}, {args.model}, one thread for each process"
+    told = f"{videos}. {described(about)}.\n\n{table(COLUMNS, rows)}\n\n"
+    told += f"{ratio:.2f} times as many frames per second (aim: above {GOAL})"
+    print(told)
     if args.output is not None:
-        result = {
-            "package": "salfom-hf",
-            "version": __version__,
-            "video": args.video.name,
-            "videos": args.videos,
-            "format": args.format,
-            "model": args.model,
-            "machine": platform.machine(),
-            "torch": torch.__version__,
-            "rounds": rounds,
-            "medians": medians,
-            "ratio": ratio,
-        }
-        with atomic_output(args.output, overwrite=True) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        report = about | {"rows": rows, "ratio": ratio, "rounds": rounds, "markdown": told}
+        write_report(args.output, report, overwrite=True)
 
 
 if __name__ == "__main__":

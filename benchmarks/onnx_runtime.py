@@ -2,15 +2,14 @@
 
     salfom export onnx salfom salfom-onnx
     salfom export onnx salfom salfom-int8 --int8
-    python benchmarks/onnx_runtime.py --model salfom --onnx salfom-onnx salfom-int8 --threads 2 [-o FILE.json]
+    python benchmarks/onnx_runtime.py --onnx salfom-onnx salfom-int8 --threads 2 -o docs/measured/onnx-runtime.json
 
 The ways take turns with every eight frames of the package's example clip, so that whatever else the machine does meets
 all of them; what counts is the ratio. Times are medians by the clock, without decoding and preprocessing.
 """
 
 import argparse
-import json
-import platform
+import sys
 import time
 from collections import deque
 from pathlib import Path
@@ -21,12 +20,14 @@ import torch
 
 from salfom_hf import SaliencyPredictor
 from salfom_hf.allocation import keep_freed_memory
-from salfom_hf.graphs import EXAMPLE, prepared_frames
+from salfom_hf.benchmarking import EXAMPLE, circumstances, described, table, write_report
+from salfom_hf.graphs import prepared_frames
 from salfom_hf.onnx_runtime import OnnxPredictor
 from salfom_hf.sliding_window import open_stream
 
 # Frames in a row: the threads of onnxruntime stay busy for a while after its last one, which slows the next way.
 TURN = 8
+COLUMNS = {"way": "{}", "size": "{}", "ms per map": "{:.1f}", "ratio": "{:.2f}", "least correlation": "{:.4f}"}
 
 
 class Way:
@@ -55,15 +56,16 @@ class Way:
 
 
 @torch.inference_mode()
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="salfom")
     parser.add_argument("--onnx", nargs="+", default=[], metavar="FOLDER", help="exports of this model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=40, help="frames that are measured")
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
-    args = parser.parse_args()
+    args = parser.parse_args(given)
     torch.set_num_threads(args.threads)
+    about = circumstances(torch.device("cpu"), ["python", *sys.argv])
     keep_freed_memory()
 
     first = SaliencyPredictor.from_pretrained(args.model)
@@ -87,16 +89,13 @@ def main() -> None:
     for name, way in ways.items():
         size = "×".join(map(str, way.frames.shape[-2:]))
         ms = 1000 * float(np.median(way.seconds[warm_up:]))
-        rows.append({"way": name, "size": size, "ms": ms, "correlation": min(correlations[name], default=None)})
-    print(f"{'way':24}{'size':>10}{'ms per map':>12}{'ratio':>8}{'least correlation':>20}")
-    for row in rows:
-        row["ratio"] = rows[0]["ms"] / row["ms"]
-        least = "–" if row["correlation"] is None else f"{row['correlation']:.4f}"
-        print(f"{row['way']:24}{row['size']:>10}{row['ms']:>12.1f}{row['ratio']:>7.2f}×{least:>20}")
-    if args.output:
-        report = {"machine": platform.processor(), "threads": args.threads, "torch": torch.__version__}
-        report |= {"onnxruntime": onnxruntime.__version__, "rows": rows}
-        args.output.write_text(json.dumps(report, indent=1) + "\n")
+        ratio = rows[0]["ms per map"] / ms if rows else 1.0
+        values = (name, size, ms, ratio, min(correlations[name], default=None))
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    told = f"{described(about)}, onnxruntime {onnxruntime.__version__}.\n\n{table(COLUMNS, rows)}"
+    print(told)
+    if args.output is not None:
+        write_report(args.output, about | {"rows": rows, "markdown": told}, overwrite=True)
 
 
 if __name__ == "__main__":

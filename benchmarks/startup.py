@@ -1,6 +1,6 @@
 """Start-up: CPU and wall time of imports and commands, each in a fresh process; the median of several runs.
 
-    python benchmarks/startup.py [--runs 5] [--video VIDEO]
+    python benchmarks/startup.py -o docs/measured/startup.json
 
 The last line is `salfom predict` from nothing to the first map of a clip of one frame, written as a file.
 """
@@ -17,8 +17,12 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
+
+from salfom_hf.benchmarking import circumstances, described, table, write_report
 
 SALFOM = ("-m", "salfom_hf.cli")
+COLUMNS = {"": "{}", "processor time, s": "{:.1f}", "by the clock, s": "{:.1f}"}
 
 
 def write_frame(path: Path) -> None:
@@ -45,11 +49,13 @@ def measured(arguments: tuple[str, ...]) -> tuple[float, float]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=5, help="default %(default)s")
     parser.add_argument("--video", type=Path, help="predict its first 0.03 seconds; default: noise, 640×360")
-    args = parser.parse_args()
+    parser.add_argument("-o", "--output", type=Path, help="JSON file")
+    args = parser.parse_args(given)
+    about = circumstances(torch.device("cpu"), ["python", *sys.argv])
     with tempfile.TemporaryDirectory() as folder:
         video = args.video or Path(folder) / "frame.mp4"
         if args.video is None:
@@ -65,11 +71,18 @@ def main() -> None:
             "salfom predict --help": (*SALFOM, "predict", "--help"),
             "salfom predict, first map": (*SALFOM, *predict, "--duration", "0.03"),
         }
-        width = max(map(len, commands))
-        print(f"{'':{width}}  CPU [s]  wall [s]")
-        for name, arguments in commands.items():
-            cpu, wall = map(statistics.median, zip(*(measured(arguments) for _ in range(args.runs)), strict=True))
-            print(f"{name:{width}}  {cpu:7.2f}  {wall:8.2f}", flush=True)
+        runs = {name: [] for name in commands}
+        for _ in range(args.runs):
+            for name, arguments in commands.items():
+                runs[name].append(measured(arguments))
+    rows = [
+        dict(zip(COLUMNS, (f"`{name}`", *map(statistics.median, zip(*times, strict=True))), strict=True))
+        for name, times in runs.items()
+    ]
+    told = f"Median of {args.runs} fresh processes. {described(about)}.\n\n{table(COLUMNS, rows)}"
+    print(told)
+    if args.output is not None:
+        write_report(args.output, about | {"rows": rows, "markdown": told}, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """What streaming gains: each window decoded by itself against the streaming decoder, side by side in one run.
 
-    python benchmarks/streaming.py [--model salfom] [--size 288 384] [--dtype float32] [--threads 2] [-o FILE.json]
+    python benchmarks/streaming.py --threads 2 -o docs/measured/streaming.json
 
 Both variants take turns, frame by frame, so that whatever else the machine does meets both; what counts is the ratio.
 Times are medians in milliseconds, by the clock and of this process on all its processors.
 """
 
 import argparse
-import json
-import platform
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -18,9 +17,20 @@ import torch
 
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor
 from salfom_hf.allocation import keep_freed_memory
+from salfom_hf.benchmarking import circumstances, described, table, write_report
 from salfom_hf.streaming import FrameEncoder, StreamingDecoder
 
 STAGES = ("preprocess", "encoder", "branches", "fusion", "total")
+COLUMNS = {
+    "dtype": "{}",
+    "stage": "{}",
+    "window, ms": "{:.1f}",
+    "streaming, ms": "{:.1f}",
+    "ratio": "{:.2f}",
+    "window, processor ms": "{:.1f}",
+    "streaming, processor ms": "{:.1f}",
+    "ratio of processor time": "{:.2f}",
+}
 
 
 class Clock:
@@ -85,39 +95,38 @@ def measure(name: str, size: tuple[int, int], dtype: torch.dtype, repeats: int) 
     return {"medians": clock.medians(), "prepare_ms": 1000 * prepare[0][0], "difference": difference}
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="salfom")
     parser.add_argument("--size", type=int, nargs=2, default=(288, 384), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=("float32", "bfloat16"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=20, help="frames that are measured")
     parser.add_argument("--default-malloc", action="store_true", help="leave glibc's allocator as it is")
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
-    args = parser.parse_args()
+    args = parser.parse_args(given)
     torch.set_num_threads(args.threads)
+    about = circumstances(torch.device("cpu"), ["python", *sys.argv])
     if not args.default_malloc:
         keep_freed_memory()
 
-    found = measure(args.model, tuple(args.size), getattr(torch, args.dtype), args.repeats)
-    window, streaming = found["medians"]["window"], found["medians"]["streaming"]
+    rows, said = [], []
+    for dtype in args.dtype:
+        found = measure(args.model, tuple(args.size), getattr(torch, dtype), args.repeats)
+        window, streaming = found["medians"]["window"], found["medians"]["streaming"]
+        for stage in STAGES:
+            plain, fast = window[stage], streaming[stage]
+            times = (plain[0], fast[0], plain[0] / fast[0], plain[1], fast[1], plain[1] / fast[1])
+            rows.append(dict(zip(COLUMNS, (dtype, stage, *times), strict=True)))
+        said.append(
+            f"- {dtype}: the maps differ by {found['difference']:.1e} at most; the weights are prepared, once for a "
+            f"video, in {found['prepare_ms']:.0f} ms"
+        )
     height, width = args.size
-    print(f"{args.model}, {height}×{width}, {args.dtype}, {args.threads} threads, ms per map (processor time)")
-    print(f"{'stage':12}{'window':>18}{'streaming':>18}{'ratio':>10}")
-    rows = []
-    for stage in STAGES:
-        plain, fast = window[stage], streaming[stage]
-        cells = [f"{wall:.1f} ({cpu:.1f})" for wall, cpu in (plain, fast)]
-        rows.append({"stage": stage, "window_ms": plain, "streaming_ms": fast, "ratio": plain[1] / fast[1]})
-        print(f"{stage:12}{cells[0]:>18}{cells[1]:>18}{plain[1] / fast[1]:>9.2f}×")
-    print(f"maps per second: {1000 / window['total'][0]:.1f} and {1000 / streaming['total'][0]:.1f} by the clock")
-    print(
-        f"largest difference of the maps {found['difference']:.1e}; weights prepared in {found['prepare_ms']:.0f} ms"
-    )
-    if args.output:
-        report = {**vars(args), "output": None, "machine": platform.processor(), "torch": torch.__version__}
-        report |= {"rows": rows, "difference": found["difference"], "prepare_ms": found["prepare_ms"]}
-        args.output.write_text(json.dumps(report, indent=1))
+    told = f"{args.model}, {height}×{width}. {described(about)}.\n\n{table(COLUMNS, rows)}\n\n" + "\n".join(said)
+    print(told)
+    if args.output is not None:
+        write_report(args.output, about | {"rows": rows, "markdown": told}, overwrite=True)
 
 
 if __name__ == "__main__":

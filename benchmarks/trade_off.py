@@ -66,6 +66,7 @@ def candidate(model: str, size: tuple[int, int] | None) -> tuple[str, Model]:
     predictor = SaliencyPredictor.from_pretrained(name)
     if size is not None:
         predictor.processor.size = type(predictor.processor.size)(height=size[0], width=size[1])
+        predictor.processor.still_size = None
     own = predictor.processor.size
     method = Model(name, predictor)
     method.name = f"{label or name} {own.height}×{own.width}"

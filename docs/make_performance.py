@@ -1,4 +1,4 @@
-"""Put what benchmarks have written to docs/measured/ into docs/performance.md.
+"""Put what benchmarks have written to docs/measured/ into the pages of docs/.
 
     python docs/make_performance.py
 
@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-PAGE, MEASURED = DOCS / "performance.md", DOCS / "measured"
+MEASURED = DOCS / "measured"
 SLOT = re.compile(r"(<!-- measured: (\S+) -->\n)(.*?)(<!-- end -->)", flags=re.S)
 
 
@@ -33,7 +33,10 @@ def filled(page: str, folder: Path) -> str:
 
 
 def main() -> None:
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), MEASURED), encoding="utf-8")
+    for page in DOCS.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        if filled(text, MEASURED) != text:
+            page.write_text(filled(text, MEASURED), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,17 @@
 
 import copy
 import importlib.util
+import itertools
 import json
 import os
 import re
 import shlex
 import statistics
+import threading
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +21,7 @@ from torch import nn
 from transformers.image_utils import SizeDict
 
 from salfom_hf import SalFoMVideoProcessor, acceleration, benchmarking, cli, pretrained
+from salfom_hf.cli.benchmark import profile
 from salfom_hf.packed_convolution import PackedConvolution
 from salfom_hf.video import read_frames
 
@@ -143,7 +148,10 @@ def products_of(module, inputs):
     return sum(counted)
 
 
-def test_a_stream_encodes_each_frame_once_and_that_is_what_counts(framewise_model, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_stream_encodes_each_frame_once_and_that_is_what_counts(framewise_model, monkeypatch, set_threads, threads):
+    set_threads(threads)  # With two, the encoder has a thread of its own.
+
     def counted():
         ways = benchmarking.ways_of(framewise_model, torch.randn(5, 3, 64, 96), [torch.float32], [2])
         benchmarking.benchmark("tiny", ways, torch.device("cpu"), rounds=1)
@@ -156,6 +164,32 @@ def test_a_stream_encodes_each_frame_once_and_that_is_what_counts(framewise_mode
     # Convolutions in oneDNN's layout count as those that PyTorch's counter knows.
     monkeypatch.setattr(PackedConvolution, "__call__", PackedConvolution.plain)
     assert counted() == found
+
+
+def test_the_next_turn_begins_when_what_goes_on_has_ended():
+    ended = []
+
+    def work():
+        end = time.perf_counter() + 0.3
+        while time.perf_counter() < end:
+            pass
+        ended.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    benchmarking.let_settle()
+    assert ended
+    thread.join()
+
+
+def test_what_the_predictor_chose_is_told(benchmark, umt_folder, model_folder, tmp_path):
+    choice = {"linear layers": "onednn", "attention": "tiled_blas"}
+    for folder, expected in ((umt_folder, {"float32": choice}), (model_folder, {})):
+        report = tmp_path / f"{folder.parent.name}.json"
+        code, said = benchmark("--model", folder, "--dtype", "float32", "-o", report)
+        assert code == 0
+        assert json.loads(report.read_text())["chosen by the predictor"] == expected
+        assert ("linear layers by onednn, attention by tiled_blas" in said.out) == bool(expected)
 
 
 def test_operations_of_the_papers_model():
@@ -212,12 +246,12 @@ def test_a_gpu_without_a_number_is_the_one_in_use(monkeypatch):
 
 def test_compiled_windows_are_one_way_more(benchmark, model_folder, monkeypatch):
     modes = []
-    monkeypatch.setattr(torch, "compile", lambda network, mode: modes.append(mode) or network)
+    monkeypatch.setattr(torch, "compile", lambda network, mode, dynamic: modes.append((mode, dynamic)) or network)
     code, said = benchmark("--model", model_folder, "--dtype", "bfloat16", "--compile")
-    assert (code, modes) == (0, ["reduce-overhead"]), said.err
+    assert (code, modes) == (0, [("reduce-overhead", False)]), said.err
     assert [row[1] for row in cells_of(said.out)[1]] == ["reference", "windows", "predictor", "compiled"]
 
-    def broken(network, mode):
+    def broken(network, **options):
         raise torch._dynamo.exc.TorchDynamoException("no compiler")
 
     monkeypatch.setattr(torch, "compile", broken)
@@ -229,6 +263,17 @@ def test_the_profile_names_operations(benchmark, model_folder):
     code, said = benchmark("--model", model_folder, "--dtype", "float32", "--profile")
     assert code == 0
     assert "convolution" in said.out.partition("predictor, float32, batch 1\n")[2]
+
+
+def test_the_profile_sees_what_other_threads_do():
+    def calls():
+        while True:
+            thread = threading.Thread(target=lambda: torch.ones(300, 300) @ torch.ones(300, 300))
+            thread.start()
+            thread.join()
+            yield
+
+    assert "aten::mm" in profile(SimpleNamespace(calls=calls()), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -260,18 +305,19 @@ def test_cost_over_length_resolution_and_windows(model_folder, tmp_path, capsys)
     linear_cost = script("linear_cost")
     linear_cost.main(
         ["--model", str(model_folder), "--lengths", "4", "6", "9", "--sizes", "64x32", "96x64", "128x64",
-         "--strides", "1", "2", "3", "--rounds", "2", "-o", str(tmp_path / "cost.json"),
+         "--strides", "2", "3", "4", "--rounds", "2", "-o", str(tmp_path / "cost.json"),
          "--plot", str(tmp_path / "cost.svg")]
     )  # fmt: skip
     report = json.loads((tmp_path / "cost.json").read_text(encoding="utf-8"))
     assert [(row["varied"], row["across"]) for row in report["rows"]] == [
         ("length", 4), ("length", 6), ("length", 9),
         ("resolution", 0.002048), ("resolution", 0.006144), ("resolution", 0.008192),
-        # Of 9 frames: all; 0, 2, …, 8; 0, 3, 6 and the last one.
-        ("windows", 9), ("windows", 5), ("windows", 4),
+        # Of 9 frames: 0, 2, …, 8; 0, 3, 6 and the last one; 0, 4, 8.
+        ("windows", 5), ("windows", 4), ("windows", 3),
     ]  # fmt: skip
     for row in report["rows"]:
         assert row["seconds"] == pytest.approx(statistics.mean(run[0] for run in row["runs"]))  # The median of two.
+        assert row["from"] <= row["seconds"] <= row["to"]
     header, rows = cells_of(capsys.readouterr().out)
     assert (header[5], len(rows)) == ("seconds", 9)
     drawn = ElementTree.parse(tmp_path / "cost.svg").getroot()
@@ -318,20 +364,26 @@ def test_steps_that_do_not_fit_are_dashes(capsys):
 QUICK = {
     "salfom": ["--device", "cpu", "--rounds", "1", "--size", "64", "96"],
     "strides": ["--frames", "8", "--rounds", "1"],
-    "linear_cost": shlex.split("--lengths 4 6 9 --sizes 64x32 96x64 128x64 --strides 1 2 3 --rounds 1"),
+    "linear_cost": shlex.split("--lengths 4 6 9 --sizes 64x32 96x64 128x64 --strides 2 3 4 --rounds 1"),
     "training_step": shlex.split("--model salfom --device cpu --steps 1 --memory 0"),
+    "streaming": shlex.split("--size 64 96 --threads 1 --repeats 2"),
+    "end_to_end": shlex.split("--size 96 64 --rate 10 --seconds 1 --rounds 1 --threads 1"),
+    "startup": ["--runs", "1"],
+    "onnx_runtime": shlex.split("--threads 1 --repeats 2"),
+    "many_videos": ["--rounds", "1"],
 }
 
 
-def test_commands_of_the_page(model_folder, umt_folder, ucf_sports, tmp_path, monkeypatch, capsys):
-    """Each as it stands there, but on a CPU, with tiny models and data."""
+def test_commands_of_the_page(model_folder, umt_folder, onnx_folder, ucf_sports, tmp_path, monkeypatch, capsys):
+    """Each as it stands there, but on a CPU, with tiny models and data, and no processes of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(SCRIPTS)
     monkeypatch.setitem(pretrained.KNOWN, "salfom", model_folder)
-    monkeypatch.setattr(torch, "compile", lambda network, mode: network)
+    monkeypatch.setattr(torch, "compile", lambda network, mode, dynamic: network)
     page = (SCRIPTS.parent / "docs" / "performance.md").read_text(encoding="utf-8")
     lines = "".join(re.findall(r"```bash\n(.*?)```", page, flags=re.S)).splitlines()
     places = {"salfom-large": umt_folder, "FOLDER": ucf_sports}
+    places |= {"salfom-onnx": onnx_folder, "salfom-int8": onnx_folder}
     for line in lines:
         program, *words = [str(places.get(word, word)) for word in shlex.split(line)]
         capsys.readouterr()
@@ -341,6 +393,10 @@ def test_commands_of_the_page(model_folder, umt_folder, ucf_sports, tmp_path, mo
             module = script(Path(words.pop(0)).stem)
             # It would hold for all other tests.
             monkeypatch.setattr(module, "keep_freed_memory", lambda: None, raising=False)
+            if module.__name__ == "startup":
+                module.measured = lambda arguments: (1.0, 2.0)
+            if module.__name__ == "many_videos":
+                module.measure = lambda *_: {"frames_per_second": 1.0, "seconds": 2.0}
             module.main([*words, *QUICK[module.__name__]])
         assert cells_of(capsys.readouterr().out)[1], line
 
@@ -350,9 +406,11 @@ def test_the_page_holds_what_was_measured(tmp_path):
     spec = importlib.util.spec_from_file_location("make_performance", docs / "make_performance.py")
     make_performance = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make_performance)
-    page = (docs / "performance.md").read_text(encoding="utf-8")
-    names = re.findall(r"<!-- measured: (\S+) -->", page)
-    assert make_performance.filled(page, docs / "measured") == page, "run python docs/make_performance.py"
+    pages = {path.name: path.read_text(encoding="utf-8") for path in docs.glob("*.md")}
+    for name, page in pages.items():
+        assert make_performance.filled(page, docs / "measured") == page, f"{name}: run python docs/make_performance.py"
+    names = re.findall(r"<!-- measured: (\S+) -->", "".join(pages.values()))
+    page = pages["performance.md"]
     assert {path.name for path in (docs / "measured").glob("*.json")} <= set(names)
     (tmp_path / "measured").mkdir()
     (tmp_path / "measured" / names[0]).write_text('{"command": "salfom benchmark", "markdown": "| a |\\n| - |"}')
@@ -390,7 +448,7 @@ def test_many_videos_compares_medians(clip, tmp_path, monkeypatch, capsys):
     assert json.loads(output.read_text(encoding="utf-8"))["ratio"] == 39 / 20
 
 
-def test_startup_runs_what_it_names(monkeypatch, capsys, model_folder):
+def test_startup_runs_what_it_names(monkeypatch, capsys, model_folder, tmp_path):
     """In this process: starting one for each would take the tests longer."""
     startup = script("startup")
     monkeypatch.setitem(pretrained.KNOWN, "salfom", model_folder)
@@ -408,10 +466,11 @@ def test_startup_runs_what_it_names(monkeypatch, capsys, model_folder):
         return 1.25, 2.5
 
     monkeypatch.setattr(startup, "measured", measured)
-    with monkeypatch.context() as patch:
-        patch.setattr("sys.argv", ["startup.py", "--runs", "1"])
-        startup.main()
-    assert re.fullmatch(r"salfom predict, first map +1.25 +2.50", capsys.readouterr().out.splitlines()[-1])
+    output = tmp_path / "found.json"
+    startup.main(["--runs", "1", "-o", str(output)])
+    told = capsys.readouterr().out
+    assert re.search(r"\| `salfom predict, first map` +\| +1.2 \| +2.5 \|\n$", told)
+    assert json.loads(output.read_text(encoding="utf-8"))["markdown"] == told.rstrip("\n")
 
 
 def test_startup_measures_a_process():
@@ -426,10 +485,50 @@ def test_onnx_runtime_compares_its_maps(model_folder, onnx_folder, tmp_path, mon
     monkeypatch.setattr(onnx_runtime, "keep_freed_memory", lambda: None)
     output = tmp_path / "found.json"
     words = f"--model {model_folder} --onnx {onnx_folder} --threads 1 --repeats 2 -o {output}"
-    monkeypatch.setattr("sys.argv", ["onnx_runtime.py", *words.split()])
-    onnx_runtime.main()
+    onnx_runtime.main(words.split())
     rows = json.loads(output.read_text(encoding="utf-8"))["rows"]
     assert [row["way"] for row in rows] == ["PyTorch float32", "PyTorch bfloat16", str(onnx_folder)]
-    assert rows[0]["correlation"] == pytest.approx(1)
-    assert rows[2]["correlation"] > 0.9999
+    assert rows[0]["least correlation"] == pytest.approx(1)
+    assert rows[2]["least correlation"] > 0.9999
     assert "ms per map" in capsys.readouterr().out
+
+
+def test_streaming_compares_stages(model_folder, tmp_path, monkeypatch, capsys):
+    streaming = script("streaming")
+    monkeypatch.setattr(streaming, "keep_freed_memory", lambda: None)
+    output = tmp_path / "found.json"
+    words = f"--model {model_folder} --size 64 96 --threads 1 --repeats 3 -o {output}"
+    streaming.main(words.split())
+    told = capsys.readouterr().out
+    report = json.loads(output.read_text(encoding="utf-8"))
+    assert report["markdown"] == told.rstrip("\n")
+    rows = report["rows"]
+    assert [(row["dtype"], row["stage"]) for row in rows] == list(
+        itertools.product(("float32", "bfloat16"), streaming.STAGES)
+    )
+    for row in rows:
+        assert row["ratio"] == pytest.approx(row["window, ms"] / row["streaming, ms"])
+    total, parts = rows[4], rows[:4]
+    assert total["streaming, ms"] == pytest.approx(sum(row["streaming, ms"] for row in parts))
+    (difference,) = re.findall(r"float32: the maps differ by (\S+) at most", told)
+    assert float(difference) < 1e-5
+
+
+def test_end_to_end_runs_both_ways_and_all_stages(model_folder, tmp_path, capsys, monkeypatch):
+    end_to_end = script("end_to_end")
+    monkeypatch.setattr(end_to_end, "keep_freed_memory", lambda: None)
+    output = tmp_path / "found.json"
+    size = ["--size", "96", "64", "--rate", "10", "--seconds", "1.2"]
+    end_to_end.main(["--model", str(model_folder), *size, "--rounds", "2", "--threads", "1", "-o", str(output)])
+    report = json.loads(output.read_text(encoding="utf-8"))
+    assert report["markdown"] == capsys.readouterr().out.rstrip("\n")
+    rows = report["rows"]
+    assert [(row["dtype"], row[""]) for row in rows] == list(
+        itertools.product(("float32", "bfloat16"), ("one after the other", "at once"))
+    )
+    for row in rows:
+        assert len(row["rounds"]) == 2
+        assert min(row["rounds"]) <= row["frames per second"] <= max(row["rounds"])
+        stages = [row[name] for name in ("decode", "preprocess", "encoder", "branches", "fusion", "overlay", "encode")]
+        if row[""] == "one after the other":  # Stages cannot take longer than all.
+            assert 0 < sum(stages) <= row["passed"]

@@ -1,5 +1,6 @@
 """Exports against the network: their graphs run by onnxruntime alone, and their programs by PyTorch alone."""
 
+import errno
 import subprocess
 import sys
 from collections import defaultdict
@@ -162,6 +163,15 @@ def test_torch_export_runs_without_the_package(
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     for pixels, found in zip((clips(1), clips(3)), torch.load(tmp_path / "maps.pt"), strict=True):
         np.testing.assert_allclose(found.detach().numpy(), maps_of(model, pixels), atol=1e-4)
+
+
+def test_a_full_disk_is_no_fault_of_the_model(model_folder, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch.onnx, "export", full)
+    output = tmp_path / "out"
+    assert not failing(["export", "onnx", model_folder, output], capsys, f"Cannot write {output} (No space").exists()
 
 
 def failing(arguments, capsys, *words):

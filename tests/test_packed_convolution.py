@@ -75,6 +75,23 @@ def test_errors_are_those_of_a_convolution(way):
         PackedConvolution(weight, bias, **options)(torch.zeros(1, 5, 12, 20))
 
 
+def test_what_went_well_before_stays_packed(monkeypatch):
+    weight, bias, options = case(**CASES[1])
+    convolution = PackedConvolution(weight, bias, **options)
+    features = torch.randn(1, 8, 12, 20).contiguous(memory_format=torch.channels_last)
+    expected = convolution(features)
+
+    def full(*_):
+        raise RuntimeError("not enough memory")
+
+    monkeypatch.setattr(convolution, "fused", full)
+    with pytest.raises(RuntimeError, match="memory"):
+        convolution(features)
+    monkeypatch.undo()
+    assert convolution.can_pack
+    assert torch.equal(convolution(features), expected)
+
+
 def test_exported_graphs_hold_public_operations_only():
     class Network(torch.nn.Module):
         def __init__(self):

@@ -1,5 +1,6 @@
 """The sliding window and the predictor against windows built by hand, and the pictures made of maps."""
 
+import copy
 import itertools
 import threading
 import weakref
@@ -13,6 +14,7 @@ from PIL import Image
 from conftest import noise, write_clip
 from salfom_hf import SalFoMVideoProcessor, SaliencyPredictor, VideoError
 from salfom_hf.blur import gaussian_blur
+from salfom_hf.evaluation.methods import maps_of_stills
 from salfom_hf.render import COLORMAPS, color_table, heatmap, overlay, side_by_side, to_gray
 from salfom_hf.sliding_window import STILL_BLUR, saliency_maps, sees_stills
 from salfom_hf.video import Frame, read_frames
@@ -94,6 +96,61 @@ def test_one_frame_is_enough(model, processor, stride):
         expected = gaussian_blur(torch.from_numpy(expected), STILL_BLUR * expected.shape[-1], "reflect").numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_array_equal(SaliencyPredictor(model, processor).predict(Image.fromarray(VIDEO[0])), found)
+
+
+def test_a_still_is_predicted_at_its_own_size(framewise_model):
+    small, large = {"height": 64, "width": 64}, {"height": 96, "width": 128}
+    both = SalFoMVideoProcessor(size=small, still_size=large, num_frames=4)
+    of = {name: SaliencyPredictor(framewise_model, SalFoMVideoProcessor(size=size, num_frames=4))
+          for name, size in (("small", small), ("large", large))}  # fmt: skip
+    predictor = SaliencyPredictor(framewise_model, both)
+    np.testing.assert_array_equal(predictor.predict(VIDEO[:1]), of["large"].predict(VIDEO[:1]))
+    np.testing.assert_allclose(predictor.predict(VIDEO[:2]), of["small"].predict(VIDEO[:2]), atol=1e-6)
+    (alone,) = maps_of_stills(predictor, VIDEO[:1])
+    np.testing.assert_array_equal(alone, of["large"].predict(VIDEO[:1])[0])
+
+
+def test_a_compiled_network_sees_batches_of_one_size(umt_model, processor, monkeypatch):
+    model, batches, asked = copy.deepcopy(umt_model), [], []
+
+    def compiled(*arguments, **options):
+        batches.append(len(arguments[0]))
+        return model._call_impl(*arguments, **options)
+
+    def compile_model(module, **options):
+        asked.append(options)
+        module._compiled_call_impl = compiled
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_model)
+    found = SaliencyPredictor(model, processor, batch_size=4, compile=True).predict(VIDEO)
+    assert (asked, batches) == ([{"dynamic": False}], [4, 4, 4])
+    np.testing.assert_allclose(found, SaliencyPredictor(umt_model, processor).predict(VIDEO), atol=1e-6)
+
+
+def test_compiling_by_dynamo(umt_model, processor):
+    model = copy.deepcopy(umt_model)
+    predictor = SaliencyPredictor(model, processor, batch_size=4)
+    model.compile(backend="eager", dynamic=False)
+    found = predictor.predict(VIDEO)
+    torch._dynamo.reset()
+    np.testing.assert_allclose(found, SaliencyPredictor(umt_model, processor).predict(VIDEO), atol=1e-6)
+
+
+def test_what_runs_by_parts_is_not_compiled(framewise_model, processor):
+    with pytest.raises(ValueError, match="leave it out"):
+        SaliencyPredictor(framewise_model, processor, compile=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_gpu_gives_the_same_maps(model, processor, stride, batch_size, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    expected = SaliencyPredictor(model, processor, stride, batch_size).predict(VIDEO)
+    on_gpu = SaliencyPredictor(copy.deepcopy(model).cuda(), processor, stride, batch_size)
+    np.testing.assert_allclose(on_gpu.predict(VIDEO), expected, atol=1e-4)
+    alone = SaliencyPredictor(model, processor).predict(VIDEO[:1])
+    np.testing.assert_allclose(on_gpu.predict(VIDEO[:1]), alone, atol=1e-4)
 
 
 def test_later_frames_do_not_change_earlier_maps(model, processor):

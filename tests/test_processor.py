@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoProcessor
+from transformers.image_utils import SizeDict
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from conftest import noise
@@ -122,6 +123,20 @@ def test_keeping_the_aspect_ratio_gives_about_the_area_in_multiples(source, expe
     assert processor.target_size(*source) == by_hand == expected
 
 
+def test_stills_may_have_a_size_of_their_own(processor):
+    of_both = SalFoMVideoProcessor(
+        size={"height": 32, "width": 64}, still_size={"height": 64, "width": 128}, keep_aspect_ratio=True
+    )
+    assert of_both.target_size(90, 160) == (32, 64)
+    assert of_both.target_size(90, 160, still=True) == (64, 128)
+    picture = torch.from_numpy(VIDEO[:1]).permute(0, 3, 1, 2)
+    size = SizeDict(height=64, width=96)
+    assert of_both.prepare_frames(picture).shape[-2:] == (32, 48)
+    expected = of_both.prepare_frames(picture, size=size, keep_aspect_ratio=False)
+    torch.testing.assert_close(of_both.prepare_frames(picture, still=True, size=size), expected)
+    torch.testing.assert_close(processor.prepare_frames(picture, still=True), processor.prepare_frames(picture))
+
+
 def test_the_aspect_ratio_can_be_kept_per_call(processor):
     found = values(processor, noise(4, 48, 96), keep_aspect_ratio=True, size_divisor=8)
     assert found.shape[-2:] == (56, 112)
@@ -170,6 +185,7 @@ def test_saving_keeps_every_field(tmp_path):
         "size": {"height": 96, "width": 128},
         "keep_aspect_ratio": True,
         "size_divisor": 8,
+        "still_size": {"height": 192, "width": 256},
         "num_frames": 2,
         "do_sample_frames": False,
         "do_resize": False,

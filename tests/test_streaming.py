@@ -238,7 +238,11 @@ def test_adapters_count():
     attention = model.salfom.tcfe.stages[0].blocks[0].attention
     attention.qkv = Doubled(attention.qkv)
     assert not can_stream(model)
-    torch.testing.assert_close(streamed(model, batch_size=3), by_window(model), atol=1e-5, rtol=0)
+    encoded = []
+    model.salfom.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(len(inputs[0])))
+    found = streamed(model, batch_size=3)
+    assert encoded == [3] * 6 + [2]  # Every frame once, though no window is taken apart.
+    torch.testing.assert_close(found, by_window(model), atol=1e-5, rtol=0)
 
 
 def test_bfloat16_is_close():

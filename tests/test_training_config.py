@@ -93,6 +93,7 @@ def test_saved_settings_are_a_configuration(tmp_path):
         (["--train", "motion:train", "--validation"], "need a validation split"),
         (["--encoder-from-stills"], "encoder_from_stills needs stills"),
         (["--model", "salfom", "--keep-aspect-ratio"], "keep_aspect_ratio is for a fresh decoder"),
+        (["--size", "64", "64", "--still-size", "64", "64"], "still_size is for a fresh decoder, and size"),
         (["--kl-weight", "0", "--cc-weight", "0"], "The loss needs a term"),
         (["--weights", "1", "2"], "one positive number for each of the 1 datasets"),
         (["--size", "64"], "size needs a height and a width"),

@@ -246,6 +246,17 @@ def test_training_clips_of_their_own_size(encoders, stills_parquet, source):
     assert processor.target_size(480, 640) == (96, 64)
 
 
+def test_stills_of_a_size_of_their_own(encoders, stills_parquet):
+    data = {"train": ["stills:train"], "validation": ["stills:dev"], "data_dir": [f"stills={stills_parquet}"]}
+    config = configuration(encoders / "efficientnet_lite", still_size=[96, 128], train_size=[32, 64], **data)
+    config.model_config["image_size"] = [64, 64]
+    _, processor = build_model(config)
+    assert (processor.target_size(480, 640), processor.target_size(480, 640, still=True)) == ((64, 64), (96, 128))
+    training, validation = build_clips(config, processor)
+    assert training[0]["pixel_values_videos"].shape[-2:] == (32, 64)
+    assert validation[0]["pixel_values_videos"].shape[-2:] == (96, 128)
+
+
 def test_pixels_as_the_encoder_knows_them(encoders, tmp_path):
     folder = tmp_path / "encoder"
     AutoModel.from_pretrained(encoders / "dinov2").save_pretrained(folder)

@@ -145,6 +145,19 @@ def measure(dtype: torch.dtype, threads: int) -> tuple[str, str]:
     return layers, fastest(ways, query, key, value)
 
 
+def exact_float32() -> None:
+    """
+    Have GPUs compute float32 as float32 and not as TF32, which has 10 bits of mantissa and is PyTorch's default for
+    convolutions. The setting is that of the whole process: for programs, not for libraries.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def accelerable(encoder: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether this module has ways of its own for an encoder, in a dtype and on a device."""
+    return encoder.config.model_type == "umt" and dtype in (torch.float32, torch.bfloat16) and device.type == "cpu"
+
+
 def prepare_for_inference(model: SalFoMForVideoSaliencyPrediction) -> SalFoMForVideoSaliencyPrediction:
     """
     Have a model's encoder compute in the way that is fastest on this machine, in place. Results stay what they are up
@@ -160,8 +173,7 @@ def prepare_for_inference(model: SalFoMForVideoSaliencyPrediction) -> SalFoMForV
         The model.
     """
     encoder = model.salfom.encoder
-    known = encoder.config.model_type == "umt" and model.dtype in (torch.float32, torch.bfloat16)
-    if not known or model.device.type != "cpu":
+    if not accelerable(encoder, model.dtype, model.device):
         return model
     layers, attention = measure(model.dtype, torch.get_num_threads())
     if layers == "onednn":
@@ -174,4 +186,4 @@ def prepare_for_inference(model: SalFoMForVideoSaliencyPrediction) -> SalFoMForV
     return model
 
 
-__all__ = ["onednn_linear", "prepare_for_inference", "tiled_attention"]
+__all__ = ["accelerable", "exact_float32", "measure", "onednn_linear", "prepare_for_inference", "tiled_attention"]

@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, cycle, islice
@@ -28,8 +28,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from . import __version__
-from .acceleration import onednn_linear, prepare_for_inference
+from . import __version__, acceleration
+from .acceleration import accelerable, exact_float32, onednn_linear, prepare_for_inference
 from .allocation import keep_freed_memory
 from .configuration_salfom import SalFoMConfig
 from .files import atomic_output
@@ -82,6 +82,7 @@ class Way:
         weights: MiB of parameters and buffers.
         calls: gives the maps `(batch, height, width)` of one call, values in 0…1; those of the first windows first.
         operations: multiplications and additions per map.
+        works_ahead: whether a call may leave work of the next one going on in a thread.
         seconds: that each timed call took.
     """
 
@@ -90,7 +91,8 @@ class Way:
     batch_size: int
     weights: float
     calls: Iterator[torch.Tensor]
-    operations: int = 0
+    operations: int
+    works_ahead: bool = False
     seconds: list[float] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -170,13 +172,16 @@ def packed_operations(features, weight, *arguments, out_shape, **options) -> int
     return 2 * math.prod(out_shape) * math.prod(weight) // out_shape[1]
 
 
-def call_operations(way: Way) -> int:
-    """Multiplications and additions in the products of one call."""
+def stream_operations(model: SalFoMForVideoSaliencyPrediction, frames: torch.Tensor) -> int:
+    """Multiplications and additions in the products that one more map of a stream takes."""
     known = {}
     with suppress(AttributeError):  # Not in every build of PyTorch.
         known[torch.ops.mkldnn._convolution_pointwise] = packed_operations
-    with FlopCounterMode(display=False, custom_mapping=known) as counter:
-        next(way.calls)
+    # One frame at a time: larger batches are encoded in a thread, where the counter sees nothing.
+    calls = maps_by_stream(model, frames, 1)
+    next(calls)
+    with closing(calls), FlopCounterMode(display=False, custom_mapping=known) as counter:
+        next(calls)
     return counter.get_total_flops()
 
 
@@ -198,13 +203,14 @@ def ways_of(
     length, device = model.config.num_frames, model.device
     frames = frames.to(device)
     clips = torch.stack([frames[begin : begin + length] for begin in range(max(batch_sizes))])
-    per_window = window_operations(model.config, tuple(frames.shape[-2:]))
+    per_window, of_stream = window_operations(model.config, tuple(frames.shape[-2:])), {}
 
     def way(name: str, network, dtype: torch.dtype, batch_size: int) -> Way:
         tensors = chain(network.parameters(), network.buffers())
         weights = sum(tensor.nbytes for tensor in tensors) / 2**20
         if name == "predictor" and can_stream(network):
-            return Way(name, dtype, batch_size, weights, maps_by_stream(network, frames.to(dtype), batch_size))
+            calls, operations = maps_by_stream(network, frames.to(dtype), batch_size), of_stream[dtype]
+            return Way(name, dtype, batch_size, weights, calls, operations, works_ahead=batch_size > 1)
         calls = maps_by_window(network, clips[:batch_size].to(dtype))
         return Way(name, dtype, batch_size, weights, calls, per_window)
 
@@ -214,8 +220,11 @@ def ways_of(
     for dtype in dtypes:
         weights = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
         networks = {"windows": weights, "predictor": prepare_for_inference(variant_of(weights))}
+        if can_stream(weights):
+            of_stream[dtype] = stream_operations(weights, frames.to(dtype))
         if compile_mode is not None:
-            networks["compiled"] = torch.compile(variant_of(weights), mode=compile_mode)
+            # Each batch size has a program of its own, as it would have if it were the only one.
+            networks["compiled"] = torch.compile(variant_of(weights), mode=compile_mode, dynamic=False)
         ways += [way(name, network, dtype, size) for name, network in networks.items() for size in batch_sizes]
     return ways
 
@@ -224,7 +233,7 @@ def use_gpu(device: torch.device) -> None:
     """Have events, which time, come from this GPU, and the float32 of the table be float32."""
     if device.index is not None:  # PyTorch refuses to choose the GPU that it uses anyway.
         torch.cuda.set_device(device)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    exact_float32()
 
 
 def timed(function: Callable[[], torch.Tensor], device: torch.device) -> float:
@@ -239,6 +248,15 @@ def timed(function: Callable[[], torch.Tensor], device: torch.device) -> float:
     start = time.perf_counter()
     function().cpu()
     return time.perf_counter() - start
+
+
+def let_settle() -> None:
+    """Return when this process has come to rest: what a way has begun ahead of its calls is not the next way's."""
+    while True:
+        before = time.process_time()
+        time.sleep(0.02)
+        if time.process_time() - before < 0.002:
+            return
 
 
 def fastest_product(device: torch.device, dtype: torch.dtype) -> float:
@@ -320,6 +338,9 @@ def benchmark(
                 rates[dtype] = max(rate, fastest_product(device, getattr(torch, dtype)))
             for way in ways:
                 bar.set_description(str(way))
+                let_settle()
+                if way.works_ahead:  # Its first call finds what was computed ahead, between the turns.
+                    next(way.calls)
                 begin = len(way.seconds)
                 while sum(way.seconds[begin:]) < TURN:
                     way.seconds.append(timed(partial(next, way.calls), device))
@@ -340,12 +361,21 @@ def benchmark(
 def first_map(way: Way, device: torch.device) -> torch.Tensor:
     """The map of the first window, float64 on the CPU; afterwards, the way is ready to be timed."""
     saliency = next(way.calls)[0].double().cpu()
-    if not way.operations:
-        way.operations = call_operations(way) // way.batch_size
     if device.type == "cuda" or way.name == "compiled":
         for _ in range(WARM_UP - 1):
             next(way.calls)
     return saliency
+
+
+def chosen(model: SalFoMForVideoSaliencyPrediction, dtypes: Sequence[torch.dtype]) -> dict[str, dict[str, str]]:
+    """For each dtype, what [`salfom_hf.acceleration`] found to be fastest; {} for models that it leaves alone."""
+    found = {}
+    for dtype in dtypes:
+        if accelerable(model.salfom.encoder, dtype, model.device):
+            found[dtype_name(dtype)] = dict(
+                zip(("linear layers", "attention"), acceleration.measure(dtype, torch.get_num_threads()), strict=True)
+            )
+    return found
 
 
 def machine_name(device: torch.device) -> str:
@@ -422,6 +452,7 @@ __all__ = [
     "LEGEND",
     "Way",
     "benchmark",
+    "chosen",
     "circumstances",
     "described",
     "example_frames",

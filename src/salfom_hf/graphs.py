@@ -180,6 +180,8 @@ def exporting() -> Iterator[None]:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except (OSError, MemoryError):  # A full disk says nothing about the model.
+        raise
     except Exception as error:  # Theirs have no class in common.
         raise GraphError(
             f"This model cannot be exported ({first_line(error)}); those with the encoders umt and efficientnet_lite "
@@ -267,7 +269,7 @@ def resizing(processor: SalFoMVideoProcessor, sides: Sides) -> SalFoMVideoProces
     processor = copy.deepcopy(processor)
     if not sides.any:
         height, width = sides.size
-        processor.size = SizeDict(height=height, width=width)
+        processor.size, processor.still_size = SizeDict(height=height, width=width), None
         processor.keep_aspect_ratio = False
     return processor
 
@@ -277,8 +279,9 @@ def resizing(processor: SalFoMVideoProcessor, sides: Sides) -> SalFoMVideoProces
 
 def prepared_frames(processor: SalFoMVideoProcessor, video: Path, limit: int) -> torch.Tensor:
     """The first frames of a video, an image or a folder of images: float32 `(frames, 3, height, width)`."""
-    images = (torch.from_numpy(frame.image).permute(2, 0, 1) for frame in frames_of(video, 0.0, None))
-    return torch.cat([processor.prepare_frames(image.unsqueeze(0)) for image in islice(images, limit)])
+    images = [frame.image for frame in islice(frames_of(video, 0.0, None), limit)]
+    pixels = (torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0) for image in images)
+    return torch.cat([processor.prepare_frames(one, still=len(images) == 1) for one in pixels])
 
 
 def example_batches(model: SalFoMForVideoSaliencyPrediction, frames: torch.Tensor, sides: Sides) -> Iterator:

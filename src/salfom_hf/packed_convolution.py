@@ -35,6 +35,7 @@ class PackedConvolution:
         self.bias, self.activation = None if bias is None else bias.detach(), activation
         self.geometry = padding, stride, (1, 1), groups
         self.packed: torch.Tensor | None = None
+        self.works = False
         known = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
         # Graphs that are traced for other programs are made of plain convolutions.
         self.can_pack = known and not torch.compiler.is_compiling()
@@ -64,9 +65,14 @@ class PackedConvolution:
         # A program that is exported is for other machines, and may not name oneDNN.
         if self.can_pack and not torch.compiler.is_exporting():
             try:
-                return self.fused(features)
+                result = self.fused(features)
             except (AttributeError, RuntimeError):  # These are not part of PyTorch's public interface.
+                if self.works:  # What went well before fails for another reason, such as a lack of memory.
+                    raise
                 self.can_pack = False
+            else:
+                self.works = True
+                return result
         return self.plain(features)
 
 

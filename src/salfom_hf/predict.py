@@ -32,7 +32,7 @@ except ImportError as error:
         sys.exit(f"salfom: {needed}")
     raise ImportError(needed) from error
 
-from .cli.common import FAILURE, UsageError, at_least_one, load_predictor, report
+from .cli.common import FAILURE, NO_COMPILER, UsageError, at_least_one, compiling_failed, load_predictor, report
 from .cli.predict import add_options, failing_alone, sources
 from .files import is_taken
 from .output import default_output, write
@@ -360,9 +360,9 @@ def main(arguments: list[str] | None = None) -> int:
         report(UsageError(LOST))
         return FAILURE
     except RuntimeError as error:
-        if not (isinstance(error, distributed.DistError) or lost_connection(error)):
+        if not (isinstance(error, distributed.DistError) or lost_connection(error) or compiling_failed(error)):
             raise
-        report(UsageError(LOST))
+        report(UsageError(NO_COMPILER if compiling_failed(error) else LOST))
         return FAILURE
     except KeyboardInterrupt as stopped:
         if speaks:

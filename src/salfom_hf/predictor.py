@@ -2,10 +2,10 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
-from itertools import repeat, takewhile
+from itertools import chain, islice, repeat, takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from .acceleration import prepare_for_inference
 from .background import in_background
 from .modeling_salfom import SalFoMForVideoSaliencyPrediction
 from .profiling import stage
-from .sliding_window import pytorch_threads, saliency_maps
+from .sliding_window import pytorch_threads, saliency_maps, sees_stills
 from .video import IMAGE_RATE, Frame, read_frames
 from .video_processing_salfom import SalFoMVideoProcessor, resize_map, to_tensor
 
@@ -70,6 +70,43 @@ def decoded_ahead(video: str | os.PathLike, start: float, duration: float | None
         yield from takewhile(lambda frame: frame is not None, ahead)
 
 
+def uploaded(image: np.ndarray, device: torch.device) -> torch.Tensor:
+    """
+    A frame, uint8 `(height, width, 3)`, on a device: `(1, 3, height, width)`. To a GPU it goes from page-locked
+    memory, while that still computes what it was asked before.
+    """
+    pixels = torch.from_numpy(image)
+    if device.type == "cuda":
+        pixels = pixels.pin_memory()
+    return pixels.to(device, non_blocking=True).permute(2, 0, 1).unsqueeze(0)
+
+
+def fetched(maps: Iterable[torch.Tensor], ahead: int) -> Iterator[torch.Tensor]:
+    """
+    Maps on the CPU. From a GPU they come up to `ahead` maps late, into page-locked memory: it has got its next batch
+    to do before the program waits for this one.
+    """
+    waiting: deque[tuple[torch.Tensor, torch.cuda.Event]] = deque()
+    for saliency in maps:
+        if saliency.device.type != "cuda":
+            yield saliency.cpu()
+            continue
+        copy = torch.empty(saliency.shape, dtype=saliency.dtype, pin_memory=True)
+        copy.copy_(saliency, non_blocking=True)
+        there = torch.cuda.Event()
+        there.record()
+        waiting.append((copy, there))
+        if len(waiting) > ahead:
+            yield arrived(*waiting.popleft())
+    for copy, there in waiting:
+        yield arrived(copy, there)
+
+
+def arrived(copy: torch.Tensor, there: torch.cuda.Event) -> torch.Tensor:
+    there.synchronize()
+    return copy
+
+
 class SaliencyPredictor:
     """
     Predicts saliency with a model and its processor, by a causal sliding window.
@@ -80,6 +117,10 @@ class SaliencyPredictor:
         processor: the processor saved with it.
         stride: every how many frames the network runs; maps between are interpolated. 1 as in the paper.
         batch_size: windows per call of the network.
+        compile: run the network by `torch.compile`, which takes minutes at first; for models that see whole windows.
+
+    Raises:
+        ValueError: `compile` for a model whose encoder sees single frames: those run by parts, from frame to frame.
 
     Example:
 
@@ -98,8 +139,13 @@ class SaliencyPredictor:
         processor: SalFoMVideoProcessor,
         stride: int = 1,
         batch_size: int = 4,
+        compile: bool = False,
     ):
+        if compile and sees_stills(model):
+            raise ValueError("compile is for models that see whole windows, such as salfom-large; leave it out.")
         self.model = prepare_for_inference(model.eval())
+        if compile:
+            self.model.compile(dynamic=False)
         self.processor = processor
         self.stride = stride
         self.batch_size = batch_size
@@ -112,6 +158,7 @@ class SaliencyPredictor:
         dtype: torch.dtype = torch.float32,
         stride: int = 1,
         batch_size: int = 4,
+        compile: bool = False,
     ) -> "SaliencyPredictor":
         """
         Load model and processor.
@@ -121,10 +168,10 @@ class SaliencyPredictor:
                 folder, or a model on the Hub.
             device: where to compute.
             dtype: precision to compute in; maps are float32 whatever it is.
-            stride, batch_size: see the class.
+            stride, batch_size, compile: see the class.
         """
         model = SalFoMForVideoSaliencyPrediction.from_pretrained(name, dtype=dtype).to(device)
-        return cls(model, SalFoMVideoProcessor.from_pretrained(name), stride, batch_size)
+        return cls(model, SalFoMVideoProcessor.from_pretrained(name), stride, batch_size, compile)
 
     def stream(self, video, start: float = 0.0, duration: float | None = None) -> Iterator[SaliencyFrame]:
         """
@@ -151,25 +198,32 @@ class SaliencyPredictor:
             frames = frames_of(video, start, duration)
 
         def prepared() -> Iterator[torch.Tensor]:
-            shape = None
-            for frame in frames:
-                shape = shape or frame.image.shape
-                if frame.image.shape != shape:
+            first = list(islice(frames, 2))
+            still, shapes = len(first) == 1, {frame.image.shape for frame in first[:1]}
+            all_frames = chain(first, frames)
+            del first  # No frame is held for longer than needed.
+            for frame in all_frames:
+                if frame.image.shape not in shapes:
                     raise ValueError("All frames of a video must have one size; resize them to the first one's.")
                 waiting.append(frame)
                 with stage("preprocess"):
-                    pixels = torch.from_numpy(frame.image).permute(2, 0, 1).unsqueeze(0)
-                    pixels = self.processor.prepare_frames(pixels.to(self.model.device))[0].to(self.model.dtype)
+                    pixels = self.processor.prepare_frames(uploaded(frame.image, self.model.device), still=still)
+                    pixels = pixels[0].to(self.model.dtype)
                 yield pixels
 
         maps = saliency_maps(self.model, prepared(), self.stride, self.batch_size)
-        with closing(frames), closing(maps):
+
+        def resized() -> Iterator[torch.Tensor]:
             for saliency in maps:
-                frame = waiting.popleft()
                 # Threads that were woken for so little would spin on, and take from those that predict and encode.
                 with stage("fusion"), pytorch_threads(1, torch.get_num_threads()):
-                    saliency = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1).cpu().numpy()
-                yield SaliencyFrame(frame.image, frame.timestamp, saliency)
+                    saliency = resize_map(saliency, waiting[0].image.shape[:2]).clamp(0, 1)
+                yield saliency
+
+        with closing(frames), closing(maps):
+            for saliency in fetched(resized(), self.batch_size):
+                frame = waiting.popleft()
+                yield SaliencyFrame(frame.image, frame.timestamp, saliency.numpy())
 
     def predict(self, video, start: float = 0.0, duration: float | None = None) -> np.ndarray:
         """

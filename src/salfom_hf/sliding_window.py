@@ -91,10 +91,29 @@ def on_threads(maps: Iterator[torch.Tensor], count: int, afterwards: int) -> Ite
         yield saliency
 
 
+def is_compiled(model: SalFoMForVideoSaliencyPrediction) -> bool:
+    """Whether a model, or an exported one, runs by `torch.compile` when it is called."""
+    return getattr(model, "_compiled_call_impl", None) is not None
+
+
 def window_maps(
-    model: SalFoMForVideoSaliencyPrediction, frames: Iterable[torch.Tensor], stride: int, batch_size: int
+    model: SalFoMForVideoSaliencyPrediction, frames: Iterator[torch.Tensor], stride: int, batch_size: int
 ) -> Iterator[Map]:
-    """(index, map) of the key frames, from windows that the network sees one by one."""
+    """
+    (index, map) of the key frames, from windows that the network sees one by one; of a frame-wise encoder, its decoder
+    does, and every frame is encoded once.
+    """
+    if isinstance(model, torch.nn.Module) and sees_stills(model):
+        first = next(frames)
+        size, frames = tuple(first.shape[-2:]), encoded(model.encode_frames, chain([first], frames), batch_size)
+
+        def compute(features: torch.Tensor) -> torch.Tensor:
+            return model.decode(features.transpose(1, 2), size).sigmoid()
+    else:
+
+        def compute(clips: torch.Tensor) -> torch.Tensor:
+            return model(clips).saliency
+
     window: deque[torch.Tensor] = deque(maxlen=model.config.num_frames)
 
     def take(frame: torch.Tensor) -> None:
@@ -103,9 +122,11 @@ def window_maps(
     keys = key_frames(frames, stride, take)
     for batch in batched(((index, torch.stack(tuple(window))) for index in keys), batch_size):
         indices, clips = zip(*batch, strict=True)
+        if is_compiled(model):  # A batch of another size would be compiled anew.
+            clips += clips[-1:] * (batch_size - len(clips))
         with stage("network"):
-            maps = model(torch.stack(clips)).saliency.float()
-        yield from zip(indices, maps, strict=True)
+            maps = compute(torch.stack(clips)).float()
+        yield from zip(indices, maps, strict=False)
 
 
 def sees_stills(model: SalFoMForVideoSaliencyPrediction) -> bool:

@@ -23,10 +23,12 @@ class SalFoMVideosKwargs(VideosKwargs, total=False):
     Attributes:
         keep_aspect_ratio (`bool`): resize to about the area of `size` in the video's own shape instead of to `size`.
         size_divisor (`int`): with `keep_aspect_ratio`, both sides become multiples of it.
+        still_size (`dict`): what counts for stills in place of `size`.
     """
 
     keep_aspect_ratio: bool | None
     size_divisor: int | None
+    still_size: dict[str, int] | None
 
 
 def is_one_video(videos) -> bool:
@@ -92,6 +94,8 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         size (`dict`, defaults to `{"height": 224, "width": 224}`): size of the frames for the model.
         keep_aspect_ratio (`bool`, defaults to `False`): resize to about the area of `size` in the video's own shape.
         size_divisor (`int`, defaults to 16): with `keep_aspect_ratio`, both sides become multiples of it.
+        still_size (`dict`, *optional*): what counts for stills in place of `size`. A still is predicted once, and may
+            take more time than a frame of a video.
         num_frames (`int`, defaults to 16): frames of the window.
         do_sample_frames (`bool`, defaults to `True`): whether to take the last window; else all frames are kept.
         do_resize, do_rescale, do_normalize (`bool`, default to `True`): which steps are done.
@@ -106,6 +110,7 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
     default_to_square = True
     keep_aspect_ratio = False
     size_divisor = 16
+    still_size = None
     num_frames = 16
     do_sample_frames = True
     do_resize = True
@@ -155,9 +160,11 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         size: SizeDict | None = None,
         keep_aspect_ratio: bool | None = None,
         size_divisor: int | None = None,
+        still: bool = False,
     ) -> tuple[int, int]:
-        """The (height, width) in pixels to which frames of a given size are resized."""
-        size = size or self.size
+        """The (height, width) in pixels to which frames of a given size are resized; `still` if it is the only one."""
+        if size is None:
+            size = SizeDict(**self.still_size) if still and self.still_size else self.size
         if not (self.keep_aspect_ratio if keep_aspect_ratio is None else keep_aspect_ratio):
             return size.height, size.width
         scale = (size.height * size.width / (height * width)) ** 0.5
@@ -176,12 +183,14 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         image_std=None,
         keep_aspect_ratio: bool | None = None,
         size_divisor: int | None = None,
+        still: bool = False,
     ) -> torch.Tensor:
         """
         Resize, rescale and normalise frames; options not given are the processor's own.
 
         Args:
             frames: uint8 or float `(frames, 3, height, width)`, values in 0…255.
+            still: each is a still rather than a frame of a video.
 
         Returns:
             float32 `(frames, 3, height', width')`.
@@ -191,7 +200,7 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
             return getattr(self, name) if value is None else value
 
         if own(do_resize, "do_resize"):
-            target = self.target_size(*frames.shape[-2:], size, keep_aspect_ratio, size_divisor)
+            target = self.target_size(*frames.shape[-2:], size, keep_aspect_ratio, size_divisor, still)
             if tuple(frames.shape[-2:]) != target:
                 # Only the CPU resizes uint8; there the result is rounded as PIL rounds it.
                 was_uint8 = frames.dtype == torch.uint8

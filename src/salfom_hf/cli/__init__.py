@@ -7,7 +7,7 @@ import sys
 from .. import __version__
 from ..video import VideoError
 from . import benchmark, convert, data, demo, evaluate, export, hub, live, predict
-from .common import FAILURE, UsageError, report
+from .common import FAILURE, NO_COMPILER, UsageError, compiling_failed, report
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,6 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
         return args.run(args)
     except (UsageError, VideoError) as error:
         report(error)
+        return FAILURE
+    except RuntimeError as error:
+        if not compiling_failed(error):
+            raise
+        report(UsageError(NO_COMPILER))
         return FAILURE
     except BrokenPipeError:  # Such as `salfom … | head`: what reads the output has had enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

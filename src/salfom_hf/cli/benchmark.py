@@ -55,8 +55,6 @@ def benchmark(args: argparse.Namespace) -> int:
     try:
         return measure(args)
     except RuntimeError as error:
-        if args.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise UsageError("torch.compile does not work on this machine; leave out --compile.") from error
         # PyTorch has no class of its own for a CPU that runs out of memory.
         if "memory" not in str(error):
             raise
@@ -102,10 +100,13 @@ def measure(args: argparse.Namespace) -> int:
     peaks = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in rates.items())
     found = benchmarking.table(benchmarking.COLUMNS, rows)
     told = f"{title}. {benchmarking.described(about)}. Fastest matrix product: {peaks}."
+    choices = benchmarking.chosen(model, dtypes)
+    for dtype, ways_taken in choices.items():
+        told += f" Predictor in {dtype}: " + ", ".join(f"{part} by {way}" for part, way in ways_taken.items()) + "."
     print(f"{told}\n\n{found}\n\n{benchmarking.LEGEND}")
-    if args.profile:
-        for way in ways:
-            print(f"\n{way}\n{profile(way, device)}")
+    profiles = {str(way): profile(way, device) for way in ways} if args.profile else {}
+    for way, text in profiles.items():
+        print(f"\n{way}\n{text}")
     if args.output is not None:
         report = about | {
             "model": args.model,
@@ -115,8 +116,10 @@ def measure(args: argparse.Namespace) -> int:
             "rounds": args.rounds,
             "operations per window": ways[0].operations,
             "operations per second of the fastest product": rates,
+            "chosen by the predictor": choices,
             "rows": rows,
             "markdown": f"{told}\n\n{found}",
+            "profiles": profiles,
         }
         benchmarking.write_report(args.output, report, args.overwrite)
     return 0
@@ -126,7 +129,9 @@ def profile(way, device) -> str:
     """The operations that one call spends most of its time in."""
     import torch
 
-    with torch.profiler.profile() as recorded:
+    # An encoder may work in a thread of its own.
+    everywhere = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
+    with torch.profiler.profile(experimental_config=everywhere) as recorded:
         next(way.calls)
     by = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
     return recorded.key_averages().table(sort_by=by, row_limit=10)

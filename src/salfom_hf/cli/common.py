@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 from ..pretrained import KNOWN
 
 FAILURE = 2
+NO_COMPILER = "torch.compile does not work on this machine; leave out --compile."
 
 
 class UsageError(Exception):
@@ -43,8 +44,13 @@ def add_model_options(command: argparse.ArgumentParser, batches: bool = True) ->
     command.add_argument("--stride", type=at_least_one, default=1, help="run the network on every k-th frame")
     if batches:
         command.add_argument("--batch-size", type=at_least_one, default=4, help="windows per call, default 4")
+        command.add_argument(
+            "--compile",
+            action="store_true",
+            help="run the network by torch.compile, which takes minutes at first; for salfom-large and its like",
+        )
     else:
-        command.set_defaults(batch_size=1)
+        command.set_defaults(batch_size=1, compile=False)
     command.add_argument("--device", help="such as cpu, cuda, cuda:1, mps; default: cuda if there is one, else cpu")
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     command.add_argument(
@@ -119,17 +125,25 @@ def load_predictor(name: str, args: argparse.Namespace):
     """
     import torch
 
+    from ..acceleration import exact_float32
     from ..allocation import keep_freed_memory
     from ..predictor import SaliencyPredictor
 
     keep_freed_memory()
+    exact_float32()
     if args.runtime == "onnx":
         return load_onnx_predictor(name, args)
     device = usable_device(args.device)
     with loading(name):
-        return SaliencyPredictor.from_pretrained(
+        predictor = SaliencyPredictor.from_pretrained(
             name, device, getattr(torch, args.dtype), args.stride, args.batch_size
         )
+    try:
+        return SaliencyPredictor(
+            predictor.model, predictor.processor, args.stride, args.batch_size, compile=args.compile
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def load_onnx_predictor(name: str, args: argparse.Namespace):
@@ -144,12 +158,19 @@ def load_onnx_predictor(name: str, args: argparse.Namespace):
 
     from ..onnx_runtime import GraphError, OnnxPredictor
 
+    if args.compile:
+        raise UsageError("--compile is for PyTorch; leave it out with --runtime onnx.")
     transformers.logging.set_verbosity_error()
     dtype = getattr(torch, args.dtype)
     try:
         return OnnxPredictor.from_pretrained(name, args.device or "cpu", dtype, args.stride, args.batch_size)
     except GraphError as error:
         raise UsageError(str(error)) from error
+
+
+def compiling_failed(error: RuntimeError) -> bool:
+    """Whether an error comes from `torch.compile`, which needs a compiler for C++ or a GPU."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def report(error: Exception) -> int:

@@ -75,6 +75,10 @@ def export(function, args: argparse.Namespace, **options) -> int:
         report = function(model, processor, args.output, size, overwrite=args.overwrite, **options)
     except GraphError as error:
         raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write {args.output} ({error.strerror or error}); free some space, or choose another output."
+        ) from error
     # What is written in int8 differs by more.
     when = " before quantisation" if report.correlations else ""
     for file, difference in report.differences.items():

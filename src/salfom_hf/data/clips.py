@@ -127,10 +127,11 @@ class ClipMaker:
             labelled = self.draw_frame(sample, rng)
         fixations = sample.fixations(labelled)
         transform = self.augmentation.draw(rng, fixations, sample.size)
-        size = self.size or self.processor.target_size(*sample.size)
+        still = isinstance(sample, GazeStill)
+        size = self.size or self.processor.target_size(*sample.size, still=still)
         target = SizeDict(height=size[0], width=size[1])
 
-        length = 1 if isinstance(sample, GazeStill) else self.num_frames
+        length = 1 if still else self.num_frames
         window = transform.window(labelled, sample.num_frames, length)
         frames = []
         for frame in sample.frames(window.first, window.stop, window.step):

@@ -172,7 +172,7 @@ def maps_of_stills(predictor: SaliencyPredictor, images: Iterable[np.ndarray]) -
     model = predictor.model
     for batch in batched(images, predictor.batch_size):
         pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).to(model.device)
-        for saliency in still_maps(model, predictor.processor.prepare_frames(pixels).to(model.dtype)):
+        for saliency in still_maps(model, predictor.processor.prepare_frames(pixels, still=True).to(model.dtype)):
             yield resize_map(saliency, batch[0].shape[:2]).clamp(0, 1).cpu().numpy()
 
 

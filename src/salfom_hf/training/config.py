@@ -61,6 +61,9 @@ class TrainingConfig:
     size: Annotated[list[int], "height and width of all clips in pixels; none: as in inference"] = field(
         default_factory=list
     )
+    still_size: Annotated[
+        list[int], "a fresh decoder's size for stills in inference, where that is another than for videos"
+    ] = field(default_factory=list)
     train_size: Annotated[
         list[int], "height and width of training clips alone; none: as in validation and inference"
     ] = field(default_factory=list)
@@ -132,6 +135,10 @@ class TrainingConfig:
             not (self.model and self.keep_aspect_ratio),
             "keep_aspect_ratio is for a fresh decoder; leave it out with model.",
         )
+        demand(
+            not (self.still_size and (self.model or self.size)),
+            "still_size is for a fresh decoder, and size is for stills, too; leave still_size out with either.",
+        )
         demand(bool(self.train), "Name at least one DATASET:SPLIT to train on.")
         demand(bool(self.data_dir), "Say where the data is: --data-dir FOLDER.")
         demand(
@@ -159,7 +166,7 @@ class TrainingConfig:
             not self.encoder_from_stills or any(source.startswith("stills:") for source in self.train),
             "encoder_from_stills needs stills: name stills:SPLIT in train, or leave it out.",
         )
-        for name in ("size", "train_size"):
+        for name in ("size", "still_size", "train_size"):
             sides = getattr(self, name)
             demand(len(sides) in (0, 2) and all(side > 0 for side in sides), f"{name} needs a height and a width.")
         demand(
@@ -303,7 +310,7 @@ def merged(settings: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
     and the fresh decoder on it, and an encoder the model.
     """
     further = {key: convert(key, value) for key, value in further.items()}
-    replaced = {"model": ("encoder", "model_config", "keep_aspect_ratio"), "encoder": ("model",)}
+    replaced = {"model": ("encoder", "model_config", "keep_aspect_ratio", "still_size"), "encoder": ("model",)}
     gone = {other for key, others in replaced.items() if further.get(key) for other in others}
     result = {key: value for key, value in settings.items() if key not in gone}
     for key, value in further.items():

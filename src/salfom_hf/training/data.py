@@ -115,6 +115,7 @@ def build_clips(
     training_processor = copy.copy(processor)
     if config.train_size:
         training_processor.size = SizeDict(height=config.train_size[0], width=config.train_size[1])
+        training_processor.still_size = None
     shared = {"num_frames": processor.num_frames}
     drawn = {"clips_per_video": config.clips_per_video, "augmentation": augmentation, "seed": config.seed}
     try:

@@ -50,6 +50,7 @@ def from_encoder(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredicti
         image_std=[float(value) for value in std],
         keep_aspect_ratio=config.keep_aspect_ratio and not config.size,
         size_divisor=model.salfom.adapter.stride(model.config.encoder_config),
+        still_size=dict(zip(("height", "width"), config.still_size, strict=True)) if config.still_size else None,
     )
     return model, processor
 
@@ -80,11 +81,11 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
     except (TypeError, ValueError, RuntimeError, StrictDataclassError) as error:
         raise ConfigError(f"'{name}' does not make a SalFoM model: {' '.join(str(error).split())}") from error
     stride = model.salfom.adapter.stride(model.config.encoder_config)
-    for key in ("size", "train_size"):
+    for key in ("size", "still_size", "train_size"):
         if any(side % stride for side in getattr(config, key)):
             raise ConfigError(f"{key} must be multiples of {stride} for this encoder, not {getattr(config, key)}.")
     if config.model and config.size:
-        processor.size = SizeDict(height=config.size[0], width=config.size[1])
+        processor.size, processor.still_size = SizeDict(height=config.size[0], width=config.size[1]), None
         processor.keep_aspect_ratio = False
     # accelerate looks for every class that is named here, and this encoder has not those of the others.
     model._no_split_modules &= {type(module).__name__ for module in model.modules()}
