@@ -107,13 +107,15 @@ class Trainer:
         loading = {
             "collate_fn": collate_by_shape,
             "num_workers": config.num_workers,
-            "persistent_workers": config.num_workers > 0,
             "worker_init_fn": outlive_sigterm,
         }
+        # Workers begin as copies of this process. Those of the training data do so before it holds what training needs;
+        # those of the validation data are made anew each time, or they would keep what it held at the first.
+        lasting = {"persistent_workers": config.num_workers > 0}
         self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
             model,
             make_optimizer(model, config),
-            DataLoader(training, config.batch_size, sampler=self.sampler, **loading),
+            DataLoader(training, config.batch_size, sampler=self.sampler, **loading, **lasting),
             DataLoader(validation, config.batch_size, **loading),
         )
         self.teachers = None
