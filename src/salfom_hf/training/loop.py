@@ -109,8 +109,8 @@ class Trainer:
             "num_workers": config.num_workers,
             "worker_init_fn": outlive_sigterm,
         }
-        # Workers begin as copies of this process. Those of the training data do so before it holds what training needs;
-        # those of the validation data are made anew each time, or they would keep what it held at the first.
+        # Workers begin as copies of this process. Those of the training data do so before it holds what training
+        # needs; those of the validation data are made anew each time, or they would keep what it held at the first.
         lasting = {"persistent_workers": config.num_workers > 0}
         self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
             model,
