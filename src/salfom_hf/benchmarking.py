@@ -250,9 +250,13 @@ def timed(function: Callable[[], torch.Tensor], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def let_settle() -> None:
-    """Return when this process has come to rest: what a way has begun ahead of its calls is not the next way's."""
-    while True:
+def let_settle(limit: float = 2.0) -> None:
+    """
+    Return when this process has come to rest, or after a number of seconds: what a way has begun ahead of its calls is
+    not to run in the next way's turn.
+    """
+    end = time.perf_counter() + limit
+    while time.perf_counter() < end:
         before = time.process_time()
         time.sleep(0.02)
         if time.process_time() - before < 0.002:
