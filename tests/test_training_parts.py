@@ -246,14 +246,22 @@ def test_training_clips_of_their_own_size(encoders, stills_parquet, source):
     assert processor.target_size(480, 640) == (96, 64)
 
 
-def test_stills_of_a_size_of_their_own(encoders, stills_parquet):
-    data = {"train": ["stills:train"], "validation": ["stills:dev"], "data_dir": [f"stills={stills_parquet}"]}
-    config = configuration(encoders / "efficientnet_lite", still_size=[96, 128], train_size=[32, 64], **data)
+@pytest.mark.parametrize("train_still_size", [[], [64, 64]])
+def test_stills_of_a_size_of_their_own(encoders, stills_parquet, train_still_size):
+    data = {
+        "train": ["stills:train", "motion:train"],
+        "weights": [1.0, 1.0],
+        "validation": ["stills:dev"],
+        "data_dir": [f"stills={stills_parquet}"],
+    }
+    sizes = {"still_size": [96, 128], "train_size": [32, 64], "train_still_size": train_still_size}
+    config = configuration(encoders / "efficientnet_lite", **sizes, **data)
     config.model_config["image_size"] = [64, 64]
     _, processor = build_model(config)
     assert (processor.target_size(480, 640), processor.target_size(480, 640, still=True)) == ((64, 64), (96, 128))
     training, validation = build_clips(config, processor)
-    assert training[0]["pixel_values_videos"].shape[-2:] == (32, 64)
+    stills, moving = (part[0]["pixel_values_videos"] for part in training.datasets)
+    assert (stills.shape[-2:], moving.shape[-2:]) == (tuple(train_still_size or (32, 64)), (32, 64))
     assert validation[0]["pixel_values_videos"].shape[-2:] == (96, 128)
 
 

@@ -359,7 +359,8 @@ class FrameEncoder:
 
 def can_stream(model: SalFoMForVideoSaliencyPrediction) -> bool:
     """Whether the encoder sees single frames and no adapter (PEFT) computes more than the weights tell."""
-    known = ("torch.nn.", "transformers.", f"{__package__}.")
+    # Code that came with a model is this package's, but transformers may load it twice, under two names.
+    known = ("torch.nn.", "transformers.", "transformers_modules.", f"{__package__}.")
     return model.salfom.adapter.framewise and all(type(part).__module__.startswith(known) for part in model.modules())
 
 

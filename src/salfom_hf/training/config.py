@@ -67,6 +67,9 @@ class TrainingConfig:
     train_size: Annotated[
         list[int], "height and width of training clips alone; none: as in validation and inference"
     ] = field(default_factory=list)
+    train_still_size: Annotated[list[int], "height and width of stills in training; none: as other training clips"] = (
+        field(default_factory=list)
+    )
     clips_per_video: Annotated[int, "random clips of each video and epoch"] = 1
     validation_spacing: Annotated[int, "frames between the validation maps of a video"] = 16
     augmentation: Annotated[dict[str, Any], "fields of salfom_hf.data.Augmentation"] = field(default_factory=dict)
@@ -166,7 +169,7 @@ class TrainingConfig:
             not self.encoder_from_stills or any(source.startswith("stills:") for source in self.train),
             "encoder_from_stills needs stills: name stills:SPLIT in train, or leave it out.",
         )
-        for name in ("size", "still_size", "train_size"):
+        for name in ("size", "still_size", "train_size", "train_still_size"):
             sides = getattr(self, name)
             demand(len(sides) in (0, 2) and all(side > 0 for side in sides), f"{name} needs a height and a width.")
         demand(

@@ -116,6 +116,8 @@ def build_clips(
     if config.train_size:
         training_processor.size = SizeDict(height=config.train_size[0], width=config.train_size[1])
         training_processor.still_size = None
+    if config.train_still_size:
+        training_processor.still_size = dict(zip(("height", "width"), config.train_still_size, strict=True))
     shared = {"num_frames": processor.num_frames}
     drawn = {"clips_per_video": config.clips_per_video, "augmentation": augmentation, "seed": config.seed}
     try:

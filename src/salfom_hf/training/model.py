@@ -81,7 +81,7 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
     except (TypeError, ValueError, RuntimeError, StrictDataclassError) as error:
         raise ConfigError(f"'{name}' does not make a SalFoM model: {' '.join(str(error).split())}") from error
     stride = model.salfom.adapter.stride(model.config.encoder_config)
-    for key in ("size", "still_size", "train_size"):
+    for key in ("size", "still_size", "train_size", "train_still_size"):
         if any(side % stride for side in getattr(config, key)):
             raise ConfigError(f"{key} must be multiples of {stride} for this encoder, not {getattr(config, key)}.")
     if config.model and config.size:
