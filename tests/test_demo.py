@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -564,6 +565,18 @@ def test_other_files_cannot_be_reached(client, server, clip, model_folder):
         assert "event: error" in answer(path)
     # Its address is as good as a password: a hash of what is in the file.
     assert re.fullmatch(r"[0-9a-f]{64}", known.parent.name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_uploads_are_gone_when_the_page_ends(model_folder, clip, tmp_path, number):
+    with serving(tmp_path, "--model", str(model_folder)) as running:
+        client = Client(running.url, verbose=False, download_files=tmp_path)
+        client.predict(video=handle_file(clip), api_name="/predict_video")
+        kept = running.temporary / "gradio"
+        assert any(path.is_file() for path in kept.rglob("*"))
+        running.process.send_signal(number)
+        running.process.wait(60)
+        assert not [path for path in kept.rglob("*") if path.is_file()]
 
 
 def test_no_temporary_files_stay_beside_the_page_s_own(client, server, clip):

@@ -105,7 +105,7 @@ def test_upload_and_get_a_video_back(browser, server, upload, tmp_path, size):
     assert downloaded(page, "Maps (NPZ)", tmp_path).suffix == ".npz"
     # The plot is drawn, and says that words tell the same.
     page.locator(".vega-embed svg, .vega-embed canvas").wait_for()
-    page.get_by_role("img", name="Plot of the gaze path over time").wait_for()
+    page.get_by_role("img", name="Plot of the path of the peak over time").wait_for()
     assert "Where the eyes go" in page.locator(".words").first.inner_text()
     for tab, place in (("Heat map", "#video-heatmap"), ("Side by side", "#video-both")):
         page.get_by_role("tab", name=tab).click()

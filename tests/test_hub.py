@@ -19,9 +19,15 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import DatasetCard, EvalResult, HfApi, ModelCard, SpaceCard
-from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+)
 from huggingface_hub.utils import filter_repo_objects
 from packaging.requirements import Requirement
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
@@ -120,7 +126,10 @@ for name in (folder, "org/tiny-model"):
     with torch.no_grad():
         maps[f"model of {name}"] = model(**inputs).saliency.numpy()
     pipe = pipeline("video-saliency-prediction", model=name, device="cpu", **trusted)
+    encoded = []
+    pipe.model.register_forward_pre_hook(lambda *_: encoded.append("a window"))
     maps[f"pipeline of {name}"] = pipe(clip)["maps"]
+    facts[f"windows of {name}"] = len(encoded)
 inferred = pipeline(model=folder, device="cpu", **trusted)
 inferred.save_pretrained(f"{home}/saved")
 maps["pipeline saved again"] = pipeline(model=f"{home}/saved", device="cpu", **trusted)(clip)["maps"]
@@ -158,8 +167,23 @@ def test_transformers_alone_loads_the_folder(without_the_package, exported):
     assert facts["found"] == []
     classes = ["SalFoMConfig", "SalFoMForVideoSaliencyPrediction", "SalFoMVideoProcessor", "SalFoMVideoProcessor"]
     assert facts[str(exported)] == facts["org/tiny-model"] == classes
+    # What windows share is computed once there, too: the network never sees a whole one.
+    assert facts[f"windows of {exported}"] == facts["windows of org/tiny-model"] == 0
     assert facts["modules"] == ["transformers_modules"]
     assert "trust_remote_code=True" in facts["untrusted"]
+
+
+def test_weights_are_sent_as_they_are_stored(tmp_path, capsys):
+    shipped = Path(salfom_hf.__file__).parent / "weights" / "salfom" / "model.safetensors"
+    assert cli.main(["export", "hub", "salfom", str(tmp_path / "out")]) == 0
+    file = tmp_path / "out" / "model.safetensors"
+    assert abs(file.stat().st_size - shipped.stat().st_size) < 10_000
+    before, after = load_file(shipped), load_file(file)
+    assert before.keys() == after.keys()
+    assert all(value.dtype == after[name].dtype and torch.equal(value, after[name]) for name, value in before.items())
+    assert SalFoMForVideoSaliencyPrediction.from_pretrained(tmp_path / "out").dtype == torch.float32
+    # For all who may read the other files, too.
+    assert file.stat().st_mode == (tmp_path / "out" / "config.json").stat().st_mode
 
 
 def test_transformers_alone_computes_the_same(without_the_package, exported, model_folder, clip):
@@ -579,20 +603,30 @@ def test_a_public_repository_is_not_sent_what_should_be_private(own_card, monkey
     assert [call for call, *_ in hub.calls] == ["create_repo"]
 
 
+def refusal(status):
+    response = SimpleNamespace(headers={}, request=None, status_code=status)
+    return HfHubHTTPError(f"Client error '{status}' for url …", response=response)
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("error", "advice"),
     [
-        OSError("no route\nto host"),
-        RuntimeError("of the library that speaks HTTP"),
-        HfHubHTTPError("403 Forbidden", response=SimpleNamespace(headers={}, request=None)),
+        (OSError("no route\nto host"), "the Hub cannot be reached; check the network"),
+        (OfflineModeIsEnabled("offline mode is enabled"), "unset it"),
+        (LocalTokenNotFoundError("no token"), "log in with `hf auth login`"),
+        (refusal(401), "log in with `hf auth login`"),
+        (refusal(403), "this login may not write to org/owls"),
+        (refusal(500), "the Hub says: Client error '500'"),
+        (RuntimeError("of the library\nthat speaks HTTP"), "the Hub says: of the library that speaks HTTP"),
     ],
 )
-def test_a_failed_push_says_how_to_try_again(own_card, monkeypatch, capsys, tmp_path, error):
+def test_a_failed_push_says_how_to_try_again(own_card, monkeypatch, capsys, tmp_path, error, advice):
     before = contents(tmp_path)
     monkeypatch.setattr(publish, "HfApi", Hub(error))
     assert cli.main(["push", str(own_card), "--repo-id", "org/owls", "--private"]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert f"try again with `salfom push {own_card} --repo-id org/owls --private`" in said
+    assert advice in said
     assert contents(tmp_path) == before
 
 

@@ -145,6 +145,7 @@ def test_the_aspect_ratio_can_be_kept_per_call(processor):
 
 @pytest.mark.parametrize(
     "video", [[], np.zeros((0, 8, 8, 3), np.uint8), np.zeros((4, 8, 8, 5), np.uint8), np.zeros((1, 2, 3, 4, 5, 6)),
+              np.zeros((4, 8, 8), np.uint8),
               [np.zeros((8, 8, 3)), np.zeros((8, 9, 3))]],
 )  # fmt: skip
 def test_what_is_no_video_is_refused(processor, video):

@@ -34,6 +34,7 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
         yield temporary
         check_free(path, overwrite)
         with reported(f"Cannot write {path}", advice):
+            _make_readable(temporary)
             _flush(temporary)
             if path.is_dir():
                 if not temporary.is_dir() or _suffixes(path) - _suffixes(temporary):
@@ -51,6 +52,17 @@ def is_taken(path: Path) -> bool:
 def check_free(path: Path, overwrite: bool) -> None:
     if is_taken(path) and not overwrite:
         raise VideoError(f"{path} exists already; choose another output or pass --overwrite.")
+
+
+def _make_readable(path: Path) -> None:
+    """Let those read the files who may read any new file: safetensors makes some for their owner alone."""
+    new = path.with_name(".new")
+    new.touch()
+    mode = new.stat().st_mode & 0o666
+    new.unlink()
+    for file in (path, *path.rglob("*")):
+        if file.is_file():
+            file.chmod(file.stat().st_mode | mode)
 
 
 def _flush(path: Path) -> None:

@@ -75,6 +75,11 @@ def to_tensor(frames) -> torch.Tensor:
     if frames.ndim == 2:
         frames = frames[None, None]
     elif frames.ndim == 3:
+        if frames.shape[0] not in (1, 3) and frames.shape[-1] not in (1, 3, 4):
+            shape = tuple(frames.shape)
+            raise ValueError(
+                f"An array of shape {shape} is no picture; a grey video needs (frames, height, width, 1)."
+            )
         frames = frames.unsqueeze(0)
     if frames.ndim != 4 or 0 in frames.shape:
         raise ValueError(f"A video needs the shape (frames, height, width, 3), not {tuple(frames.shape)}.")

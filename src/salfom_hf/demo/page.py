@@ -55,8 +55,8 @@ page predicts those places. **Warm colours: many would look here. No colour: har
 HELP = f"""
 - **What you see.** For every frame a *saliency map*: how likely each place is to draw the eye of somebody who just
   watches. *Overlay* puts it over your video, *heat map* shows it alone, *side by side* has the original at the left.
-- **Gaze path.** The place of the highest value, frame by frame: one line for left–right, one for up–down. A jump is a
-  jump of the eye, as after a cut.
+- **Path of the peak.** The place of the highest value, frame by frame: one line for left–right, one for up–down. It is
+  no recorded gaze of anybody; a jump is where most eyes would jump, as after a cut.
 - **Maps (NPZ)**, for NumPy: `maps`, float16 of (frames, height, width) in 0…1, and `timestamps` in seconds.
   **Table (CSV)**: for each frame the place of the peak (`peak_x`, `peak_y`: 0…1 from the left and from the top), the
   `spread` (1 is the frame's diagonal) and the `entropy` in bits (more: the eyes are less agreed).
@@ -88,11 +88,11 @@ VIDEOS = {
     "video-heatmap": "Heat map of where people probably look; the text below says where that is",
     "video-both": "Your video at the left, at the right the same with colours where people probably look",
 }
-PLOT = "Plot of the gaze path over time; the text above says in words where it goes"
+PLOT = "Plot of the path of the peak over time; the text above says in words where it goes"
 SCRIPT = """() => {
     const labels = LABELS;
     const apply = () => {
-        document.querySelectorAll("#gaze-path .vega-embed").forEach((plot) => {
+        document.querySelectorAll("#path-of-peak .vega-embed").forEach((plot) => {
             plot.setAttribute("role", "img");
             plot.setAttribute("aria-label", "PLOT");
         });
@@ -249,7 +249,7 @@ def legend(colormap: str) -> str:
     )
 
 
-def gaze_path(maps: Maps) -> pd.DataFrame:
+def path_of_peak(maps: Maps) -> pd.DataFrame:
     """Two lines over time, in percent of the frame."""
     seconds = [float(timestamp) for timestamp in maps.timestamps]
     lines = {
@@ -314,7 +314,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
             maps = demo.maps(model, video, start, length, int(stride), *run)
             files = write_files(maps, Path(folder), start, length, colormap, opacity, *run)
             # The page has its own copies when this is resumed, and the folder goes.
-            yield *map(str, files), video_in_words(maps, model), gaze_path(maps)
+            yield *map(str, files), video_in_words(maps, model), path_of_peak(maps)
 
     def predict_image(image, model, colormap, opacity, progress=gr.Progress()):  # noqa: B008
         """Predict where people look in a picture."""
@@ -401,12 +401,12 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
                 words = gr.Markdown("Choose a video, then press the button.", label="In words", elem_classes="words")
                 with gr.Column(visible=False) as more:
                     plot = gr.LinePlot(
-                        elem_id="gaze-path",
+                        elem_id="path-of-peak",
                         x="seconds",
                         y="percent",
                         color="peak",
                         y_lim=[0, 100],
-                        label="Gaze path: where the peak is, over time",
+                        label="Path of the peak: where most would look, over time",
                         x_title="seconds",
                         y_title="percent of the frame",
                         color_title=" ",
@@ -456,12 +456,13 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         def connect(predict, redraw, inputs, outputs, run, example, load_example, bar, download, more):
             """A tab's events; `inputs` are source, model, …, colormap and opacity; the first output is the overlay."""
             source, model, *_, colormap, opacity = inputs
-            run.click(predict, inputs, outputs, api_name=predict.__name__, **alone)
+            shown = {"show_progress_on": outputs[0]}  # Over the words it would hide what it covers.
+            run.click(predict, inputs, outputs, api_name=predict.__name__, **alone, **shown)
             example.click(load_example, None, source, queue=False, **private).then(
-                predict, inputs, outputs, **alone, api_visibility="private"
+                predict, inputs, outputs, **alone, **shown, api_visibility="private"
             )
             # While one drawing is made, the last of further changes waits; none is dropped.
-            redrawing = {**alone, "trigger_mode": "always_last", "api_visibility": "private"}
+            redrawing = {**alone, **shown, "trigger_mode": "always_last", "api_visibility": "private"}
             gr.on([colormap.change, opacity.release], redraw, inputs, outputs, **redrawing)
             outputs[0].change(
                 lambda file: (file, gr.update(visible=True)), outputs[0], [download, more], queue=False, **private

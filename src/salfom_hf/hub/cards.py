@@ -100,7 +100,12 @@ def page_of(repo_id: str | None) -> str | None:
 
 
 def measured(
-    scores: dict[str, float | None], dataset: str, split: str, source: str, page: str | None = None
+    scores: dict[str, float | None],
+    dataset: str,
+    split: str,
+    source: str,
+    page: str | None = None,
+    count: int | None = None,
 ) -> list[EvalResult]:
     """
     Scores as entries of a card's `model-index`; undefined ones are left out.
@@ -110,13 +115,18 @@ def measured(
         source: by what they were measured, in words.
         page: where that is published. A card names no source without one, as the Hub wants an address: where a model
             has none yet, only the text says how it was measured.
+        count: of the videos or images that were scored, if they are known.
     """
+    name = TITLES.get(dataset, dataset)
+    if count is not None:
+        kind = "image" if dataset == "stills" else "video"
+        name += f" ({count} {kind}{'s' * (count != 1)})"
     return [
         EvalResult(
             task_type=HUB_TASK,
             task_name="Video saliency prediction",
             dataset_type=dataset,
-            dataset_name=TITLES.get(dataset, dataset),
+            dataset_name=name,
             dataset_split=split,
             metric_type=metric,
             metric_name=METRIC_NAMES.get(metric, metric),
@@ -167,7 +177,9 @@ def evaluation_of(path: Path, model: str, page: str | None = None) -> list[EvalR
         )
     protocol = results["protocol"]
     source = f"salfom evaluate ({results['package']} {results['version']}), maps {protocol.get('maps', 'as they are')}"
-    return measured(found[0]["mean_over_frames"], results["dataset"], results["split"], source, page)
+    (scored, *_) = found
+    scores, dataset, split = scored["mean_over_frames"], results["dataset"], results["split"]
+    return measured(scores, dataset, split, source, page, scored.get("videos"))
 
 
 def packages(*names: str) -> dict[str, str]:

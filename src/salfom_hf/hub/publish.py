@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard
-from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled, RemoteEntryNotFoundError
+from safetensors import safe_open
 
 from ..files import atomic_output
 from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
@@ -122,6 +124,29 @@ def card_for(
     return card
 
 
+def as_stored(network: SalFoMForVideoSaliencyPrediction, weights: Path | None) -> dict[str, torch.Tensor]:
+    """The weights in the dtypes that they have in a file, from which they are loaded in that of the configuration."""
+    state = network.state_dict()
+    if weights is None:  # Large models have several files, in which they are as they are loaded.
+        return state
+    with safe_open(weights, framework="pt") as file:
+        return {name: state[name].to(file.get_tensor(name).dtype) for name in state.keys() & set(file.keys())}
+
+
+def reason(error: Exception, repo_id: str) -> str:
+    """What to do about an error of the Hub or of the way to it."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, OfflineModeIsEnabled):
+        return "the Hub is switched off by HF_HUB_OFFLINE; unset it"
+    if isinstance(error, LocalTokenNotFoundError) or status == 401:
+        return "log in with `hf auth login`"
+    if status == 403:
+        return f"this login may not write to {repo_id}; take a token that may, or another --repo-id"
+    if status is None and (isinstance(error, OSError) or type(error).__module__.startswith("httpx")):
+        return "the Hub cannot be reached; check the network"
+    return f"the Hub says: {' '.join(str(error).split())}"
+
+
 def export(
     model: str | os.PathLike,
     output: Path,
@@ -149,12 +174,13 @@ def export(
         OSError, ValueError: the model cannot be loaded.
     """
     source = resolve(model)
+    weights = beside(source, "model.safetensors")
     network = SalFoMForVideoSaliencyPrediction.from_pretrained(model)
     processor = SalFoMVideoProcessor.from_pretrained(model)
     card = card_for(str(model), beside(source, "README.md"), network, repo_id, Path(output).resolve().name, results)
     pictures = {name: beside(source, name) for name in pictures_in(card.text)}
     with atomic_output(output, overwrite) as folder, reported(f"Cannot write {output}", "mend that and try again"):
-        network.save_pretrained(folder, max_shard_size=max_shard_size)
+        network.save_pretrained(folder, state_dict=as_stored(network, weights), max_shard_size=max_shard_size)
         processor.save_pretrained(folder)
         add_remote_code(folder)
         card.save(folder / "README.md")
@@ -210,9 +236,9 @@ def push(
             options += ["--results", *map(str, results)] if results else []
             options += ["--max-shard-size", max_shard_size] if max_shard_size != SHARD else []
             command = shlex.join(["salfom", "push", str(model), "--repo-id", repo_id, *options])
+            advice = f"{reason(error, repo_id)}, and try again with `{command}`"
             raise PublishError(
-                f"Could not send {model} to {repo_id} ({' '.join(str(error).split())}); nothing on this machine has "
-                f"changed: log in with `hf auth login` and try again with `{command}`."
+                f"Could not send {model} to {repo_id}, and nothing on this machine has changed: {advice}."
             ) from error
     return page_of(repo_id)
 
