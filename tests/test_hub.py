@@ -381,7 +381,7 @@ def test_card_of_the_shipped_weights(cards, measured):
     assert "base_model" not in fields
     assert "names no `base_model`" in card.text
     _, opening = re.split(r"^# .*$", card.text, maxsplit=1, flags=re.M)
-    assert opening.strip().startswith("These are **not** the weights of the SalFoM paper")
+    assert opening.strip().startswith("These are **not** the weights of the [SalFoM paper]")
     for said in ("MIT", "CC-BY-4.0", "Apache-2.0", "OSIE", "moradi2024salfom", "seed", "adults", "## Bias", "half of"):
         assert said in card.text, said
     # The table and the metadata say what was measured.
@@ -455,7 +455,7 @@ def test_card_of_dhf1k(cards):
     assert fields["license_link"].startswith("https://")
     assert re.fullmatch(r"n<1K|1K<n<10K|10K<n<100K", fields["size_categories"][0])
     assert "holds no videos" in card.text
-    assert "may not be redistributed" in card.text
+    assert "may not be passed on" in card.text
     for row in ("| train | 600 |", "| validation | 100 |", "| test | 300 |"):
         assert row in card.text
 

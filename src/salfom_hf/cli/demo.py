@@ -2,7 +2,6 @@
 
 import argparse
 import signal
-import sys
 from functools import partial
 
 from ..pretrained import KNOWN
@@ -32,8 +31,8 @@ def demo(args: argparse.Namespace) -> int:
         raise UsageError('The page needs Gradio; install it with pip install "salfom-hf[demo]".') from error
 
     names = dict.fromkeys([args.model, *available_models()])
-    # Ended so by a service manager, the page deletes what was uploaded just as with Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # Ended by a service manager, the page deletes what was uploaded, just as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     page = build({name: partial(load_predictor, name, args) for name in names}, args.stride)
     try:
         launch(page, server_name=args.host, server_port=args.port)

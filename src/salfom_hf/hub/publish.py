@@ -124,10 +124,10 @@ def card_for(
     return card
 
 
-def as_stored(network: SalFoMForVideoSaliencyPrediction, weights: Path | None) -> dict[str, torch.Tensor]:
+def as_stored(network: SalFoMForVideoSaliencyPrediction, weights: Path) -> dict[str, torch.Tensor]:
     """The weights in the dtypes that they have in a file, from which they are loaded in that of the configuration."""
     state = network.state_dict()
-    if weights is None:  # Large models have several files, in which they are as they are loaded.
+    if not weights.is_file():  # Of a model on the Hub, or one with several files: as they are loaded.
         return state
     with safe_open(weights, framework="pt") as file:
         return {name: state[name].to(file.get_tensor(name).dtype) for name in state.keys() & set(file.keys())}
@@ -174,13 +174,12 @@ def export(
         OSError, ValueError: the model cannot be loaded.
     """
     source = resolve(model)
-    weights = beside(source, "model.safetensors")
     network = SalFoMForVideoSaliencyPrediction.from_pretrained(model)
     processor = SalFoMVideoProcessor.from_pretrained(model)
     card = card_for(str(model), beside(source, "README.md"), network, repo_id, Path(output).resolve().name, results)
     pictures = {name: beside(source, name) for name in pictures_in(card.text)}
     with atomic_output(output, overwrite) as folder, reported(f"Cannot write {output}", "mend that and try again"):
-        network.save_pretrained(folder, state_dict=as_stored(network, weights), max_shard_size=max_shard_size)
+        network.save_pretrained(folder, state_dict=as_stored(network, Path(source, "model.safetensors")), max_shard_size=max_shard_size)
         processor.save_pretrained(folder)
         add_remote_code(folder)
         card.save(folder / "README.md")
