@@ -175,11 +175,12 @@ def export(
     """
     source = resolve(model)
     network = SalFoMForVideoSaliencyPrediction.from_pretrained(model)
+    state = as_stored(network, Path(source, "model.safetensors"))
     processor = SalFoMVideoProcessor.from_pretrained(model)
     card = card_for(str(model), beside(source, "README.md"), network, repo_id, Path(output).resolve().name, results)
     pictures = {name: beside(source, name) for name in pictures_in(card.text)}
     with atomic_output(output, overwrite) as folder, reported(f"Cannot write {output}", "mend that and try again"):
-        network.save_pretrained(folder, state_dict=as_stored(network, Path(source, "model.safetensors")), max_shard_size=max_shard_size)
+        network.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
         processor.save_pretrained(folder)
         add_remote_code(folder)
         card.save(folder / "README.md")
