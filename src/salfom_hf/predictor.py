@@ -220,8 +220,10 @@ class SaliencyPredictor:
                     saliency = resize_map(saliency, waiting[0].image.shape[:2]).clamp(0, 1)
                 yield saliency
 
+        # One frame at a time, as of a camera, nothing may wait for a later one.
+        ahead = self.batch_size if self.batch_size > 1 else 0
         with closing(frames), closing(maps):
-            for saliency in fetched(resized(), self.batch_size):
+            for saliency in fetched(resized(), ahead):
                 frame = waiting.popleft()
                 yield SaliencyFrame(frame.image, frame.timestamp, saliency.numpy())
 
