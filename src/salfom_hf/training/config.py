@@ -310,10 +310,11 @@ def read_settings(name: str, over: tuple[Path, ...] = ()) -> dict[str, Any]:
 def merged(settings: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
     """
     Settings and further ones over them. Of a dictionary, single entries are replaced; a model replaces the encoder
-    and the fresh decoder on it, and an encoder the model.
+    and the fresh decoder on it, an encoder the model, and a size of all clips that of stills.
     """
     further = {key: convert(key, value) for key, value in further.items()}
-    replaced = {"model": ("encoder", "model_config", "keep_aspect_ratio", "still_size"), "encoder": ("model",)}
+    replaced = {"encoder": ("model",), "size": ("still_size",)}
+    replaced["model"] = ("encoder", "model_config", "keep_aspect_ratio", "still_size")
     gone = {other for key, others in replaced.items() if further.get(key) for other in others}
     result = {key: value for key, value in settings.items() if key not in gone}
     for key, value in further.items():
