@@ -130,7 +130,8 @@ def as_stored(network: SalFoMForVideoSaliencyPrediction, weights: Path) -> dict[
     if not weights.is_file():  # Of a model on the Hub, or one with several files: as they are loaded.
         return state
     with safe_open(weights, framework="pt") as file:
-        return {name: state[name].to(file.get_tensor(name).dtype) for name in state.keys() & set(file.keys())}
+        dtypes = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
+    return {name: value.to(dtypes.get(name, value.dtype)) for name, value in state.items()}
 
 
 def reason(error: Exception, repo_id: str) -> str:
