@@ -47,16 +47,21 @@ def encoded_beside(
     encode: Callable[[torch.Tensor], torch.Tensor], frames: Iterable[torch.Tensor], ahead: int, threads: int
 ) -> Iterator[torch.Tensor]:
     """
-    [`encoded`] beside what the caller does, in a thread of its own, up to `ahead` frames ahead, on some of PyTorch's
-    `threads`. Frames go one by one: what a CPU computes of one stays in its caches.
+    [`encoded`] beside what the caller does, in a thread of its own, up to `ahead` frames ahead, on half of PyTorch's
+    `threads`; the caller, who has the others, encodes frames, too, when it would wait for one. Frames go one by one:
+    what a CPU computes of one stays in its caches.
     """
 
     @torch.inference_mode()
     def encode_one(frame: torch.Tensor) -> torch.Tensor:
-        with stage("encoder"), pytorch_threads(threads // 2, threads):
+        with stage("encoder"):
             return encode(frame.unsqueeze(0))[0]
 
-    with closing(in_background(encode_one, frames, ahead)) as features:
+    def encode_there(frame: torch.Tensor) -> torch.Tensor:
+        with pytorch_threads(threads // 2, threads):
+            return encode_one(frame)
+
+    with closing(in_background(encode_there, frames, ahead, helper=encode_one)) as features:
         yield from features
 
 
