@@ -106,3 +106,53 @@ def test_closing_drops_what_has_not_begun():
     done = len(calls)
     time.sleep(0.1)
     assert len(calls) == done < 10
+
+
+def test_a_caller_who_would_wait_helps():
+    """The thread hangs in the first call until the caller has made all others that may be ahead."""
+    made, helped = [], threading.Event()
+
+    def work(number):
+        made.append((number, "thread"))
+        assert helped.wait(20)
+        return number
+
+    def help_out(number):
+        made.append((number, "caller"))
+        if len(made) == 4:
+            helped.set()
+        return number
+
+    assert list(in_background(work, range(4), 3, helper=help_out)) == [0, 1, 2, 3]
+    assert sorted(number for number, _ in made) == [0, 1, 2, 3]
+    assert [who for _, who in made].count("caller") == 3
+
+
+def test_a_caller_does_not_help_where_the_thread_is_fast_enough():
+    done = [threading.Event() for _ in range(5)]
+
+    def work(number):
+        done[number].set()
+
+    def items():
+        yield from range(4)
+        assert all(event.wait(20) for event in done[:4])
+        time.sleep(0.1)
+        yield 4
+
+    results = in_background(work, items(), 4, helper=lambda number: pytest.fail("nothing to wait for"))
+    next(results)
+    assert done[4].wait(20)
+    assert list(results) == [None] * 4
+
+
+def test_an_error_of_a_helper_comes_in_its_place():
+    gate = threading.Event()
+
+    def fail(number):
+        gate.set()
+        raise ValueError(f"helper {number}")
+
+    results = in_background(lambda number: gate.wait(20), range(4), 3, helper=fail)
+    with pytest.raises(ValueError, match="helper"):
+        list(results)

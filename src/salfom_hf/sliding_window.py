@@ -222,9 +222,8 @@ def saliency_maps(
         encode, decoder = stream
         threads = torch.get_num_threads()
         on_cpu = isinstance(model, torch.nn.Module) and model.device.type == "cpu"
-        if on_cpu and threads > 1 and batch_size > 1 and stride == 1:
+        if on_cpu and threads > 1 and batch_size > 1:
             # Two networks side by side, each on half of the threads, wait less for another than one on all of them.
-            # With a stride, the decoder has less to do than the encoder, and would leave its threads idle.
             with closing(encoded_beside(encode, frames, batch_size, threads)) as features:
                 maps = interpolated(streamed_maps(decoder, features, stride, batch_size))
                 yield from on_threads(maps, threads - threads // 2, threads)

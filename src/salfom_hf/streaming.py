@@ -162,12 +162,16 @@ class WindowAttention:
         bias = block.attention.relative_position_bias
         step = torch.arange(steps, device=bias.device)
         self.bias = bias[step[:, None] - step[None, :] + block.window - 1][:, :, None, None]
+        # A token that sees nothing but itself gets its own value: two linear layers in a row, which are one.
+        qkv, output = block.attention.qkv, block.attention.output
+        value = slice(2 * qkv.in_features, None)
+        self.own_weight = output.weight @ qkv.weight[value]
+        self.own_bias = output.weight @ qkv.bias[value] + output.bias
 
     def attend(self, attention: TemporalWindowAttention, tokens: torch.Tensor) -> torch.Tensor:
         """`(windows, steps, rows, columns, channels)` to the same."""
-        if self.steps == 1:  # A token that sees nothing but itself gets its own value.
-            value = slice(2 * tokens.shape[-1], None)
-            return attention.output(F.linear(tokens, attention.qkv.weight[value], attention.qkv.bias[value]))
+        if self.steps == 1:
+            return F.linear(tokens, self.own_weight, self.own_bias)
         query, key, value = attention.qkv(tokens).unflatten(-1, (3, attention.num_heads, -1)).unbind(-3)
         # (windows, query, key, rows, columns, heads); products by element beat so many matrix products of this size.
         scores = ((query * attention.scaling).unsqueeze(2) * key.unsqueeze(1)).sum(-1) + self.bias
@@ -324,14 +328,15 @@ class StreamingDecoder:
         logits = torch.cat(self.at(self.logits, times))
         if logits.shape[-2:] != self.size:
             logits = F.interpolate(logits, size=self.size, mode="bilinear", align_corners=False)
+        # In place: at this size, memory costs more than arithmetic.
         if self.prior is not None:
-            logits = logits + self.still
+            logits += self.still
         if self.change is not None:
             motion = self.prior.motion(torch.cat(self.at(self.change, times)).to(logits.dtype))
-            logits = logits + motion.view(-1, 1, 1, 1) * self.moving
+            logits.addcmul_(motion.view(-1, 1, 1, 1), self.moving)
         for layer in self.layers:
             layer.forget(times[-1])
-        return logits.squeeze(1).sigmoid().float()
+        return logits.squeeze(1).sigmoid_().float()
 
     @staticmethod
     def at(place: Place, times: Sequence[int]) -> list[torch.Tensor]:
@@ -349,12 +354,16 @@ class FrameEncoder:
 
     def __init__(self, network: SalFoMModel):
         self.adapter, self.encoder = network.adapter, network.adapter.folded(network.encoder)
-        self.project = network.project
+        projection = network.projection
+        self.project = None
+        if projection is not None:
+            self.project = PackedConvolution(projection.weight, projection.bias, activation="relu")
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`(frames, 3, height, width)` to `(frames, channels, rows, columns)`."""
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        return self.project(self.adapter.features(self.encoder, pixel_values)[0])
+        features = self.adapter.features(self.encoder, pixel_values)[0]
+        return features if self.project is None else self.project(features.contiguous(memory_format=torch.channels_last))
 
 
 def can_stream(model: SalFoMForVideoSaliencyPrediction) -> bool:
