@@ -5,8 +5,8 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from fractions import Fraction
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,23 +51,27 @@ def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, inf
     first = next(frames, None)
     if first is None:
         raise ValueError(f"{info.path} has no frames.")
-    picture = draw(first.image, first.saliency)
+
+    def drawn(frame: SaliencyFrame) -> np.ndarray:
+        with stage("overlay"):
+            return draw(frame.image, frame.saliency)
+
+    picture = drawn(first)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         if next(frames, None) is not None:
             raise VideoError(f"{info.path} has more than one frame, {path} holds one; name a video as the output.")
-        with atomic_output(path, options["overwrite"]) as temporary:
+        with atomic_output(path, options["overwrite"]) as temporary, stage("encode"):
             Image.fromarray(picture).save(temporary)
         return
     height, width = picture.shape[:2]
     with VideoWriter(path, width, height, info.frame_rate, audio_from=info.path, **options) as writer:
 
-        def put(frame: SaliencyFrame) -> None:
-            with stage("overlay"):
-                picture = draw(frame.image, frame.saliency)
+        def put(picture: np.ndarray, timestamp: Fraction) -> None:
             with stage("encode"):
-                writer.write(picture, frame.timestamp)
+                writer.write(picture, timestamp)
 
-        write_behind(put, chain([first], frames))
+        put(picture, first.timestamp)
+        write_behind(lambda frame: put(drawn(frame), frame.timestamp), frames)
 
 
 def write_maps(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> None:

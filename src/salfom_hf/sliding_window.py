@@ -153,9 +153,10 @@ def still_maps(model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor) ->
         float32 `(stills, height, width)` at input size, values in 0…1.
     """
     clips = stills.unsqueeze(1)
-    if not sees_stills(model):
-        return model(clips).saliency.float()
-    maps, mirrored = model(torch.cat([clips, clips.flip(-1)])).saliency.float().chunk(2)
+    with stage("network"):
+        if not sees_stills(model):
+            return model(clips).saliency.float()
+        maps, mirrored = model(torch.cat([clips, clips.flip(-1)])).saliency.float().chunk(2)
     return gaussian_blur((maps + mirrored.flip(-1)) / 2, STILL_BLUR * stills.shape[-1], border="reflect")
 
 

@@ -363,7 +363,9 @@ class FrameEncoder:
         """`(frames, 3, height, width)` to `(frames, channels, rows, columns)`."""
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         features = self.adapter.features(self.encoder, pixel_values)[0]
-        return features if self.project is None else self.project(features.contiguous(memory_format=torch.channels_last))
+        return (
+            features if self.project is None else self.project(features.contiguous(memory_format=torch.channels_last))
+        )
 
 
 def can_stream(model: SalFoMForVideoSaliencyPrediction) -> bool:
