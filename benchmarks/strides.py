@@ -8,19 +8,18 @@ writing files, in rounds in which every stride has its turn.
 """
 
 import argparse
-import json
-import platform
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
-from salfom_hf import SaliencyPredictor, __version__
+from salfom_hf import SaliencyPredictor
 from salfom_hf.allocation import keep_freed_memory
+from salfom_hf.benchmarking import circumstances, described, write_report
 from salfom_hf.data import DATASETS, load
 from salfom_hf.evaluation import METRICS, Model, Protocol, Scores, evaluate
-from salfom_hf.files import atomic_output
 from salfom_hf.tables import aligned
 from trade_off import milliseconds
 
@@ -83,6 +82,7 @@ def table(rows: list[dict]) -> str:
 
 def main(given: list[str] | None = None) -> None:
     args = arguments().parse_args(given)
+    about = circumstances(torch.device(args.device), ["python", *sys.argv])
     keep_freed_memory()
     dataset = load(args.dataset, args.data_dir, args.split)
     methods = [method_of(stride, args) for stride in args.strides]
@@ -95,23 +95,13 @@ def main(given: list[str] | None = None) -> None:
         for stride, found, taken in zip(args.strides, scores, times, strict=True)
     ]
     videos, frames = scores[0].num_videos, scores[0].num_frames
-    print(f"{args.model}, {args.dtype}, {args.device}; {args.dataset}, split {args.split}: "
-          f"{videos:,} video{'s' * (videos != 1)}, means over {frames:,} frames\n")  # fmt: skip
-    print(table(rows))
+    told = (
+        f"{args.model}, {args.dtype}; {args.dataset}, split {args.split}: {videos:,} video{'s' * (videos != 1)}, "
+        f"means over {frames:,} frames. {described(about)}.\n\n{table(rows)}"
+    )
+    print(told)
     if args.output is not None:
-        result = {
-            "package": "salfom-hf",
-            "version": __version__,
-            **{name: getattr(args, name) for name in ("dataset", "split", "model", "device", "dtype", "batch_size")},
-            "videos": videos,
-            "frames": frames,
-            "machine": platform.machine(),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "rows": rows,
-        }
-        with atomic_output(args.output, overwrite=True) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_report(args.output, about | {"rows": rows, "markdown": told}, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -384,7 +384,7 @@ def test_commands_of_the_page(model_folder, umt_folder, onnx_folder, ucf_sports,
     monkeypatch.setattr(torch, "compile", lambda network, mode, dynamic: network)
     page = (SCRIPTS.parent / "docs" / "performance.md").read_text(encoding="utf-8")
     lines = "".join(re.findall(r"```bash\n(.*?)```", page, flags=re.S)).splitlines()
-    places = {"salfom-large": umt_folder, "FOLDER": ucf_sports}
+    places = {"salfom-large": umt_folder, "UCF-Sports": ucf_sports}
     places |= {"salfom-onnx": onnx_folder, "salfom-int8": onnx_folder}
     for line in lines:
         program, *words = [str(places.get(word, word)) for word in shlex.split(line)]
