@@ -18,6 +18,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from torch import nn
+from torch.nn import functional as F
 from transformers.image_utils import SizeDict
 
 from salfom_hf import SalFoMVideoProcessor, acceleration, benchmarking, cli, pretrained
@@ -120,6 +121,20 @@ def test_every_way_gives_the_maps_of_the_windows(kind, request):
     assert expected.std() > 0.01
     for way in benchmarking.ways_of(model, frames, [torch.float32], [1, 3]):
         torch.testing.assert_close(next(way.calls), expected[: way.batch_size], atol=1e-5, rtol=0, msg=str(way))
+
+
+def test_only_the_reference_attends_eagerly(umt_model, monkeypatch):
+    fused, calls = F.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda *args, **kwargs: calls.append(0) or fused(*args, **kwargs)
+    )
+    counts = {}
+    for way in benchmarking.ways_of(copy.deepcopy(umt_model), torch.randn(4, 3, 64, 96), [torch.float32], [1]):
+        calls.clear()
+        next(way.calls)
+        counts[way.name] = len(calls)
+    assert counts["reference"] == 0
+    assert counts["windows"] == 1  # The encoder has one layer.
 
 
 def test_the_example_is_prepared_as_a_predictor_would():

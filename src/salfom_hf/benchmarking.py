@@ -159,6 +159,8 @@ def maps_by_stream(
 
 def window_operations(config: SalFoMConfig, size: tuple[int, int]) -> int:
     """Multiplications and additions in the products of one window, as `torch.utils.flop_counter` counts them."""
+    # A copy: transformers notes the attention in the configuration that it is given.
+    config = copy.deepcopy(config)
     with torch.device("meta"):
         model = SalFoMForVideoSaliencyPrediction._from_config(config, attn_implementation="eager").eval()
         clip = torch.empty(1, config.num_frames, 3, *size)
