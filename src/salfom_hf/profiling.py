@@ -1,6 +1,7 @@
 """Where the time goes between a video and its prediction: a clock for each stage."""
 
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ class Profile:
 
     def __init__(self):
         self.seconds: Counter[str] = Counter()
+        self.lock = threading.Lock()  # Two threads may be in one stage.
 
     def __enter__(self) -> "Profile":
         global _profile
@@ -70,7 +72,9 @@ def stage(name: str) -> Iterator[None]:
         yield
         wait_for_device()
     finally:
-        profile.seconds[name] += time.perf_counter() - begin
+        passed = time.perf_counter() - begin
+        with profile.lock:
+            profile.seconds[name] += passed
 
 
 def wait_for_device() -> None:
