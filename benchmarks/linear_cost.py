@@ -5,8 +5,8 @@ How the cost of a video grows: with its length, the resolution of what the netwo
 
 Every point is `SaliencyPredictor.stream` over a whole video in a process of its own: seconds without importing and
 loading, and the peak of the memory that the process held. Points take turns, and of each the median counts. Prints
-what straight lines through the points leave over. Strides begin at 2: with 1, encoder and decoder run side by side,
-which is another way to compute. Linux only.
+what straight lines through the points leave over. The length's points have a stride of 1, those of windows the others.
+Linux only.
 """
 
 import argparse

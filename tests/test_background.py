@@ -156,3 +156,16 @@ def test_an_error_of_a_helper_comes_in_its_place():
     results = in_background(lambda number: gate.wait(20), range(4), 3, helper=fail)
     with pytest.raises(ValueError, match="helper"):
         list(results)
+
+
+def test_an_interrupt_of_a_helping_caller_ends_it_at_once():
+    gate, helped = threading.Event(), []
+
+    def interrupted(number):
+        helped.append(number)
+        gate.set()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(in_background(lambda number: gate.wait(20), range(4), 3, helper=interrupted))
+    assert len(helped) == 1

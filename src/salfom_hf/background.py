@@ -20,10 +20,15 @@ class Call(Generic[Item, Result]):
     def make(self, function: Callable[[Item], Result]) -> None:
         if not self.begun.acquire(blocking=False):
             return
+        item, self.item = self.item, None  # Not held longer than needed.
         try:
-            self.future.set_result(function(self.item))
+            result = function(item)
         except BaseException as error:
             self.future.set_exception(error)
+            if not isinstance(error, Exception):  # Ctrl-C in the caller, who helps, ends it now.
+                raise
+        else:
+            self.future.set_result(result)
 
 
 def in_background(
