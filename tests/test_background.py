@@ -110,10 +110,16 @@ def test_closing_drops_what_has_not_begun():
 
 def test_a_caller_who_would_wait_helps():
     """The thread hangs in the first call until the caller has made all others that may be ahead."""
-    made, helped = [], threading.Event()
+    made, begun, helped = [], threading.Event(), threading.Event()
+
+    def items():
+        yield 0
+        assert begun.wait(20)
+        yield from range(1, 4)
 
     def work(number):
         made.append((number, "thread"))
+        begun.set()
         assert helped.wait(20)
         return number
 
@@ -123,7 +129,7 @@ def test_a_caller_who_would_wait_helps():
             helped.set()
         return number
 
-    assert list(in_background(work, range(4), 3, helper=help_out)) == [0, 1, 2, 3]
+    assert list(in_background(work, items(), 3, helper=help_out)) == [0, 1, 2, 3]
     assert sorted(number for number, _ in made) == [0, 1, 2, 3]
     assert [who for _, who in made].count("caller") == 3
 
@@ -147,15 +153,26 @@ def test_a_caller_does_not_help_where_the_thread_is_fast_enough():
 
 
 def test_an_error_of_a_helper_comes_in_its_place():
-    gate = threading.Event()
+    begun, gate = threading.Event(), threading.Event()
 
     def fail(number):
         gate.set()
         raise ValueError(f"helper {number}")
 
-    results = in_background(lambda number: gate.wait(20), range(4), 3, helper=fail)
-    with pytest.raises(ValueError, match="helper"):
-        list(results)
+    def items():
+        yield 0
+        assert begun.wait(20)  # The thread has call 0, and holds it until the caller fails in another.
+        yield from range(1, 4)
+
+    def work(number):
+        begun.set()
+        assert gate.wait(20)
+        return number
+
+    results = in_background(work, items(), 3, helper=fail)
+    assert next(results) == 0
+    with pytest.raises(ValueError, match="helper 1"):
+        next(results)
 
 
 def test_an_interrupt_of_a_helping_caller_ends_it_at_once():

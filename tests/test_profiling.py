@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from conftest import noise, write_clip
-from salfom_hf import SaliencyPredictor
+from salfom_hf import SaliencyPredictor, output
 from salfom_hf.output import write
 from salfom_hf.profiling import Profile, speed, stage
 from salfom_hf.video import probe
@@ -67,8 +67,8 @@ def test_a_prediction_has_all_stages(framewise_model, umt_model, processor, tmp_
     predictor = SaliencyPredictor({"framewise": framewise_model, "umt": umt_model}[kind], processor)
     begin = time.perf_counter()
     with Profile() as profile:
-        output = tmp_path / ("out.mp4" if output_format == "overlay" else "out")
-        write(predictor.stream(clip), output, output_format, probe(clip))
+        place = tmp_path / ("out.mp4" if output_format == "overlay" else "out")
+        write(predictor.stream(clip), place, output_format, probe(clip))
     passed = time.perf_counter() - begin
     assert list(profile.rows(24)) == stages
     # What runs in the caller's thread cannot take longer than all together; the rest runs beside it.
@@ -77,6 +77,16 @@ def test_a_prediction_has_all_stages(framewise_model, umt_model, processor, tmp_
     assert 0.1 * passed < own <= passed
     # Two threads may encode frames at a time.
     assert 0 < max(seconds for name, seconds in profile.seconds.items() if name != "encoder") <= passed
+
+
+def test_every_frame_is_drawn_once(framewise_model, processor, tmp_path, monkeypatch):
+    drawn, draw = [], output.overlay
+    monkeypatch.setattr(
+        output, "overlay", lambda image, *args, **kwargs: drawn.append(0) or draw(image, *args, **kwargs)
+    )
+    clip = write_clip(tmp_path / "clip.mp4", frames=7, sound=False)
+    write(SaliencyPredictor(framewise_model, processor).stream(clip), tmp_path / "out.mp4", "overlay", probe(clip))
+    assert len(drawn) == 7
 
 
 def test_a_still_passes_the_network_in_one_stage(framewise_model, processor, tmp_path):

@@ -108,10 +108,10 @@ def test_the_encoder_runs_beside_the_decoder(model, expected, monkeypatch, set_t
     set_threads(3)
     torch.testing.assert_close(streamed(model, stride=stride, batch_size=4)[::stride], expected[::stride])
     assert len(seen) == len(FRAMES)
-    # The caller has more threads, and helps.
-    threads = {thread is threading.main_thread(): threads for thread, threads in seen}
-    assert threads[False] == 1
-    assert threads.get(True, 2) == 2
+    # The caller has two of the three threads, and may help.
+    used = {(thread is threading.main_thread(), threads) for thread, threads in seen}
+    assert (False, 1) in used
+    assert used <= {(False, 1), (True, 2)}
     assert torch.get_num_threads() == 3
 
 

@@ -79,6 +79,8 @@ def key_frames(frames: Iterable[torch.Tensor], stride: int, take: Callable[[torc
 @contextmanager
 def pytorch_threads(count: int, afterwards: int) -> Iterator[None]:
     """Let PyTorch compute on `count` threads where this thread calls it, and on `afterwards` thereafter."""
+    # A thread takes the number of the last one that set it with its first look at it, which would come too late.
+    torch.get_num_threads()
     torch.set_num_threads(count)
     try:
         yield

@@ -162,11 +162,12 @@ class WindowAttention:
         bias = block.attention.relative_position_bias
         step = torch.arange(steps, device=bias.device)
         self.bias = bias[step[:, None] - step[None, :] + block.window - 1][:, :, None, None]
-        # A token that sees nothing but itself gets its own value: two linear layers in a row, which are one.
-        qkv, output = block.attention.qkv, block.attention.output
-        value = slice(2 * qkv.in_features, None)
-        self.own_weight = output.weight @ qkv.weight[value]
-        self.own_bias = output.weight @ qkv.bias[value] + output.bias
+        if steps == 1:
+            # A token that sees nothing but itself gets its own value: two linear layers in a row, which are one.
+            qkv, output = block.attention.qkv, block.attention.output
+            value = slice(2 * qkv.in_features, None)
+            self.own_weight = output.weight @ qkv.weight[value]
+            self.own_bias = output.weight @ qkv.bias[value] + output.bias
 
     def attend(self, attention: TemporalWindowAttention, tokens: torch.Tensor) -> torch.Tensor:
         """`(windows, steps, rows, columns, channels)` to the same."""
@@ -354,18 +355,18 @@ class FrameEncoder:
 
     def __init__(self, network: SalFoMModel):
         self.adapter, self.encoder = network.adapter, network.adapter.folded(network.encoder)
-        projection = network.projection
-        self.project = None
-        if projection is not None:
-            self.project = PackedConvolution(projection.weight, projection.bias, activation="relu")
+        self.projection = None
+        if network.projection is not None:
+            weight, bias = network.projection.weight, network.projection.bias
+            self.projection = PackedConvolution(weight, bias, activation="relu")
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`(frames, 3, height, width)` to `(frames, channels, rows, columns)`."""
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         features = self.adapter.features(self.encoder, pixel_values)[0]
-        return (
-            features if self.project is None else self.project(features.contiguous(memory_format=torch.channels_last))
-        )
+        if self.projection is None:
+            return features
+        return self.projection(features.contiguous(memory_format=torch.channels_last))
 
 
 def can_stream(model: SalFoMForVideoSaliencyPrediction) -> bool:
