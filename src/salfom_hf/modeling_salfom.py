@@ -17,7 +17,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_salfom import SalFoMConfig
 from .dfd import DFD
-from .encoders import adapter_for, build_encoder
+from .encoders import EncoderAdapter, adapter_for, build_encoder
 from .losses import saliency_loss
 from .pretrained import resolve
 from .sfd import SFD
@@ -98,11 +98,12 @@ class CenterPrior(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.log_density = nn.Parameter(torch.zeros(2, 1, *self.GRID))  # stills, moving pictures
-        self.log_sensitivity = nn.Parameter(torch.zeros(()))
+        self.log_density = nn.Parameter(self.initial_density())
+        self.log_sensitivity = nn.Parameter(torch.tensor(math.log(self.SENSITIVITY)))
 
-    def initial(self) -> torch.Tensor:
-        y, x = ((torch.arange(size) + 0.5) / size - 0.5 for size in self.GRID)
+    def initial_density(self, device: torch.device | None = None) -> torch.Tensor:
+        """Of stills and of moving pictures, float32 `(2, 1, *GRID)`."""
+        y, x = ((torch.arange(size, device=device) + 0.5) / size - 0.5 for size in self.GRID)
         moving = -(y[:, None] ** 2 + x[None, :] ** 2) / (2 * self.SIGMA**2)
         return torch.stack([torch.zeros_like(moving), moving]).unsqueeze(1)
 
@@ -166,7 +167,7 @@ class SalFoMPreTrainedModel(PreTrainedModel):
         elif isinstance(module, TemporalWindowAttention):
             init.trunc_normal_(module.relative_position_bias, std=self.config.initializer_range)
         elif isinstance(module, CenterPrior):
-            init.copy_(module.log_density, module.initial())
+            init.copy_(module.log_density, module.initial_density(module.log_density.device))
             init.constant_(module.log_sensitivity, math.log(module.SENSITIVITY))
 
 
@@ -175,8 +176,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
 
     def __init__(self, config: SalFoMConfig):
         super().__init__(config)
-        self.adapter = adapter_for(config.encoder_config)
-        self.encoder = build_encoder(config.encoder_config)
+        self.encoder = build_encoder(config.encoder_config, config.num_frames)
         self.projection = None
         if config.decoder_hidden_size is not None:
             self.projection = nn.Conv2d(self.adapter.channels(config.encoder_config), config.decoder_hidden_size, 1)
@@ -185,6 +185,10 @@ class SalFoMModel(SalFoMPreTrainedModel):
         self.sfd = SFD(config) if config.use_sfd else None
         self._frozen_parts: tuple[str, ...] = ()
         self.post_init()
+
+    @property
+    def adapter(self) -> EncoderAdapter:
+        return adapter_for(self.config.encoder_config)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
@@ -349,7 +353,7 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
         if os.path.isdir(encoder):  # A folder of this machine has no place in what is saved and perhaps published.
             pretrained.config._name_or_path = ""
         model = cls(SalFoMConfig(encoder_config=pretrained.config, **config_kwargs))
-        model.salfom.adapter.prepare(pretrained)
+        model.salfom.adapter.prepare(pretrained, model.config.num_frames)
         model.salfom.encoder = pretrained
         return model.to(pretrained.dtype).eval()
 

@@ -4,6 +4,7 @@ Li et al., "Unmasked Teacher: Towards Training-Efficient Video Foundation Models
 space-time attention: every frame is cut into patches, and all patches of all frames attend to one another.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -22,6 +23,11 @@ from .configuration_encoders import UMTConfig
 
 # Every published UMT model derives its position table from this grid of (frames, rows, columns).
 PRETRAINING_GRID = (8, 14, 14)
+
+
+def pair(value: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
+    """A size given as one number or as (height, width), as (height, width)."""
+    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def sinusoidal_table(num_positions: int, width: int, device: torch.device | None = None) -> torch.Tensor:
@@ -70,8 +76,12 @@ class UMTEmbeddings(nn.Module):
         kernel = (1, config.patch_size, config.patch_size)
         self.patch_embedding = nn.Conv3d(config.num_channels, config.hidden_size, kernel_size=kernel, stride=kernel)
         # Fixed in the original too, where it is a detached parameter. Stored, since checkpoints bring their own.
-        frames, rows, columns = self.grid
-        self.position_embeddings = nn.Buffer(torch.zeros(1, frames * rows * columns, config.hidden_size))
+        self.position_embeddings = nn.Buffer(self.initial_positions(config.hidden_size))
+
+    def initial_positions(self, width: int, device: torch.device | None = None) -> torch.Tensor:
+        """The table of pretraining, float32, on the model's own grid: `(1, frames · rows · columns, width)`."""
+        table = sinusoidal_table(math.prod(PRETRAINING_GRID), width, device).unsqueeze(0)
+        return interpolate_positions(table, PRETRAINING_GRID, self.grid)
 
     def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
         _, frames, _, height, width = pixel_values_videos.shape
@@ -191,13 +201,8 @@ class UMTPreTrainedModel(PreTrainedModel):
             init.zeros_(module.q_bias)
             init.zeros_(module.v_bias)
         elif isinstance(module, UMTEmbeddings):
-            frames, rows, columns = PRETRAINING_GRID
-            table = sinusoidal_table(
-                frames * rows * columns, module.position_embeddings.shape[-1], module.position_embeddings.device
-            )
-            init.copy_(
-                module.position_embeddings, interpolate_positions(table.unsqueeze(0), PRETRAINING_GRID, module.grid)
-            )
+            positions = module.position_embeddings
+            init.copy_(positions, module.initial_positions(positions.shape[-1], positions.device))
 
 
 class UMTModel(UMTPreTrainedModel):
