@@ -252,9 +252,7 @@ class EncoderAdapter:
 
 ENCODERS: dict[str, EncoderAdapter] = {
     "umt": EncoderAdapter(False, umt_features),
-    "videomae": EncoderAdapter(
-        False, videomae_features, frames_per_step=tubelet_frames, prepare=prepare_videomae
-    ),
+    "videomae": EncoderAdapter(False, videomae_features, frames_per_step=tubelet_frames, prepare=prepare_videomae),
     "vjepa2": EncoderAdapter(False, vjepa2_features, frames_per_step=tubelet_frames, prepare=prepare_vjepa2),
     "timesformer": EncoderAdapter(False, timesformer_features, prepare=prepare_timesformer),
     "vivit": EncoderAdapter(

@@ -15,6 +15,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .arguments import check_keywords, check_pixels
 from .configuration_salfom import SalFoMConfig
 from .dfd import DFD
 from .encoders import EncoderAdapter, adapter_for, build_encoder
@@ -220,6 +221,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
         self.train(self.training)
 
     def check_input(self, pixel_values_videos: torch.Tensor) -> None:
+        check_pixels(pixel_values_videos)
         if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != 3:
             raise ValueError(
                 f"This model takes (batch, frames, 3, height, width), not {tuple(pixel_values_videos.shape)}."
@@ -261,6 +263,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
         """
         if not self.adapter.framewise:
             raise ValueError(f"Encoders of type '{self.config.encoder_config.model_type}' do not see single frames.")
+        check_pixels(pixel_values)
         return self.project(self.adapter.features(self.encoder, pixel_values)[0])
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
@@ -305,10 +308,13 @@ class SalFoMModel(SalFoMPreTrainedModel):
                 does; `config.num_frames` frames, or one, which stands for a still; height and width multiples of the
                 encoder's stride.
             output_hidden_states, output_attentions: whether to return those of the encoder.
+            kwargs: those of `TransformersKwargs`, which change nothing.
 
         Raises:
+            TypeError: an argument is unknown, or the pixels are no float tensor.
             ValueError: the number of frames or the size does not fit the model.
         """
+        check_keywords(kwargs)
         flags = {
             "output_hidden_states": self.config.output_hidden_states
             if output_hidden_states is None
@@ -326,6 +332,9 @@ class SalFoMModel(SalFoMPreTrainedModel):
 
 class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
     """SalFoM with its fusion: a clip to the saliency map of its last frame."""
+
+    # The loss is a mean over the batch: transformers' Trainer has to divide it by the steps that it accumulates.
+    accepts_loss_kwargs = False
 
     def __init__(self, config: SalFoMConfig):
         super().__init__(config)
@@ -403,12 +412,16 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Raises:
-            ValueError: the number of frames or the size does not fit the model.
+            TypeError: an argument is unknown, or the pixels are no float tensor.
+            ValueError: the number of frames, the size or the labels do not fit the model.
         """
         branches = self.salfom(pixel_values_videos, **{**kwargs, "return_dict": True})
         logits = self.fuse(branches, tuple(pixel_values_videos.shape[-2:]))
         loss = None
         if labels is not None:
+            if not isinstance(labels, torch.Tensor) or labels.ndim != 3 or len(labels) != len(logits):
+                found = tuple(labels.shape) if isinstance(labels, torch.Tensor) else type(labels).__name__
+                raise ValueError(f"labels must be a tensor ({len(logits)}, height, width), not {found}.")
             loss = saliency_loss(logits, labels, self.config.kl_weight, self.config.cc_weight)
         return SalFoMOutput(
             loss=loss,

@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .arguments import check_keywords, check_pixels
 from .configuration_encoders import UMTConfig
 
 # Every published UMT model derives its position table from this grid of (frames, rows, columns).
@@ -230,7 +231,13 @@ class UMTModel(UMTPreTrainedModel):
         Returns:
             `BaseModelOutput` with `last_hidden_state` `(batch, tokens, hidden_size)`, tokens in the order
             (time, row, column); on request `hidden_states` and `attentions` (the latter with eager attention only).
+
+        Raises:
+            TypeError: an argument is unknown, or the pixels are no float tensor.
+            ValueError: the patches do not divide the frames.
         """
+        check_keywords(kwargs)
+        check_pixels(pixel_values_videos)
         hidden_states = self.embeddings(pixel_values_videos)
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
