@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -23,6 +22,7 @@ from .losses import saliency_loss
 from .pretrained import resolve
 from .sfd import SFD
 from .tcfe import TCFE, TemporalWindowAttention
+from .umt import PicklableModel
 
 
 @dataclass
@@ -133,7 +133,7 @@ class CenterPrior(nn.Module):
         return still + self.motion(change).view(-1, 1, 1, 1) * moving
 
 
-class SalFoMPreTrainedModel(PreTrainedModel):
+class SalFoMPreTrainedModel(PicklableModel):
     config: SalFoMConfig
     base_model_prefix = "salfom"
     main_input_name = "pixel_values_videos"

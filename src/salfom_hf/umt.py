@@ -77,7 +77,8 @@ class UMTEmbeddings(nn.Module):
         kernel = (1, config.patch_size, config.patch_size)
         self.patch_embedding = nn.Conv3d(config.num_channels, config.hidden_size, kernel_size=kernel, stride=kernel)
         # Fixed in the original too, where it is a detached parameter. Stored, since checkpoints bring their own.
-        self.position_embeddings = nn.Buffer(self.initial_positions(config.hidden_size))
+        positions = self.initial_positions(config.hidden_size)
+        self.position_embeddings = nn.Buffer(positions.to(torch.get_default_dtype()))
 
     def initial_positions(self, width: int, device: torch.device | None = None) -> torch.Tensor:
         """The table of pretraining, float32, on the model's own grid: `(1, frames · rows · columns, width)`."""
@@ -177,7 +178,29 @@ class UMTLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
-class UMTPreTrainedModel(PreTrainedModel):
+class PicklableModel(PreTrainedModel):
+    """A model that pickles even after hidden states or attentions were asked for, and gives them where it is loaded."""
+
+    def __getstate__(self) -> dict:
+        # What transformers records them with does not pickle; it is installed again when it is next needed.
+        for module in self.modules():
+            module.__dict__.pop("_output_capturing_hooks_installed", None)
+            for key, hook in list(module._forward_hooks.items()):
+                if getattr(hook, "__module__", None) == "transformers.utils.output_capturing":
+                    del module._forward_hooks[key]
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict) -> None:
+        from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+
+        super().__setstate__(state)
+        # In a new process, no model of these classes may have been built yet, which is when transformers notes this.
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel):
+                _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
+
+
+class UMTPreTrainedModel(PicklableModel):
     config: UMTConfig
     base_model_prefix = "umt"
     main_input_name = "pixel_values_videos"
