@@ -179,7 +179,7 @@ class UMTLayer(GradientCheckpointingLayer):
 
 
 class PicklableModel(PreTrainedModel):
-    """A model that pickles even after hidden states or attentions were asked for, and gives them where it is loaded."""
+    """A model that pickles even after hidden states or attentions were asked for, and gives them once loaded."""
 
     def __getstate__(self) -> dict:
         # What transformers records them with does not pickle; it is installed again when it is next needed.
