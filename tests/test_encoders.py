@@ -136,7 +136,7 @@ def test_resizable_equals_the_original_at_native_size(name):
         for key, parameter in original.named_parameters():
             if "embeddings" in key:
                 parameter.normal_()
-    adapted = build_encoder(config, num_frames=8).eval()
+    adapted = build_encoder(config).eval()
     adapted.load_state_dict(original.state_dict(), strict=False)
     pixels = torch.randn(2, 8, 3, 64, 64)
     options = {"skip_predictor": True} if name == "vjepa2" else {}
@@ -184,7 +184,7 @@ def test_encode_frames_needs_a_framewise_encoder():
 
 def test_timesformer_must_keep_time():
     with pytest.raises(ValueError, match="space_only"):
-        build_encoder(TimesformerConfig(**CLIP, attention_type="space_only"), num_frames=8)
+        build_encoder(TimesformerConfig(**CLIP, attention_type="space_only"))
 
 
 def test_unknown_encoder():

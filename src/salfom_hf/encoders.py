@@ -289,8 +289,8 @@ def adapter_for(config: PreTrainedConfig) -> EncoderAdapter:
     return ENCODERS[config.model_type]
 
 
-def build_encoder(config: PreTrainedConfig, num_frames: int) -> PreTrainedModel:
-    """An encoder with fresh weights, prepared for SalFoM with clips of so many frames."""
+def build_encoder(config: PreTrainedConfig, num_frames: int | None = None) -> PreTrainedModel:
+    """An encoder with fresh weights, prepared for SalFoM with clips of so many frames; by default its own number."""
     adapter = adapter_for(config)
     if config.model_type in OWN_ENCODERS:
         encoder = OWN_ENCODERS[config.model_type]._from_config(config)
@@ -298,7 +298,7 @@ def build_encoder(config: PreTrainedConfig, num_frames: int) -> PreTrainedModel:
         from transformers import AutoModel
 
         encoder = AutoModel.from_config(config)
-    adapter.prepare(encoder, num_frames)
+    adapter.prepare(encoder, num_frames or getattr(config, "num_frames", 1))
     return encoder
 
 

@@ -42,4 +42,4 @@ def resolve(name: str | os.PathLike | None) -> str | os.PathLike | None:
     return str(folder)
 
 
-__all__ = ["KNOWN", "installed", "resolve"]
+__all__ = ["KNOWN", "holds_model", "installed", "resolve"]
