@@ -1,4 +1,9 @@
+import copy
 import importlib.util
+import io
+import multiprocessing
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -190,6 +195,77 @@ def test_unknown_encoder():
 def test_stage_lists_of_one_length():
     with pytest.raises(StrictDataclassClassValidationError, match="stage_channels"):
         EfficientNetLiteConfig(stage_depths=(1, 1))
+
+
+# --- One encoder in several threads and processes ---
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_threads_with_different_sizes_do_not_disturb_one_another(name):
+    model = salfom(name)
+    clips = [torch.randn(1, 8, 3, *size) for size in ((64, 64), (32, 96), (96, 64), (64, 32))]
+
+    @torch.no_grad()
+    def volume(pixels):
+        return model.encode(pixels)[0]
+
+    expected = [volume(pixels) for pixels in clips]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(volume, clips * 6))
+    assert all(torch.equal(volume, expected[index % 4]) for index, volume in enumerate(found))
+
+
+def copies(model):
+    """The same by every way in which Python and PyTorch copy objects."""
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False), copy.deepcopy(model)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_models_pickle_after_use(name):
+    model, pixels = salfom(name), torch.randn(1, 8, 3, 32, 64)
+    with torch.no_grad():
+        states = model(pixels, output_hidden_states=True).hidden_states
+        expected, _ = model.encode(pixels)
+        for found in (*copies(model), model):
+            assert torch.equal(found.encode(pixels)[0], expected)
+            torch.testing.assert_close(found(pixels, output_hidden_states=True).hidden_states, states)
+
+
+def test_folded_encoders_pickle_after_use():
+    model, pixels = salfom("efficientnet_lite"), torch.randn(2, 3, 64, 64)
+    folded = model.adapter.folded(model.encoder)
+    with torch.no_grad():
+        expected, _ = model.adapter.features(folded, pixels)
+        for found in copies(folded):
+            torch.testing.assert_close(model.adapter.features(found, pixels)[0], expected)
+
+
+def encode(models, pixels, results):
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        results.put(
+            [
+                (model.encode(pixels)[0].numpy(), len(model(pixels, output_hidden_states=True).hidden_states))
+                for model in models
+            ]
+        )
+
+
+def test_spawned_processes_give_the_same():
+    models, pixels = [salfom(name) for name in ENCODERS], torch.randn(1, 8, 3, 32, 64)
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.Queue()
+    process = spawn.Process(target=encode, args=(models, pixels, results))
+    process.start()
+    found = results.get(timeout=120)
+    process.join()
+    with torch.no_grad():
+        for model, (volume, states) in zip(models, found, strict=True):
+            torch.testing.assert_close(torch.from_numpy(volume), model.encode(pixels)[0])
+            assert states == len(model(pixels, output_hidden_states=True).hidden_states) > 0
 
 
 # --- UMT ---

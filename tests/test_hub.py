@@ -103,6 +103,9 @@ def exported(model_folder, tmp_path_factory):
 
 WITHOUT_THE_PACKAGE = """
 import importlib.util, json, sys
+# Nor does what ships need other models of transformers.
+for name in ("efficientnet", "timesformer", "videomae", "vivit", "vjepa2"):
+    sys.modules[f"transformers.models.{name}.modeling_{name}"] = None
 import numpy as np, torch, transformers
 from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor

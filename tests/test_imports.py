@@ -64,6 +64,27 @@ def test_prediction_loads_only_what_it_needs():
     assert loaded_by("from salfom_hf import SaliencyPredictor").isdisjoint(unneeded)
 
 
+PRIVATE = [
+    f"transformers.models.{name}.modeling_{name}"
+    for name in ("convnextv2", "dinov2", "dinov3_vit", "efficientnet", "timesformer", "videomae", "vivit", "vjepa2")
+]
+
+
+def test_what_ships_needs_no_other_model_of_transformers():
+    """None of their modules can be imported here, as if transformers had moved them."""
+    printed = run(f"""
+import sys
+sys.modules.update(dict.fromkeys({PRIVATE}))
+import numpy as np, torch
+from salfom_hf import SalFoMConfig, SalFoMForVideoSaliencyPrediction, SaliencyPredictor, UMTConfig
+print(SaliencyPredictor.from_pretrained("salfom").predict(np.zeros((2, 64, 96, 3), np.uint8)).shape)
+small = UMTConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+model = SalFoMForVideoSaliencyPrediction(SalFoMConfig(encoder_config=small, decoder_hidden_size=8))
+print(tuple(model(torch.randn(1, 1, 3, 32, 32)).logits.shape))
+""")
+    assert printed.splitlines()[-2:] == ["(2, 64, 96)", "(1, 32, 32)"]
+
+
 def test_every_name_is_there_and_listed():
     names = run("import salfom_hf; print(*dir(salfom_hf))").split()
     assert set(salfom_hf.__all__) <= set(names)

@@ -5,10 +5,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
+from transformers.initialization import no_init_weights
+from transformers.utils.generic import TransformersKwargs
 
 from salfom_hf import SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMModel, UMTConfig, UMTModel
 from salfom_hf.dfd import DFD
+from salfom_hf.encoders import OWN_ENCODERS
 from salfom_hf.sfd import SFD
 from salfom_hf.tcfe import TCFE
 from test_encoders import CONFIGS, settle_batch_norms
@@ -109,6 +112,30 @@ def test_missing_weights_are_initialised(tmp_path):
         torch.testing.assert_close(fresh[key], state[key])
     for key, value in kept.items():
         assert torch.equal(fresh[key], value)
+
+
+@pytest.mark.parametrize("base", [SalFoMModel, SalFoMForVideoSaliencyPrediction])
+@pytest.mark.parametrize("encoder", CONFIGS)
+def test_buffers_and_prior_survive_the_meta_device(encoder, base, tmp_path):
+    """As transformers' common test `test_init_weights_can_init_buffers`."""
+    config = tiny_config(encoder, center_prior=True, image_size=64)
+    with no_init_weights():
+        expected = base(config)
+    with torch.device("meta"):
+        model = base(config)
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.fill_(7)
+    model.init_weights()
+    expected.save_pretrained(tmp_path)
+    for found in (model, base.from_pretrained(tmp_path)):
+        buffers = dict(found.named_buffers())
+        assert buffers.keys() == dict(expected.named_buffers()).keys()
+        for name, buffer in expected.named_buffers():
+            assert torch.equal(buffers[name], buffer), name
+        if base is SalFoMForVideoSaliencyPrediction:
+            torch.testing.assert_close(found.center_prior.state_dict(), expected.center_prior.state_dict())
 
 
 def test_initial_weights():
@@ -290,6 +317,51 @@ def test_wrong_inputs():
             model(pixels)
 
 
+@pytest.mark.parametrize("encoder", ["umt", "efficientnet_lite", "videomae"])
+def test_pixels_that_no_processor_made_are_refused(encoder):
+    model, pixels = tiny_model(encoder), clip()
+    raw = (pixels.byte(), pixels.long(), pixels.bool(), pixels.numpy(), [pixels], None)
+    for network in (model, model.salfom, *([model.salfom.encoder] if encoder in OWN_ENCODERS else [])):
+        for wrong in raw:
+            with pytest.raises(TypeError, match=r"float tensor .* make it with SalFoMVideoProcessor"):
+                network(wrong)
+    if model.salfom.adapter.framewise:
+        with pytest.raises(TypeError, match="SalFoMVideoProcessor"):
+            model.encode_frames(pixels[0].byte())
+
+
+@pytest.mark.parametrize("encoder", ["umt", "efficientnet_lite", "videomae"])
+def test_unknown_keywords_are_refused_and_those_of_transformers_are_not(encoder):
+    model, pixels = tiny_model(encoder), clip(batch=1)
+    networks = [(model, pixels), (model.salfom, pixels)]
+    if encoder in OWN_ENCODERS:
+        own = model.salfom.encoder
+        networks.append((own, pixels[:, 0] if encoder == "efficientnet_lite" else pixels))
+    for network, values in networks:
+        with pytest.raises(TypeError, match="labelz"):
+            network(values, labelz=torch.rand(1, 32, 32))
+        with torch.no_grad():
+            network(values, **dict.fromkeys(TransformersKwargs.__annotations__), return_dict=True)
+    for labels in (torch.rand(1, 1, 32, 32), torch.rand(2, 32, 32), torch.rand(32, 32), torch.rand(1, 32, 32).numpy()):
+        with pytest.raises(ValueError, match=r"labels must be a tensor \(1, height, width\)"):
+            model(pixels, labels=labels)
+
+
+def test_the_trainer_divides_the_loss_by_the_steps_it_accumulates(tmp_path):
+    samples = [{"pixel_values_videos": clip(batch=1)[0], "labels": torch.rand(32, 32)} for _ in range(4)]
+    weights = {}
+    for batch, steps in ((4, 1), (2, 2)):
+        torch.manual_seed(0)
+        model = tiny_model(drop_path_rate=0.0)
+        arguments = TrainingArguments(
+            tmp_path, per_device_train_batch_size=batch, gradient_accumulation_steps=steps, max_steps=1,
+            learning_rate=0.1, optim="sgd", max_grad_norm=0, use_cpu=True, report_to="none", save_strategy="no",
+        )  # fmt: skip
+        Trainer(model, arguments, train_dataset=samples).train()
+        weights[steps] = model.state_dict()
+    torch.testing.assert_close(weights[1], weights[2], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -317,7 +389,7 @@ def test_encoder_config_needs_a_type():
         SalFoMConfig(encoder_config={"hidden_size": 16})
 
 
-@pytest.mark.parametrize("encoder", ["umt", "efficientnet_lite"])
+@pytest.mark.parametrize("encoder", CONFIGS)
 def test_export(encoder):
     model, pixels = tiny_model(encoder), clip(batch=1)
     program = torch.export.export(model, (pixels,))

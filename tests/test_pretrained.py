@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 import salfom_hf
 from salfom_hf import (
@@ -34,10 +37,26 @@ def test_salfom_is_the_shipped_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["salfom", "salfom-large"])
-def test_a_local_folder_of_a_known_name_wins(name, tmp_path, monkeypatch):
+def test_a_local_folder_with_a_model_wins_over_a_known_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").touch()
     assert names.resolve(name) == name
+
+
+@pytest.mark.parametrize("files", [[], ["maps.npz", "video_preprocessor_config.json"]])
+def test_a_folder_without_a_model_does_not_hide_a_known_name(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "salfom").mkdir()
+    for file in files:
+        (tmp_path / "salfom" / file).write_text("{}")
+    assert Path(names.resolve("salfom")) == Path(names.resolve(Path("salfom"))) == SHIPPED
+    assert SaliencyPredictor.from_pretrained("salfom").processor.keep_aspect_ratio
+    assert SalFoMConfig.from_pretrained("salfom").center_prior
+    # What an installation left behind that did not end well.
+    monkeypatch.setitem(names.KNOWN, "salfom-large", tmp_path / "salfom")
+    with pytest.raises(FileNotFoundError, match="--install"):
+        names.resolve("salfom-large")
 
 
 @pytest.mark.parametrize("name", ["someone/model", "salfom-huge", "SALFOM", None, Path("models/mine")])
@@ -47,8 +66,10 @@ def test_other_names_are_left_alone(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "loader", [SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SaliencyPredictor]
-)
+    "loader",
+    [SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SaliencyPredictor, AutoConfig, AutoModel,
+     AutoProcessor, AutoVideoProcessor],
+)  # fmt: skip
 def test_the_large_model_says_how_to_get_it(loader, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(names.KNOWN, "salfom-large", tmp_path / "none")
@@ -77,6 +98,22 @@ def test_everything_loads_by_name_without_network(no_network, tmp_path, monkeypa
     of_model = model.salfom.state_dict()
     assert base.state_dict().keys() == of_model.keys()
     assert all(torch.equal(tensor, of_model[name]) for name, tensor in base.state_dict().items())
+
+
+def test_auto_classes_load_by_name_without_network(no_network, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "salfom").mkdir()
+    found = [kind.from_pretrained("salfom") for kind in (AutoConfig, AutoModel, AutoProcessor, AutoVideoProcessor)]
+    assert [type(part) for part in found] == [
+        SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SalFoMVideoProcessor
+    ]  # fmt: skip
+    pipe = transformers.pipeline("video-saliency-prediction", model="salfom", device="cpu")
+    assert isinstance(pipe, salfom_hf.VideoSaliencyPipeline)
+    weights = found[1].state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in pipe.model.state_dict().items())
+    monkeypatch.setitem(names.KNOWN, "salfom-large", tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="--install"):
+        transformers.pipeline("video-saliency-prediction", model="salfom-large")
 
 
 def test_the_shipped_weights_are_small_and_say_what_they_are():

@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoProcessor
 from transformers.image_utils import SizeDict
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers.video_utils import VideoMetadata
 
 from conftest import noise
 from salfom_hf import SalFoMVideoProcessor
@@ -33,7 +34,7 @@ def values(processor, video, **options):
         tuple(VIDEO),
         VIDEO.transpose(0, 3, 1, 2),
         np.ascontiguousarray(VIDEO[..., ::-1])[..., ::-1],
-        np.concatenate([VIDEO, VIDEO[..., :1]], axis=-1),
+        np.concatenate([VIDEO, np.full_like(VIDEO[..., :1], 255)], axis=-1),
         torch.from_numpy(VIDEO),
         list(torch.from_numpy(VIDEO).permute(0, 3, 1, 2)),
         VIDEO.astype(np.float64),
@@ -48,6 +49,81 @@ def test_every_form_of_a_video_gives_the_same_values(processor, video):
     found = values(processor, video)
     assert (found.shape, found.dtype) == ((1, 4, 3, 64, 96), torch.float32)
     np.testing.assert_allclose(found[0].numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint32, np.float16, torch.bfloat16, torch.int16, torch.float64])
+def test_every_dtype_gives_the_same_values(processor, kind):
+    video = torch.from_numpy(VIDEO).to(kind) if isinstance(kind, torch.dtype) else VIDEO.astype(kind)
+    torch.testing.assert_close(values(processor, video), values(processor, VIDEO))
+    white = np.ones((4, 64, 96, 1), bool)
+    torch.testing.assert_close(values(processor, white), values(processor, np.full_like(VIDEO, 255)))
+
+
+@pytest.mark.parametrize(
+    ("video", "message"),
+    [
+        (VIDEO / 255, "0…1, not in 0…255"),
+        ((VIDEO / 255).astype(np.float16), "0…1, not in 0…255"),
+        ([torch.from_numpy(frame).bfloat16() / 255 for frame in VIDEO], "0…1, not in 0…255"),
+        (Image.fromarray(VIDEO[0, ..., 0] / np.float32(255)), "0…1, not in 0…255"),
+        (VIDEO.astype(np.uint16) * 257, "uint16"),
+        (VIDEO.astype(np.int32) * 257, "0…65535"),
+        (VIDEO.astype(np.int64) - 128, "-128…127"),
+        (VIDEO / 64.0 - 2, "-2…1.98"),
+        (np.where(VIDEO == 0, np.nan, VIDEO), "not a number"),
+        ([VIDEO[0], VIDEO[1] / 255], "one size and dtype"),
+    ],
+)
+def test_values_of_doubtful_meaning_are_refused(processor, video, message):
+    with pytest.raises(ValueError, match=message):
+        processor(video, return_tensors="pt")
+
+
+def test_what_is_rescaled_already_is_taken_so(processor):
+    expected = values(processor, VIDEO)
+    torch.testing.assert_close(values(processor, VIDEO / 255, do_rescale=False), expected)
+    torch.testing.assert_close(values(processor, VIDEO / 255, rescale_factor=1.0), expected)
+    dark = np.zeros((4, 64, 96, 3))
+    torch.testing.assert_close(values(processor, dark), values(processor, dark.astype(np.uint8)))
+
+
+RGBA = np.concatenate([VIDEO[0], VIDEO[1, ..., :1]], axis=-1)
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+
+
+@pytest.mark.parametrize(
+    ("image", "options"),
+    [
+        (Image.fromarray(RGBA), {}),
+        (Image.fromarray(RGBA[..., 2:]), {}),
+        (Image.fromarray(VIDEO[0]), {"transparency": (0, 0, 0)}),
+        (Image.fromarray(VIDEO[0]).quantize(16), {"transparency": 3}),
+        (Image.fromarray(VIDEO[0]).quantize(16), {}),
+        (Image.fromarray(VIDEO[0, ..., 0].astype(np.uint16) * 257), {}),
+        (Image.fromarray(VIDEO[0, ..., 0] > 128), {}),
+        (Image.fromarray(RGBA), {"exif": TURNED}),
+        (Image.fromarray(VIDEO[0]), {"exif": TURNED}),
+        (Image.fromarray(VIDEO[0]).convert("CMYK"), {"suffix": ".tif"}),
+        (Image.fromarray(VIDEO[0, ..., 0].astype(np.int32) * 257), {"suffix": ".tif"}),
+        (Image.fromarray(VIDEO[0, ..., 0].astype(np.float32)), {"suffix": ".tif"}),
+    ],
+    ids=["rgba", "la", "rgb-key", "palette-key", "palette", "16", "1", "turned-rgba", "turned", "cmyk", "32", "float"],
+)
+def test_an_image_gives_the_same_by_path_and_as_pil(processor, image, options, tmp_path):
+    file = tmp_path / f"image{options.pop('suffix', '.png')}"
+    image.save(file, **options)
+    by_path = values(processor, file)
+    torch.testing.assert_close(values(processor, Image.open(file)), by_path)
+    torch.testing.assert_close(values(processor, [Image.open(file)]), by_path)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, lambda rgba: [rgba], lambda rgba: rgba.astype(float)])
+def test_transparency_is_put_over_black(processor, kind):
+    expected = values(processor, Image.fromarray(RGBA))
+    torch.testing.assert_close(values(processor, kind(RGBA)), expected, atol=0.02, rtol=0)
+    over_black = np.round(RGBA[..., :3] * (RGBA[..., 3:] / 255)).astype(np.uint8)
+    torch.testing.assert_close(expected, values(processor, over_black), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +188,82 @@ def test_short_clips_are_padded_in_front_and_long_ones_end_at_their_last_frame(p
     assert values(processor, long, do_sample_frames=False).shape[1] == 9
 
 
+def test_frames_are_sampled_as_transformers_asks_for_it(processor):
+    long = noise(8, seed=2)
+    metadata = VideoMetadata(total_num_frames=8, fps=4, duration=2.0)
+    assert processor.sample_frames(metadata).tolist() == [4, 5, 6, 7]
+    assert processor.sample_frames(metadata, num_frames=10).tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert processor.sample_frames(metadata=metadata, fps=2).tolist() == [1, 3, 5, 7]
+    assert processor.sample_frames(metadata=metadata, fps=2, num_frames=5).tolist() == [1, 1, 3, 5, 7]
+    for rate in (3, 5):
+        with pytest.raises(ValueError, match="frames per second"):
+            processor.sample_frames(metadata=VideoMetadata(8, fps=None if rate == 3 else 4), fps=rate)
+    assert values(processor, long, fps=3, video_metadata=[[dict(metadata)]]).shape[1] == 6
+    found = processor([long, long], fps=2, num_frames=3, video_metadata=[[metadata]] * 2, return_metadata=True)
+    torch.testing.assert_close(found["pixel_values_videos"][1], values(processor, long[[3, 5, 7]], num_frames=3)[0])
+    assert [one.frames_indices for one in found["video_metadata"]] == [[3, 5, 7]] * 2
+    assert metadata.frames_indices is None
+    for wrong in (VideoMetadata(9, fps=4), [metadata, metadata]):
+        with pytest.raises(ValueError, match="video_metadata"):
+            processor(long, fps=2, video_metadata=wrong)
+
+
+def test_files_are_sampled_at_their_own_rate(processor, clip):
+    decoded = np.stack([frame.image for frame in read_frames(clip)])
+    found = processor(clip, fps=12.5, return_metadata=True, return_tensors="pt")
+    torch.testing.assert_close(found["pixel_values_videos"], values(processor, decoded[1::2], num_frames=3))
+    (metadata,) = found["video_metadata"]
+    assert (metadata.fps, metadata.total_num_frames, metadata.frames_indices) == (25, 6, [1, 3, 5])
+    processor.fps, processor.num_frames = 12.5, 2
+    torch.testing.assert_close(values(processor, clip), values(processor, decoded[[3, 5]], do_sample_frames=False))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"do_center_crop": True}, {"crop_size": 32}, {"resample": 3}, {"do_pad": True}, {"do_convert_rgb": False},
+     {"data_format": "channels_last"}, {"pad_size": {"height": 80, "width": 80}}, {"size": {"shortest_edge": 32}},
+     {"size": {"height": 0, "width": 32}}, {"size": 32, "default_to_square": False}, {"num_frames": -1}, {"fps": 0},
+     {"size_divisor": 0}, {"still_size": {"height": 0, "width": 8}}],
+    ids=str,
+)  # fmt: skip
+def test_options_that_cannot_be_honoured_are_refused(processor, option, tmp_path):
+    name = next(iter(option))
+    for use in (lambda **option: processor(VIDEO, **option), SalFoMVideoProcessor, SalFoMVideoProcessor.from_dict):
+        with pytest.raises(ValueError, match=name):
+            use({}, **option) if use == SalFoMVideoProcessor.from_dict else use(**option)
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "video_preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **option}))
+    with pytest.raises(ValueError, match=name):
+        AutoVideoProcessor.from_pretrained(tmp_path)
+
+
+def test_options_that_change_nothing_are_accepted(processor):
+    same = {"do_center_crop": False, "resample": 2, "do_pad": False, "do_convert_rgb": True, "device": "cpu"}
+    found = values(
+        SalFoMVideoProcessor(**{**processor.to_dict(), **same}), VIDEO, data_format="channels_first", **same
+    )
+    torch.testing.assert_close(found, values(processor, VIDEO))
+    with pytest.raises(TypeError, match="do_crop"):
+        processor(VIDEO, do_crop=True)
+
+
+def test_the_order_of_channels_can_be_given(processor):
+    narrow = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 3), dtype=np.uint8)  # 3 rows, or 3 channels?
+    square = {"size": {"height": 32, "width": 32}}
+    last, first = ({"input_data_format": f"channels_{order}", **square} for order in ("last", "first"))
+    torch.testing.assert_close(
+        values(processor, narrow, **last), values(processor, narrow.transpose(0, 3, 1, 2), **first)
+    )
+    assert not torch.equal(values(processor, narrow, **last), values(processor, narrow, **first))
+    own = SalFoMVideoProcessor(num_frames=4, **last)
+    torch.testing.assert_close(values(own, narrow), values(processor, narrow, **last))
+
+
+def test_lists_in_lists_are_a_batch(processor):
+    torch.testing.assert_close(values(processor, [[list(VIDEO)], [VIDEO]]), values(processor, [VIDEO, VIDEO]))
+
+
 @pytest.mark.parametrize(
     ("source", "expected"), [((90, 160), (256, 448)), ((160, 90), (448, 256)), ((100, 100), (320, 320)),
                              ((20, 900), (64, 2240)), ((288, 384), (288, 384)), ((9, 2000), (32, 4960))],
@@ -145,11 +297,11 @@ def test_the_aspect_ratio_can_be_kept_per_call(processor):
 
 @pytest.mark.parametrize(
     "video", [[], np.zeros((0, 8, 8, 3), np.uint8), np.zeros((4, 8, 8, 5), np.uint8), np.zeros((1, 2, 3, 4, 5, 6)),
-              np.zeros((4, 8, 8), np.uint8),
+              np.zeros((4, 8, 8), np.uint8), None, 3, iter(VIDEO),
               [np.zeros((8, 8, 3)), np.zeros((8, 9, 3))]],
 )  # fmt: skip
 def test_what_is_no_video_is_refused(processor, video):
-    with pytest.raises(ValueError, match=r"frames|channels|size|shape"):
+    with pytest.raises((TypeError, ValueError), match=r"frames|channels|size|shape|path"):
         processor(video, return_tensors="pt")
 
 

@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
 
+from .arguments import check_keywords, check_pixels
 from .configuration_encoders import EfficientNetLiteConfig
 from .packed_convolution import PackedConvolution
 
@@ -110,7 +111,13 @@ class EfficientNetLiteModel(PreTrainedModel):
         Returns:
             `BackboneOutput` with `feature_maps`, one `(batch, channels, height / stride, width / stride)` for each of
             the strides 8, 16, 32, and on request `hidden_states` (stem and every block).
+
+        Raises:
+            TypeError: an argument is unknown, or the pixels are no float tensor.
+            ValueError: 32 does not divide height and width.
         """
+        check_keywords(kwargs)
+        check_pixels(pixel_values)
         height, width = pixel_values.shape[-2:]
         if height % 32 or width % 32:
             raise ValueError(f"EfficientNet-Lite takes heights and widths that 32 divides, not {height}x{width}.")

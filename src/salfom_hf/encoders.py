@@ -4,6 +4,9 @@ The encoders that SalFoM can stand on: one table, `ENCODERS`, one line per model
 Each entry says how to turn the output of a transformers model into the feature volume `(batch, channels, time, rows,
 columns)` that the decoder reads. Video encoders see the whole clip; frame-wise encoders see one frame at a time, and
 their features can be kept while the window slides on. To add an encoder, write its feature function and its line.
+
+What is private to one model of transformers is imported by the function that needs it: should it change there, the
+other encoders work on.
 """
 
 from collections.abc import Callable
@@ -13,23 +16,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.efficientnet.modeling_efficientnet import round_filters
-from transformers.models.timesformer.modeling_timesformer import TimesformerEmbeddings
-from transformers.models.videomae.modeling_videomae import VideoMAEEmbeddings
-from transformers.models.vivit.modeling_vivit import VivitEmbeddings
-from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2RopeAttention
 from transformers.utils import ModelOutput
 
 from .efficientnet_lite import EfficientNetLiteModel, folded
-from .umt import UMTModel, interpolate_positions
+from .umt import UMTModel, pair
 
 # Those that transformers does not have, and does not know where saved code runs without the package.
 OWN_ENCODERS = {model.config_class.model_type: model for model in (UMTModel, EfficientNetLiteModel)}
-
-
-def pair(value: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
-    """A size given as one number or as (height, width), as (height, width)."""
-    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def tokens_to_volume(tokens: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
@@ -41,75 +34,6 @@ def fuse_scales(fine: torch.Tensor, middle: torch.Tensor, coarse: torch.Tensor) 
     """Bring feature maps `(batch, channels, rows, columns)` of strides 8, 16 and 32 to stride 16 and stack them."""
     coarse = F.interpolate(coarse, size=middle.shape[-2:], mode="bilinear", align_corners=False)
     return torch.cat([F.pixel_unshuffle(fine, 2), middle, coarse], dim=1)
-
-
-# --- Position tables that follow the input's size, for encoders whose own do not ---
-
-
-class ResizableVideoMAEEmbeddings(VideoMAEEmbeddings):
-    def forward(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None) -> torch.Tensor:
-        features = self.patch_embeddings.projection(pixel_values.transpose(1, 2))
-        (height, width), (rows, columns) = pair(self.config.image_size), pair(self.config.patch_size)
-        stored = (self.config.num_frames // self.config.tubelet_size, height // rows, width // columns)
-        positions = interpolate_positions(self.position_embeddings, stored, tuple(features.shape[2:]))
-        return features.flatten(2).transpose(1, 2) + positions.to(features)
-
-
-class ResizableVivitEmbeddings(VivitEmbeddings):
-    def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = True) -> torch.Tensor:
-        features = self.patch_embeddings.projection(pixel_values.transpose(1, 2))
-        (height, width), (patch_height, patch_width) = self.image_size, self.patch_size
-        rows, columns = height // patch_height, width // patch_width
-        stored = (self.patch_embeddings.num_patches // (rows * columns), rows, columns)
-        of_class, of_patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        positions = torch.cat([of_class, interpolate_positions(of_patches, stored, tuple(features.shape[2:]))], dim=1)
-        cls_token = self.cls_token.expand(features.shape[0], -1, -1)
-        return self.dropout(torch.cat([cls_token, features.flatten(2).transpose(1, 2)], dim=1) + positions)
-
-
-class ResizableTimesformerEmbeddings(TimesformerEmbeddings):
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        batch, frames = pixel_values.shape[:2]
-        features = self.patch_embeddings.projection(pixel_values.flatten(0, 1)).unflatten(0, (batch, frames))
-        stored = [
-            side // patch
-            for side, patch in zip(self.patch_embeddings.image_size, self.patch_embeddings.patch_size, strict=True)
-        ]
-        of_class, of_patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        of_patches = interpolate_positions(of_patches, (1, *stored), (1, *features.shape[-2:]))
-        tokens = self.pos_drop(features.flatten(3).transpose(2, 3) + of_patches.unsqueeze(1))
-        if self.attention_type != "space_only":
-            of_frames = interpolate_positions(
-                self.time_embeddings, (self.time_embeddings.shape[1], 1, 1), (frames, 1, 1)
-            )
-            tokens = self.time_drop(tokens + of_frames.unsqueeze(2))
-        # Time runs fastest, behind the class token.
-        tokens = tokens.transpose(1, 2).flatten(1, 2)
-        cls_token = self.pos_drop(self.cls_token.expand(batch, -1, -1) + of_class)
-        return torch.cat([cls_token, tokens], dim=1)
-
-
-@dataclass
-class TimesformerLayerShape:
-    """
-    What a TimeSformer block reads of its configuration while it runs: it multiplies the rows by the columns that it
-    derives from these, so one column of all patches serves every size.
-    """
-
-    num_frames: int
-    image_size: int = 1
-    patch_size: int = 1
-
-
-class ResizableVJEPA2Attention(VJEPA2RopeAttention):
-    # (rows, columns) of the current input, set by the feature function: the rotary angles of the original take the
-    # square grid of the configuration for granted.
-    grid: tuple[int, int]
-
-    def get_position_ids(self, x: torch.Tensor, masks: torch.Tensor | None = None):
-        token = torch.arange(x.shape[1], device=x.device)
-        rows, columns = self.grid
-        return token // (rows * columns), token // columns % rows, token % columns
 
 
 # --- Feature functions: (encoder, pixels, flags) to (features, the encoder's own output) ---
@@ -134,16 +58,12 @@ def vjepa2_features(encoder, pixels, **flags):
     _, frames, _, height, width = pixels.shape
     rows, columns = pair(encoder.config.patch_size)
     grid = (frames // encoder.config.tubelet_size, height // rows, width // columns)
-    for layer in encoder.encoder.layer:
-        layer.attention.grid = grid[1:]
     outputs = encoder(pixels, skip_predictor=True, **flags)
     return tokens_to_volume(outputs.last_hidden_state, grid), outputs
 
 
 def timesformer_features(encoder, pixels, **flags):
     _, frames, _, height, width = pixels.shape
-    for layer in encoder.encoder.layer:
-        layer.config = TimesformerLayerShape(frames)
     outputs = encoder(pixels, **flags)
     rows, columns = (height // pair(encoder.config.patch_size)[0], width // pair(encoder.config.patch_size)[1])
     # A class token, then the patches with time running fastest.
@@ -185,40 +105,107 @@ def efficientnet_lite_features(encoder, pixels, **flags):
     return fuse_scales(*outputs.feature_maps), outputs
 
 
-# --- Removal of what SalFoM does not use, so that every parameter that exists is trained ---
+# --- Preparation: what SalFoM does not use is removed, so that every parameter that exists is trained ---
 
 
-def prepare_videomae(encoder):
+def unprepared(encoder: PreTrainedModel, num_frames: int) -> None:
+    """For encoders that fit as they are."""
+
+
+def prepare_videomae(encoder, num_frames):
+    from .resizable_videomae import ResizableVideoMAEEmbeddings
+
     # Changing the class keeps parameters, names and loaded weights as they are.
     encoder.embeddings.__class__ = ResizableVideoMAEEmbeddings
 
 
-def prepare_timesformer(encoder):
+@dataclass(frozen=True)
+class TimesformerLayerShape:
+    """
+    What a TimeSformer block reads of its configuration while it runs: it multiplies the rows by the columns that it
+    derives from these, so one column of all patches serves every size.
+    """
+
+    num_frames: int
+    image_size: int = 1
+    patch_size: int = 1
+
+
+def prepare_timesformer(encoder, num_frames):
+    from .resizable_timesformer import ResizableTimesformerEmbeddings
+
     if encoder.config.attention_type == "space_only":
         raise ValueError("TimeSformer with attention_type 'space_only' averages over time: SalFoM cannot read it.")
     encoder.embeddings.__class__ = ResizableTimesformerEmbeddings
+    for layer in encoder.encoder.layer:
+        layer.config = TimesformerLayerShape(num_frames)
 
 
-def prepare_vivit(encoder):
+def prepare_vivit(encoder, num_frames):
+    from .resizable_vivit import ResizableVivitEmbeddings
+
     encoder.pooler = None
     encoder.embeddings.__class__ = ResizableVivitEmbeddings
 
 
-def prepare_vjepa2(encoder):
+def prepare_vjepa2(encoder, num_frames):
+    from .resizable_vjepa2 import ResizableVJEPA2Attention, ResizableVJEPA2Encoder
+
     encoder.predictor = None
+    encoder.encoder.__class__ = ResizableVJEPA2Encoder
     for layer in encoder.encoder.layer:
         layer.attention.__class__ = ResizableVJEPA2Attention
 
 
-def prepare_image_vit(encoder):
-    encoder.embeddings.mask_token = None
+def prepare_image_vit(encoder, num_frames):
+    # Empty rather than None, which DINOv3 could not initialise.
+    del encoder.embeddings.mask_token
+    encoder.embeddings.mask_token = nn.Buffer(torch.empty(0), persistent=False)
 
 
-def prepare_convnextv2(encoder):
+def prepare_convnextv2(encoder, num_frames):
     encoder.layernorm = nn.Identity()
 
 
+# --- What the configurations say ---
+
+
+def hidden_size(config: PreTrainedConfig) -> int:
+    return config.hidden_size
+
+
+def patch_side(config: PreTrainedConfig) -> int:
+    return max(pair(config.patch_size))
+
+
+def one(config: PreTrainedConfig) -> int:
+    return 1
+
+
+def tubelet_frames(config: PreTrainedConfig) -> int:
+    return config.tubelet_size
+
+
+def vivit_patch_side(config: PreTrainedConfig) -> int:
+    return max(config.tubelet_size[1:])
+
+
+def vivit_tubelet_frames(config: PreTrainedConfig) -> int:
+    return config.tubelet_size[0]
+
+
+def of_stride_32(config: PreTrainedConfig) -> int:
+    return 32
+
+
+def convnextv2_channels(config: PreTrainedConfig) -> int:
+    fine, middle, coarse = config.hidden_sizes[-3:]
+    return 4 * fine + middle + coarse
+
+
 def efficientnet_channels(config: PreTrainedConfig) -> int:
+    from transformers.models.efficientnet.modeling_efficientnet import round_filters
+
     channels, stride = {}, 2
     for outputs, stage_stride in zip(config.out_channels, config.strides, strict=True):
         stride *= stage_stride
@@ -229,6 +216,10 @@ def efficientnet_channels(config: PreTrainedConfig) -> int:
 def efficientnet_lite_channels(config: PreTrainedConfig) -> int:
     channels = config.feature_channels
     return 4 * channels[8] + channels[16] + channels[32]
+
+
+def unfolded(encoder: PreTrainedModel) -> PreTrainedModel:
+    return encoder
 
 
 @dataclass(frozen=True)
@@ -245,47 +236,36 @@ class EncoderAdapter:
         channels: configuration to the number of feature channels.
         stride: configuration to the number that must divide height and width.
         frames_per_step: configuration to the number of frames that make one time step of the features.
-        prepare: changes a built encoder in place: removes unused parts, makes position tables follow the input.
+        prepare: `(encoder, num_frames)`: changes a built encoder in place, for clips of so many frames: removes unused
+            parts, makes position tables follow the input.
         folded: encoder to one that gives the same in evaluation mode, only faster; by default itself.
     """
 
     framewise: bool
     features: Callable[..., tuple[torch.Tensor, ModelOutput]]
-    channels: Callable[[PreTrainedConfig], int] = lambda config: config.hidden_size
-    stride: Callable[[PreTrainedConfig], int] = lambda config: max(pair(config.patch_size))
-    frames_per_step: Callable[[PreTrainedConfig], int] = lambda config: 1
-    prepare: Callable[[PreTrainedModel], None] = lambda encoder: None
-    folded: Callable[[PreTrainedModel], PreTrainedModel] = lambda encoder: encoder
-
-
-def of_stride_32(config: PreTrainedConfig) -> int:
-    return 32
+    channels: Callable[[PreTrainedConfig], int] = hidden_size
+    stride: Callable[[PreTrainedConfig], int] = patch_side
+    frames_per_step: Callable[[PreTrainedConfig], int] = one
+    prepare: Callable[[PreTrainedModel, int], None] = unprepared
+    folded: Callable[[PreTrainedModel], PreTrainedModel] = unfolded
 
 
 ENCODERS: dict[str, EncoderAdapter] = {
     "umt": EncoderAdapter(False, umt_features),
-    "videomae": EncoderAdapter(
-        False, videomae_features, frames_per_step=lambda config: config.tubelet_size, prepare=prepare_videomae
-    ),
-    "vjepa2": EncoderAdapter(
-        False, vjepa2_features, frames_per_step=lambda config: config.tubelet_size, prepare=prepare_vjepa2
-    ),
+    "videomae": EncoderAdapter(False, videomae_features, frames_per_step=tubelet_frames, prepare=prepare_videomae),
+    "vjepa2": EncoderAdapter(False, vjepa2_features, frames_per_step=tubelet_frames, prepare=prepare_vjepa2),
     "timesformer": EncoderAdapter(False, timesformer_features, prepare=prepare_timesformer),
     "vivit": EncoderAdapter(
         False,
         vivit_features,
-        stride=lambda config: max(config.tubelet_size[1:]),
-        frames_per_step=lambda config: config.tubelet_size[0],
+        stride=vivit_patch_side,
+        frames_per_step=vivit_tubelet_frames,
         prepare=prepare_vivit,
     ),
     "dinov2": EncoderAdapter(True, image_vit_features, prepare=prepare_image_vit),
     "dinov3_vit": EncoderAdapter(True, image_vit_features, prepare=prepare_image_vit),
     "convnextv2": EncoderAdapter(
-        True,
-        convnextv2_features,
-        channels=lambda config: 4 * config.hidden_sizes[-3] + config.hidden_sizes[-2] + config.hidden_sizes[-1],
-        stride=of_stride_32,
-        prepare=prepare_convnextv2,
+        True, convnextv2_features, channels=convnextv2_channels, stride=of_stride_32, prepare=prepare_convnextv2
     ),
     "efficientnet": EncoderAdapter(True, efficientnet_features, channels=efficientnet_channels, stride=of_stride_32),
     "efficientnet_lite": EncoderAdapter(
@@ -309,8 +289,8 @@ def adapter_for(config: PreTrainedConfig) -> EncoderAdapter:
     return ENCODERS[config.model_type]
 
 
-def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """An encoder with fresh weights, prepared for SalFoM."""
+def build_encoder(config: PreTrainedConfig, num_frames: int | None = None) -> PreTrainedModel:
+    """An encoder with fresh weights, prepared for SalFoM with clips of so many frames; by default its own number."""
     adapter = adapter_for(config)
     if config.model_type in OWN_ENCODERS:
         encoder = OWN_ENCODERS[config.model_type]._from_config(config)
@@ -318,7 +298,7 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
         from transformers import AutoModel
 
         encoder = AutoModel.from_config(config)
-    adapter.prepare(encoder)
+    adapter.prepare(encoder, num_frames or getattr(config, "num_frames", 1))
     return encoder
 
 

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .arguments import check_keywords, check_pixels
 from .configuration_salfom import SalFoMConfig
 from .dfd import DFD
-from .encoders import adapter_for, build_encoder
+from .encoders import EncoderAdapter, adapter_for, build_encoder
 from .losses import saliency_loss
 from .pretrained import resolve
 from .sfd import SFD
 from .tcfe import TCFE, TemporalWindowAttention
+from .umt import PicklableModel
 
 
 @dataclass
@@ -98,11 +99,12 @@ class CenterPrior(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.log_density = nn.Parameter(torch.zeros(2, 1, *self.GRID))  # stills, moving pictures
-        self.log_sensitivity = nn.Parameter(torch.zeros(()))
+        self.log_density = nn.Parameter(self.initial_density())
+        self.log_sensitivity = nn.Parameter(torch.tensor(math.log(self.SENSITIVITY)))
 
-    def initial(self) -> torch.Tensor:
-        y, x = ((torch.arange(size) + 0.5) / size - 0.5 for size in self.GRID)
+    def initial_density(self, device: torch.device | None = None) -> torch.Tensor:
+        """Of stills and of moving pictures, float32 `(2, 1, *GRID)`."""
+        y, x = ((torch.arange(size, device=device) + 0.5) / size - 0.5 for size in self.GRID)
         moving = -(y[:, None] ** 2 + x[None, :] ** 2) / (2 * self.SIGMA**2)
         return torch.stack([torch.zeros_like(moving), moving]).unsqueeze(1)
 
@@ -131,7 +133,7 @@ class CenterPrior(nn.Module):
         return still + self.motion(change).view(-1, 1, 1, 1) * moving
 
 
-class SalFoMPreTrainedModel(PreTrainedModel):
+class SalFoMPreTrainedModel(PicklableModel):
     config: SalFoMConfig
     base_model_prefix = "salfom"
     main_input_name = "pixel_values_videos"
@@ -166,7 +168,7 @@ class SalFoMPreTrainedModel(PreTrainedModel):
         elif isinstance(module, TemporalWindowAttention):
             init.trunc_normal_(module.relative_position_bias, std=self.config.initializer_range)
         elif isinstance(module, CenterPrior):
-            init.copy_(module.log_density, module.initial())
+            init.copy_(module.log_density, module.initial_density(module.log_density.device))
             init.constant_(module.log_sensitivity, math.log(module.SENSITIVITY))
 
 
@@ -175,8 +177,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
 
     def __init__(self, config: SalFoMConfig):
         super().__init__(config)
-        self.adapter = adapter_for(config.encoder_config)
-        self.encoder = build_encoder(config.encoder_config)
+        self.encoder = build_encoder(config.encoder_config, config.num_frames)
         self.projection = None
         if config.decoder_hidden_size is not None:
             self.projection = nn.Conv2d(self.adapter.channels(config.encoder_config), config.decoder_hidden_size, 1)
@@ -185,6 +186,10 @@ class SalFoMModel(SalFoMPreTrainedModel):
         self.sfd = SFD(config) if config.use_sfd else None
         self._frozen_parts: tuple[str, ...] = ()
         self.post_init()
+
+    @property
+    def adapter(self) -> EncoderAdapter:
+        return adapter_for(self.config.encoder_config)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
@@ -216,6 +221,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
         self.train(self.training)
 
     def check_input(self, pixel_values_videos: torch.Tensor) -> None:
+        check_pixels(pixel_values_videos)
         if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != 3:
             raise ValueError(
                 f"This model takes (batch, frames, 3, height, width), not {tuple(pixel_values_videos.shape)}."
@@ -257,6 +263,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
         """
         if not self.adapter.framewise:
             raise ValueError(f"Encoders of type '{self.config.encoder_config.model_type}' do not see single frames.")
+        check_pixels(pixel_values)
         return self.project(self.adapter.features(self.encoder, pixel_values)[0])
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
@@ -301,10 +308,13 @@ class SalFoMModel(SalFoMPreTrainedModel):
                 does; `config.num_frames` frames, or one, which stands for a still; height and width multiples of the
                 encoder's stride.
             output_hidden_states, output_attentions: whether to return those of the encoder.
+            kwargs: those of `TransformersKwargs`, which change nothing.
 
         Raises:
+            TypeError: an argument is unknown, or the pixels are no float tensor.
             ValueError: the number of frames or the size does not fit the model.
         """
+        check_keywords(kwargs)
         flags = {
             "output_hidden_states": self.config.output_hidden_states
             if output_hidden_states is None
@@ -322,6 +332,9 @@ class SalFoMModel(SalFoMPreTrainedModel):
 
 class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
     """SalFoM with its fusion: a clip to the saliency map of its last frame."""
+
+    # The loss is a mean over the batch: transformers' Trainer has to divide it by the steps that it accumulates.
+    accepts_loss_kwargs = False
 
     def __init__(self, config: SalFoMConfig):
         super().__init__(config)
@@ -349,7 +362,7 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
         if os.path.isdir(encoder):  # A folder of this machine has no place in what is saved and perhaps published.
             pretrained.config._name_or_path = ""
         model = cls(SalFoMConfig(encoder_config=pretrained.config, **config_kwargs))
-        model.salfom.adapter.prepare(pretrained)
+        model.salfom.adapter.prepare(pretrained, model.config.num_frames)
         model.salfom.encoder = pretrained
         return model.to(pretrained.dtype).eval()
 
@@ -399,12 +412,16 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Raises:
-            ValueError: the number of frames or the size does not fit the model.
+            TypeError: an argument is unknown, or the pixels are no float tensor.
+            ValueError: the number of frames, the size or the labels do not fit the model.
         """
         branches = self.salfom(pixel_values_videos, **{**kwargs, "return_dict": True})
         logits = self.fuse(branches, tuple(pixel_values_videos.shape[-2:]))
         loss = None
         if labels is not None:
+            if not isinstance(labels, torch.Tensor) or labels.ndim != 3 or len(labels) != len(logits):
+                found = tuple(labels.shape) if isinstance(labels, torch.Tensor) else type(labels).__name__
+                raise ValueError(f"labels must be a tensor ({len(logits)}, height, width), not {found}.")
             loss = saliency_loss(logits, labels, self.config.kl_weight, self.config.cc_weight)
         return SalFoMOutput(
             loss=loss,

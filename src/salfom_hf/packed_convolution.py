@@ -40,6 +40,10 @@ class PackedConvolution:
         # Graphs that are traced for other programs are made of plain convolutions.
         self.can_pack = known and not torch.compiler.is_compiling()
 
+    def __getstate__(self) -> dict:
+        # oneDNN's layouts are of one machine, and cannot be copied: they are made again with the next input.
+        return {**self.__dict__, "packed": None, "works": False}
+
     def plain(self, features: torch.Tensor) -> torch.Tensor:
         padding, stride, dilation, groups = self.geometry
         features = F.conv2d(features, self.weight, self.bias, stride, padding, dilation, groups)

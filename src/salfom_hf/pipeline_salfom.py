@@ -17,7 +17,6 @@ from PIL import Image
 from transformers import Pipeline
 
 from .predictor import SaliencyPredictor, frames_of
-from .pretrained import resolve
 from .remote_code import TASK, add_remote_code
 from .video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, reason_of
 from .video_processing_salfom import is_one_video
@@ -209,9 +208,7 @@ def pipeline(task: str = TASK, model="salfom", dtype=torch.float32, **kwargs) ->
         dtype: precision to compute in; maps are float32 whatever it is.
         kwargs: those of `transformers.pipeline` and of [`VideoSaliencyPipeline`].
     """
-    return transformers.pipeline(
-        task, model=resolve(model) if isinstance(model, (str, os.PathLike)) else model, dtype=dtype, **kwargs
-    )
+    return transformers.pipeline(task, model=model, dtype=dtype, **kwargs)
 
 
 __all__ = ["VideoSaliencyPipeline", "download", "pipeline"]

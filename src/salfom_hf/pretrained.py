@@ -17,19 +17,24 @@ def installed(name: str) -> Path:
 KNOWN = {"salfom": SHIPPED / "salfom", "salfom-large": installed("salfom-large")}
 
 
+def holds_model(folder: str | os.PathLike) -> bool:
+    return os.path.isfile(os.path.join(folder, "config.json"))
+
+
 def resolve(name: str | os.PathLike | None) -> str | os.PathLike | None:
     """
     Turn a model name into something that transformers loads.
 
-    A local folder of that name wins, then the names in `KNOWN`; anything else is left to the Hub.
+    A local folder of that name wins if it holds a model (a `config.json`), then the names in `KNOWN`; anything else is
+    left to the Hub.
 
     Raises:
         FileNotFoundError: `salfom-large` has not been installed on this machine.
     """
-    if name is None or os.path.isdir(name) or str(name) not in KNOWN:
+    if name is None or str(name) not in KNOWN or holds_model(name):
         return name
     folder = KNOWN[str(name)]
-    if not folder.is_dir():
+    if not holds_model(folder):
         raise FileNotFoundError(
             f"'{name}' is the paper's model, whose weights its authors publish and this package does not contain. "
             "Download their SalFoM checkpoint and run `salfom convert CHECKPOINT --install` once."
@@ -37,4 +42,4 @@ def resolve(name: str | os.PathLike | None) -> str | os.PathLike | None:
     return str(folder)
 
 
-__all__ = ["KNOWN", "installed", "resolve"]
+__all__ = ["KNOWN", "holds_model", "installed", "resolve"]

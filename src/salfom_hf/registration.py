@@ -4,12 +4,33 @@
 though: so each registration waits until the module of transformers that it concerns has been imported.
 """
 
+import os
 import sys
 import threading
+from collections.abc import Callable
+from functools import wraps
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 
 PACKAGES = ("transformers", __package__)
+
+
+def load_known_names(auto_class: type) -> None:
+    """
+    Have an Auto class load the package's own names (`salfom_hf.pretrained`), too.
+
+    Auto classes ask the Hub about a name before they know whose class it belongs to, and offer nothing to register
+    for that. So their `from_pretrained` is wrapped, which changes nothing for any other name.
+    """
+    from .pretrained import resolve
+
+    original: Callable = auto_class.from_pretrained.__func__
+
+    @wraps(original)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        return original(cls, resolve(pretrained_model_name_or_path), *args, **kwargs)
+
+    auto_class.from_pretrained = classmethod(from_pretrained)
 
 
 def register_configs(auto: ModuleType) -> None:
@@ -17,6 +38,7 @@ def register_configs(auto: ModuleType) -> None:
 
     for config_class in (UMTConfig, EfficientNetLiteConfig, SalFoMConfig):
         auto.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    load_known_names(auto.AutoConfig)
 
 
 def register_models(auto: ModuleType) -> None:
@@ -26,6 +48,7 @@ def register_models(auto: ModuleType) -> None:
 
     for model_class in (UMTModel, EfficientNetLiteModel, SalFoMForVideoSaliencyPrediction):
         auto.AutoModel.register(model_class.config_class, model_class, exist_ok=True)
+    load_known_names(auto.AutoModel)
 
 
 def register_processor(auto: ModuleType) -> None:
@@ -33,6 +56,7 @@ def register_processor(auto: ModuleType) -> None:
     from .video_processing_salfom import SalFoMVideoProcessor
 
     auto.AutoProcessor.register(SalFoMConfig, SalFoMVideoProcessor, exist_ok=True)
+    load_known_names(auto.AutoProcessor)
 
 
 def register_video_processor(auto: ModuleType) -> None:
@@ -40,13 +64,14 @@ def register_video_processor(auto: ModuleType) -> None:
     from .video_processing_salfom import SalFoMVideoProcessor
 
     auto.AutoVideoProcessor.register(SalFoMConfig, SalFoMVideoProcessor, exist_ok=True)
+    load_known_names(auto.AutoVideoProcessor)
 
 
 def register_pipeline(pipelines: ModuleType) -> None:
     from transformers import AutoModel
 
     from .pipeline_salfom import TASK, VideoSaliencyPipeline
-    from .pretrained import KNOWN
+    from .pretrained import KNOWN, resolve
 
     pipelines.PIPELINE_REGISTRY.register_pipeline(
         TASK,
@@ -55,6 +80,17 @@ def register_pipeline(pipelines: ModuleType) -> None:
         default={"model": (str(KNOWN["salfom"]), "main")},
         type="video",
     )
+    original = pipelines.pipeline
+
+    # As in `load_known_names`: it asks the Hub itself, too.
+    @wraps(original)
+    def pipeline(task=None, model=None, *args, **kwargs):
+        return original(task, resolve(model) if isinstance(model, (str, os.PathLike)) else model, *args, **kwargs)
+
+    pipelines.pipeline = pipeline
+    transformers = sys.modules["transformers"]
+    if vars(transformers).get("pipeline") is original:  # It was used before this package was imported.
+        transformers.pipeline = pipeline
 
 
 # Module of transformers → what is registered with it.

@@ -4,6 +4,7 @@ Li et al., "Unmasked Teacher: Towards Training-Efficient Video Foundation Models
 space-time attention: every frame is cut into patches, and all patches of all frames attend to one another.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,10 +19,16 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .arguments import check_keywords, check_pixels
 from .configuration_encoders import UMTConfig
 
 # Every published UMT model derives its position table from this grid of (frames, rows, columns).
 PRETRAINING_GRID = (8, 14, 14)
+
+
+def pair(value: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
+    """A size given as one number or as (height, width), as (height, width)."""
+    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def sinusoidal_table(num_positions: int, width: int, device: torch.device | None = None) -> torch.Tensor:
@@ -70,8 +77,13 @@ class UMTEmbeddings(nn.Module):
         kernel = (1, config.patch_size, config.patch_size)
         self.patch_embedding = nn.Conv3d(config.num_channels, config.hidden_size, kernel_size=kernel, stride=kernel)
         # Fixed in the original too, where it is a detached parameter. Stored, since checkpoints bring their own.
-        frames, rows, columns = self.grid
-        self.position_embeddings = nn.Buffer(torch.zeros(1, frames * rows * columns, config.hidden_size))
+        positions = self.initial_positions(config.hidden_size)
+        self.position_embeddings = nn.Buffer(positions.to(torch.get_default_dtype()))
+
+    def initial_positions(self, width: int, device: torch.device | None = None) -> torch.Tensor:
+        """The table of pretraining, float32, on the model's own grid: `(1, frames · rows · columns, width)`."""
+        table = sinusoidal_table(math.prod(PRETRAINING_GRID), width, device).unsqueeze(0)
+        return interpolate_positions(table, PRETRAINING_GRID, self.grid)
 
     def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
         _, frames, _, height, width = pixel_values_videos.shape
@@ -166,7 +178,29 @@ class UMTLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
-class UMTPreTrainedModel(PreTrainedModel):
+class PicklableModel(PreTrainedModel):
+    """A model that pickles even after hidden states or attentions were asked for, and gives them once loaded."""
+
+    def __getstate__(self) -> dict:
+        # What transformers records them with does not pickle; it is installed again when it is next needed.
+        for module in self.modules():
+            module.__dict__.pop("_output_capturing_hooks_installed", None)
+            for key, hook in list(module._forward_hooks.items()):
+                if getattr(hook, "__module__", None) == "transformers.utils.output_capturing":
+                    del module._forward_hooks[key]
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict) -> None:
+        from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+
+        super().__setstate__(state)
+        # In a new process, no model of these classes may have been built yet, which is when transformers notes this.
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel):
+                _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
+
+
+class UMTPreTrainedModel(PicklableModel):
     config: UMTConfig
     base_model_prefix = "umt"
     main_input_name = "pixel_values_videos"
@@ -191,13 +225,8 @@ class UMTPreTrainedModel(PreTrainedModel):
             init.zeros_(module.q_bias)
             init.zeros_(module.v_bias)
         elif isinstance(module, UMTEmbeddings):
-            frames, rows, columns = PRETRAINING_GRID
-            table = sinusoidal_table(
-                frames * rows * columns, module.position_embeddings.shape[-1], module.position_embeddings.device
-            )
-            init.copy_(
-                module.position_embeddings, interpolate_positions(table.unsqueeze(0), PRETRAINING_GRID, module.grid)
-            )
+            positions = module.position_embeddings
+            init.copy_(positions, module.initial_positions(positions.shape[-1], positions.device))
 
 
 class UMTModel(UMTPreTrainedModel):
@@ -225,7 +254,13 @@ class UMTModel(UMTPreTrainedModel):
         Returns:
             `BaseModelOutput` with `last_hidden_state` `(batch, tokens, hidden_size)`, tokens in the order
             (time, row, column); on request `hidden_states` and `attentions` (the latter with eager attention only).
+
+        Raises:
+            TypeError: an argument is unknown, or the pixels are no float tensor.
+            ValueError: the patches do not divide the frames.
         """
+        check_keywords(kwargs)
+        check_pixels(pixel_values_videos)
         hidden_states = self.embeddings(pixel_values_videos)
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)

@@ -1,21 +1,41 @@
 """Video processor: frames in any common form to what SalFoM reads, and its maps back to the source's size."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn import functional as F
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    PILImageResampling,
+    SizeDict,
+)
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
+from transformers.video_utils import VideoMetadata, make_batched_metadata
 
 from .pretrained import resolve
-from .video import read_frames
+from .video import probe, read_frames
+
+# Options of transformers' video processors that have one value here.
+FIXED = {
+    "do_convert_rgb": True,
+    "do_center_crop": False,
+    "crop_size": None,
+    "do_pad": False,
+    "pad_size": None,
+    "resample": PILImageResampling.BILINEAR,
+    "data_format": ChannelDimension.FIRST,
+}
 
 
 class SalFoMVideosKwargs(VideosKwargs, total=False):
@@ -24,11 +44,32 @@ class SalFoMVideosKwargs(VideosKwargs, total=False):
         keep_aspect_ratio (`bool`): resize to about the area of `size` in the video's own shape instead of to `size`.
         size_divisor (`int`): with `keep_aspect_ratio`, both sides become multiples of it.
         still_size (`dict`): what counts for stills in place of `size`.
+        pad_size (`dict`): known to some image processors; here it is refused.
     """
 
     keep_aspect_ratio: bool | None
     size_divisor: int | None
     still_size: dict[str, int] | None
+    pad_size: dict[str, int] | None
+
+
+def check_options(options: dict) -> None:
+    """
+    Raises:
+        ValueError: an option has a value that this processor cannot honour.
+    """
+    for name, only in FIXED.items():
+        if options.get(name) is not None and options[name] != only:
+            raise ValueError(f"SalFoMVideoProcessor does not support {name}={options[name]}; leave {name} out.")
+    for name in ("num_frames", "fps", "size_divisor"):
+        if options.get(name) is not None and not 0 < options[name] < math.inf:
+            raise ValueError(f"{name} must be a number above 0, not {options[name]}.")
+    for name in ("size", "still_size"):
+        size = options.get(name)
+        if isinstance(size, (dict, SizeDict)) and not (
+            set(dict(size)) == {"height", "width"} and min(size["height"], size["width"]) > 0
+        ):
+            raise ValueError(f"{name} needs a height and a width above 0 and nothing else, not {dict(size)}.")
 
 
 def is_one_video(videos) -> bool:
@@ -37,45 +78,123 @@ def is_one_video(videos) -> bool:
         return True
     if isinstance(videos, (np.ndarray, torch.Tensor)):
         return videos.ndim <= 4
+    if not isinstance(videos, (list, tuple)):
+        raise TypeError(f"A video is a path, a list of images, an array or a tensor, not {type(videos).__name__}.")
     if not videos:
         raise ValueError("There are no frames to process.")
     first = videos[0]
     return isinstance(first, Image.Image) or (isinstance(first, (np.ndarray, torch.Tensor)) and first.ndim <= 3)
 
 
+def each_video(videos) -> list:
+    """The videos of an argument that may be one, a batch, or lists in lists."""
+    if is_one_video(videos):
+        return [videos]
+    if isinstance(videos, (list, tuple)):
+        return [video for part in videos for video in each_video(part)]
+    return list(videos)
+
+
+def check_floats(frames: torch.Tensor, rescaled: bool) -> None:
+    """
+    Args:
+        rescaled: the frames will be rescaled from 0…255.
+
+    Raises:
+        ValueError: a value is not finite; or the frames will be rescaled, and are not in 0…255 or seem to be in 0…1.
+    """
+    low, high = (float(value) for value in frames.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("These frames hold values that are infinite or not a number; replace them.")
+    if rescaled and (low < 0 or high > 255):
+        raise ValueError(f"Frames of floats need values in 0…255, and these are in {low:g}…{high:g}; scale them.")
+    if rescaled and 0 < high <= 1:
+        raise ValueError("These frames hold floats in 0…1, not in 0…255; multiply them by 255.")
+
+
+def over_black(frames: torch.Tensor) -> torch.Tensor:
+    """Frames `(…, 4)` of RGBA, uint8 or float in 0…255, put over black as those of files are: `(…, 3)`."""
+    rgb, alpha = frames[..., :3], frames[..., 3:]
+    if frames.is_floating_point():
+        return rgb * (alpha / 255)
+    return ((rgb.to(torch.int32) * alpha + 127) // 255).to(torch.uint8)
+
+
+def image_tensor(image: Image.Image) -> torch.Tensor:
+    """An image as uint8 `(height, width, 3)`, upright, just as `salfom_hf.video.load_image` reads it from a file."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit grey at 255 rather than scale it.
+        pixels = np.asarray(image).astype(np.int64)
+        bits = 8 if image.mode != "I" or pixels.max() > 255 else 0
+        image = Image.fromarray((pixels >> bits).clip(0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        check_floats(torch.from_numpy(np.array(image)), rescaled=True)
+    if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
+        return over_black(torch.from_numpy(np.array(image.convert("RGBA"))))
+    return torch.from_numpy(np.array(image.convert("RGB")))
+
+
 def plain_tensor(pixels) -> torch.Tensor:
     if isinstance(pixels, Image.Image):
-        pixels = np.array(pixels.convert("RGB"))
+        return image_tensor(pixels)
     if isinstance(pixels, np.ndarray) and (not pixels.flags.writeable or min(pixels.strides, default=0) < 0):
         # Torch takes neither reversed axes, as where BGR was made RGB, nor read-only memory.
         pixels = pixels.copy()
     return torch.as_tensor(pixels)
 
 
-def to_tensor(frames) -> torch.Tensor:
+def uint8_or_float(frames: torch.Tensor) -> torch.Tensor:
     """
-    One video (or image) as a tensor `(frames, channels, height, width)` of its own dtype; channels may come first or
-    last, grey images may lack them, transparency is dropped.
+    Frames of any dtype as uint8, where that loses nothing, or as the floats that they are.
 
     Raises:
-        ValueError: the argument is no video.
+        ValueError: it is not certain what the values mean.
+    """
+    if frames.dtype == torch.uint8 or frames.is_floating_point():
+        return frames
+    if frames.dtype == torch.bool:
+        return frames.to(torch.uint8) * 255
+    if frames.dtype == torch.uint16:
+        raise ValueError("Frames of uint16 may have any number of bits; scale them to 0…255 and make them uint8.")
+    if frames.is_complex():
+        raise ValueError(f"Frames need values in 0…255, not {frames.dtype}.")
+    frames = frames.to(torch.int64)
+    low, high = frames.aminmax()
+    if low < 0 or high > 255:
+        raise ValueError(f"Frames need values in 0…255, and these are in {low}…{high}; scale them.")
+    return frames.to(torch.uint8)
+
+
+def to_tensor(frames, input_data_format: str | ChannelDimension | None = None) -> torch.Tensor:
+    """
+    One video (or image) as a tensor `(frames, 3, height, width)`, uint8 or float as it was; channels may come first or
+    last, grey images may lack them, and transparency is put over black.
+
+    Args:
+        input_data_format: `"channels_first"` or `"channels_last"`, of arrays and tensors; found out if `None`.
+
+    Raises:
+        ValueError: the argument is no video, or it is not certain what its values mean.
     """
     if isinstance(frames, Image.Image):
         frames = [frames]
     if isinstance(frames, (list, tuple)):
         if not frames:
             raise ValueError("There are no frames to process.")
+        if isinstance(frames[0], Image.Image):
+            input_data_format = ChannelDimension.LAST
         frames = [plain_tensor(frame) for frame in frames]
-        if len({frame.shape for frame in frames}) > 1:
-            raise ValueError("All frames of a video must have one size; resize them to the first one's.")
+        if len({(frame.shape, frame.dtype) for frame in frames}) > 1:
+            raise ValueError("All frames of a video must have one size and dtype; resize them to the first one's.")
         frames = torch.stack(frames)
         if frames.ndim == 3:  # Grey images.
-            frames = frames.unsqueeze(-1)
+            frames, input_data_format = frames.unsqueeze(-1), ChannelDimension.LAST
     frames = plain_tensor(frames)
     if frames.ndim == 2:
-        frames = frames[None, None]
+        frames, input_data_format = frames[None, ..., None], ChannelDimension.LAST
     elif frames.ndim == 3:
-        if frames.shape[0] not in (1, 3) and frames.shape[-1] not in (1, 3, 4):
+        if input_data_format is None and frames.shape[0] not in (1, 3) and frames.shape[-1] not in (1, 3, 4):
             shape = tuple(frames.shape)
             raise ValueError(
                 f"An array of shape {shape} is no picture; a grey video needs (frames, height, width, 1)."
@@ -83,11 +202,16 @@ def to_tensor(frames) -> torch.Tensor:
         frames = frames.unsqueeze(0)
     if frames.ndim != 4 or 0 in frames.shape:
         raise ValueError(f"A video needs the shape (frames, height, width, 3), not {tuple(frames.shape)}.")
-    if frames.shape[-1] in (1, 3, 4) and frames.shape[1] not in (1, 3):
-        frames = frames.permute(0, 3, 1, 2)
-    if frames.shape[1] not in (1, 3, 4):
+    if input_data_format is None:
+        last = frames.shape[-1] in (1, 3, 4) and frames.shape[1] not in (1, 3)
+        input_data_format = ChannelDimension.LAST if last else ChannelDimension.FIRST
+    pixels = frames if ChannelDimension(input_data_format) is ChannelDimension.LAST else frames.permute(0, 2, 3, 1)
+    if pixels.shape[-1] not in (1, 3, 4):
         raise ValueError(f"A video needs 3 colour channels, first or last; this one is {tuple(frames.shape)}.")
-    return frames[:, :3].expand(-1, 3, -1, -1)
+    pixels = uint8_or_float(pixels)
+    if pixels.shape[-1] == 4:
+        pixels = over_black(pixels)
+    return pixels.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
 
 
 class SalFoMVideoProcessor(VideoProcessorMixin):
@@ -102,10 +226,19 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         still_size (`dict`, *optional*): what counts for stills in place of `size`. A still is predicted once, and may
             take more time than a frame of a video.
         num_frames (`int`, defaults to 16): frames of the window.
+        fps (`float`, *optional*): frames per second to sample at, up to the last frame; `None` takes every frame. In a
+            call without `num_frames`, all frames at this rate are taken.
         do_sample_frames (`bool`, defaults to `True`): whether to take the last window; else all frames are kept.
         do_resize, do_rescale, do_normalize (`bool`, default to `True`): which steps are done.
         rescale_factor (`float`, defaults to 1/255): pixel values are multiplied by it.
         image_mean, image_std (three `float`, default to ImageNet's): of the rescaled pixels.
+
+    Of the other options of transformers' video processors, `device`, `input_data_format`, `return_metadata`,
+    `return_tensors` and `video_metadata` are for calls; those that change which part of the picture the model sees, or
+    how it is resized, raise a ValueError.
+
+    Pixels are in 0…255, of any dtype but uint16, which may have any number of bits. Unless `do_rescale=False` is
+    given, floats in 0…1 are refused: they would become almost black.
     """
 
     valid_kwargs = SalFoMVideosKwargs
@@ -126,34 +259,106 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
     image_std = IMAGENET_DEFAULT_STD
 
     def __init__(self, **kwargs: Unpack[SalFoMVideosKwargs]):
+        check_options(kwargs)
         super().__init__(**kwargs)
         self._set_attributes(**kwargs)
+
+    def _standardize_kwargs(self, **kwargs) -> dict:
+        kwargs = super()._standardize_kwargs(**kwargs)
+        check_options(kwargs)
+        return kwargs
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """As in transformers; also accepts the package's own names (`salfom_hf.pretrained`)."""
         return super().from_pretrained(resolve(pretrained_model_name_or_path), *args, **kwargs)
 
-    def sample_frames(self, frames: Sequence, num_frames: int | None = None, **kwargs) -> list:
-        """The last `num_frames` of a sequence of frames, the first one repeated in front where there are fewer."""
-        length = num_frames or self.num_frames
-        window = list(frames[-length:])
-        return [window[0]] * (length - len(window)) + window
+    def preprocess(self, videos, **kwargs: Unpack[SalFoMVideosKwargs]) -> BatchFeature:
+        """
+        Args:
+            videos: a video (path, list of images, array or tensor of up to four dimensions), or a list or batch of
+                them.
+            kwargs: options for this call; see the class.
+
+        Returns:
+            `pixel_values_videos`: float32 `(videos, frames, 3, height, width)`; without `return_tensors`, and where
+            shapes differ, a list of tensors. With `return_metadata`, also `video_metadata`, one per video.
+
+        Raises:
+            TypeError: an option is unknown.
+            ValueError: an option cannot be honoured, or the pixels are not as the class says.
+            VideoError: a file cannot be read.
+        """
+        check_options(kwargs)
+        if kwargs.get("still_size") is not None:
+            raise ValueError("still_size is an option of the processor, not of a call; give size for this one.")
+        if kwargs.get("fps") is not None:
+            kwargs.setdefault("num_frames", None)
+        order = kwargs.get("input_data_format") or self.input_data_format
+        videos = [
+            video if isinstance(video, (str, os.PathLike)) else to_tensor(video, order) for video in each_video(videos)
+        ]
+        return super().preprocess(videos, **kwargs)
+
+    def sample_frames(
+        self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs
+    ) -> np.ndarray:
+        """
+        Which frames of a video are taken: the last `num_frames` of those that `fps` leaves.
+
+        Args:
+            metadata: `total_num_frames` and, with `fps`, the video's own `fps`.
+            num_frames: how many; the first one is repeated in front where there are fewer. `None` takes all if `fps`
+                is given, else the processor's own number.
+            fps: frames per second, counted back from the last frame; `None` takes the processor's own rate.
+
+        Returns:
+            int `(frames,)`, not decreasing, from 0; the last is that of the last frame.
+
+        Raises:
+            ValueError: the video's own rate is unknown, or lower than `fps`.
+        """
+        if fps is None:
+            num_frames, fps = num_frames or self.num_frames, self.fps
+        total = metadata.total_num_frames
+        indices = np.arange(total)
+        if fps is not None:
+            if metadata.fps is None or metadata.fps < fps:
+                raise ValueError(
+                    f"Cannot take {fps:g} frames per second of a video of {metadata.fps or 'unknown'} frames per "
+                    "second; give video_metadata with a higher fps, or leave fps out."
+                )
+            back = np.arange(max(1, int(total * fps / metadata.fps))) * metadata.fps / fps
+            indices = total - 1 - back.astype(int)[::-1]
+        if num_frames is None:
+            return indices
+        indices = indices[-num_frames:]
+        return np.concatenate([indices[:1].repeat(num_frames - len(indices)), indices])
 
     def _decode_and_sample_videos(self, videos, video_metadata=None, do_sample_frames=None, sample_indices_fn=None):
-        videos = [videos] if is_one_video(videos) else list(videos)
-        clips = []
-        for video in videos:
+        if video_metadata is None:
+            video_metadata = [None] * len(videos)
+        clips, sampled = [], []
+        for video, metadata in zip(videos, make_batched_metadata(videos, video_metadata), strict=True):
             if isinstance(video, (str, os.PathLike)):
-                # Only the window is needed, so no more of a long file is held.
-                keep = sample_indices_fn.keywords["num_frames"] if do_sample_frames else None
-                frames = deque((frame.image for frame in read_frames(Path(video))), maxlen=keep)
-                video = np.stack(frames)
-            clip = to_tensor(video)
+                options = sample_indices_fn.keywords if do_sample_frames else {}
+                clip, metadata = read_video(Path(video), options.get("num_frames"), options.get("fps"))
+            else:
+                clip = video
+                if metadata is None:
+                    metadata = VideoMetadata(len(clip), height=clip.shape[2], width=clip.shape[3])
+                elif do_sample_frames and metadata.total_num_frames != len(clip):
+                    raise ValueError(
+                        f"video_metadata says {metadata.total_num_frames} frames of a video that has {len(clip)}; "
+                        "correct it, or pass do_sample_frames=False."
+                    )
+            indices = np.arange(metadata.total_num_frames)
             if do_sample_frames:
-                clip = torch.stack(sample_indices_fn(clip))
+                indices = sample_indices_fn(metadata=metadata)
+                clip = clip[torch.from_numpy(indices - (metadata.total_num_frames - len(clip)))]
             clips.append(clip)
-        return clips, video_metadata
+            sampled.append(replace(metadata, frames_indices=indices.tolist()))
+        return clips, sampled
 
     def _prepare_input_videos(self, videos, device=None, **kwargs) -> list[torch.Tensor]:
         return [video.to(device) if device is not None else video for video in videos]
@@ -227,7 +432,11 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
             *("do_resize", "size", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
             *("keep_aspect_ratio", "size_divisor"),
         )
-        clips = [self.prepare_frames(video, **{name: kwargs.get(name) for name in steps}) for video in videos]
+        kwargs = {name: getattr(self, name) if kwargs.get(name) is None else kwargs[name] for name in steps}
+        for video in videos:
+            if video.is_floating_point():
+                check_floats(video, rescaled=kwargs["do_rescale"] and kwargs["rescale_factor"] < 1)
+        clips = [self.prepare_frames(video, **kwargs) for video in videos]
         if len({clip.shape for clip in clips}) == 1:
             clips = torch.stack(clips)
         elif return_tensors is not None:
@@ -254,6 +463,23 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         if len(target_sizes) != len(maps):
             raise ValueError(f"{len(maps)} maps need {len(maps)} target_sizes, not {len(target_sizes)}.")
         return [resize_map(saliency, size) for saliency, size in zip(maps, target_sizes, strict=True)]
+
+
+def read_video(path: Path, num_frames: int | None, fps: float | None) -> tuple[torch.Tensor, VideoMetadata]:
+    """
+    The frames of a file, uint8 `(frames, 3, height, width)`: all, or the last ones if no more are needed for
+    `num_frames` frames at a rate of `fps`, since a long file would take much memory.
+    """
+    info = probe(path)
+    rate = float(info.frame_rate)
+    needed = num_frames if num_frames is None or fps is None else math.ceil(num_frames * rate / fps)
+    frames: deque[np.ndarray] = deque(maxlen=needed)
+    total = 0
+    for frame in read_frames(path):
+        frames.append(frame.image)
+        total += 1
+    metadata = VideoMetadata(total, rate, info.width, info.height, total / rate, "pyav")
+    return to_tensor(np.stack(frames), ChannelDimension.LAST), metadata
 
 
 def resize_map(saliency: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
 from ..predictor import SaliencyPredictor
-from ..pretrained import KNOWN, resolve
+from ..pretrained import KNOWN, holds_model, resolve
 from ..render import COLORMAPS
 from ..video import VideoError, read_frames
 from .attention import path_in_words, place
@@ -213,7 +213,7 @@ def available_models(device: str | None = None) -> dict[str, Callable[[], Salien
     return {
         name: partial(SaliencyPredictor.from_pretrained, name, device)
         for name, folder in KNOWN.items()
-        if folder.is_dir()
+        if holds_model(folder)
     }
 
 
