@@ -98,7 +98,7 @@ def rows(
             target = target > target.max() / 2
         for metric, (function, meaning) in table.items():
             value = function(grey(prediction), target).item()
-            shown = "undefined: one of the images is empty or of one value" if np.isnan(value) else f"{value:.4f}"
+            shown = f"undefined: the {name} is empty or of one value" if np.isnan(value) else f"{value:.4f}"
             found.append([metric, shown, meaning])
     return found
 

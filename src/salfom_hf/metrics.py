@@ -5,14 +5,20 @@ Every function takes one map `(height, width)` or a batch `(batch, height, width
 map: a scalar tensor or `(batch,)`, on the device of the saliency maps. Whatever the dtype, computing is in float64
 (which Apple's `mps` lacks: move maps to the CPU there). Saliency may have any scale; nothing is resized here.
 
-A number that is undefined is NaN, never a guess: with `mean = scores.nanmean()` and `scores.isnan().sum()` it is left
-out and counted. That is so
+A frame with fixations counts whatever is predicted, so that nothing is won by predicting nothing: a constant saliency
+map, empty or not, scores as chance. AUC is 0.5 (all values are tied), NSS and CC are 0 (the map says nothing about the
+pixels), SIM is 0 (as in the DHF1K authors' code for an empty map), KLD and information gain follow their formulas.
+Published code gives NaN for most of these, which its means then leave out. Maps that differ by no more than float32's
+rounding errors, as a constant that was resized does, are constant.
+
+A number is NaN only where the ground truth defines none, whatever is predicted: with `mean = scores.nanmean()` and
+`scores.isnan().sum()` it is left out and counted. That is so
 
 - for AUC, NSS and information gain of a frame without fixations, and for AUC where all pixels are fixated;
 - for shuffled AUC without a single other fixation;
-- for CC, SIM and KLD of an empty density (all zeros), and for CC and SIM of any other constant density;
-- for a constant saliency map, in CC, SIM, AUC-Judd and shuffled AUC as published, and NSS with `ddof=1`. The other
-  variants of AUC give it 0.5, NSS with `ddof=0` gives 0 as pysaliency does; KLD and information gain are defined.
+- for CC, SIM and KLD of an empty density (all zeros), and for CC and SIM of any other constant density.
+
+Saliency that is not finite (NaN or infinity) is an error, and so is negative saliency for KLD and information gain.
 """
 
 import torch
@@ -21,6 +27,8 @@ from torch.nn.utils.rnn import pad_sequence
 EPSILON = 2.0**-52
 # Amplitude of the noise that breaks ties in the MIT benchmark's AUC-Judd.
 JITTER = 1e-7
+# Maps that vary by less, relative to their values, are constant: float32 leaves such errors in resizing and blurring.
+ROUNDING = 1e-5
 # Borji's 0 : 0.1 : 1, correctly rounded: a product of 0.1 would put the value 153/255 below the threshold 0.6.
 THRESHOLDS = torch.arange(11, dtype=torch.float64) / 10
 
@@ -40,7 +48,8 @@ def auc_judd(
 
     - `"mit"`: as published with the MIT benchmark, without its random jitter. The thresholds are the N fixated values
       in descending order, with repeats; at the i-th of them `tp = i / N` and
-      `fp = (#{saliency ≥ threshold} − i) / (pixels − N)`. Tied fixated values cost area, which jitter would prevent.
+      `fp = (#{saliency ≥ threshold} − i) / (pixels − N)`. Tied fixated values cost area, which jitter would prevent;
+      a constant map gives 0.5, as in the other variants.
     - `"pysaliency"`: the same thresholds, but tied fixated values make one straight line, as in pysaliency.
     - `"exact"`: the exact area, with all values as thresholds: the probability that a fixated pixel has more saliency
       than an unfixated one, ties counting ½.
@@ -85,10 +94,8 @@ def auc_judd(
     above.scatter_add_(1, reached, torch.ones_like(saliency))
     above = above.flip(1).cumsum(1).flip(1)[:, 1:]
     score = _trapezoid((above - hits) / others[:, None], hits / number.double()[:, None])
-    undefined = (number == 0) | (others == 0)
-    if variant == "mit":
-        undefined |= _constant(saliency)
-    return score.masked_fill(undefined, torch.nan).reshape(shape[:-2])
+    score = score.masked_fill(_constant(saliency), 0.5)
+    return score.masked_fill((number == 0) | (others == 0), torch.nan).reshape(shape[:-2])
 
 
 def auc_shuffled(
@@ -106,7 +113,8 @@ def auc_shuffled(
 
     - `"sampled"`: as published by Borji. The map is scaled to 0…1; each split draws as many negatives as there are
       fixations (or as many as there are), without replacement, from the pixels that were fixated in other frames; the
-      thresholds are 0, 0.1, …, 1; the areas of all splits are averaged.
+      thresholds are 0, 0.1, …, 1; the areas of all splits are averaged. A constant map, which cannot be scaled,
+      gives 0.5.
     - `"exact"`: the exact area against all other fixations, with multiplicity, ties counting ½, as in pysaliency.
 
     Args:
@@ -154,7 +162,8 @@ def auc_shuffled(
     tp = _share_reaching(level.masked_fill(~fixated, 0).unsqueeze(2))
     fp = _share_reaching(drawn)
     score = _trapezoid(fp, tp).mean(1)
-    undefined = ~fixated.any(1) | ~(draws >= 0).flatten(1).any(1) | _constant(saliency)
+    score = score.masked_fill(_constant(saliency), 0.5)
+    undefined = ~fixated.any(1) | ~(draws >= 0).flatten(1).any(1)
     return score.masked_fill(undefined, torch.nan).reshape(shape[:-2])
 
 
@@ -165,7 +174,7 @@ def nss(saliency: torch.Tensor, fixations: torch.Tensor, *, ddof: int = 1) -> to
     Args:
         saliency: `(batch, height, width)` or `(height, width)`.
         fixations: of the same shape; fixated where above 0.
-        ddof: 1 as in the MIT benchmark's code (a constant map gives NaN), or 0 as in pysaliency (it gives 0).
+        ddof: 1 as in the MIT benchmark's code, or 0 as in pysaliency, whose 0 for a constant map both take.
 
     Returns:
         float64 `(batch,)` or scalar.
@@ -181,7 +190,7 @@ def nss(saliency: torch.Tensor, fixations: torch.Tensor, *, ddof: int = 1) -> to
     deviation = (centred.square().sum(1) / (saliency.shape[1] - ddof)).sqrt()
     number = fixated.sum(1)
     score = torch.where(fixated, centred, 0).sum(1) / number / deviation
-    score = score.masked_fill(_constant(saliency), torch.nan if ddof else 0.0)
+    score = score.masked_fill(_constant(saliency), 0.0)
     return score.masked_fill(number == 0, torch.nan).reshape(shape[:-2])
 
 
@@ -194,7 +203,7 @@ def cc(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
         density: fixation density of the same shape, on any scale.
 
     Returns:
-        float64 `(batch,)` or scalar, in −1…1.
+        float64 `(batch,)` or scalar, in −1…1; 0 for constant saliency, as the covariance is.
 
     Raises:
         ValueError: shapes differ, values are not finite, or the density is negative somewhere.
@@ -203,7 +212,8 @@ def cc(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     x = saliency - saliency.mean(1, keepdim=True)
     y = density - density.mean(1, keepdim=True)
     score = ((x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))).clamp(-1, 1)
-    return score.masked_fill(_constant(saliency) | _constant(density), torch.nan).reshape(shape[:-2])
+    score = score.masked_fill(_constant(saliency), 0.0)
+    return score.masked_fill(_constant(density), torch.nan).reshape(shape[:-2])
 
 
 def sim(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
@@ -215,7 +225,7 @@ def sim(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
         density: fixation density of the same shape, on any scale.
 
     Returns:
-        float64 `(batch,)` or scalar, in 0…1.
+        float64 `(batch,)` or scalar, in 0…1; 0 for constant saliency, nothing of which is left after scaling.
 
     Raises:
         ValueError: shapes differ, values are not finite, or the density is negative somewhere.
@@ -224,7 +234,8 @@ def sim(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     # The division by the range would cancel in the one by the sum.
     p, q = (maps - maps.amin(1, keepdim=True) for maps in (saliency, density))
     score = torch.minimum(p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)).sum(1)
-    return score.masked_fill(_constant(saliency) | _constant(density), torch.nan).reshape(shape[:-2])
+    score = score.masked_fill(_constant(saliency), 0.0)
+    return score.masked_fill(_constant(density), torch.nan).reshape(shape[:-2])
 
 
 def kldiv(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
@@ -285,7 +296,10 @@ def information_gain(saliency: torch.Tensor, fixations: torch.Tensor, prior: tor
 
 
 def _rows(saliency, **target) -> tuple[torch.Size, torch.Tensor, torch.Tensor]:
-    """The shape of the saliency, and both maps as float64 `(batch, pixels)`; a density is checked for its sign."""
+    """
+    The shape of the saliency, and both maps as float64 `(batch, pixels)`; a density is checked for its sign, and what
+    is constant but for rounding is made constant.
+    """
     saliency = torch.as_tensor(saliency)
     shape = saliency.shape
     if len(shape) not in (2, 3) or 0 in shape[-2:]:
@@ -293,9 +307,15 @@ def _rows(saliency, **target) -> tuple[torch.Size, torch.Tensor, torch.Tensor]:
     ((name, maps),) = target.items()
     return (
         shape,
-        _aligned("saliency", saliency, shape, saliency.device),
-        _aligned(name, maps, shape, saliency.device, non_negative=name == "density"),
+        _without_rounding(_aligned("saliency", saliency, shape, saliency.device)),
+        _without_rounding(_aligned(name, maps, shape, saliency.device, non_negative=name == "density")),
     )
+
+
+def _without_rounding(maps: torch.Tensor) -> torch.Tensor:
+    """The rows; those that vary by no more than rounding errors become exactly constant."""
+    low, high = maps.aminmax(dim=1, keepdim=True)
+    return torch.where(high - low <= ROUNDING * torch.maximum(low.abs(), high.abs()), low, maps)
 
 
 def _aligned(name, maps, shape, device, non_negative=False, shared=False) -> torch.Tensor:

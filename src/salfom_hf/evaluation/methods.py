@@ -68,9 +68,28 @@ class Method:
         """
         raise NotImplementedError
 
+    def finite_maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """
+        What [`maps`] yields, checked.
+
+        Raises:
+            EvaluationError: a map holds NaN or infinity; on `next`.
+        """
+        for index, saliency in zip(indices, self.maps(sample, indices), strict=True):
+            if not np.isfinite(saliency).all():
+                raise not_finite(self.name, sample.frame_names[index], sample.id)
+            yield saliency
+
     def truth(self, sample: Sample, index: int) -> tuple[np.ndarray, np.ndarray]:
         """What a frame's map is scored against: fixations, bool, and density, float32, each `(height, width)`."""
         return sample.fixations(index), sample.density(index)
+
+
+def not_finite(method: str, frame: str | int, video: str | Path) -> EvaluationError:
+    return EvaluationError(
+        f"The map of {method} for frame {frame} of {video} holds NaN or infinity; repair what makes it, or compute it "
+        "in float32."
+    )
 
 
 class Model(Method):
@@ -151,11 +170,17 @@ class Model(Method):
             float32 `(height, width)`, values in 0…1.
 
         Raises:
-            VideoError: the file cannot be read.
+            VideoError: the file cannot be read; on `next`.
+            EvaluationError: a map holds NaN or infinity; on `next`.
         """
         if self._last_frame_alone:
-            return maps_of_stills(self.predictor, (frame.image for frame in frames_of(video, start, duration)))
-        return (frame.saliency for frame in self.predictor.stream(video, start, duration))
+            maps = maps_of_stills(self.predictor, (frame.image for frame in frames_of(video, start, duration)))
+        else:
+            maps = (frame.saliency for frame in self.predictor.stream(video, start, duration))
+        for number, saliency in enumerate(maps, 1):
+            if not np.isfinite(saliency).all():
+                raise not_finite(self.name, number, video)
+            yield saliency
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ from ..data.clips import lazy_row
 from ..files import atomic_output
 from ..sliding_window import batched
 from .methods import Center, EvaluationError, Method
-from .scoring import Protocol, Scorer, Scores, chosen_frames, frame_counts
+from .scoring import VERSION, Protocol, Scorer, Scores, chosen_frames, frame_counts
 
 STILLS_AT_ONCE = 10  # images per unit of work
 
@@ -199,6 +199,7 @@ def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: 
     digest = hashlib.sha256(repr(list(zip(ids(dataset), frame_counts(dataset), strict=True))).encode()).hexdigest()
     settings = {
         **about,
+        "scoring": VERSION,
         "videos": digest[:16],
         **{name: list(value) if name == "metrics" else value for name, value in asdict(protocol).items()},
         "prior": prior and prior.fingerprint,
@@ -212,7 +213,8 @@ def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: 
     elif place.is_file():
         earlier = read_json(place)
         earlier_methods = earlier.pop("methods")
-        changed = [name for name in earlier if earlier[name] != settings.get(name)]
+        ours = {name: value for name, value in settings.items() if name != "methods"}
+        changed = [name for name in {**earlier, **ours} if earlier.get(name) != ours.get(name)]
         changed += [f"the maps of {name}" for name, maps in settings["methods"].items()
                     if earlier_methods.get(name, maps) != maps]  # fmt: skip
         if changed:

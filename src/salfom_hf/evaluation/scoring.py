@@ -33,7 +33,8 @@ OTHER_FRAMES = 10  # from which the negatives of shuffled AUC come
 SCORED_AT_ONCE = 8  # frames
 
 WITHOUT_FIXATIONS = "without fixations"
-WITHOUT_DENSITY = "with an empty density map"
+# Raised when scores of the same maps change, so that no run goes on with scores of another kind.
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Scores:
         return sum(bool(video["frames"]) for video in self.videos)
 
     def undefined(self, metric: str) -> int:
-        """Scored frames for which the metric is not defined, such as CC of a constant map."""
+        """Scored frames whose ground truth does not define the metric, such as CC with an empty density map."""
         return int(np.isnan(np.concatenate(self.values(metric))).sum())
 
     @property
@@ -167,7 +168,8 @@ class Scorer:
             A record as in [`Scores`].
 
         Raises:
-            EvaluationError: the method's maps cannot be scored, such as those with negative values by KLD.
+            EvaluationError: the method's maps cannot be scored: they hold NaN or infinity or, for KLD and information
+                gain, negative values.
             DataError, VideoError: a file of the dataset cannot be read.
         """
         try:
@@ -182,17 +184,15 @@ class Scorer:
         scored: list[int] = []
         scores: dict[str, list] = {metric: [] for metric in self.protocol.metrics}
         left_out: Counter[str] = Counter()
-        maps = zip(indices, method.maps(sample, indices) if indices else (), strict=True)
+        maps = zip(indices, method.finite_maps(sample, indices) if indices else (), strict=True)
         for batch in batched(maps, SCORED_AT_ONCE):
             rated = []
             for index, saliency in batch:
                 fixations, density = method.truth(sample, index)
-                if not fixations.any():
-                    left_out[WITHOUT_FIXATIONS] += 1
-                elif not density.max() > 0:
-                    left_out[WITHOUT_DENSITY] += 1
-                else:
+                if fixations.any():
                     rated.append((index, saliency, fixations, density))
+                else:
+                    left_out[WITHOUT_FIXATIONS] += 1
             for _, of_one_size in itertools.groupby(rated, lambda frame: frame[2].shape):
                 for metric, values in self._score_batch(sample, row, list(of_one_size)).items():
                     scores[metric] += [None if np.isnan(value) else value for value in values]

@@ -21,13 +21,17 @@ def steadiness(maps: Iterable[np.ndarray]) -> np.ndarray:
         maps: non-negative `(height, width)`, all of one size; no more than two are held.
 
     Returns:
-        float64 `(maps − 1,)` in −1…1; NaN where one of the two is constant.
+        float64 `(maps − 1,)` in −1…1; 0 where one of the two is constant, NaN where both are.
+
+    Raises:
+        ValueError: sizes differ, or a map holds NaN or infinity.
     """
     values, previous = [], None
     for saliency in maps:
         current = torch.as_tensor(saliency, dtype=torch.float64)
         if previous is not None:
-            values.append(float(metrics.cc(current, previous)))
+            # CC is not defined by a ground truth that is constant; here, either of the two can be that.
+            values.append(np.fmax(float(metrics.cc(current, previous)), float(metrics.cc(previous, current))))
         previous = current
     return np.array(values, dtype=np.float64)
 
