@@ -27,9 +27,9 @@ Args:
 
 Returns:
     One entry per metric, the mean over the maps where it is defined (NaN if there are none); "per_map", the values of
-    each metric in the order of the maps, NaN where undefined; "undefined", how many those are. Undefined are all metrics
-    of a frame that is given without fixations, and those with the density where it is empty or constant. A constant or
-    empty prediction counts as chance.
+    each metric in the order of the maps, NaN where undefined; "undefined", how many those are. Undefined are all
+    metrics of a frame that is given without fixations, and those with the density where it is empty or constant. A
+    constant or empty prediction counts as chance.
 
 Raises:
     ValueError: something is missing or sizes differ; a prediction holds NaN or infinity (the error gives its number,
