@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -332,6 +333,29 @@ def test_other_settings_are_refused(val, tmp_path):
         assert "--overwrite" in str(error.value)
     (scores,) = evaluate(val, [Shifted(3)], tmp_path / "out", Protocol(("cc",), blur=2.0), overwrite=True)
     assert scores == evaluate(val, [Shifted(3)], tmp_path / "new", Protocol(("cc",), blur=2.0))[0]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_scores_of_other_labels_are_not_taken_for_these(dhf1k_frames, tmp_path, held):
+    """The same names and numbers of frames; where files lie does not matter."""
+
+    def loaded(name, change=False):
+        shutil.copytree(dhf1k_frames / "val", tmp_path / name / "val")
+        if change:
+            density = tmp_path / name / "val" / "0602" / "maps" / "0011.png"
+            Image.fromarray(np.asarray(Image.open(density))[::-1]).save(density)
+        rows = load_dhf1k(tmp_path / name, "val")
+        if not held:
+            return rows
+        load = lambda file: {"path": file["path"], "bytes": Path(file["path"]).read_bytes()}  # noqa: E731
+        rows = [row | {part: [*map(load, row[part])] for part in ("frames", "maps", "fixations")} for row in rows]
+        return Dataset.from_list(rows, VIDEO_FEATURES)
+
+    (scores,) = evaluate(loaded("one"), [Shifted(9)], tmp_path / "out", FAST)
+    moved = Shifted(9)
+    assert (evaluate(loaded("moved"), [moved], tmp_path / "out", FAST), moved.asked) == ([scores], [])
+    with pytest.raises(EvaluationError, match=r"other settings \(videos\)"):
+        evaluate(loaded("other", change=True), [Shifted(9)], tmp_path / "out", FAST)
 
 
 def test_methods_are_added_to_results(val, tmp_path):
