@@ -278,6 +278,19 @@ def problem_texts(root, decode=False):
     return [(problem.kind, problem.fatal, problem.text) for problem in Stills.check(root, decode=decode).problems]
 
 
+def test_images_of_a_split_are_there_once_and_all(tmp_path):
+    root = gaze_data.write_stills(tmp_path, splits={"train": 3})
+    gaze_data.write_stills(root, "folder", splits={"train": 3})
+    (problem,) = [problem for problem in Stills.check(root).problems if problem.fatal]
+    assert (problem.kind, problem.text) == ("duplicate", "has the images of the split train, and so has train.parquet")
+    assert Stills.check(root).found["train"].items == 3
+    shutil.rmtree(root / "train")
+    (root / "train.parquet").rename(root / "train-00001-of-00002.parquet")
+    assert problem_texts(root)[0] == (
+        "missing part", True, "is one of 2 parts of the split train, of which 1 are there"
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("column", "value", "text"),
     [

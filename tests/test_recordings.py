@@ -270,6 +270,11 @@ TIMES, FRAMES = "video,time,x,y\n", "video,frame,x,y\n"
         (f"{TIMES}\nsteady,0,1,5,5\n", "gaze.csv, line 3: 5 cells, but the header has 4"),
         (f"{TIMES}walk,0.1,5,5\n", "No row of .*gaze.csv is of a video in .*videos"),
         (f"{TIMES}steady,0.1,0.5,0.4\nfilm,0.1,1.0,0\n", "at most 1; give pixels, not shares of the frame"),
+        (
+            f"{TIMES}steady,0.1,0.5,0.4\nsteady,0.1,0.5,0.4\nsteady,0.2,1.07,0.9\n",
+            "at most 1; give pixels, not shares",
+        ),
+        ("video,time,x,y,X\n", "gaze.csv has two columns x; remove or rename one"),
         (f"{TIMES}steady,500,5,5\n", "None of the rows of .*gaze.csv lies on a frame"),
     ],
 )
