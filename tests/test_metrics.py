@@ -13,9 +13,8 @@ from salfom_hf import losses, metrics
 DATA = Path(__file__).parent / "data" / "metrics"
 CASES = np.load(DATA / "cases.npz")
 EXPECTED = json.loads((DATA / "expected.json").read_text())
-# For a constant map the published code gives NaN, which its means leave out.
-CHANCE = {"aucj_mit_nojitter": 0.5, "sauc_mit_given_draws": 0.5, "nss_mit": 0, "cc_mit": 0, "sim_mit": 0}
-EXPECTED["const_half_36x64"] |= CHANCE
+# The DHF1K authors' code gives 0 for a map without any value, where the MIT benchmark's gives NaN.
+EXPECTED["const_half_36x64"]["sim_mit"] = 0
 
 SCORES = {
     "aucj_mit_nojitter": lambda case: metrics.auc_judd(case["sal"], case["fix"]),
@@ -329,12 +328,12 @@ def test_undefined_is_nan_and_touches_no_other_map():
             pattern(metrics.information_gain(saliency, fixations, density[0])),
         ],
         [
+            [nan, 0, nan, 0, nan, 0],
             [0, 0, nan, 0, nan, 0],
-            [0, 0, nan, 0, nan, 0],
+            [nan, 0, nan, 0, 0, 0],
+            [nan, 0, nan, 0, 0, 0],
             [0, 0, nan, 0, 0, 0],
-            [0, 0, nan, 0, 0, 0],
-            [0, 0, nan, 0, 0, 0],
-            [0, nan, 0, nan, 0, 0],
+            [nan, nan, 0, nan, 0, 0],
             [0, nan, 0, nan, 0, 0],
             [0, nan, 0, 0, 0, 0],
             [0, 0, nan, 0, 0, 0],
@@ -343,6 +342,18 @@ def test_undefined_is_nan_and_touches_no_other_map():
     )
     singles = [metrics.auc_judd(*maps) for maps in zip(saliency, fixations, strict=True)]
     torch.testing.assert_close(torch.stack(singles), metrics.auc_judd(saliency, fixations), equal_nan=True)
+    # Counted, nothing is left out for what is predicted.
+    assert np.array_equal(
+        [
+            pattern(metrics.counted(metrics.auc_judd, saliency, fixations)),
+            pattern(metrics.counted(metrics.auc_shuffled, saliency, fixations, other)),
+            pattern(metrics.counted(metrics.nss, saliency, fixations)),
+            pattern(metrics.counted(metrics.cc, saliency, density)),
+        ],
+        [[0, 0, nan, 0, nan, 0], [0, 0, nan, 0, 0, 0], [0, 0, nan, 0, 0, 0], [0, nan, 0, nan, 0, 0]],
+        equal_nan=True,
+    )
+    torch.testing.assert_close(metrics.counted(metrics.cc, saliency, density)[4:], metrics.cc(saliency, density)[4:])
 
 
 @pytest.mark.parametrize(
@@ -362,13 +373,14 @@ def test_nothing_is_won_by_a_constant(constant):
     fixations[0, 0, :2] = torch.tensor([True, False])
     chance = {}
     for variant in ("mit", "pysaliency", "exact"):
-        chance[f"Judd, {variant}"] = metrics.auc_judd(constant, fixations[0], variant=variant), 0.5
+        chance[f"Judd, {variant}"] = metrics.counted(metrics.auc_judd, constant, fixations[0], variant=variant), 0.5
     for variant in ("sampled", "exact"):
-        chance[f"shuffled, {variant}"] = metrics.auc_shuffled(constant, fixations[0], other[0], variant=variant), 0.5
+        score = metrics.counted(metrics.auc_shuffled, constant, fixations[0], other[0], variant=variant)
+        chance[f"shuffled, {variant}"] = score, 0.5
     for ddof in (0, 1):
-        chance[f"NSS, {ddof}"] = metrics.nss(constant, fixations[0], ddof=ddof), 0
-    for score in (metrics.cc, metrics.sim):
-        chance[score.__name__] = score(constant, density[0]), 0
+        chance[f"NSS, {ddof}"] = metrics.counted(metrics.nss, constant, fixations[0], ddof=ddof), 0
+    chance["CC"] = metrics.counted(metrics.cc, constant, density[0]), 0
+    chance["SIM"] = metrics.sim(constant, density[0]), 0
     for name, (found, expected) in chance.items():
         assert found.item() == expected, name
     if constant.min() > 0:

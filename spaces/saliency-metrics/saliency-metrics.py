@@ -1,7 +1,5 @@
 """Scores of saliency maps as an `evaluate` metric: a thin layer over `salfom_hf.metrics`."""
 
-import functools
-
 import datasets
 import evaluate
 import numpy as np
@@ -59,8 +57,7 @@ NEEDS = {
     "kldiv": ("densities",),
     "information_gain": ("fixations", "prior"),
 }
-# The metrics that are no function of the package by themselves.
-FUNCTIONS = {"auc_shuffled_exact": functools.partial(scores.auc_shuffled, variant="exact")}
+OPTIONS = {"auc_shuffled_exact": {"variant": "exact"}}
 # float32 keeps any map's order, and halves what is written to disk.
 MAP = datasets.Sequence(datasets.Sequence(datasets.Value("float32")))
 
@@ -128,10 +125,10 @@ class SaliencyMetrics(evaluate.Metric):
             fixated = given["fixations"] is None or np.any(np.asarray(given["fixations"][index]) > 0)
             for name in metrics:
                 targets = [torch.as_tensor(np.asarray(given[need][index])) for need in NEEDS[name]]
-                function = FUNCTIONS.get(name) or getattr(scores, name)
-                options = {"generator": generator} if name == "auc_shuffled" else {}
+                function = getattr(scores, name.removesuffix("_exact"))
+                options = {"generator": generator} if name == "auc_shuffled" else OPTIONS.get(name, {})
                 try:
-                    value = function(saliency, *targets, **options).item()
+                    value = scores.counted(function, saliency, *targets, **options).item()
                 except ValueError as error:
                     raise ValueError(f"{name} of map {index}: {error}") from error
                 per_map[name].append(value if fixated else float("nan"))

@@ -5,21 +5,23 @@ Every function takes one map `(height, width)` or a batch `(batch, height, width
 map: a scalar tensor or `(batch,)`, on the device of the saliency maps. Whatever the dtype, computing is in float64
 (which Apple's `mps` lacks: move maps to the CPU there). Saliency may have any scale; nothing is resized here.
 
-A frame with fixations counts whatever is predicted, so that nothing is won by predicting nothing: a constant saliency
-map, empty or not, scores as chance. AUC is 0.5 (all values are tied), NSS and CC are 0 (the map says nothing about the
-pixels), SIM is 0 (as in the DHF1K authors' code for an empty map), KLD and information gain follow their formulas.
-Published code gives NaN for most of these, which its means then leave out. Maps that differ by no more than float32's
-rounding errors, as a constant that was resized does, are constant.
-
-A number is NaN only where the ground truth defines none, whatever is predicted: with `mean = scores.nanmean()` and
-`scores.isnan().sum()` it is left out and counted. That is so
+A number that is undefined is NaN, never a guess: with `mean = scores.nanmean()` and `scores.isnan().sum()` it is left
+out and counted. That is so
 
 - for AUC, NSS and information gain of a frame without fixations, and for AUC where all pixels are fixated;
 - for shuffled AUC without a single other fixation;
-- for CC, SIM and KLD of an empty density (all zeros), and for CC and SIM of any other constant density.
+- for CC, SIM and KLD of an empty density (all zeros), and for CC and SIM of any other constant density;
+- for a constant saliency map, in CC, AUC-Judd and shuffled AUC as published, and NSS with `ddof=1`. The other
+  variants of AUC give it 0.5, NSS with `ddof=0` gives 0 as pysaliency does, SIM gives 0 as the DHF1K authors' code
+  does; KLD and information gain are defined.
 
-Saliency that is not finite (NaN or infinity) is an error, and so is negative saliency for KLD and information gain.
+Means that leave constant maps out reward a model for predicting nothing. With [`counted`] they do not: what is left
+out depends on the ground truth alone. Maps that vary by no more than float32's rounding errors, as a constant that was
+resized does, are constant. Saliency that is not finite is an error, and so is negative saliency for KLD and
+information gain.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -48,8 +50,7 @@ def auc_judd(
 
     - `"mit"`: as published with the MIT benchmark, without its random jitter. The thresholds are the N fixated values
       in descending order, with repeats; at the i-th of them `tp = i / N` and
-      `fp = (#{saliency ≥ threshold} − i) / (pixels − N)`. Tied fixated values cost area, which jitter would prevent;
-      a constant map gives 0.5, as in the other variants.
+      `fp = (#{saliency ≥ threshold} − i) / (pixels − N)`. Tied fixated values cost area, which jitter would prevent.
     - `"pysaliency"`: the same thresholds, but tied fixated values make one straight line, as in pysaliency.
     - `"exact"`: the exact area, with all values as thresholds: the probability that a fixated pixel has more saliency
       than an unfixated one, ties counting ½.
@@ -94,8 +95,10 @@ def auc_judd(
     above.scatter_add_(1, reached, torch.ones_like(saliency))
     above = above.flip(1).cumsum(1).flip(1)[:, 1:]
     score = _trapezoid((above - hits) / others[:, None], hits / number.double()[:, None])
-    score = score.masked_fill(_constant(saliency), 0.5)
-    return score.masked_fill((number == 0) | (others == 0), torch.nan).reshape(shape[:-2])
+    undefined = (number == 0) | (others == 0)
+    if variant == "mit":
+        undefined |= _constant(saliency)
+    return score.masked_fill(undefined, torch.nan).reshape(shape[:-2])
 
 
 def auc_shuffled(
@@ -113,8 +116,7 @@ def auc_shuffled(
 
     - `"sampled"`: as published by Borji. The map is scaled to 0…1; each split draws as many negatives as there are
       fixations (or as many as there are), without replacement, from the pixels that were fixated in other frames; the
-      thresholds are 0, 0.1, …, 1; the areas of all splits are averaged. A constant map, which cannot be scaled,
-      gives 0.5.
+      thresholds are 0, 0.1, …, 1; the areas of all splits are averaged.
     - `"exact"`: the exact area against all other fixations, with multiplicity, ties counting ½, as in pysaliency.
 
     Args:
@@ -162,8 +164,7 @@ def auc_shuffled(
     tp = _share_reaching(level.masked_fill(~fixated, 0).unsqueeze(2))
     fp = _share_reaching(drawn)
     score = _trapezoid(fp, tp).mean(1)
-    score = score.masked_fill(_constant(saliency), 0.5)
-    undefined = ~fixated.any(1) | ~(draws >= 0).flatten(1).any(1)
+    undefined = ~fixated.any(1) | ~(draws >= 0).flatten(1).any(1) | _constant(saliency)
     return score.masked_fill(undefined, torch.nan).reshape(shape[:-2])
 
 
@@ -174,7 +175,7 @@ def nss(saliency: torch.Tensor, fixations: torch.Tensor, *, ddof: int = 1) -> to
     Args:
         saliency: `(batch, height, width)` or `(height, width)`.
         fixations: of the same shape; fixated where above 0.
-        ddof: 1 as in the MIT benchmark's code, or 0 as in pysaliency, whose 0 for a constant map both take.
+        ddof: 1 as in the MIT benchmark's code (a constant map gives NaN), or 0 as in pysaliency (it gives 0).
 
     Returns:
         float64 `(batch,)` or scalar.
@@ -190,7 +191,7 @@ def nss(saliency: torch.Tensor, fixations: torch.Tensor, *, ddof: int = 1) -> to
     deviation = (centred.square().sum(1) / (saliency.shape[1] - ddof)).sqrt()
     number = fixated.sum(1)
     score = torch.where(fixated, centred, 0).sum(1) / number / deviation
-    score = score.masked_fill(_constant(saliency), 0.0)
+    score = score.masked_fill(_constant(saliency), torch.nan if ddof else 0.0)
     return score.masked_fill(number == 0, torch.nan).reshape(shape[:-2])
 
 
@@ -203,7 +204,7 @@ def cc(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
         density: fixation density of the same shape, on any scale.
 
     Returns:
-        float64 `(batch,)` or scalar, in −1…1; 0 for constant saliency, as the covariance is.
+        float64 `(batch,)` or scalar, in −1…1.
 
     Raises:
         ValueError: shapes differ, values are not finite, or the density is negative somewhere.
@@ -212,8 +213,7 @@ def cc(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     x = saliency - saliency.mean(1, keepdim=True)
     y = density - density.mean(1, keepdim=True)
     score = ((x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))).clamp(-1, 1)
-    score = score.masked_fill(_constant(saliency), 0.0)
-    return score.masked_fill(_constant(density), torch.nan).reshape(shape[:-2])
+    return score.masked_fill(_constant(saliency) | _constant(density), torch.nan).reshape(shape[:-2])
 
 
 def sim(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
@@ -295,6 +295,37 @@ def information_gain(saliency: torch.Tensor, fixations: torch.Tensor, prior: tor
     return (torch.where(fixated, gain, 0).sum(1) / fixated.sum(1)).reshape(shape[:-2])
 
 
+# What a map that says nothing scores, in the metrics that are NaN for it.
+CHANCE = {auc_judd: 0.5, auc_shuffled: 0.5, nss: 0.0, cc: 0.0}
+
+
+def counted(
+    metric: Callable[..., torch.Tensor], saliency: torch.Tensor, *truth: torch.Tensor, **options
+) -> torch.Tensor:
+    """
+    A metric by which nothing is gained by predicting nothing: constant maps, empty or not, score as chance, AUC 0.5,
+    NSS and CC 0 (SIM is 0 by itself; KLD and information gain follow their formulas). NaN is left only where the
+    ground truth defines no score, whatever is predicted.
+
+    Args:
+        metric: one of this module's functions.
+        saliency, truth, options: its arguments.
+
+    Returns:
+        float64 `(batch,)` or scalar.
+    """
+    if metric not in CHANCE:
+        return metric(saliency, *truth, **options)
+    saliency = torch.as_tensor(saliency).double()
+    # What is not finite is left to the metric, which refuses it.
+    constant = _constant(_without_rounding(saliency.flatten(-2))) & saliency.flatten(-2).isfinite().all(-1)
+    # Any map that is not constant tells whether the ground truth defines a score.
+    other = torch.arange(saliency.shape[-2:].numel(), dtype=saliency.dtype, device=saliency.device)
+    other = other.view(saliency.shape[-2:])
+    scores = metric(torch.where(constant[..., None, None], other, saliency), *truth, **options)
+    return scores.masked_fill(constant & ~scores.isnan(), CHANCE[metric])
+
+
 def _rows(saliency, **target) -> tuple[torch.Size, torch.Tensor, torch.Tensor]:
     """
     The shape of the saliency, and both maps as float64 `(batch, pixels)`; a density is checked for its sign, and what
@@ -314,7 +345,7 @@ def _rows(saliency, **target) -> tuple[torch.Size, torch.Tensor, torch.Tensor]:
 
 def _without_rounding(maps: torch.Tensor) -> torch.Tensor:
     """The rows; those that vary by no more than rounding errors become exactly constant."""
-    low, high = maps.aminmax(dim=1, keepdim=True)
+    low, high = maps.aminmax(dim=-1, keepdim=True)
     return torch.where(high - low <= ROUNDING * torch.maximum(low.abs(), high.abs()), low, maps)
 
 
@@ -374,7 +405,7 @@ def _draw(places, numbers, splits, generator) -> torch.Tensor:
 
 def _constant(maps: torch.Tensor) -> torch.Tensor:
     """Whether all pixels of a row have one value: exact, where a standard deviation would leave a rounding error."""
-    low, high = maps.aminmax(dim=1)
+    low, high = maps.aminmax(dim=-1)
     return low == high
 
 
@@ -447,4 +478,4 @@ def _trapezoid(fp: torch.Tensor, tp: torch.Tensor) -> torch.Tensor:
     return torch.trapezoid(closed(tp).flip(1), closed(fp).flip(1), dim=1)
 
 
-__all__ = ["auc_judd", "auc_shuffled", "cc", "information_gain", "kldiv", "nss", "sim"]
+__all__ = ["auc_judd", "auc_shuffled", "cc", "counted", "information_gain", "kldiv", "nss", "sim"]

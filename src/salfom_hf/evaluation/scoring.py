@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from .. import metrics
 from ..data.features import DataError
 from ..data.samples import open_sample
+from ..metrics import counted
 from ..sliding_window import batched
 from .methods import Center, EvaluationError, Method, Sample
 
@@ -214,15 +215,16 @@ class Scorer:
             if metric == "auc_shuffled":
                 # Each frame has its own generator, so that neither batches nor processes change a number.
                 triples = zip(maps, fixations, negatives, strict=True)
-                found = torch.stack([metrics.auc_shuffled(m, f, o, generator=g) for m, f, (o, g) in triples])
+                found = torch.stack([counted(metrics.auc_shuffled, m, f, o, generator=g) for m, f, (o, g) in triples])
             elif metric == "auc_shuffled_exact":
                 others = torch.stack([other for other, _ in negatives])
-                found = metrics.auc_shuffled(maps, fixations, others, variant="exact")
+                found = counted(metrics.auc_shuffled, maps, fixations, others, variant="exact")
             elif metric == "information_gain":
                 prior = next(self.prior.maps(sample, [0]))
                 found = metrics.information_gain(maps, fixations, self.prepare(prior, size))
             else:
-                found = getattr(metrics, metric)(maps, fixations if metric in ("auc_judd", "nss") else density)
+                truth = fixations if metric in ("auc_judd", "nss") else density
+                found = counted(getattr(metrics, metric), maps, truth)
             scores[metric] = found.tolist()
         return scores
 

@@ -21,7 +21,7 @@ def steadiness(maps: Iterable[np.ndarray]) -> np.ndarray:
         maps: non-negative `(height, width)`, all of one size; no more than two are held.
 
     Returns:
-        float64 `(maps − 1,)` in −1…1; 0 where one of the two is constant, NaN where both are.
+        float64 `(maps − 1,)` in −1…1; NaN where one of the two is constant.
 
     Raises:
         ValueError: sizes differ, or a map holds NaN or infinity.
@@ -30,8 +30,7 @@ def steadiness(maps: Iterable[np.ndarray]) -> np.ndarray:
     for saliency in maps:
         current = torch.as_tensor(saliency, dtype=torch.float64)
         if previous is not None:
-            # CC is not defined by a ground truth that is constant; here, either of the two can be that.
-            values.append(np.fmax(float(metrics.cc(current, previous)), float(metrics.cc(previous, current))))
+            values.append(float(metrics.cc(current, previous)))
         previous = current
     return np.array(values, dtype=np.float64)
 
