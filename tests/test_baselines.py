@@ -294,6 +294,55 @@ def test_missing_maps_are_counted(predictions, testing, video):
         Predictions(predictions / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (
+            "before",
+            r"2 maps that are of no frame of Diving-Side-001, such as Diving-Side-001_97.png; its 20 frames begin",
+        ),
+        ("more", r"3 maps that are of no frame of Diving-Side-001, such as Diving-Side-001_118.png"),
+        ("archive", r"holds maps of Diving-Side-001 twice, Diving-Side-001.npz and Diving-Side-001/.*_98.png"),
+        ("suffix", r"holds maps of Diving-Side-001 twice, Diving-Side-001/.*_98.png and Diving-Side-001/.*_98.npy"),
+    ],
+)
+def test_maps_that_may_be_of_other_frames_are_refused(predictions, testing, video, case, message):
+    folder = predictions / video.id
+    for name in ("._Diving-Side-001_98.png", "overlay_1.png", "notes.txt", "Diving-Side-001_119.png"):
+        (folder / name).write_bytes(b"of no matter")
+    Predictions(predictions).check(testing)
+    if case == "archive":
+        np.savez(predictions / f"{video.id}.npz", maps=np.zeros((20, 2, 2)))
+    for number in {"before": [97], "more": [118, 120]}.get(case, []):
+        (folder / f"{video.id}_{number}.png").write_bytes(b"one more")
+    if case == "suffix":
+        np.save(folder / f"{video.id}_98.npy", np.zeros((2, 2)))
+    with pytest.raises(EvaluationError, match=message):
+        Predictions(predictions).check(testing)
+
+
+def test_one_map_is_not_taken_for_two_stills(tmp_path, stills_parquet):
+    dataset = load_stills(stills_parquet, "dev").map(
+        lambda row, index: {"image_id": f"a.{('jpg', 'png')[index]}"}, True
+    )
+    Image.fromarray(np.full((2, 2), 1, np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(EvaluationError, match=r"a.png is the map of both a.jpg and a.png; .* such as a.png.png"):
+        Predictions(tmp_path).check(dataset)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.uint8([[[0, 0, 255], [255, 0, 0]]]), "it is in colour; write the map itself, in grey"),
+        (np.zeros((96, 64), np.uint8), r"transpose them to \(height, width\)"),
+    ],
+)
+def test_maps_that_would_be_taken_for_others_are_refused(predictions, video, content, message):
+    Image.fromarray(content).save(predictions / video.id / f"{video.frame_names[0]}.png")
+    with pytest.raises(EvaluationError, match=message):
+        list(Predictions(predictions).maps(video, [0]))
+
+
 def test_changed_maps_have_another_fingerprint(predictions, video):
     before = Predictions(predictions).fingerprint
     assert Predictions(predictions).fingerprint == before

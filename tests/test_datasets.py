@@ -278,6 +278,38 @@ def problem_texts(root, decode=False):
     return [(problem.kind, problem.fatal, problem.text) for problem in Stills.check(root, decode=decode).problems]
 
 
+def test_images_of_a_split_are_there_once_and_all(tmp_path):
+    root = gaze_data.write_stills(tmp_path, splits={"train": 3})
+    gaze_data.write_stills(root, "folder", splits={"train": 3})
+    (problem,) = [problem for problem in Stills.check(root).problems if problem.fatal]
+    assert (problem.kind, problem.text) == ("duplicate", "has the images of the split train, and so has train.parquet")
+    assert Stills.check(root).found["train"].items == 3
+    shutil.rmtree(root / "train")
+    (root / "train.parquet").rename(root / "train-00001-of-00002.parquet")
+    assert problem_texts(root)[0] == (
+        "missing part", True, "is one of 2 parts of the split train, of which 1 are there"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "text"),
+    [
+        ("fixation_x", float("nan"), "fixations whose x or y is no number"),
+        ("fixation_y", None, "fixations whose x or y is no number"),
+        ("fixation_x", float("inf"), "fixations whose x or y is no number"),
+        ("observer", None, "fixations whose observer is missing"),
+    ],
+)
+def test_fixations_that_are_nowhere(tmp_path, column, value, text):
+    file = gaze_data.write_stills(tmp_path, splits={"train": 3}) / "train.parquet"
+    rows = pq.read_table(file).to_pylist()
+    rows[1][column][2] = value
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    assert problem_texts(tmp_path)[0] == ("fixations", True, f"train_2.jpg has {text}")
+    with pytest.warns(UserWarning, match="Left out of Stills: 1 image"):
+        assert load_stills(tmp_path, skip_invalid=True)["image_id"][:] == ["train_1.png", "train_3.png"]
+
+
 def test_problems_of_tables_of_stills(tmp_path):
     root = gaze_data.write_stills(tmp_path, splits={"train": 3})
     file = root / "train.parquet"

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from salfom_hf.evaluation import (
     picture,
     table,
     write_reports,
+    write_submission,
 )
 from salfom_hf.evaluation.scoring import opencv_blur
 from salfom_hf.predictor import SaliencyPredictor
@@ -125,24 +127,57 @@ def test_nss_is_that_of_the_fixated_pixels(val, tmp_path):
     np.testing.assert_allclose(scores.values("nss")[1], expected, rtol=1e-6)
 
 
-def test_frames_with_an_empty_density_are_left_out(dhf1k_frames, tmp_path):
+def test_an_empty_density_defines_no_score_but_fixations_do(dhf1k_frames, tmp_path):
     row = load_dhf1k(dhf1k_frames, "val")[1]
     Image.new("L", (96, 64)).save(tmp_path / "empty.png")
     row["maps"][5] = {"path": str(tmp_path / "empty.png"), "bytes": None}
-    (scores,) = evaluate(Dataset.from_list([row], VIDEO_FEATURES), [Center()], tmp_path / "out", FAST)
-    assert (scores.num_frames, scores.left_out) == (19, {"with an empty density map": 1})
+    (scores,) = evaluate(Dataset.from_list([row], VIDEO_FEATURES), [Center()], tmp_path / "out")
+    assert (scores.num_frames, scores.left_out) == (20, {})
+    undefined = {metric: scores.undefined(metric) for metric in Protocol().metrics}
+    assert undefined == {"auc_judd": 0, "auc_shuffled": 0, "nss": 0, "cc": 1, "sim": 1, "kldiv": 1}
+    text = table([scores], Protocol(), "title", stills=False)
+    assert (
+        "20 of 20 frames scored, none left out; not defined by the ground truth: CC for 1, SIM for 1, KLD for 1"
+        in text
+    )
 
 
-def test_undefined_scores_are_left_out_and_counted(val, tmp_path):
-    class Flat(Shifted):
-        def maps(self, sample, indices):
-            for index, saliency in zip(indices, super().maps(sample, indices), strict=True):
-                yield saliency if index % 2 else np.ones_like(saliency)
+class Flat(Shifted):
+    """Of every other frame a map of one value, smaller than the frame, so that it is resized."""
 
-    (scores,) = evaluate(val.select([1]), [Flat(9)], tmp_path / "out", FAST)
-    assert (scores.num_frames, scores.undefined("cc")) == (20, 10)
-    assert scores.mean_over_frames("cc") == pytest.approx(np.mean(cc_by_hand(val[1], 9)[1::2]), rel=1e-6)
-    assert "CC for 10" in table([scores], FAST, "title", stills=False)
+    def __init__(self, pixels, value, **options):
+        super().__init__(pixels, **options)
+        self.value = np.float32(value)
+
+    def maps(self, sample, indices):
+        for index, saliency in zip(indices, super().maps(sample, indices), strict=True):
+            yield saliency if index % 2 else np.full((7, 9), self.value)
+
+
+@pytest.mark.parametrize("value", [0, 0.1, 255])
+def test_a_model_wins_nothing_by_predicting_nothing(val, tmp_path, value):
+    protocol = Protocol((*Protocol().metrics, "auc_shuffled_exact"), blur=2)
+    flat, full = Flat(9, value), Shifted(9, name="full")
+    scores, others = evaluate(val.select([1]), [flat, full], tmp_path / "out", protocol)
+    assert (scores.num_frames, scores.left_out) == (20, {})
+    chance = {"auc_judd": 0.5, "auc_shuffled": 0.5, "auc_shuffled_exact": 0.5, "nss": 0, "cc": 0, "sim": 0}
+    for metric, expected in chance.items():
+        half = others.values(metric)[0][1::2]
+        assert scores.values(metric)[0][::2].tolist() == [expected] * 10
+        assert scores.mean_over_frames(metric) == pytest.approx((10 * expected + half.sum()) / 20, rel=1e-9)
+        assert scores.undefined(metric) == 0
+    assert scores.mean_over_frames("kldiv") > others.mean_over_frames("kldiv")
+    text = table([scores], protocol, "title", stills=False)
+    assert "A map that is constant or empty counts as chance: AUC 0.5, NSS, CC and SIM 0." in text
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_map_that_is_not_finite_is_an_error_that_names_the_frame(val, tmp_path, value):
+    with pytest.raises(EvaluationError, match="map of shifted for frame 0001 of 0602 holds NaN or infinity"):
+        evaluate(val.select([1]), [Flat(9, value)], tmp_path / "out", FAST)
+    with pytest.raises(EvaluationError, match="map of shifted for frame 0001 of 0602 holds NaN or infinity"):
+        write_submission(val.select([1]), Flat(9, value), tmp_path / "submission")
+    assert not (tmp_path / "submission" / "0602").exists()
 
 
 def test_maps_are_resized_bilinearly_to_the_native_size(val, tmp_path):
@@ -290,6 +325,7 @@ def test_other_settings_are_refused(val, tmp_path):
         ({"methods": [Shifted(3)]}, "the maps of shifted"),
         ({"dataset": val.select([0])}, "videos"),
         ({"about": {"split": "train"}}, "split"),
+        ({"about": {"split": "val", "more": 1}}, "more"),
     ):
         arguments = {"dataset": val, "methods": [Shifted()], "protocol": FAST, "about": {"split": "val"}, **change}
         with pytest.raises(EvaluationError, match=words) as error:
@@ -297,6 +333,29 @@ def test_other_settings_are_refused(val, tmp_path):
         assert "--overwrite" in str(error.value)
     (scores,) = evaluate(val, [Shifted(3)], tmp_path / "out", Protocol(("cc",), blur=2.0), overwrite=True)
     assert scores == evaluate(val, [Shifted(3)], tmp_path / "new", Protocol(("cc",), blur=2.0))[0]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_scores_of_other_labels_are_not_taken_for_these(dhf1k_frames, tmp_path, held):
+    """The same names and numbers of frames; where files lie does not matter."""
+
+    def loaded(name, change=False):
+        shutil.copytree(dhf1k_frames / "val", tmp_path / name / "val")
+        if change:
+            density = tmp_path / name / "val" / "0602" / "maps" / "0011.png"
+            Image.fromarray(np.asarray(Image.open(density))[::-1]).save(density)
+        rows = load_dhf1k(tmp_path / name, "val")
+        if not held:
+            return rows
+        load = lambda file: {"path": file["path"], "bytes": Path(file["path"]).read_bytes()}  # noqa: E731
+        rows = [row | {part: [*map(load, row[part])] for part in ("frames", "maps", "fixations")} for row in rows]
+        return Dataset.from_list(rows, VIDEO_FEATURES)
+
+    (scores,) = evaluate(loaded("one"), [Shifted(9)], tmp_path / "out", FAST)
+    moved = Shifted(9)
+    assert (evaluate(loaded("moved"), [moved], tmp_path / "out", FAST), moved.asked) == ([scores], [])
+    with pytest.raises(EvaluationError, match=r"other settings \(videos\)"):
+        evaluate(loaded("other", change=True), [Shifted(9)], tmp_path / "out", FAST)
 
 
 def test_methods_are_added_to_results(val, tmp_path):

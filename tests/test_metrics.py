@@ -13,6 +13,8 @@ from salfom_hf import losses, metrics
 DATA = Path(__file__).parent / "data" / "metrics"
 CASES = np.load(DATA / "cases.npz")
 EXPECTED = json.loads((DATA / "expected.json").read_text())
+# The DHF1K authors' code gives 0 for a map without any value, where the MIT benchmark's gives NaN.
+EXPECTED["const_half_36x64"]["sim_mit"] = 0
 
 SCORES = {
     "aucj_mit_nojitter": lambda case: metrics.auc_judd(case["sal"], case["fix"]),
@@ -332,7 +334,7 @@ def test_undefined_is_nan_and_touches_no_other_map():
             [nan, 0, nan, 0, 0, 0],
             [0, 0, nan, 0, 0, 0],
             [nan, nan, 0, nan, 0, 0],
-            [nan, nan, 0, nan, 0, 0],
+            [0, nan, 0, nan, 0, 0],
             [0, nan, 0, 0, 0, 0],
             [0, 0, nan, 0, 0, 0],
         ],
@@ -340,6 +342,61 @@ def test_undefined_is_nan_and_touches_no_other_map():
     )
     singles = [metrics.auc_judd(*maps) for maps in zip(saliency, fixations, strict=True)]
     torch.testing.assert_close(torch.stack(singles), metrics.auc_judd(saliency, fixations), equal_nan=True)
+    # Counted, nothing is left out for what is predicted.
+    assert np.array_equal(
+        [
+            pattern(metrics.counted(metrics.auc_judd, saliency, fixations)),
+            pattern(metrics.counted(metrics.auc_shuffled, saliency, fixations, other)),
+            pattern(metrics.counted(metrics.nss, saliency, fixations)),
+            pattern(metrics.counted(metrics.cc, saliency, density)),
+        ],
+        [[0, 0, nan, 0, nan, 0], [0, 0, nan, 0, 0, 0], [0, 0, nan, 0, 0, 0], [0, nan, 0, nan, 0, 0]],
+        equal_nan=True,
+    )
+    torch.testing.assert_close(metrics.counted(metrics.cc, saliency, density)[4:], metrics.cc(saliency, density)[4:])
+
+
+@pytest.mark.parametrize(
+    "constant",
+    [
+        torch.zeros(11, 13),
+        torch.full((11, 13), -3.0),
+        torch.full((11, 13), 0.1, dtype=torch.float16),
+        torch.full((11, 13), 7, dtype=torch.uint8),
+        # What resizing and blurring in float32 leave of a constant.
+        0.7 + 1e-6 * torch.rand(11, 13, generator=torch.Generator().manual_seed(0)),
+    ],
+    ids=["zero", "negative", "float16", "uint8", "rounded"],
+)
+def test_nothing_is_won_by_a_constant(constant):
+    _, density, fixations, other = random_maps()
+    fixations[0, 0, :2] = torch.tensor([True, False])
+    chance = {}
+    for variant in ("mit", "pysaliency", "exact"):
+        chance[f"Judd, {variant}"] = metrics.counted(metrics.auc_judd, constant, fixations[0], variant=variant), 0.5
+    for variant in ("sampled", "exact"):
+        score = metrics.counted(metrics.auc_shuffled, constant, fixations[0], other[0], variant=variant)
+        chance[f"shuffled, {variant}"] = score, 0.5
+    for ddof in (0, 1):
+        chance[f"NSS, {ddof}"] = metrics.counted(metrics.nss, constant, fixations[0], ddof=ddof), 0
+    chance["CC"] = metrics.counted(metrics.cc, constant, density[0]), 0
+    chance["SIM"] = metrics.sim(constant, density[0]), 0
+    for name, (found, expected) in chance.items():
+        assert found.item() == expected, name
+    if constant.min() > 0:
+        # As far as the uniform distribution is from the density: the logarithm of 143 pixels less the entropy.
+        share = density[0] / density[0].sum()
+        expected = math.log(143) + (share * share.log()).sum().item()
+        assert metrics.kldiv(constant, density[0]).item() == pytest.approx(expected, abs=1e-9)
+        gain = metrics.information_gain(constant, fixations[0], torch.ones(11, 13)).item()
+        assert gain == pytest.approx(0, abs=1e-9)
+
+
+def test_a_low_contrast_is_no_constant():
+    saliency, density, fixations, _ = random_maps()
+    low = 1 + 1e-4 * saliency
+    torch.testing.assert_close(metrics.sim(low, density), metrics.sim(saliency, density), rtol=0, atol=1e-9)
+    torch.testing.assert_close(metrics.nss(low, fixations), metrics.nss(saliency, fixations), equal_nan=True)
 
 
 def test_empty_saliency_is_as_far_away_as_epsilon_allows():

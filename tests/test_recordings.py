@@ -173,9 +173,18 @@ def test_densities_are_gaussians(make, samples, wide, sigma):
     assert sample.fixations(1).sum() == 2
 
 
+@no_gaze
+def test_frames_that_seem_to_be_counted_from_1_are_refused(make):
+    rows = [("varying", number, 3, 3) for number in range(1, 9)]
+    with pytest.raises(DataError, match="as if frames were counted from 1; subtract 1 in the column frame"):
+        make(rows, header=("video", "frame", "x", "y"))
+    assert make([*rows, ("varying", 0, 3, 3)], header=("video", "frame", "x", "y")).fixations == 8
+
+
 ODD_ROWS = [
     ("steady", 0.5, 5, 5, "a"),
     ("steady", 0.5, 6, 5, "b"),
+    ("steady", 0.5, 6, 5, " "),
     ("steady", 0.5, -0.1, 5, "a"),
     ("steady", 0.5, 5, HEIGHT, "a"),
     ("steady", 0.5, 1e300, 5, "a"),
@@ -192,10 +201,10 @@ ODD_ROWS = [
 def test_rows_that_lie_nowhere_are_counted(make, samples):
     made = make(ODD_ROWS, header=("video", "time", "x", "y", "observer"))
     assert made.dropped == {"without a number": 4, "outside the frame": 3, "before or after the video": 2}
-    assert (made.fixations, made.frames, made.observers, made.videos) == (2, 30, 2, {"train": ["steady"]})
+    assert (made.fixations, made.frames, made.observers, made.videos) == (3, 30, 2, {"train": ["steady"]})
     assert fixated(samples()["steady"]) == {(15, 5, 5), (15, 5, 6)}
     assert str(made) == (
-        "1 video (train 1), 30 frames, 2 fixations of 2 observers; 9 rows dropped (4 without a number; "
+        "1 video (train 1), 30 frames, 3 fixations of 2 observers; 9 rows dropped (4 without a number; "
         "3 outside the frame; 2 before or after the video)"
     )
 
@@ -261,6 +270,11 @@ TIMES, FRAMES = "video,time,x,y\n", "video,frame,x,y\n"
         (f"{TIMES}\nsteady,0,1,5,5\n", "gaze.csv, line 3: 5 cells, but the header has 4"),
         (f"{TIMES}walk,0.1,5,5\n", "No row of .*gaze.csv is of a video in .*videos"),
         (f"{TIMES}steady,0.1,0.5,0.4\nfilm,0.1,1.0,0\n", "at most 1; give pixels, not shares of the frame"),
+        (
+            f"{TIMES}steady,0.1,0.5,0.4\nsteady,0.1,0.5,0.4\nsteady,0.2,1.07,0.9\n",
+            "at most 1; give pixels, not shares",
+        ),
+        ("video,time,x,y,X\n", "gaze.csv has two columns x; remove or rename one"),
         (f"{TIMES}steady,500,5,5\n", "None of the rows of .*gaze.csv lies on a frame"),
     ],
 )

@@ -121,6 +121,17 @@ def test_undefined_everywhere(metric, maps):
     assert result["undefined"]["nss"] == 1
 
 
+def test_a_constant_prediction_counts_and_a_frame_without_fixations_does_not(metric, maps):
+    predictions, densities, fixations = maps
+    densities[1][0, 0] = 1
+    constants = [np.full(map.shape, value, np.float32) for map, value in zip(predictions, (0, 0.3, 0.3), strict=True)]
+    result = metric.compute(predictions=constants, densities=densities, fixations=fixations)
+    for name, chance in {"auc_judd": 0.5, "nss": 0, "cc": 0, "sim": 0}.items():
+        np.testing.assert_array_equal(result["per_map"][name], [chance, math.nan, chance])
+        assert (result[name], result["undefined"][name]) == (chance, 1)
+    assert result["undefined"]["kldiv"] == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -131,6 +142,10 @@ def test_undefined_everywhere(metric, maps):
         ({"fixations": slice(3), "metrics": ["cc"]}, "cc needs densities"),
         ({"fixations": slice(3), "metrics": ["auc_shuffled"]}, "auc_shuffled needs other"),
         ({"fixations": slice(3), "other": [np.ones((12, 16))]}, "3 predictions but 1 other"),
+        (
+            {"predictions": [np.full((12, 16), np.nan)] * 3, "densities": slice(3)},
+            "cc of map 0: saliency holds values",
+        ),
         ({"fixations": slice(None, None, -1)}, r"fixations has the shape \(9, 7\), but saliency has \(12, 16\)"),
     ],
 )
@@ -187,6 +202,13 @@ def test_page_takes_either_ground_truth(app):
     assert app.rows(prediction, None, noisy) == rows[:2]
     empty = Image.new("L", prediction.size)
     assert all(value.startswith("undefined") for _, value, _ in app.rows(prediction, empty, empty))
+    # Nothing is a prediction like any other.
+    assert [value for _, value, _ in app.rows(empty, density, fixations)][:4] == [
+        "0.5000",
+        "0.0000",
+        "0.0000",
+        "0.0000",
+    ]
 
 
 def test_page_says_what_is_wrong(app):

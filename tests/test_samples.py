@@ -151,6 +151,24 @@ def test_every_kind_of_map_is_read_as_grey(tmp_path):
     assert (np.asarray(Image.open(tmp_path / "lossy.jpg")) > 0).sum() > FIXATIONS[0].sum()
 
 
+def test_maps_that_would_be_misread(tmp_path):
+    density = DENSITIES[0] / np.float32(255)
+    Image.fromarray(density).save(tmp_path / "floats.tif")
+    Image.fromarray(np.stack([DENSITIES[0], 0 * DENSITIES[0], 255 - DENSITIES[0]], axis=-1)).save(
+        tmp_path / "heat.png"
+    )
+    Image.fromarray(255 * (1 - FIXATIONS[0].astype(np.uint8))).save(tmp_path / "inverted.png")
+    row = video_row(tmp_path, num_frames=3)
+    names = ("floats.tif", "heat.png", "inverted.png")
+    row["maps"] = row["fixations"] = [by_path(tmp_path / name) for name in names]
+    sample = open_sample(row)
+    np.testing.assert_array_equal(sample.density(0), density)
+    with pytest.raises(DataError, match=r"heat.png \(it is in colour; write the map itself, in grey\)"):
+        sample.density(1)
+    with pytest.raises(DataError, match=r"Most pixels of the fixation map .*inverted.png are above 0"):
+        sample.fixations(2)
+
+
 def test_an_empty_lossy_fixation_map_has_no_fixation(tmp_path):
     Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "0001.jpg")
     files = [by_path(tmp_path / "0001.jpg")]
@@ -230,6 +248,16 @@ def test_a_stills_fixations_are_pixels_and_those_on_the_border_the_outermost():
     fixations = sample.fixations(0)
     assert fixations.dtype == np.bool_
     assert sorted(zip(*np.nonzero(fixations), strict=True)) == [(0, 0), (7, 10), (39, 63)]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_still_of_another_size_than_its_fixations_is_refused(tmp_path, turned):
+    picture, exif = Image.new("RGB", (64, 40) if turned else (32, 20)), Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    row = still_row([1], [1], [0]) | {"image": by_path(tmp_path / "a.jpg")}
+    with pytest.raises(DataError, match=f"on 64×40 pixels, but its image.* has {'40×64' if turned else '32×20'}"):
+        list(open_sample(row).frames())
 
 
 def density_by_hand(points, width, height):

@@ -26,6 +26,7 @@ from salfom_hf.training.optimizer import (
     rate_factor,
     set_rates,
 )
+from salfom_hf.training.validation import scores_of
 from training_data import TINY_DECODER
 
 pytestmark = pytest.mark.usefixtures("reproducible")
@@ -208,6 +209,18 @@ def test_an_epoch_of_a_mixture_is_a_pass_over_its_first_dataset(tmp_path, proces
     # By their sizes: one still has no fixations, so nothing moves in it.
     clips, _ = build_clips(TrainingConfig(**sources), processor)
     assert len(clips) == 12 + 11
+
+
+# --- Validation ---
+
+
+def test_a_constant_prediction_is_validated_as_chance():
+    clips = {"labels": torch.rand(3, 8, 12) ** 4, "fixations": torch.rand(3, 8, 12) < 0.2}
+    clips["fixations"][2] = False
+    scores = scores_of(torch.zeros(3, 8, 12), clips, {"kl_weight": 1.0, "cc_weight": 1.0})
+    assert scores[:2, 1:5].tolist() == [[0, 0, 0, 0.5]] * 2
+    # The clip without fixations alone is left out.
+    assert scores.isnan().any(dim=1).tolist() == [False, False, True]
 
 
 # --- The model ---

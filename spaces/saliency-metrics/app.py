@@ -97,8 +97,8 @@ def rows(
             # Lossy compression leaves dark pixels around the fixated ones.
             target = target > target.max() / 2
         for metric, (function, meaning) in table.items():
-            value = function(grey(prediction), target).item()
-            shown = "undefined: one of the images is empty or of one value" if np.isnan(value) else f"{value:.4f}"
+            value = metrics.counted(function, grey(prediction), target).item()
+            shown = f"undefined: the {name} is empty or of one value" if np.isnan(value) else f"{value:.4f}"
             found.append([metric, shown, meaning])
     return found
 

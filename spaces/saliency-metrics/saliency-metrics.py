@@ -1,7 +1,5 @@
 """Scores of saliency maps as an `evaluate` metric: a thin layer over `salfom_hf.metrics`."""
 
-import functools
-
 import datasets
 import evaluate
 import numpy as np
@@ -27,7 +25,13 @@ Args:
 
 Returns:
     One entry per metric, the mean over the maps where it is defined (NaN if there are none); "per_map", the values of
-    each metric in the order of the maps, NaN where undefined; "undefined", how many those are.
+    each metric in the order of the maps, NaN where undefined; "undefined", how many those are. Undefined are all
+    metrics of a frame that is given without fixations, and those with the density where it is empty or constant. A
+    constant or empty prediction counts as chance.
+
+Raises:
+    ValueError: something is missing or sizes differ; a prediction holds NaN or infinity (the error gives its number,
+        counted from 0).
 """
 
 CITATION = """
@@ -53,8 +57,7 @@ NEEDS = {
     "kldiv": ("densities",),
     "information_gain": ("fixations", "prior"),
 }
-# The metrics that are no function of the package by themselves.
-FUNCTIONS = {"auc_shuffled_exact": functools.partial(scores.auc_shuffled, variant="exact")}
+OPTIONS = {"auc_shuffled_exact": {"variant": "exact"}}
 # float32 keeps any map's order, and halves what is written to disk.
 MAP = datasets.Sequence(datasets.Sequence(datasets.Value("float32")))
 
@@ -119,11 +122,16 @@ class SaliencyMetrics(evaluate.Metric):
         per_map = {name: [] for name in metrics}
         for index, saliency in enumerate(predictions):
             saliency = torch.tensor(saliency)
+            fixated = given["fixations"] is None or np.any(np.asarray(given["fixations"][index]) > 0)
             for name in metrics:
                 targets = [torch.as_tensor(np.asarray(given[need][index])) for need in NEEDS[name]]
-                function = FUNCTIONS.get(name) or getattr(scores, name)
-                options = {"generator": generator} if name == "auc_shuffled" else {}
-                per_map[name].append(function(saliency, *targets, **options).item())
+                function = getattr(scores, name.removesuffix("_exact"))
+                options = {"generator": generator} if name == "auc_shuffled" else OPTIONS.get(name, {})
+                try:
+                    value = scores.counted(function, saliency, *targets, **options).item()
+                except ValueError as error:
+                    raise ValueError(f"{name} of map {index}: {error}") from error
+                per_map[name].append(value if fixated else float("nan"))
         return {
             **{name: torch.tensor(values, dtype=torch.float64).nanmean().item() for name, values in per_map.items()},
             "per_map": per_map,

@@ -11,9 +11,17 @@ out and counted. That is so
 - for AUC, NSS and information gain of a frame without fixations, and for AUC where all pixels are fixated;
 - for shuffled AUC without a single other fixation;
 - for CC, SIM and KLD of an empty density (all zeros), and for CC and SIM of any other constant density;
-- for a constant saliency map, in CC, SIM, AUC-Judd and shuffled AUC as published, and NSS with `ddof=1`. The other
-  variants of AUC give it 0.5, NSS with `ddof=0` gives 0 as pysaliency does; KLD and information gain are defined.
+- for a constant saliency map, in CC, AUC-Judd and shuffled AUC as published, and NSS with `ddof=1`. The other
+  variants of AUC give it 0.5, NSS with `ddof=0` gives 0 as pysaliency does, SIM gives 0 as the DHF1K authors' code
+  does; KLD and information gain are defined.
+
+Means that leave constant maps out reward a model for predicting nothing. With [`counted`] they do not: what is left
+out depends on the ground truth alone. Maps that vary by no more than float32's rounding errors, as a constant that was
+resized does, are constant. Saliency that is not finite is an error, and so is negative saliency for KLD and
+information gain.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -21,6 +29,8 @@ from torch.nn.utils.rnn import pad_sequence
 EPSILON = 2.0**-52
 # Amplitude of the noise that breaks ties in the MIT benchmark's AUC-Judd.
 JITTER = 1e-7
+# Maps that vary by less, relative to their values, are constant: float32 leaves such errors in resizing and blurring.
+ROUNDING = 1e-5
 # Borji's 0 : 0.1 : 1, correctly rounded: a product of 0.1 would put the value 153/255 below the threshold 0.6.
 THRESHOLDS = torch.arange(11, dtype=torch.float64) / 10
 
@@ -215,7 +225,7 @@ def sim(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
         density: fixation density of the same shape, on any scale.
 
     Returns:
-        float64 `(batch,)` or scalar, in 0…1.
+        float64 `(batch,)` or scalar, in 0…1; 0 for constant saliency, nothing of which is left after scaling.
 
     Raises:
         ValueError: shapes differ, values are not finite, or the density is negative somewhere.
@@ -224,7 +234,8 @@ def sim(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     # The division by the range would cancel in the one by the sum.
     p, q = (maps - maps.amin(1, keepdim=True) for maps in (saliency, density))
     score = torch.minimum(p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)).sum(1)
-    return score.masked_fill(_constant(saliency) | _constant(density), torch.nan).reshape(shape[:-2])
+    score = score.masked_fill(_constant(saliency), 0.0)
+    return score.masked_fill(_constant(density), torch.nan).reshape(shape[:-2])
 
 
 def kldiv(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
@@ -284,8 +295,42 @@ def information_gain(saliency: torch.Tensor, fixations: torch.Tensor, prior: tor
     return (torch.where(fixated, gain, 0).sum(1) / fixated.sum(1)).reshape(shape[:-2])
 
 
+# What a map that says nothing scores, in the metrics that are NaN for it.
+CHANCE = {auc_judd: 0.5, auc_shuffled: 0.5, nss: 0.0, cc: 0.0}
+
+
+def counted(
+    metric: Callable[..., torch.Tensor], saliency: torch.Tensor, *truth: torch.Tensor, **options
+) -> torch.Tensor:
+    """
+    A metric by which nothing is gained by predicting nothing: constant maps, empty or not, score as chance, AUC 0.5,
+    NSS and CC 0 (SIM is 0 by itself; KLD and information gain follow their formulas). NaN is left only where the
+    ground truth defines no score, whatever is predicted.
+
+    Args:
+        metric: one of this module's functions.
+        saliency, truth, options: its arguments.
+
+    Returns:
+        float64 `(batch,)` or scalar.
+    """
+    if metric not in CHANCE:
+        return metric(saliency, *truth, **options)
+    saliency = torch.as_tensor(saliency).double()
+    # What is not finite is left to the metric, which refuses it.
+    constant = _constant(_without_rounding(saliency.flatten(-2))) & saliency.flatten(-2).isfinite().all(-1)
+    # Any map that is not constant tells whether the ground truth defines a score.
+    other = torch.arange(saliency.shape[-2:].numel(), dtype=saliency.dtype, device=saliency.device)
+    other = other.view(saliency.shape[-2:])
+    scores = metric(torch.where(constant[..., None, None], other, saliency), *truth, **options)
+    return scores.masked_fill(constant & ~scores.isnan(), CHANCE[metric])
+
+
 def _rows(saliency, **target) -> tuple[torch.Size, torch.Tensor, torch.Tensor]:
-    """The shape of the saliency, and both maps as float64 `(batch, pixels)`; a density is checked for its sign."""
+    """
+    The shape of the saliency, and both maps as float64 `(batch, pixels)`; a density is checked for its sign, and what
+    is constant but for rounding is made constant.
+    """
     saliency = torch.as_tensor(saliency)
     shape = saliency.shape
     if len(shape) not in (2, 3) or 0 in shape[-2:]:
@@ -293,9 +338,15 @@ def _rows(saliency, **target) -> tuple[torch.Size, torch.Tensor, torch.Tensor]:
     ((name, maps),) = target.items()
     return (
         shape,
-        _aligned("saliency", saliency, shape, saliency.device),
-        _aligned(name, maps, shape, saliency.device, non_negative=name == "density"),
+        _without_rounding(_aligned("saliency", saliency, shape, saliency.device)),
+        _without_rounding(_aligned(name, maps, shape, saliency.device, non_negative=name == "density")),
     )
+
+
+def _without_rounding(maps: torch.Tensor) -> torch.Tensor:
+    """The rows; those that vary by no more than rounding errors become exactly constant."""
+    low, high = maps.aminmax(dim=-1, keepdim=True)
+    return torch.where(high - low <= ROUNDING * torch.maximum(low.abs(), high.abs()), low, maps)
 
 
 def _aligned(name, maps, shape, device, non_negative=False, shared=False) -> torch.Tensor:
@@ -354,7 +405,7 @@ def _draw(places, numbers, splits, generator) -> torch.Tensor:
 
 def _constant(maps: torch.Tensor) -> torch.Tensor:
     """Whether all pixels of a row have one value: exact, where a standard deviation would leave a rounding error."""
-    low, high = maps.aminmax(dim=1)
+    low, high = maps.aminmax(dim=-1)
     return low == high
 
 
@@ -427,4 +478,4 @@ def _trapezoid(fp: torch.Tensor, tp: torch.Tensor) -> torch.Tensor:
     return torch.trapezoid(closed(tp).flip(1), closed(fp).flip(1), dim=1)
 
 
-__all__ = ["auc_judd", "auc_shuffled", "cc", "information_gain", "kldiv", "nss", "sim"]
+__all__ = ["auc_judd", "auc_shuffled", "cc", "counted", "information_gain", "kldiv", "nss", "sim"]

@@ -109,6 +109,9 @@ def _read_rows(path: Path, reader) -> GazeTable:
     absent += [] if clocks else ["time (seconds) or frame (from 0)"]
     if absent:
         raise DataError(f"{path} has no column {absent[0]}, but {', '.join(header) or 'is empty'}; name it in line 1.")
+    twice = [name for name in ("video", *clocks, "x", "y", "observer") if header.count(name) > 1]
+    if twice:
+        raise DataError(f"{path} has two columns {twice[0]}; remove or rename one of them.")
     if len(clocks) == 2:
         raise DataError(f"{path} has the columns time and frame; remove one of them.")
     at_video, *numbers = (header.index(name) for name in ("video", *clocks, "x", "y"))
@@ -140,6 +143,7 @@ def _read_rows(path: Path, reader) -> GazeTable:
         table[row[at_video].strip()].extend(values)
         if at_observer is not None:
             observers.add(row[at_observer].strip())
+    observers.discard("")  # Unknown.
     return GazeTable(dict(table), clocks == ["frame"], observers, incomplete)
 
 
@@ -178,6 +182,12 @@ def assign(table: GazeTable, videos: list[Path]) -> tuple[dict[Path, np.ndarray]
         parts[named.get(name)].append((name, np.frombuffer(rows).reshape(-1, 3)))
     unknown = [name for name, _ in parts.pop(None, [])]
     return {video: np.concatenate([rows for _, rows in parts[video]]) for video in videos if video in parts}, unknown
+
+
+def counts_from_one(assigned: dict[Path, np.ndarray], infos: dict[Path, VideoInfo]) -> bool:
+    """Whether the numbers of frames in a table, as `assign` gives them, are those of frames that begin with 1."""
+    past = any((rows[:, 0] == infos[video].num_frames).any() for video, rows in assigned.items())
+    return past and all((rows[:, 0] >= 1).all() for rows in assigned.values())
 
 
 def frames_shown(path: Path, period: float) -> Iterator[tuple[np.ndarray, float, float]]:
@@ -301,6 +311,11 @@ def make_gazefolder(
     assigned, unknown = assign(table, found)
     _check(assigned, gaze, videos, validation)
     infos = {video: probe(video) for video in assigned}
+    if table.by_frame and counts_from_one(assigned, infos):
+        raise DataError(
+            f"{gaze} has rows of the frame after a video's last one and none of frame 0, as if frames were counted "
+            "from 1; subtract 1 in the column frame."
+        )
     without = [video.name for video in found if video not in assigned]
     if without:
         warnings.warn(f"Left out, without gaze: {listed_names(without)}.", stacklevel=2)
@@ -334,8 +349,9 @@ def make_gazefolder(
 def _check(assigned: dict[Path, np.ndarray], gaze: Path, videos: Path, validation: float) -> None:
     if not assigned:
         raise DataError(f"No row of {gaze} is of a video in {videos}; its column video has names of files.")
-    if all((rows[:, 1:] <= 1).all() for rows in assigned.values()):
-        raise DataError(f"x and y in {gaze} are at most 1; give pixels, not shares of the frame.")
+    # Eye trackers report some places outside of the frame, above 1 or below 0.
+    if np.median(np.concatenate([rows[:, 1:].max(axis=1) for rows in assigned.values()])) <= 1:
+        raise DataError(f"x and y in most rows of {gaze} are at most 1; give pixels, not shares of the frame.")
     if validation and len(assigned) < 2:
         raise DataError("One video cannot be both in train and in validation; give more, or validation 0.")
 

@@ -16,6 +16,9 @@ from .layout import FRAME_TOLERANCE
 BLUR_SIGMA, BLUR_WIDTH = 24.0, 512
 """Standard deviation, in pixels of an image of that width, with which a still's fixations make its density."""
 
+COLOUR = 24
+"""How much the channels of a grey map may differ, of 255: JPEG files leave traces."""
+
 
 class GazeVideo:
     """
@@ -92,10 +95,10 @@ class GazeVideo:
         The density map of a frame as it is stored.
 
         Returns:
-            float32 `(height', width')` of the map's own size, values in 0…1. Maps in colour are taken as grey.
+            float32 `(height', width')` of the map's own size, values in 0…1, or those of a float TIFF as they are.
 
         Raises:
-            DataError: the video has no labels, or the file is missing or cannot be read.
+            DataError: the video has no labels, or the file is missing, cannot be read or is in colour.
             IndexError: there is no such frame.
         """
         return read_map(*self._source(self._labels(self._maps), index))[0]
@@ -109,10 +112,17 @@ class GazeVideo:
             bool `(height', width')` of the map's own size.
 
         Raises:
-            DataError, IndexError: as for [`density`].
+            DataError: as for [`density`], but for colours; or most of the pixels are fixated.
+            IndexError: there is no such frame.
         """
-        grey, is_lossy = read_map(*self._source(self._labels(self._fixations), index))
-        return grey > (grey.max() / 2 if is_lossy else 0)
+        source, name = self._source(self._labels(self._fixations), index)
+        grey, is_lossy = read_map(source, name, allow_colour=True)
+        fixated = grey > (grey.max() / 2 if is_lossy else 0)
+        if 2 * fixated.sum() > fixated.size:
+            raise DataError(
+                f"Most pixels of the fixation map {name} are above 0, which stands for fixated; replace or invert it."
+            )
+        return fixated
 
     def _labels(self, files: list[dict]) -> list[dict]:
         if not self.has_labels:
@@ -160,12 +170,27 @@ class GazeStill:
         self._image: dict = row["image"]
 
     def frames(self, first: int = 0, stop: int | None = None, step: int = 1) -> Iterator[np.ndarray]:
-        """The image, as [`GazeVideo.frames`] would yield the frames of a video of length 1."""
+        """
+        The image, as [`GazeVideo.frames`] would yield the frames of a video of length 1.
+
+        Raises:
+            DataError: it is not of the still's size; on `next`.
+        """
         check_steps(first, step)
         self._check(first)
+        return (self._frame() for _ in range(first, 1 if stop is None else min(stop, 1), step))
+
+    def _frame(self) -> np.ndarray:
         path, content = self._image["path"], self._image["bytes"]
         source = (Path(path), path) if content is None else (content, f"{path or ''} of the still {self.id}")
-        return (load_image(*source) for _ in range(first, 1 if stop is None else min(stop, 1), step))
+        frame = load_image(*source)
+        if frame.shape[:2] != self.size:
+            (height, width), shown = self.size, frame.shape
+            raise DataError(
+                f"The still {self.id} has fixations on {width}×{height} pixels, but its image, turned as its EXIF "
+                f"data say, has {shown[1]}×{shown[0]}; save it upright, and correct its size and fixations."
+            )
+        return frame
 
     def density(self, index: int = 0) -> np.ndarray:
         """
@@ -235,25 +260,32 @@ def open_sample(row: dict) -> GazeVideo | GazeStill:
     return GazeStill(row) if "image_id" in row else GazeVideo(row)
 
 
-def read_map(source: Path | bytes, name: str) -> tuple[np.ndarray, bool]:
+def read_map(source: Path | bytes, name: str, allow_colour: bool = False) -> tuple[np.ndarray, bool]:
     """
     A density or fixation map, and whether its format is lossy.
 
     Args:
-        source: path or content of an image file of 1, 8 or 16 bits, grey or in colour.
+        source: path or content of a grey image file of 1, 8 or 16 bits, which may be stored as RGB, or of floats.
         name: what errors call it.
+        allow_colour: take colours as grey; those of a heat map would make another map.
 
     Returns:
-        float32 `(height, width)`, grey values in 0…1, and whether the file is a JPEG.
+        float32 `(height, width)`, grey values in 0…1 (floats as they are), and whether the file is a JPEG.
 
     Raises:
-        DataError: the file is missing or cannot be read.
+        DataError: the file is missing, cannot be read, or is in colour.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             is_lossy = image.format in ("JPEG", "MPO")
             if image.mode.startswith("I"):
                 return np.asarray(image).astype(np.float32) / 65535, is_lossy
+            if image.mode == "F":
+                return np.array(image), is_lossy
+            if image.mode not in ("1", "L") and not allow_colour:
+                spread = np.ptp(np.asarray(image.convert("RGB")).astype(np.int16), axis=2)
+                if spread.max() > COLOUR:
+                    raise ValueError("it is in colour; write the map itself, in grey")
             return np.asarray(image.convert("L")).astype(np.float32) / 255, is_lossy
     except Exception as error:  # Pillow's readers raise errors of any type for damaged files.
         raise DataError(f"Cannot read the map {name} ({reason_of(error)}); replace it.") from error

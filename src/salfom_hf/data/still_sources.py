@@ -64,7 +64,7 @@ class Table:
             return file.metadata.row_group(self.group).num_rows
 
     def rows(self) -> Iterator[dict]:
-        """Its rows, less those whose lists do not fit together."""
+        """Its rows, less those whose fixations do not fit."""
         with pq.ParquetFile(self.path) as file:
             kept = [name for name in file.schema_arrow.names if name in STILL_FEATURES]
             kinds = pa.schema([STILL_FEATURES.arrow_schema.field(name) for name in kept])
@@ -74,7 +74,7 @@ class Table:
             batches = file.iter_batches(16, row_groups=[self.group], columns=kept)
             tables = (pa.Table.from_batches([batch]).select(kept).cast(kinds) for batch in batches)
             for index, row in enumerate(row for table in tables for row in table.to_pylist()):
-                if _lengths(row):
+                if _misfit(row):
                     continue
                 name = row.get("image_id") or row["image"]["path"] or f"{self.path.stem}_{self.group}_{index}"
                 width, height = row.get("width"), row.get("height")
@@ -127,21 +127,26 @@ def _column_problems(path: Path, schema: pa.Schema) -> list[Problem]:
     return problems
 
 
-def _lengths(row: dict) -> str:
-    """The lengths of a row's lists, if they are not the same; observers may be unknown."""
+def _misfit(row: dict) -> str:
+    """What a row has that cannot be used: lists of several lengths (observers may be unknown), or no numbers."""
     lengths = {name: len(row.get(f"fixation_{name}") or []) for name in ("x", "y")}
     if row.get("observer"):
         lengths["observers"] = len(row["observer"])
-    return "" if len(set(lengths.values())) == 1 else ", ".join(f"{number} {name}" for name, number in lengths.items())
+    if len(set(lengths.values())) > 1:
+        return ", ".join(f"{number} {name}" for name, number in lengths.items())
+    places = [place for name in ("x", "y") for place in row.get(f"fixation_{name}") or []]
+    if not all(place is not None and math.isfinite(place) for place in places):
+        return "fixations whose x or y is no number"
+    return "fixations whose observer is missing" if None in (row.get("observer") or []) else ""
 
 
 def _fixation_problems(where: Path, rows: Iterable[dict]) -> list[Problem]:
-    """Images whose lists differ in length; with fixations outside; without any."""
+    """Images whose fixations do not fit; with fixations outside; without any."""
     problems, outside, none = [], [], []
     for index, row in enumerate(rows):
         name, width, height = row.get("image_id") or f"row {index}", row.get("width"), row.get("height")
-        if lengths := _lengths(row):
-            problems.append(Problem("fixations", where, f"{name} has {lengths}"))
+        if misfit := _misfit(row):
+            problems.append(Problem("fixations", where, f"{name} has {misfit}"))
         elif not row["fixation_x"]:
             none.append(name)
         elif width and height:

@@ -19,10 +19,10 @@ stills/
 └── dev/…
 ```
 
-Splits are named after tables or folders. One table, or one folder with `images` and `fixations.csv`, may be given by
-itself: it is the split that is asked for, "train" unless named. Fixations are in pixels of the image as stored, from
-the outer corner of its first pixel; observers are whole numbers or names, which are numbered in the order in which a
-file has them. Images without fixations are kept.
+Splits are named after tables or folders, and are there once, with all parts of a table. One table, or one folder with
+`images` and `fixations.csv`, may be given by itself: it is the split that is asked for, "train" unless named.
+Fixations are in pixels of the image as stored, from the outer corner of its first pixel; observers are whole numbers
+or names, which are numbered in the order in which a file has them. Images without fixations are kept.
 """
 
 import re
@@ -37,7 +37,7 @@ from .features import STILL_FEATURES, DataError
 from .layout import Problem, list_folder
 from .still_sources import Folder, Table, is_folder_of_stills
 
-_SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")
+_SHARD = re.compile(r"-[0-9]+-of-([0-9]+)$")
 
 
 class Stills(GazeBuilder):
@@ -62,17 +62,30 @@ class Stills(GazeBuilder):
     def find(cls, root: Path, splits: tuple[str, ...] | None) -> tuple[dict[str, list], list[Problem]]:
         if root.is_file() or is_folder_of_stills(root):
             return {split: [Table(root) if root.is_file() else Folder(root)] for split in splits or ("train",)}, []
-        found = defaultdict(list)
+        # By split and by number of shards: 0 for a folder, 1 for a table by itself.
+        sources = defaultdict(lambda: defaultdict(list))
         for entry in list_folder(root):
             path = root / entry.name
             if path.suffix == ".parquet":
-                found[_SHARD.sub("", path.stem)].append(Table(path))
+                shard = _SHARD.search(path.stem)
+                sources[_SHARD.sub("", path.stem)][int(shard[1]) if shard else 1].append(Table(path))
             elif is_folder_of_stills(path):
-                found[path.name].append(Folder(path))
+                sources[path.name][0].append(Folder(path))
+        found, problems = {}, []
+        for split, (first, *more) in ((split, list(kinds.items())) for split, kinds in sources.items()):
+            number, found[split] = first
+            if splits and split not in splits:
+                continue
+            if more:
+                text = f"has the images of the split {split}, and so has {more[0][1][0].path.name}"
+                problems.append(Problem("duplicate", found[split][0].path, text))
+            if len(found[split]) < number:
+                text = f"is one of {number} parts of the split {split}, of which {len(found[split])} are there"
+                problems.append(Problem("missing part", found[split][0].path, text))
         unknown = [split for split in splits or () if split not in found]
         if unknown:
             raise DataError(f"{root} has no split {unknown[0]!r}, but {' and '.join(found)}.")
-        return {split: found[split] for split in splits or found}, []
+        return {split: found[split] for split in splits or found}, problems
 
     @classmethod
     def state(cls, root: Path, splits: tuple[str, ...] | None) -> Any:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..blur import gaussian_blur
 from ..data.features import DataError
-from ..data.layout import FRAME_TOLERANCE
+from ..data.layout import FRAME_TOLERANCE, natural_key
 from ..data.samples import GazeStill, GazeVideo, open_sample, read_map
 from ..predictor import SaliencyPredictor, frames_of
 from ..sliding_window import batched, sees_stills, still_maps
@@ -68,9 +68,28 @@ class Method:
         """
         raise NotImplementedError
 
+    def finite_maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """
+        What [`maps`] yields, checked.
+
+        Raises:
+            EvaluationError: a map holds NaN or infinity; on `next`.
+        """
+        for index, saliency in zip(indices, self.maps(sample, indices), strict=True):
+            if not np.isfinite(saliency).all():
+                raise not_finite(self.name, sample.frame_names[index], sample.id)
+            yield saliency
+
     def truth(self, sample: Sample, index: int) -> tuple[np.ndarray, np.ndarray]:
         """What a frame's map is scored against: fixations, bool, and density, float32, each `(height, width)`."""
         return sample.fixations(index), sample.density(index)
+
+
+def not_finite(method: str, frame: str | int, video: str | Path) -> EvaluationError:
+    return EvaluationError(
+        f"The map of {method} for frame {frame} of {video} holds NaN or infinity; repair what makes it, or compute it "
+        "in float32."
+    )
 
 
 class Model(Method):
@@ -151,11 +170,17 @@ class Model(Method):
             float32 `(height, width)`, values in 0…1.
 
         Raises:
-            VideoError: the file cannot be read.
+            VideoError: the file cannot be read; on `next`.
+            EvaluationError: a map holds NaN or infinity; on `next`.
         """
         if self._last_frame_alone:
-            return maps_of_stills(self.predictor, (frame.image for frame in frames_of(video, start, duration)))
-        return (frame.saliency for frame in self.predictor.stream(video, start, duration))
+            maps = maps_of_stills(self.predictor, (frame.image for frame in frames_of(video, start, duration)))
+        else:
+            maps = (frame.saliency for frame in self.predictor.stream(video, start, duration))
+        for number, saliency in enumerate(maps, 1):
+            if not np.isfinite(saliency).all():
+                raise not_finite(self.name, number, video)
+            yield saliency
 
 
 @torch.inference_mode()
@@ -206,7 +231,8 @@ class Predictions(Method):
         folder: of the maps, which may have any size; pictures are grey of 8 or 16 bits.
 
     Raises:
-        EvaluationError: there is no such folder.
+        EvaluationError: there is no such folder. On [`check`] and [`maps`]: maps are missing, may be those of other
+            frames, are in colour or cannot be read.
     """
 
     description = "maps read from this folder"
@@ -222,11 +248,25 @@ class Predictions(Method):
         self.fingerprint = digest.hexdigest()[:16]
 
     def check(self, dataset) -> None:
-        missing, expected = [], 0
+        missing, expected, owners = [], 0, {}
         for row in dataset:
             sample = open_sample(row)
             expected += sample.num_frames
             archives, frames = places(sample)
+            found = [name for name in dict.fromkeys([*archives, *frames[0]]) if (self.folder / name).is_file()]
+            if len(found) > 1:
+                raise EvaluationError(
+                    f"{self.folder} holds maps of {sample.id} twice, {found[0]} and {found[1]}; remove the wrong ones."
+                )
+            for name in found:
+                if name in owners:
+                    raise EvaluationError(
+                        f"{self.folder / name} is the map of both {owners[name]} and {sample.id}; name each map by "
+                        f"the whole name of its image, such as {sample.id}.png."
+                    )
+                owners[name] = sample.id
+                if not isinstance(sample, GazeStill) and name not in archives:
+                    check_numbers(self.folder / name, sample)
             if self._existing(archives) is None:
                 missing += [self.folder / names[0] for names in frames if self._existing(names) is None]
         if missing:
@@ -250,6 +290,10 @@ class Predictions(Method):
         for file, saliency in read:
             if saliency.ndim != 2 or not np.isfinite(saliency).all():
                 raise EvaluationError(f"{file} must hold one map of finite numbers, not shape {saliency.shape}.")
+            if saliency.shape == sample.size[::-1] != sample.size:
+                raise EvaluationError(
+                    f"The maps in {file} have the frame's width as their height; transpose them to (height, width)."
+                )
             yield saliency
 
 
@@ -265,6 +309,27 @@ def places(sample: Sample) -> tuple[list[str], list[list[str]]]:
         files = [f"{stem}{suffix}" for stem in stems for suffix in MAP_SUFFIXES]
         frames.append(files + [f"{name}_maps/{number:04d}.png" for name in names])
     return archives, frames
+
+
+def check_numbers(first: Path, sample: Sample) -> None:
+    """
+    Raises:
+        EvaluationError: beside the map of the first frame are maps of frames that the video lacks, before that one or
+            more than the one or two at the end that `salfom predict` may write, so that numbers differ from frames'.
+    """
+    if natural_key(first.stem) == natural_key(sample.frame_names[0]):
+        frames = {natural_key(name) for name in sample.frame_names}
+    else:
+        frames = {natural_key(f"{number}") for number in range(1, sample.num_frames + 1)}
+    start = min(frames)
+    keys = {natural_key(file.stem): file.name for file in first.parent.iterdir() if file.suffix in MAP_SUFFIXES}
+    # Files of other names, such as pictures of the same maps, are no maps of frames.
+    others = sorted(key for key in keys.keys() - frames if key[::2] == start[::2])
+    if others and (others[0] < start or len(others) > FRAME_TOLERANCE):
+        raise EvaluationError(
+            f"{first.parent} has {len(others)} maps that are of no frame of {sample.id}, such as {keys[others[0]]}; "
+            f"its {sample.num_frames} frames begin with {sample.frame_names[0]}: name each map as its frame."
+        )
 
 
 def spellings(name: str) -> list[str]:

@@ -40,6 +40,8 @@ DEFINITIONS = {
     "information_gain": "information gain in bits per fixation",
 }
 
+CONSTANT_MAPS = "A map that is constant or empty counts as chance: AUC 0.5, NSS, CC and SIM 0."
+
 ROWS = 3  # best frames, and as many worst ones
 CELL = (320, 240)  # largest width and height of one picture
 GAP, LINE, TEXT = 8, 20, 14  # pixels between pictures, of a line, of the letters
@@ -76,7 +78,7 @@ def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool
     parts += ["", *(f"{method.name}: {method.description}." for method in scores)]
     parts += [f"{METRICS[metric]}: {definition}." for metric, definition in definitions(protocol, prior).items()]
     how = f"Maps: resized bilinearly to the native size as floating-point numbers, {blur_text(protocol)}."
-    parts += [how, *omissions(scores, protocol, one, many)]
+    parts += [how, CONSTANT_MAPS, *omissions(scores, protocol, one, many)]
     return "\n".join(parts)
 
 
@@ -127,7 +129,7 @@ def omissions(scores: Sequence[Scores], protocol: Protocol, one: str, many: str)
         text += f"; left out: {', '.join(reasons)}" if reasons else ", none left out"
         undefined = {metric: method.undefined(metric) for metric in protocol.metrics}
         undefined = [f"{METRICS[metric]} for {count:,}" for metric, count in undefined.items() if count]
-        text += f"; undefined and left out of the mean: {', '.join(undefined)}" if undefined else ""
+        text += f"; not defined by the ground truth: {', '.join(undefined)}" if undefined else ""
         lines.setdefault(text, []).append(method.name)
     sampled = [] if protocol.max_frames is None else [
         f"At most {protocol.max_frames:,} {many} are scored, drawn at random with seed {protocol.seed}."
@@ -151,7 +153,12 @@ def write_reports(
         "package": "salfom-hf",
         "version": __version__,
         **about,
-        "protocol": {**asdict(protocol), "maps": blur_text(protocol), "definitions": definitions(protocol, prior)},
+        "protocol": {
+            **asdict(protocol),
+            "maps": blur_text(protocol),
+            "constant_maps": CONSTANT_MAPS,
+            "definitions": definitions(protocol, prior),
+        },
         "methods": [
             {
                 "name": method.name,

@@ -19,11 +19,11 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from ..data.clips import lazy_row
+from ..data.clips import LazyList, lazy_row
 from ..files import atomic_output
 from ..sliding_window import batched
 from .methods import Center, EvaluationError, Method
-from .scoring import Protocol, Scorer, Scores, chosen_frames, frame_counts
+from .scoring import VERSION, Protocol, Scorer, Scores, chosen_frames, frame_counts
 
 STILLS_AT_ONCE = 10  # images per unit of work
 
@@ -196,10 +196,10 @@ def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: 
     Raises:
         EvaluationError: the folder holds other results, or other files.
     """
-    digest = hashlib.sha256(repr(list(zip(ids(dataset), frame_counts(dataset), strict=True))).encode()).hexdigest()
     settings = {
         **about,
-        "videos": digest[:16],
+        "scoring": VERSION,
+        "videos": digest_of(dataset),
         **{name: list(value) if name == "metrics" else value for name, value in asdict(protocol).items()},
         "prior": prior and prior.fingerprint,
         "methods": {m.name: {"description": m.description, "fingerprint": m.fingerprint} for m in methods},
@@ -212,7 +212,8 @@ def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: 
     elif place.is_file():
         earlier = read_json(place)
         earlier_methods = earlier.pop("methods")
-        changed = [name for name in earlier if earlier[name] != settings.get(name)]
+        ours = {name: value for name, value in settings.items() if name != "methods"}
+        changed = [name for name in {**earlier, **ours} if earlier.get(name) != ours.get(name)]
         changed += [f"the maps of {name}" for name, maps in settings["methods"].items()
                     if earlier_methods.get(name, maps) != maps]  # fmt: skip
         if changed:
@@ -226,9 +227,27 @@ def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: 
     write_json(place, settings)
 
 
-def ids(dataset) -> list[str]:
-    """The name of each row."""
-    return list(dataset["video_id" if "video_id" in dataset.features else "image_id"])
+def digest_of(dataset) -> str:
+    """
+    Text that changes with what is scored against: names and sizes of all rows, and the fixations of stills or, of
+    videos, the files of three frames. Where these lie does not matter: a run may be resumed on another machine.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    stills = ["image_id", "width", "height", "fixation_x", "fixation_y", "observer"]
+    videos = ["video_id", "width", "height", "num_frames", "frames", "maps", "fixations"]
+    light = dataset.select_columns(videos if "video_id" in dataset.features else stills)
+    light, digest = light.with_format("arrow"), hashlib.sha256()
+    for index in range(len(light)):
+        row = lazy_row(light[index])
+        files = [row.pop(name) for name in ("frames", "maps", "fixations") if name in row]
+        digest.update(repr([list(value) if isinstance(value, LazyList) else value for value in row.values()]).encode())
+        for part in files:
+            for frame in sorted({0, len(part) // 2, len(part) - 1}) if part else ():
+                file = part[frame]
+                digest.update(Path(file["path"]).read_bytes() if file["bytes"] is None else file["bytes"])
+    return digest.hexdigest()[:16]
 
 
 def read_json(path: Path):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from .. import metrics
 from ..data.features import DataError
 from ..data.samples import open_sample
+from ..metrics import counted
 from ..sliding_window import batched
 from .methods import Center, EvaluationError, Method, Sample
 
@@ -33,7 +34,8 @@ OTHER_FRAMES = 10  # from which the negatives of shuffled AUC come
 SCORED_AT_ONCE = 8  # frames
 
 WITHOUT_FIXATIONS = "without fixations"
-WITHOUT_DENSITY = "with an empty density map"
+# Raised when scores of the same maps change, so that no run goes on with scores of another kind.
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Scores:
         return sum(bool(video["frames"]) for video in self.videos)
 
     def undefined(self, metric: str) -> int:
-        """Scored frames for which the metric is not defined, such as CC of a constant map."""
+        """Scored frames whose ground truth does not define the metric, such as CC with an empty density map."""
         return int(np.isnan(np.concatenate(self.values(metric))).sum())
 
     @property
@@ -167,7 +169,8 @@ class Scorer:
             A record as in [`Scores`].
 
         Raises:
-            EvaluationError: the method's maps cannot be scored, such as those with negative values by KLD.
+            EvaluationError: the method's maps cannot be scored: they hold NaN or infinity or, for KLD and information
+                gain, negative values.
             DataError, VideoError: a file of the dataset cannot be read.
         """
         try:
@@ -182,17 +185,15 @@ class Scorer:
         scored: list[int] = []
         scores: dict[str, list] = {metric: [] for metric in self.protocol.metrics}
         left_out: Counter[str] = Counter()
-        maps = zip(indices, method.maps(sample, indices) if indices else (), strict=True)
+        maps = zip(indices, method.finite_maps(sample, indices) if indices else (), strict=True)
         for batch in batched(maps, SCORED_AT_ONCE):
             rated = []
             for index, saliency in batch:
                 fixations, density = method.truth(sample, index)
-                if not fixations.any():
-                    left_out[WITHOUT_FIXATIONS] += 1
-                elif not density.max() > 0:
-                    left_out[WITHOUT_DENSITY] += 1
-                else:
+                if fixations.any():
                     rated.append((index, saliency, fixations, density))
+                else:
+                    left_out[WITHOUT_FIXATIONS] += 1
             for _, of_one_size in itertools.groupby(rated, lambda frame: frame[2].shape):
                 for metric, values in self._score_batch(sample, row, list(of_one_size)).items():
                     scores[metric] += [None if np.isnan(value) else value for value in values]
@@ -214,15 +215,16 @@ class Scorer:
             if metric == "auc_shuffled":
                 # Each frame has its own generator, so that neither batches nor processes change a number.
                 triples = zip(maps, fixations, negatives, strict=True)
-                found = torch.stack([metrics.auc_shuffled(m, f, o, generator=g) for m, f, (o, g) in triples])
+                found = torch.stack([counted(metrics.auc_shuffled, m, f, o, generator=g) for m, f, (o, g) in triples])
             elif metric == "auc_shuffled_exact":
                 others = torch.stack([other for other, _ in negatives])
-                found = metrics.auc_shuffled(maps, fixations, others, variant="exact")
+                found = counted(metrics.auc_shuffled, maps, fixations, others, variant="exact")
             elif metric == "information_gain":
                 prior = next(self.prior.maps(sample, [0]))
                 found = metrics.information_gain(maps, fixations, self.prepare(prior, size))
             else:
-                found = getattr(metrics, metric)(maps, fixations if metric in ("auc_judd", "nss") else density)
+                truth = fixations if metric in ("auc_judd", "nss") else density
+                found = counted(getattr(metrics, metric), maps, truth)
             scores[metric] = found.tolist()
         return scores
 

@@ -22,6 +22,9 @@ def steadiness(maps: Iterable[np.ndarray]) -> np.ndarray:
 
     Returns:
         float64 `(maps − 1,)` in −1…1; NaN where one of the two is constant.
+
+    Raises:
+        ValueError: sizes differ, or a map holds NaN or infinity.
     """
     values, previous = [], None
     for saliency in maps:

@@ -49,7 +49,7 @@ def write_submission(
 
     Raises:
         EvaluationError: the folder holds maps of another model or other options, or other files among maps that have
-            to be written anew.
+            to be written anew; or a map holds NaN or infinity.
     """
     output = Path(output)
     note = {"package": "salfom-hf", "version": __version__, "model": method.name, "maps": method.description,
@@ -81,7 +81,7 @@ def write_submission(
             raise EvaluationError(f"{'; '.join(others)}; move them elsewhere, for its maps have to be written anew.")
         with atomic_output(folder, overwrite=True) as temporary:
             temporary.mkdir()
-            maps = method.maps(sample, range(sample.num_frames))
+            maps = method.finite_maps(sample, range(sample.num_frames))
             for name, saliency in zip(sample.frame_names, maps, strict=True):
                 Image.fromarray(to_gray(saliency)).save(temporary / f"{name}.png")
                 advance(1)

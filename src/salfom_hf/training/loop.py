@@ -285,7 +285,7 @@ class Trainer:
             scores = validate(self.model, self.validation_loader, self.accelerator, config.loss_weights, self.check)
             self.log({f"validation/{name}": value for name, value in scores.items()})
             value = scores[config.metric] * (-1 if config.metric in LESS_IS_BETTER else 1)
-            if math.isnan(value):  # Every prediction is constant: worse than any score.
+            if math.isnan(value):  # The clips do not define the metric: any other score is better.
                 value = -math.inf
             if progress.best is None or value > progress.best:
                 progress.best, progress.best_step, progress.validations_since_best = value, progress.step, 0

@@ -72,10 +72,10 @@ def scores_of(logits: torch.Tensor, batch: dict, loss_weights: dict[str, float])
     ]
     scores = [
         torch.stack(losses).double(),
-        metrics.cc(saliency, density),
+        metrics.counted(metrics.cc, saliency, density),
         metrics.sim(saliency, density),
-        metrics.nss(saliency, fixations),
-        metrics.auc_judd(saliency, fixations),
+        metrics.counted(metrics.nss, saliency, fixations),
+        metrics.counted(metrics.auc_judd, saliency, fixations),
         metrics.kldiv(saliency, density),
     ]
     fixated = fixations.flatten(1).any(dim=1, keepdim=True)
