@@ -50,7 +50,7 @@ def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, inf
     # The first frame is predicted before the output is opened: a bad input leaves no trace.
     first = next(frames, None)
     if first is None:
-        raise ValueError(f"{info.path} has no frames.")
+        raise VideoError(f"{info.path} has no frames; check that it plays.")
 
     def drawn(frame: SaliencyFrame) -> np.ndarray:
         with stage("overlay"):

@@ -22,17 +22,19 @@ import torch
 from torch import distributed
 from tqdm import tqdm
 
+from .errors import needs_extra
+
 try:
     import psutil
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list, gather_object, get_int_from_env, parse_flag_from_env
 except ImportError as error:
-    needed = 'Sharing videos out needs more packages: pip install "salfom-hf[train]"'
+    needed = needs_extra("Sharing videos out", "train")
     if __name__ == "__main__":
         sys.exit(f"salfom: {needed}")
     raise ImportError(needed) from error
 
-from .cli.common import FAILURE, NO_COMPILER, UsageError, at_least_one, compiling_failed, load_predictor, report
+from .cli.common import FAILURE, CommandParser, UsageError, at_least_one, in_words, load_predictor, report
 from .cli.predict import add_options, failing_alone, sources
 from .files import is_taken
 from .output import default_output, write
@@ -51,7 +53,7 @@ Job = tuple[Path, Path]  # a video and its output
 
 
 def parser() -> argparse.ArgumentParser:
-    command = argparse.ArgumentParser(
+    command = CommandParser(
         prog="salfom_hf.predict",
         description="Predict saliency for many videos, shared out over the processes that accelerate launch starts. "
         "Videos whose output exists are left out: the same command goes on where it was stopped.",
@@ -351,18 +353,14 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(each, stop)
     try:
         return predict(args)
-    except (UsageError, VideoError) as error:
-        report(error)
-        return FAILURE
     except OtherProcessError as error:
         if not str(error):
             return 0  # The other one's own message says why, and its exit code that.
         report(UsageError(LOST))
         return FAILURE
-    except RuntimeError as error:
-        if not (isinstance(error, distributed.DistError) or lost_connection(error) or compiling_failed(error)):
-            raise
-        report(UsageError(NO_COMPILER if compiling_failed(error) else LOST))
+    except Exception as error:
+        lost = isinstance(error, RuntimeError) and (isinstance(error, distributed.DistError) or lost_connection(error))
+        report(UsageError(LOST) if lost else in_words(error))
         return FAILURE
     except KeyboardInterrupt as stopped:
         if speaks:

@@ -24,6 +24,8 @@ from av.container import InputContainer
 from av.stream import Disposition
 from PIL import Image, ImageOps
 
+from .errors import advice_for, reason_of
+
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset(
     {
@@ -257,15 +259,11 @@ def _fit(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 @contextmanager
 def reported(message: str, advice: str = "check the path and its permissions") -> Iterator[None]:
-    """Turn errors of FFmpeg and of the file system into a `VideoError`."""
+    """Turn errors of FFmpeg and of the file system into a `VideoError`; `advice` is for those that say too little."""
     try:
         yield
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"{message} ({reason_of(error)}); {advice}.") from error
-
-
-def reason_of(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+        raise VideoError(f"{message} ({reason_of(error)}); {advice_for(error, advice)}.") from error
 
 
 def listed(suffixes: Any) -> str:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from ..errors import advice_for, is_out_of_memory, is_sentence
 from ..output import FORMATS, default_output, write
 from ..pretrained import KNOWN
 from ..profiling import Profile, speed
 from ..render import COLORMAPS
 from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, probe
-from .common import FAILURE, UsageError, add_model_options, load_predictor, not_negative, report
+from .common import FAILURE, UsageError, add_model_options, in_words, load_predictor, not_negative, report
 
 if TYPE_CHECKING:
     from ..predictor import SaliencyFrame
@@ -116,13 +117,16 @@ def failing_alone(video: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError) as error:
-        raise VideoError(str(error)) from error
-    except RuntimeError as error:
-        # PyTorch has no class of its own for a CPU that runs out of memory.
-        if "memory" not in str(error):
-            raise
-        raise VideoError(f"Out of memory for {video}; lower --batch-size or use another --device.") from error
+    except (MemoryError, OSError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise VideoError(f"Out of memory for {video}; lower --batch-size or use another --device.") from error
+        if is_sentence(error):
+            raise VideoError(str(error)) from error
+        if isinstance(error, OSError):
+            raise VideoError(f"Cannot predict {video} ({error}); {advice_for(error, 'try again')}.") from error
+        if isinstance(error, ValueError):
+            raise VideoError(f"Cannot predict {video}: {in_words(error)}") from error
+        raise
 
 
 class SpeedBar(tqdm):
