@@ -12,7 +12,7 @@ from ..files import check_free
 from ..pretrained import KNOWN
 from .common import UsageError, add_model_options, at_least_one, load_predictor, not_negative, whole_number
 from .data import DATASETS, add_skip_invalid, reporting
-from .predict import sources
+from .predict import Skipped, sources
 
 # Where there are several splits and none is named; others are scored on "test".
 SPLITS = {"dhf1k": "val", "stills": "dev", "gazefolder": "validation"}
@@ -240,7 +240,9 @@ def steadiness(args: argparse.Namespace) -> int:
 
     if args.output is not None:
         check_free(args.output, args.overwrite)
-    videos = list(dict.fromkeys(video for path in args.videos for video in sources(path)))
+    skipped = Skipped()
+    videos = list(dict.fromkeys(video for path in args.videos for video in sources(path, skipped)))
+    skipped.say()
     values = {}
     with in_one_sentence():
         for model in models_for(args.model or ["salfom"], args):
