@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -76,7 +77,10 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise ConfigError(load_failure(name, error)) from error
+        message = load_failure(name, error)
+        if isinstance(error, OSError) and not Path(name).is_dir():
+            message += " For UMT, convert its checkpoint with `salfom convert CHECKPOINT FOLDER` and name that folder."
+        raise ConfigError(message) from error
     stride = model.salfom.adapter.stride(model.config.encoder_config)
     for key in ("size", "still_size", "train_size", "train_still_size"):
         if any(side % stride for side in getattr(config, key)):
