@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import described, is_out_of_memory, is_sentence
+from ..errors import advice_for, described, is_out_of_memory, is_sentence
 from ..loading import loading
 
 FAILURE = 2
@@ -193,6 +193,8 @@ def in_words(error: Exception) -> Exception:
         told = UsageError(NO_COMPILER)
     elif is_out_of_memory(error):
         told = UsageError(f"Out of memory ({described(error)}); ask for less at once, or use another --device.")
+    elif isinstance(error, OSError):
+        told = UsageError(f"{error}; {advice_for(error, 'run it again with --debug to see where it is from')}.")
     else:
         told = UsageError(f"Unexpected error, {described(error)}; run it again with --debug to see where it is from.")
     told.__cause__ = error

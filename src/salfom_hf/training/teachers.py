@@ -60,7 +60,7 @@ class Teachers:
                     model = SalFoMForVideoSaliencyPrediction.from_pretrained(name, dtype=dtype).to(device)
                     theirs = SalFoMVideoProcessor.from_pretrained(name)
             except LoadError as error:
-                raise ConfigError(f"A teacher is missing. {error}") from error
+                raise ConfigError(f"A teacher cannot be used. {error}") from error
             if (theirs.image_mean, theirs.image_std) != (processor.image_mean, processor.image_std):
                 raise ConfigError(
                     f"The teacher '{name}' expects pixels of another normalisation than the model that is to learn "
