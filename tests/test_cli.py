@@ -133,10 +133,11 @@ def test_a_folder_of_videos_and_several_inputs(folder, salfom):
     for name in ("a.mp4", "b.mp4"):
         shutil.copy("clip.mp4", folder / "in" / name)
     (folder / "in" / "notes.txt").write_text("no video")
+    (folder / "in" / "._a.mp4").write_text("a Mac's")
     assert salfom("in", "clip.mp4", "-o", "out", "--format", "npz")[0] == 0
     assert tree(folder / "out") == ["a_npz.npz", "b_npz.npz", "clip_npz.npz"]
     assert salfom("in", "--format", "npz")[0] == 0
-    assert tree(folder / "in") == ["a.mp4", "a_npz.npz", "b.mp4", "b_npz.npz", "notes.txt"]
+    assert tree(folder / "in") == ["._a.mp4", "a.mp4", "a_npz.npz", "b.mp4", "b_npz.npz", "notes.txt"]
 
 
 def test_two_inputs_never_share_an_output(folder, salfom):
@@ -159,6 +160,16 @@ def test_one_bad_file_does_not_stop_the_others(folder, salfom):
 
 def make_bad(kind, good):
     data = good.read_bytes()
+    if kind == "pipe":
+        os.mkfifo("bad.mp4")
+    elif kind == "picture pipe":
+        os.mkfifo("bad.png")
+        return "bad.png"
+    elif kind == "device":
+        Path("bad.mp4").symlink_to("/dev/zero")
+    elif kind == "photo":
+        Path("bad.heic").write_bytes(b"\0\0\0\x18ftypheic" * 9)
+        return "bad.heic"
     if kind == "text":
         Path("bad.mp4").write_text("This is no video.\n" * 50)
     elif kind == "truncated":
@@ -192,7 +203,11 @@ def assert_refused(code, said, words):
 
 @pytest.mark.parametrize("style", ["overlay", "maps", "npz"])
 @pytest.mark.parametrize(
-    "kind", ["text", "truncated", "empty", "no frames", "tiny", "picture", "empty folder", "missing"]
+    "kind",
+    [
+        *("text", "truncated", "empty", "no frames", "tiny", "picture", "empty folder", "missing"),
+        *("pipe", "picture pipe", "device", "photo"),
+    ],
 )
 def test_bad_inputs_are_one_line_and_leave_nothing(folder, salfom, kind, style):
     bad = make_bad(kind, folder / "clip.mp4")
@@ -200,7 +215,23 @@ def test_bad_inputs_are_one_line_and_leave_nothing(folder, salfom, kind, style):
     code, said = salfom(bad, "--format", style)
     assert_refused(code, said, "bad")
     assert said.err.count("\n") == 1
+    words = {"photo": "convert it to JPEG"} | dict.fromkeys(["pipe", "picture pipe", "device"], "`salfom live -`")
+    assert words.get(kind, "") in said.err
     assert tree(folder) == before
+
+
+@pytest.mark.parametrize("place", [-1, 0])
+def test_debug_prints_tracebacks(folder, salfom, capsys, place):
+    Path("bad.mp4").write_text("no video")
+    assert "Traceback" not in salfom("bad.mp4")[1].err
+    capsys.readouterr()
+    arguments = ["predict", "bad.mp4"]
+    arguments.insert(len(arguments) if place else 0, "--debug")
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "av.error.InvalidDataError" in said
+    assert said.splitlines()[-1].startswith("salfom: Cannot read bad.mp4 as a video")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -216,6 +247,7 @@ def test_an_unreadable_folder(folder, salfom):
         (["--start", "5"], "range"),
         (["--duration", "0"], "duration"),
         (["-o", "clip.mp4/below/out.mp4"], "Cannot write"),
+        (["-o", f"{'x' * 300}.mp4"], "choose a shorter name"),
         (["-o", "taken.mp4"], "--overwrite"),
         (["--device", "toaster"], "--device cpu"),
         (["--stride", "0"], "--stride"),
@@ -361,13 +393,25 @@ def test_a_profile_is_a_table_of_the_stages(folder, salfom):
     assert max(times) <= float(lines[-1].split()[3])
 
 
-def test_too_little_memory_is_one_line(folder, salfom, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Out of memory for clip.mp4; lower --batch-size"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "Unexpected error, RuntimeError: CUDA"),
+        (
+            ValueError("cannot reshape"),
+            "Cannot predict clip.mp4: Unexpected error, ValueError: cannot reshape; run it",
+        ),
+        (KeyError("x"), "Unexpected error, KeyError: 'x'; run it again with --debug"),
+    ],
+)
+def test_errors_say_what_they_are(folder, salfom, monkeypatch, error, words):
     def stream(*_):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        raise error
         yield
 
     monkeypatch.setattr(SaliencyPredictor, "stream", stream)
-    assert_refused(*salfom("clip.mp4"), "--batch-size")
+    assert_refused(*salfom("clip.mp4"), words)
     assert tree(folder) == ["clip.mp4"]
 
 
@@ -376,7 +420,7 @@ def test_a_full_disk_is_one_line(folder, salfom, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    assert_refused(*salfom("clip.mp4", "--format", "maps"), "No space left")
+    assert_refused(*salfom("clip.mp4", "--format", "maps"), "No space left on device); free some space")
     assert tree(folder) == ["clip.mp4"]
 
 
@@ -436,3 +480,20 @@ def test_a_folder_is_read_again_without_its_results(folder, salfom):
         assert said.out.startswith("clips/clip.mp4 -> clips/clip_overlay.mp4 ")
     assert salfom("clips", "-o", "results", "--format", "npz")[0] == 0
     assert os.listdir("results") == ["clip_npz.npz"]
+
+
+def test_what_a_folder_holds_besides_is_told(folder, salfom):
+    os.mkdir("clips")
+    for name in ("talk.mp4", "talk_overlay.mp4", "city_overlay.mp4", "shot.h264"):
+        shutil.copy("clip.mp4", f"clips/{name}")
+    for name in ("a.svg", "b.psd", "c.jpg", "notes.txt", "Thumbs.db", "._talk.mp4"):
+        Path("clips", name).write_text("no video")
+    code, said = salfom("clips", "-o", "out", "--format", "npz")
+    assert (code, tree(folder / "out")) == (0, ["city_overlay_npz.npz", "shot_npz.npz", "talk_npz.npz"])
+    lines = [line.partition(":")[2].partition(":")[0] for line in said.err.splitlines()]
+    assert sorted(lines) == [f" skipped clips/{name}" for name in ("a.svg and 1 more", "c.jpg", "talk_overlay.mp4")]
+
+
+def test_every_unknown_kind_is_tried_when_named(folder, salfom):
+    os.rename("clip.mp4", "clip.unknown")
+    assert salfom("clip.unknown", "-o", "out.npz", "--format", "npz")[0] == 0

@@ -299,7 +299,7 @@ def test_bad_teachers_are_refused(salfom, tmp_path, monkeypatch):
     for other in others:
         refused(salfom(model=other), f"{other.name} is not the attention-center model", "1583")
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
-    refused(salfom(), "pip install ai-edge-litert")
+    refused(salfom(), 'pip install -c constraints.txt ".[train]"')
     assert not (tmp_path / "out").exists()
 
 

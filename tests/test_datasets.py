@@ -434,5 +434,5 @@ def test_without_datasets_installed_one_sentence_says_what_to_install(monkeypatc
     for name in [name for name in sys.modules if name.startswith("salfom_hf.data")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r'need more packages: pip install "salfom-hf\[data\]"$'):
+    with pytest.raises(ImportError, match=r'pip install -c constraints\.txt "\.\[data\]"$'):
         importlib.import_module("salfom_hf.data")

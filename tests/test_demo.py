@@ -715,7 +715,7 @@ def test_without_gradio_it_says_what_to_install(monkeypatch, capsys):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert cli.main(["demo"]) == 2
-    assert 'pip install "salfom-hf[demo]"' in capsys.readouterr().err
+    assert 'pip install -c constraints.txt ".[demo]"' in capsys.readouterr().err
 
 
 def test_the_space():

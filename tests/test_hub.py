@@ -568,6 +568,7 @@ def on_the_hub(own_card, monkeypatch):
     """The model with a card as `org/owls` on a Hub, where also transformers finds it."""
     hub = Hub(folder=own_card)
     monkeypatch.setattr(publish, "HfApi", hub)
+    monkeypatch.setattr("salfom_hf.loading.resolve", lambda _: own_card)
     for kind in (SalFoMForVideoSaliencyPrediction, publish.SalFoMVideoProcessor):
         load = kind.from_pretrained
         monkeypatch.setattr(kind, "from_pretrained", lambda name, load=load: load(own_card))

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -165,17 +166,38 @@ def test_outputs_within_the_folder_are_no_inputs(clips, many):
     assert len(tree(clips.parent / "other")) == sum(VIDEOS.values()) + 3
 
 
-def test_a_list(clips, many, tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_list(clips, many, tmp_path, encoding):
     (tmp_path / "lists").mkdir()
     os.link(clips / "y.mkv", tmp_path / "lists" / "y.mkv")
     lines = ["# mine", "", "y.mkv", "./y.mkv ", "../clips/a/x.mp4", str(clips / "b"), "gone.mp4"]
-    (tmp_path / "lists" / "videos.txt").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
+    (tmp_path / "lists" / "videos.txt").write_text(
+        ("\ufeff" if encoding == "utf-8" else "") + "\r\n".join(lines), encoding=encoding
+    )
     out = tmp_path / "out"
     code, said = many(tmp_path / "lists" / "videos.txt", out)
     elsewhere = clips.relative_to("/")
     assert tree(out) == sorted(["y_npz.npz", f"{elsewhere}/a/x_npz.npz", f"{elsewhere}/b/x_npz.npz"])
     assert code == 2
     assert f"1 failed:\n  There is no file or folder {tmp_path / 'lists' / 'gone.mp4'}" in said.err
+
+
+def test_only_results_of_earlier_runs_are_skipped(clips, many, tmp_path):
+    """Maps by what they are, videos by what stands beside them; a folder that is named itself never."""
+    assert many(clips / "b", clips / "b", "--format", "maps")[0] == 0
+    assert many(clips / "b", clips / "b", "--format", "overlay")[0] == 0
+    os.link(clips / "y.mkv", clips / "y_heatmap.mkv")
+    os.link(clips / "y.mkv", clips / "mine_overlay.mkv")
+    (clips / "city_maps").mkdir()
+    Image.fromarray(noise(1)[0]).save(clips / "city_maps" / "0001.png")
+    code, said = many(clips, tmp_path / "out")
+    assert code == 0
+    assert re.findall(r"skipped (\S+)( and \d more)?: an earlier run", said.err) == [
+        (str(clips / "y_heatmap.mkv"), " and 2 more")
+    ]
+    assert tree(tmp_path / "out") == sorted([*OUTPUTS, "city_maps_npz.npz", "mine_overlay_npz.npz"])
+    assert many(clips / "b" / "x_maps", tmp_path / "named")[0] == 0
+    assert tree(tmp_path / "named") == ["x_maps_npz.npz"]
 
 
 def test_one_video_and_its_part(clips, many, tmp_path):
@@ -190,12 +212,14 @@ def test_one_video_and_its_part(clips, many, tmp_path):
         ("none", "out", "There is no list, folder or video"),
         ("empty", "out", "names no videos and no images"),
         ("binary.txt", "out", "Cannot read the list"),
+        ("pipe", "out", "`salfom live -`"),
         ("clips", "out.mp4", "The outputs go to a folder"),
         ("clips", "binary.txt", "The outputs go to a folder"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(given, output, said, clips, many, tmp_path):
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x81")
     code, heard = many(tmp_path / given, tmp_path / output)
     assert (code, heard.err.count("\n"), heard.out) == (2, 1, "")
@@ -216,7 +240,8 @@ def test_without_the_extra():
     start = hidden + "runpy.run_module('salfom_hf.predict', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == 'salfom: Sharing videos out needs more packages: pip install "salfom-hf[train]"\n'
+    assert done.stderr.startswith("salfom: Sharing videos out needs more packages")
+    assert done.stderr.endswith('pip install -c constraints.txt ".[train]"\n')
 
 
 # Maps as a column.

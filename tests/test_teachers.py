@@ -66,7 +66,7 @@ def test_rectangles_of_others():
 
 
 def test_teachers_that_cannot_teach(model_folder, own, tmp_path):
-    with pytest.raises(ConfigError, match="The teacher 'nowhere' is no SalFoM model"):
+    with pytest.raises(ConfigError, match=r"A teacher cannot be used\. Cannot load the model 'nowhere'"):
         Teachers(["nowhere"], own, CPU, torch.float32)
     own.image_mean = [0.1, 0.2, 0.3]
     with pytest.raises(ConfigError, match="pixels of another normalisation"):

@@ -300,7 +300,7 @@ def test_model_to_go_on_from(model_folder, framewise_model):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"encoder": "/nowhere"}, "'/nowhere' is neither a folder"),
+        ({"encoder": "/nowhere"}, "Cannot load the model '/nowhere': it is none of"),
         ({"encoder": "umt-large"}, "convert its checkpoint"),
         ({"encoder": "", "model": "salfom-large"}, "salfom convert"),
         ({"encoder": "", "model": "MODEL", "model_config": {}, "size": [33, 64]}, "multiples of 32"),

@@ -308,7 +308,7 @@ def test_held_out_part_is_seeded_and_never_trained_on(run, ucf_sports, monkeypat
         ({"augmentation": '{"crop": [2, 3]}'}, "augmentation: crop must be"),
         ({"trackers": "aim"}, "tracker aim is not installed"),
         ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
-        ({"encoder": "nowhere"}, "'nowhere' is neither a folder"),
+        ({"encoder": "nowhere"}, "Cannot load the model 'nowhere': it is none of"),
         ({"lora_rank": 2}, "linear layers"),
     ],
 )
@@ -431,6 +431,7 @@ def test_full_disk(run, capsys):
     assert code == 2
     assert f"Cannot write {folder / 'checkpoints' / 'checkpoint-4'}" in error
     assert f"go on from {folder / 'checkpoints' / 'checkpoint-2'} with --resume" in error
+    assert "free some space" not in error
     assert checkpoints(folder) == ["checkpoint-2"]
     assert all(path.read_bytes() == content for path, content in before.items() if "checkpoint-2" in str(path))
     # With room again, it goes on.

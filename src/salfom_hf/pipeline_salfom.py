@@ -18,7 +18,7 @@ from transformers import Pipeline
 
 from .predictor import SaliencyPredictor, frames_of
 from .remote_code import TASK, add_remote_code
-from .video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, reason_of
+from .video import READ_IMAGES, VIDEO_SUFFIXES, VideoError, reason_of
 from .video_processing_salfom import is_one_video
 
 MAX_DOWNLOAD = 512 * 2**20  # bytes
@@ -87,7 +87,7 @@ def local(video, max_bytes: int, seconds: float) -> Iterator:
         return
     suffix = Path(urlsplit(video).path).suffix.lower()
     with tempfile.TemporaryDirectory(prefix="salfom-") as folder:
-        path = Path(folder) / f"video{suffix if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES else ''}"
+        path = Path(folder) / f"video{suffix if suffix in READ_IMAGES | VIDEO_SUFFIXES else ''}"
         download(video, path, max_bytes, seconds)
         try:
             yield path

@@ -6,6 +6,7 @@ An output that is there is done: the same command goes on where a run was stoppe
 """
 
 import argparse
+import codecs
 import os
 import shutil
 import signal
@@ -13,32 +14,35 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import distributed
 from tqdm import tqdm
+
+from .errors import needs_extra
 
 try:
     import psutil
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list, gather_object, get_int_from_env, parse_flag_from_env
 except ImportError as error:
-    needed = 'Sharing videos out needs more packages: pip install "salfom-hf[train]"'
+    needed = needs_extra("Sharing videos out", "train")
     if __name__ == "__main__":
         sys.exit(f"salfom: {needed}")
     raise ImportError(needed) from error
 
-from .cli.common import FAILURE, NO_COMPILER, UsageError, at_least_one, compiling_failed, load_predictor, report
-from .cli.predict import add_options, failing_alone, sources
+from .cli.common import FAILURE, CommandParser, UsageError, at_least_one, in_words, load_predictor, report
+from .cli.predict import RESULT, Skipped, add_options, failing_alone, sources
 from .files import is_taken
 from .output import default_output, write
 from .predictor import SaliencyFrame
 from .training.processes import OtherProcessError, all_or_none, lost_connection
-from .video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, probe, reason_of, reported
+from .video import READ_IMAGES, VIDEO_SUFFIXES, VideoError, probe, reason_of, refuse_pipe, reported
 
 # Until a process that waits takes the others for lost though they are still connected: some videos take days.
 PATIENCE = timedelta(days=20)
@@ -51,7 +55,7 @@ Job = tuple[Path, Path]  # a video and its output
 
 
 def parser() -> argparse.ArgumentParser:
-    command = argparse.ArgumentParser(
+    command = CommandParser(
         prog="salfom_hf.predict",
         description="Predict saliency for many videos, shared out over the processes that accelerate launch starts. "
         "Videos whose output exists are left out: the same command goes on where it was stopped.",
@@ -72,12 +76,24 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
+def encoding_of(data: bytes) -> str | None:
+    """How the beginning of a text file is encoded: UTF-16, as Windows may write it, or UTF-8; `None` for no text."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if b"\0" not in data:
+        return "utf-8-sig"
+    # Paths are for the most part of characters whose other byte is 0.
+    evens, odds = data[::2].count(0), data[1::2].count(0)
+    return None if min(evens, odds) or max(evens, odds) < len(data) / 4 else "utf-16-le" if odds else "utf-16-be"
+
+
 def is_list(path: Path) -> bool:
     """Whether a file is text rather than a video."""
-    if path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES or not path.is_file():
+    if not os.path.exists(path) or path.suffix.lower() in VIDEO_SUFFIXES | READ_IMAGES:
         return False
+    refuse_pipe(path)
     with reported(f"Cannot read {path}"), path.open("rb") as file:
-        return b"\0" not in file.read(4096)
+        return encoding_of(file.read(4096)) is not None
 
 
 def listed(path: Path) -> list[Path]:
@@ -88,33 +104,46 @@ def listed(path: Path) -> list[Path]:
         UsageError: it cannot be read.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        data = path.read_bytes()
+        lines = [line.strip() for line in data.decode(encoding_of(data[:4096])).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read the list {path} ({reason_of(error)}); give a text file in UTF-8.") from error
+        raise UsageError(
+            f"Cannot read the list {path} ({reason_of(error)}); give a text file in UTF-8 or UTF-16."
+        ) from error
     return [path.parent / line for line in lines if line and not line.startswith("#")]
 
 
-def videos_under(folder: Path, output: Path) -> Iterator[Path | UsageError]:
+def is_folder_of_maps(folder: Path) -> bool:
+    """Whether a folder is what a run with `--format maps` writes: grey pictures 0001.png, 0002.png, and so on."""
+    if not folder.name.endswith("_maps"):
+        return False
+    with suppress(OSError):
+        names = {name for name in os.listdir(folder) if not name.startswith(".")}
+        if names and names == {f"{number:04d}.png" for number in range(1, len(names) + 1)}:
+            with Image.open(folder / "0001.png") as image:
+                return image.mode == "L"
+    return False
+
+
+def videos_under(folder: Path, output: Path, skipped: Skipped) -> Iterator[Path | UsageError]:
     """The videos (folders of images among them) of a folder and all below; what cannot be looked into is an error."""
     unread: list[OSError] = []
     for place, names, _ in os.walk(folder, onerror=unread.append):
         # Hidden folders hold unfinished outputs, and finished ones, such as pictures of maps, are no inputs.
-        names[:] = sorted(
-            name
-            for name in names
-            if not name.startswith(".")
-            and not name.endswith("_maps")
-            and os.path.abspath(os.path.join(place, name)) != os.path.abspath(output)
-        )
+        below = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+        below = [path for path in below if os.path.abspath(path) != os.path.abspath(output)]
+        made = [path for path in below if is_folder_of_maps(path)]
+        skipped[RESULT] += made
+        names[:] = [path.name for path in below if path not in made]
         try:
-            yield from (video for video in sources(Path(place)) if not video.name.startswith("."))
+            yield from sources(Path(place), skipped)
         except UsageError:
             continue  # Nothing to predict at this level.
     for error in unread:
         yield UsageError(f"Cannot read the folder {error.filename} ({reason_of(error)}); check its permissions.")
 
 
-def find(given: Path, output: Path) -> Iterator[tuple[Path, Path] | UsageError]:
+def find(given: Path, output: Path, skipped: Skipped) -> Iterator[tuple[Path, Path] | UsageError]:
     """
     The videos that an argument stands for, each with the subfolder of its output; and what cannot be found.
 
@@ -126,7 +155,7 @@ def find(given: Path, output: Path) -> Iterator[tuple[Path, Path] | UsageError]:
     else:
         root, named = given.parent, listed(given)
     for path in named:
-        for video in videos_under(path, output) if path.is_dir() else [path]:
+        for video in videos_under(path, output, skipped) if path.is_dir() else [path]:
             if isinstance(video, UsageError):
                 yield video
                 continue
@@ -152,8 +181,8 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[str], int]:
         raise UsageError(f"There is no list, folder or video {args.videos}; check the path.")
     found: dict[Path, Path] = {}
     failures: list[str] = []
-    done = 0
-    for each in find(args.videos, output):
+    done, skipped = 0, Skipped()
+    for each in find(args.videos, output, skipped):
         if isinstance(each, UsageError):
             failures.append(str(each))
             continue
@@ -162,6 +191,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[str], int]:
         other = found.setdefault(place, video)
         if other is not video and os.path.abspath(other) != os.path.abspath(video):
             failures.append(f"{other} and {video} would both be written to {place}; rename one of them.")
+    skipped.say()
     if not found and not failures:
         raise UsageError(f"{args.videos} names no videos and no images; give another list or folder.")
     jobs = []
@@ -351,18 +381,14 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(each, stop)
     try:
         return predict(args)
-    except (UsageError, VideoError) as error:
-        report(error)
-        return FAILURE
     except OtherProcessError as error:
         if not str(error):
             return 0  # The other one's own message says why, and its exit code that.
         report(UsageError(LOST))
         return FAILURE
-    except RuntimeError as error:
-        if not (isinstance(error, distributed.DistError) or lost_connection(error) or compiling_failed(error)):
-            raise
-        report(UsageError(NO_COMPILER if compiling_failed(error) else LOST))
+    except Exception as error:
+        lost = isinstance(error, RuntimeError) and (isinstance(error, distributed.DistError) or lost_connection(error))
+        report(UsageError(LOST) if lost else in_words(error))
         return FAILURE
     except KeyboardInterrupt as stopped:
         if speaks:

@@ -13,10 +13,11 @@ import shutil
 import sys
 from pathlib import Path
 
-import torch
 import transformers
 import yaml
 from safetensors import SafetensorError
+
+from .errors import advice_for, is_out_of_memory, needs_extra
 
 try:
     import datasets
@@ -29,12 +30,13 @@ try:
         set_seed,
     )
 except ImportError as error:
-    needed = 'Training needs more packages: pip install "salfom-hf[train]"'
+    needed = needs_extra("Training", "train")
     if __name__ == "__main__":
         sys.exit(f"salfom: {needed}")
     raise ImportError(needed) from error
 
 from .allocation import keep_freed_memory
+from .cli.common import print_traceback
 from .data import DataError
 from .files import atomic_output
 from .hub.publish import PublishError, push
@@ -181,13 +183,13 @@ def main(arguments: list[str] | None = None) -> int:
     except RuntimeError as error:
         if lost_connection(error):
             return fail(LOST)
-        # PyTorch has no class of its own for a CPU that runs out of memory.
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        if is_out_of_memory(error):
             return fail("Out of memory; lower --batch-size or --size, or set --gradient-checkpointing.")
         raise
     except (OSError, SafetensorError) as error:
         return fail(
-            f"Cannot write or read a file of the run ({' '.join(str(error).split())}); its checkpoints are kept."
+            f"Cannot write or read a file of the run ({' '.join(str(error).split())}); its checkpoints are kept: "
+            f"{advice_for(error, 'try again')}."
         )
     if speaks:
         print(f"The best model is in {folder}.")
@@ -196,6 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def fail(message: Exception | str | None, code: int = FAILURE) -> int:
     if message is not None:
+        print_traceback(sys.exc_info()[1])
         print(f"salfom: {message}", file=sys.stderr)
     return code
 

@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,13 +23,19 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .errors import advice_for, reason_of
+
+# Images that are read and written, and those that are read too where Pillow can.
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+READ_IMAGES = IMAGE_SUFFIXES | {".avif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".pgm", ".pnm", ".ppm", ".tga"}
 VIDEO_SUFFIXES = frozenset(
     {
-        *(".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"),
-        *(".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
+        *(".264", ".265", ".3g2", ".3gp", ".apng", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264"),
+        *(".h265", ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mk3d", ".mkv"),
+        *(".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".obu", ".ogm", ".ogv", ".qt", ".rm"),
+        *(".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m"),
     }
 )
 IMAGE_RATE = Fraction(25)
@@ -207,15 +214,32 @@ def image_of(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.nd
 
 def image_files(path: Path) -> list[Path]:
     """Return the images that a folder or a single image stands for, in natural order; none for a video file."""
+    if str(path) == "-":
+        raise VideoError("- is standard input and not a file; `salfom live -` shows what is piped in.")
     if not os.path.lexists(path):
         raise VideoError(f"There is no file or folder {path}; check the path.")
     if not path.is_dir():
-        return [path] if path.suffix.lower() in IMAGE_SUFFIXES else []
+        return [path] if path.suffix.lower() in READ_IMAGES else []
     with reported(f"Cannot read the folder {path}"):
-        files = [f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")]
+        files = [f for f in path.iterdir() if f.suffix.lower() in READ_IMAGES and not f.name.startswith(".")]
     if not files:
         raise VideoError(f"The folder {path} has no images; give one with {listed(IMAGE_SUFFIXES)} files.")
     return sorted(files, key=lambda f: ([int(p) if p.isdigit() else p for p in _digits(f.name.lower())], f.name))
+
+
+def refuse_pipe(path: Path) -> None:
+    """Refuse what is no file or folder: to open a pipe waits, maybe for ever, and it cannot be read a second time.
+
+    Raises:
+        VideoError: it is a pipe, a socket or a device, or not there.
+    """
+    with reported(f"Cannot read {path}"):
+        mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise VideoError(
+            f"{path} is {kind} and not a file; show what comes from it by `salfom live -`, or save it as a file first."
+        )
 
 
 def _digits(name: str) -> list[str]:
@@ -224,6 +248,8 @@ def _digits(name: str) -> list[str]:
 
 def load_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
     """Read an image file, given as its path or its bytes, as uint8 (height, width, 3) RGB; errors call it `name`."""
+    if isinstance(source, Path):
+        refuse_pipe(source)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             image = ImageOps.exif_transpose(file)
@@ -233,9 +259,10 @@ def load_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
             transparent = image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info
             return _over_black(np.asarray(image.convert("RGBA"))) if transparent else np.array(image.convert("RGB"))
     except Exception as error:  # Pillow's readers raise errors of any type for damaged files.
-        raise VideoError(
-            f"Cannot read the image {name or source} ({reason_of(error)}); replace or remove it."
-        ) from error
+        name = name or source
+        unknown = isinstance(error, UnidentifiedImageError) and Path(str(name)).suffix.lower() not in IMAGE_SUFFIXES
+        advice = "convert it to JPEG or PNG" if unknown else "replace or remove it"
+        raise VideoError(f"Cannot read the image {name} ({reason_of(error)}); {advice_for(error, advice)}.") from error
 
 
 def _timed_images(images: list[Path], start: Fraction) -> Iterator[tuple[Fraction, Any]]:
@@ -257,15 +284,11 @@ def _fit(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 @contextmanager
 def reported(message: str, advice: str = "check the path and its permissions") -> Iterator[None]:
-    """Turn errors of FFmpeg and of the file system into a `VideoError`."""
+    """Turn errors of FFmpeg and of the file system into a `VideoError`; `advice` is for those that say too little."""
     try:
         yield
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"{message} ({reason_of(error)}); {advice}.") from error
-
-
-def reason_of(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+        raise VideoError(f"{message} ({reason_of(error)}); {advice_for(error, advice)}.") from error
 
 
 def listed(suffixes: Any) -> str:
@@ -275,6 +298,8 @@ def listed(suffixes: Any) -> str:
 @contextmanager
 def opened(source: Path | bytes) -> Iterator[InputContainer]:
     """Open a video file, given as its path or as its bytes."""
+    if isinstance(source, Path):
+        refuse_pipe(source)
     with ExitStack() as stack:
         with reported(
             f"Cannot read {_name_of(source)} as a video", "it may be damaged, incomplete or no video at all"

@@ -110,7 +110,7 @@ class VideoWriter:
         if image.shape != (self._height, self._width, 3) or image.dtype != np.uint8:
             raise ValueError(f"Expected uint8 ({self._height}, {self._width}, 3), got {image.dtype} {image.shape}.")
         shown = Fraction(timestamp) - self._start
-        with reported(self._failing, "check that there is space left"):
+        with reported(self._failing, "choose another output"):
             if self._audio is not None:
                 self._audio.mux_until(shown)
             frame = frame_for(self._stream, image)
@@ -128,7 +128,7 @@ class VideoWriter:
             return
         if self._last < 0:
             raise VideoError(f"There were no frames to write to {self._path}; check the source.")
-        with reported(self._failing, "check that there is space left"):
+        with reported(self._failing, "choose another output"):
             if self._audio is not None:
                 self._audio.mux_until(None)
             self._mux(None)

@@ -2,11 +2,14 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+from ..errors import is_out_of_memory
 from ..files import check_free
+from ..loading import LoadError, loading
 from ..pretrained import KNOWN
-from .common import UsageError, at_least_one, loading, usable_device
+from .common import UsageError, at_least_one, usable_device
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -54,9 +57,8 @@ def benchmark(args: argparse.Namespace) -> int:
         check_free(args.output, args.overwrite)
     try:
         return measure(args)
-    except RuntimeError as error:
-        # PyTorch has no class of its own for a CPU that runs out of memory.
-        if "memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise UsageError("Out of memory; lower --batch-size or --size, or use another --device.") from error
 
@@ -73,13 +75,14 @@ def measure(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     about = benchmarking.circumstances(device, ["salfom", *sys.argv[1:]])
     try:
-        with loading(args.model):
-            if args.random_weights:
+        if args.random_weights:
+            with nullcontext() if args.model == "salfom-large" else loading(args.model):
                 model, processor = benchmarking.random_model(args.model, device), SalFoMVideoProcessor()
-            else:
+        else:
+            with loading(args.model):
                 model = SalFoMForVideoSaliencyPrediction.from_pretrained(args.model, dtype=torch.float32).to(device)
                 processor = SalFoMVideoProcessor.from_pretrained(args.model)
-    except UsageError as error:
+    except LoadError as error:
         if args.random_weights:
             raise
         raise UsageError(f"{error} The same network is timed without its weights by --random-weights.") from error

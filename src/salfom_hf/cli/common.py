@@ -3,11 +3,12 @@
 import argparse
 import gc
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pickle import UnpicklingError
 
-from ..pretrained import KNOWN
+from ..errors import advice_for, described, is_out_of_memory, is_sentence
+from ..loading import loading
 
 FAILURE = 2
 NO_COMPILER = "torch.compile does not work on this machine; leave out --compile."
@@ -15,6 +16,28 @@ NO_COMPILER = "torch.compile does not work on this machine; leave out --compile.
 
 class UsageError(Exception):
     """What the user asked for cannot be done; the message is one sentence that says what to do."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that has, like all parsers of its subcommands, the option --debug; without it `args` has no `debug`."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.add_argument(
+            "--debug",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="print the whole traceback of every error",
+        )
+
+    def parse_known_args(self, *args, **options):
+        global _tracebacks
+        parsed, unknown = super().parse_known_args(*args, **options)
+        _tracebacks = getattr(parsed, "debug", False)
+        return parsed, unknown
+
+
+_tracebacks = False  # Whether --debug asks for them.
 
 
 def at_least_one(text: str) -> int:
@@ -61,31 +84,6 @@ def add_model_options(command: argparse.ArgumentParser, batches: bool = True) ->
     )
 
 
-@contextmanager
-def loading(name: str) -> Iterator[None]:
-    """
-    Load a model without chatter.
-
-    Raises:
-        UsageError: it cannot be used.
-    """
-    import transformers
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UsageError(str(error)) from error
-    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError, StrictDataclassError) as error:
-        raise UsageError(
-            f"Cannot load the model '{name}': it is none of {', '.join(KNOWN)}, no folder with a complete "
-            "SalFoM model, and no such model on the Hub can be reached."
-        ) from error
-
-
 def usable_device(name: str | None) -> str:
     """
     The device of this name; without one, cuda if there is one, else cpu.
@@ -122,6 +120,7 @@ def load_predictor(name: str, args: argparse.Namespace):
 
     Raises:
         UsageError: the device or the model cannot be used.
+        LoadError: the model cannot be loaded.
     """
     import torch
 
@@ -168,12 +167,35 @@ def load_onnx_predictor(name: str, args: argparse.Namespace):
         raise UsageError(str(error)) from error
 
 
-def compiling_failed(error: RuntimeError) -> bool:
+def compiling_failed(error: Exception) -> bool:
     """Whether an error comes from `torch.compile`, which needs a compiler for C++ or a GPU."""
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def report(error: Exception) -> int:
-    """Print an error as one line; the number of failures it is, for counting."""
+    """Print an error as one line, with --debug also its traceback; the number of failures it is, for counting."""
+    print_traceback(error)
     print(f"salfom: {' '.join(str(error).split())}", file=sys.stderr)
     return 1
+
+
+def print_traceback(error: BaseException | None) -> None:
+    """With --debug, where an error that is about to be told in a sentence comes from."""
+    if _tracebacks:
+        traceback.print_exception(error)
+
+
+def in_words(error: Exception) -> Exception:
+    """What a user reads of an error: the error itself if it is a sentence, else one with what kind it is."""
+    if is_sentence(error):
+        return error
+    if compiling_failed(error):
+        told = UsageError(NO_COMPILER)
+    elif is_out_of_memory(error):
+        told = UsageError(f"Out of memory ({described(error)}); ask for less at once, or use another --device.")
+    elif isinstance(error, OSError):
+        told = UsageError(f"{error}; {advice_for(error, 'run it again with --debug to see where it is from')}.")
+    else:
+        told = UsageError(f"Unexpected error, {described(error)}; run it again with --debug to see where it is from.")
+    told.__cause__ = error
+    return told

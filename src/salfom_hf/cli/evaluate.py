@@ -7,11 +7,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..errors import advice_for, is_out_of_memory
 from ..files import check_free
 from ..pretrained import KNOWN
 from .common import UsageError, add_model_options, at_least_one, load_predictor, not_negative, whole_number
 from .data import DATASETS, add_skip_invalid, reporting
-from .predict import sources
+from .predict import Skipped, sources
 
 # Where there are several splits and none is named; others are scored on "test".
 SPLITS = {"dhf1k": "val", "stills": "dev", "gazefolder": "validation"}
@@ -239,7 +240,9 @@ def steadiness(args: argparse.Namespace) -> int:
 
     if args.output is not None:
         check_free(args.output, args.overwrite)
-    videos = list(dict.fromkeys(video for path in args.videos for video in sources(path)))
+    skipped = Skipped()
+    videos = list(dict.fromkeys(video for path in args.videos for video in sources(path, skipped)))
+    skipped.say()
     values = {}
     with in_one_sentence():
         for model in models_for(args.model or ["salfom"], args):
@@ -281,13 +284,14 @@ def in_one_sentence() -> Iterator[None]:
 
     try:
         yield
-    except (EvaluationError, OSError) as error:
+    except EvaluationError as error:
         raise UsageError(str(error)) from error
-    except RuntimeError as error:
-        # PyTorch has no class of its own for a CPU that runs out of memory.
-        if "memory" not in str(error):
+    except (MemoryError, OSError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise UsageError("Out of memory; lower --batch-size or --processes, or use another --device.") from error
+        if not isinstance(error, OSError):
             raise
-        raise UsageError("Out of memory; lower --batch-size or --processes, or use another --device.") from error
+        raise UsageError(f"{error}; {advice_for(error, 'try again')}.") from error
 
 
 def progress_bar(frames: int | None, what: str, maps: Iterable | None = None) -> tqdm:

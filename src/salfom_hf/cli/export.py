@@ -3,9 +3,11 @@
 import argparse
 from pathlib import Path
 
+from ..errors import advice_for, reason_of
+from ..loading import loading
 from ..pretrained import KNOWN
 from . import hub
-from .common import UsageError, at_least_one, loading
+from .common import UsageError, at_least_one
 
 
 def add(commands) -> None:
@@ -77,7 +79,7 @@ def export(function, args: argparse.Namespace, **options) -> int:
         raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(
-            f"Cannot write {args.output} ({error.strerror or error}); free some space, or choose another output."
+            f"Cannot write {args.output} ({reason_of(error)}); {advice_for(error, 'choose another output')}."
         ) from error
     # What is written in int8 differs by more.
     when = " before quantisation" if report.correlations else ""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..pretrained import KNOWN
-from .common import UsageError, loading
+from .common import UsageError
 
 
 def add(commands) -> None:
@@ -65,8 +65,7 @@ def in_one_sentence(args: argparse.Namespace) -> Iterator[None]:
         except HFValidationError as error:
             raise UsageError(f"'{args.repo_id}' is no name of a repository; give one such as org/name.") from error
     try:
-        with loading(args.model):
-            yield
+        yield
     except (CardError, PublishError) as error:
         raise UsageError(str(error)) from error
 

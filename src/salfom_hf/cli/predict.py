@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import mimetypes
 import os
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from fractions import Fraction
@@ -14,15 +16,23 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from ..errors import advice_for, is_out_of_memory, is_sentence
 from ..output import FORMATS, default_output, write
 from ..pretrained import KNOWN
 from ..profiling import Profile, speed
 from ..render import COLORMAPS
-from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, probe
-from .common import FAILURE, UsageError, add_model_options, load_predictor, not_negative, report
+from ..video import READ_IMAGES, VIDEO_SUFFIXES, VideoError, probe
+from .common import FAILURE, UsageError, add_model_options, in_words, load_predictor, not_negative, report
 
 if TYPE_CHECKING:
     from ..predictor import SaliencyFrame
+
+# Why something in a folder is skipped.
+RESULT = "an earlier run made it; name it to predict it"
+UNKNOWN = "folders are not searched for files of that kind; name it to try it"
+IMAGES = "the folder's videos are predicted; put images that are a video into a folder of their own"
+# Of cameras that Python takes for no media.
+RAW_SUFFIXES = frozenset({".arw", ".braw", ".cr2", ".cr3", ".dng", ".insv", ".lrv", ".nef", ".r3d", ".raw"})
 
 
 def add(commands) -> None:
@@ -49,20 +59,62 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--overwrite", action="store_true", help="replace existing outputs")
 
 
-def sources(path: Path) -> list[Path]:
-    """What one argument stands for: a file, a folder of images (one video), or every video in a folder."""
+class Skipped(defaultdict[str, list[Path]]):
+    """What folders hold that might be wanted and is not predicted, by the reason why."""
+
+    def __init__(self):
+        super().__init__(list)
+
+    def say(self) -> None:
+        """Print a line for each reason, with an example."""
+        for reason, paths in self.items():
+            if paths:
+                more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+                print(f"salfom: skipped {paths[0]}{more}: {reason}.", file=sys.stderr)
+
+
+def sources(path: Path, skipped: Skipped) -> list[Path]:
+    """
+    What one argument stands for: a file, a folder of images (one video), or every video in a folder.
+
+    Args:
+        skipped: gets what the folder holds besides, but for hidden files and those of other kinds.
+    """
     try:
         if not path.is_dir():
             return [path]
-        videos = sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
-        # What an earlier run wrote beside its inputs is no input of the next one.
-        videos = [file for file in videos if not file.stem.endswith(tuple(f"_{name}" for name in FORMATS))]
-        has_images = any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir())
+        beside = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+        files = {file: file.suffix.lower() for file in beside if file.is_file()}
     except OSError as error:
         raise UsageError(f"Cannot read the folder {path} ({error.strerror}); check its permissions.") from error
-    if not videos and not has_images:
+    inputs = {file.stem if file in files else file.name for file in beside}
+    images = [file for file, suffix in files.items() if suffix in READ_IMAGES]
+    videos = []
+    for file, suffix in files.items():
+        if suffix not in VIDEO_SUFFIXES:
+            if suffix not in READ_IMAGES and may_be_media(file):
+                skipped[UNKNOWN].append(file)
+        # What an earlier run wrote beside its inputs is no input of the next one.
+        elif is_result(file.stem, inputs):
+            skipped[RESULT].append(file)
+        else:
+            videos.append(file)
+    if videos:
+        skipped[IMAGES] += [file for file in images if not is_result(file.stem, inputs)]
+    if not videos and not images:
         raise UsageError(f"The folder {path} holds no videos and no images; name a video or another folder.")
     return videos or [path]
+
+
+def is_result(stem: str, inputs: set[str]) -> bool:
+    """Whether a file of this stem has the name of a result for one of the inputs, given as stems or folders' names."""
+    return any(stem.endswith(f"_{name}") and stem.removesuffix(f"_{name}") in inputs for name in FORMATS)
+
+
+def may_be_media(file: Path) -> bool:
+    """Whether a file's name is that of some kind of video or image."""
+    kind, _ = mimetypes.guess_type(file.name, strict=False)
+    return (kind or "").startswith(("video/", "image/")) or file.suffix.lower() in RAW_SUFFIXES
 
 
 def outputs(videos: list[Path], output: Path | None, output_format: str) -> Iterator[Path]:
@@ -79,12 +131,13 @@ def outputs(videos: list[Path], output: Path | None, output_format: str) -> Iter
 
 def predict(args: argparse.Namespace) -> int:
     videos: list[Path] = []
-    failures = 0
+    failures, skipped = 0, Skipped()
     for path in args.videos:
         try:
-            videos += sources(path)
+            videos += sources(path, skipped)
         except UsageError as error:
             failures += report(error)
+    skipped.say()
     if not videos:
         return FAILURE
     jobs = list(zip(videos, outputs(videos, args.output, args.format), strict=True))
@@ -116,13 +169,16 @@ def failing_alone(video: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError) as error:
-        raise VideoError(str(error)) from error
-    except RuntimeError as error:
-        # PyTorch has no class of its own for a CPU that runs out of memory.
-        if "memory" not in str(error):
-            raise
-        raise VideoError(f"Out of memory for {video}; lower --batch-size or use another --device.") from error
+    except (MemoryError, OSError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise VideoError(f"Out of memory for {video}; lower --batch-size or use another --device.") from error
+        if is_sentence(error):
+            raise VideoError(str(error)) from error
+        if isinstance(error, OSError):
+            raise VideoError(f"Cannot predict {video} ({error}); {advice_for(error, 'try again')}.") from error
+        if isinstance(error, ValueError):
+            raise VideoError(f"Cannot predict {video}: {in_words(error)}") from error
+        raise
 
 
 class SpeedBar(tqdm):

@@ -1,9 +1,11 @@
 """Gaze datasets: loaded, checked, and cut into clips for training."""
 
+from ..errors import needs_extra
+
 try:
     import datasets
 except ImportError as error:
-    raise ImportError('The gaze datasets need more packages: pip install "salfom-hf[data]"') from error
+    raise ImportError(needs_extra("Reading gaze datasets", "data")) from error
 
 from .augmentation import Augmentation
 from .builder import GazeBuilder

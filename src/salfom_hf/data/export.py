@@ -23,6 +23,7 @@ from datasets import Dataset, Features, Image, IterableDataset, List, Value, Vid
 from datasets.utils.py_utils import convert_file_size_to_int
 from tqdm import tqdm
 
+from ..errors import advice_for
 from ..files import atomic_output
 from ..video import VideoError, reason_of, reported
 from .export_card import dataset_card
@@ -52,7 +53,7 @@ def content_of(file: dict) -> bytes:
     """What is in a file of a row."""
     if file["bytes"] is not None:
         return file["bytes"]
-    with reported(f"Cannot read {file['path']}", "it was there when the dataset was loaded: mend it and export again"):
+    with reported(f"Cannot read {file['path']}", "it was there before: restore it and export again"):
         return Path(file["path"]).read_bytes()
 
 
@@ -249,7 +250,8 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise VideoError(f"Cannot write {folder} ({reason_of(error)}); free some space or choose another.") from error
+        advice = advice_for(error, "choose another place")
+        raise VideoError(f"Cannot write {folder} ({reason_of(error)}); {advice}.") from error
 
 
 def webdataset_row(sample: dict) -> dict:

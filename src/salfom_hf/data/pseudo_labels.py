@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..blur import gaussian_blur
+from ..errors import needs_extra
 from ..files import atomic_output, check_free
 from ..video import probe, read_frames, reason_of
 from .export import writing
@@ -79,7 +80,7 @@ class AttentionCenter:
         try:
             from ai_edge_litert.interpreter import Interpreter, OpResolverType
         except ImportError as error:
-            raise ImportError("The teacher needs one more package; pip install ai-edge-litert.") from error
+            raise ImportError(needs_extra("The teacher", "train")) from error
         try:
             self._interpreter = Interpreter(
                 str(path),

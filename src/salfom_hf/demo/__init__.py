@@ -6,6 +6,13 @@ from contextlib import suppress
 with suppress(ImportError):
     from spaces import GPU  # noqa: F401
 
+from ..errors import needs_extra
+
+try:
+    import gradio  # noqa: F401
+except ImportError as error:
+    raise ImportError(needs_extra("The page", "demo")) from error
+
 from .page import build, launch
 
 __all__ = ["build", "launch"]

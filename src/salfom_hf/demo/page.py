@@ -18,6 +18,7 @@ from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
+from ..errors import is_out_of_memory
 from ..predictor import SaliencyPredictor
 from ..pretrained import KNOWN, holds_model, resolve
 from ..render import COLORMAPS
@@ -282,8 +283,7 @@ def in_one_sentence(path: str) -> Iterator[None]:
         # The reason, which names places on this machine, is printed where the page runs.
         raise gr.Error("Cannot load this model; choose another.") from error
     except (RuntimeError, MemoryError) as error:
-        # PyTorch has no class of its own for a CPU that runs out of memory.
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise gr.Error("Out of memory; choose a shorter length or a lighter model.", print_exception=False) from error
 

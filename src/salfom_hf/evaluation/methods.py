@@ -243,8 +243,10 @@ class Predictions(Method):
             raise EvaluationError(f"There is no folder {folder} with predictions; check the path.")
         digest = hashlib.sha256()
         for file in sorted(self.folder.rglob("*")):
-            stat = file.stat()
-            digest.update(f"{file.relative_to(self.folder)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            name, stat = file.relative_to(self.folder), file.stat()
+            if any(part.startswith(".") for part in name.parts):  # Such as .DS_Store, which comes by itself.
+                continue
+            digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         self.fingerprint = digest.hexdigest()[:16]
 
     def check(self, dataset) -> None:

@@ -16,6 +16,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 from safetensors import safe_open
 
 from ..files import atomic_output
+from ..loading import loading
 from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..pretrained import resolve
 from ..remote_code import add_remote_code
@@ -172,15 +173,16 @@ def export(
     Raises:
         CardError: the card or the results cannot be read, or the Hub does not give the card of a model there.
         VideoError: the output exists or cannot be written.
-        OSError, ValueError: the model cannot be loaded.
+        LoadError: the model cannot be loaded.
     """
     source = resolve(model)
-    network = SalFoMForVideoSaliencyPrediction.from_pretrained(model)
-    state = as_stored(network, Path(source, "model.safetensors"))
-    processor = SalFoMVideoProcessor.from_pretrained(model)
+    with loading(model):
+        network = SalFoMForVideoSaliencyPrediction.from_pretrained(model)
+        state = as_stored(network, Path(source, "model.safetensors"))
+        processor = SalFoMVideoProcessor.from_pretrained(model)
     card = card_for(str(model), beside(source, "README.md"), network, repo_id, Path(output).resolve().name, results)
     pictures = {name: beside(source, name) for name in pictures_in(card.text)}
-    with atomic_output(output, overwrite) as folder, reported(f"Cannot write {output}", "mend that and try again"):
+    with atomic_output(output, overwrite) as folder, reported(f"Cannot write {output}", "correct that and try again"):
         network.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
         processor.save_pretrained(folder)
         add_remote_code(folder)
@@ -211,7 +213,7 @@ def push(
 
     Raises:
         PublishError: the Hub cannot be reached, or refuses.
-        CardError, VideoError, OSError, ValueError: as for [`export`].
+        CardError, VideoError, LoadError: as for [`export`].
     """
     with tempfile.TemporaryDirectory(prefix="salfom-") as temporary:
         folder = Path(temporary) / "model"

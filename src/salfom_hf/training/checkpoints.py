@@ -1,5 +1,6 @@
 """Checkpoints that are either whole or not there, so that a run killed at any moment can go on."""
 
+import errno
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from ..errors import advice_for, described
 from ..files import atomic_output
 from .optimizer import ExponentialMovingAverage
 from .processes import OtherProcessError, all_or_none
@@ -105,12 +107,17 @@ class Checkpoints:
         except Exception as error:  # Writers report a full disk by errors of many types.
             kept = self.found()
             raise CheckpointError(
-                f"Cannot write {final} ({' '.join(str(error).split())[:300]}); free some space and "
+                f"Cannot write {final} ({described(error)}); {self.advice(error)}, and "
                 + (f"go on from {kept[-1]} with --resume." if kept else "start again.")
             ) from error
         finally:
             if self.accelerator.is_main_process:
                 shutil.rmtree(unfinished, ignore_errors=True)
+
+    def advice(self, error: Exception) -> str:
+        # torch.save does not say that the disk is full.
+        full = shutil.disk_usage(self.folder).free < 2**20
+        return advice_for(OSError(errno.ENOSPC, "") if full else error, "see to that")
 
     def remove_old(self) -> None:
         for old in self.found()[: -self.keep]:

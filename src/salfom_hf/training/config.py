@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..cli.common import CommandParser
 from ..configuration_salfom import SalFoMConfig
 from ..data.augmentation import Augmentation
 
@@ -338,7 +339,7 @@ class ShowPath(argparse.Action):
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = CommandParser(
         prog="accelerate launch -m salfom_hf.train",
         description="Train or fine-tune SalFoM. Presets: " + ", ".join(preset_names()) + ". In parentheses: values of "
         "settings that neither the preset nor an option names.",
@@ -378,6 +379,7 @@ def parse(arguments: list[str] | None = None) -> TrainingConfig:
         flags = [f"--{name.replace('_', '-')}" for name in TYPES]
         raise ConfigError(f"There is no option '{unknown[0]}'{suggestion(unknown[0], flags)} See --help.")
     overrides = vars(given)
+    overrides.pop("debug", None)
     settings = read_settings(overrides.pop("preset"))
     for key, value in overrides.items():
         if get_origin(TYPES[key]) is dict:

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, SizeDict
 
 from ..configuration_salfom import SalFoMConfig
 from ..efficientnet_lite import EfficientNetLiteConfig, load_imagenet_weights
+from ..errors import is_out_of_memory
+from ..loading import LoadError, load_failure, loading
 from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..video_processing_salfom import SalFoMVideoProcessor
 from .config import ConfigError, TrainingConfig
@@ -65,21 +67,20 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
     name = config.model or config.encoder
     try:
         if config.model:
-            model = SalFoMForVideoSaliencyPrediction.from_pretrained(name).float()
-            processor = SalFoMVideoProcessor.from_pretrained(name)
+            with loading(name):
+                model = SalFoMForVideoSaliencyPrediction.from_pretrained(name).float()
+                processor = SalFoMVideoProcessor.from_pretrained(name)
         else:
             model, processor = from_encoder(config)
-    except ImportError as error:
-        raise ConfigError(f"{name} needs a package that is missing; pip install 'salfom-hf[train]'.") from error
-    except FileNotFoundError as error:
+    except LoadError as error:
         raise ConfigError(str(error)) from error
-    except OSError as error:
-        raise ConfigError(
-            f"'{name}' is neither a folder with a model nor one that can be reached on the Hub; for UMT, convert its "
-            "checkpoint with `salfom convert CHECKPOINT FOLDER` and name that folder."
-        ) from error
-    except (TypeError, ValueError, RuntimeError, StrictDataclassError) as error:
-        raise ConfigError(f"'{name}' does not make a SalFoM model: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        message = load_failure(name, error)
+        if isinstance(error, OSError) and not Path(name).is_dir():
+            message += " For UMT, convert its checkpoint with `salfom convert CHECKPOINT FOLDER` and name that folder."
+        raise ConfigError(message) from error
     stride = model.salfom.adapter.stride(model.config.encoder_config)
     for key in ("size", "still_size", "train_size", "train_still_size"):
         if any(side % stride for side in getattr(config, key)):

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from ..loading import LoadError, loading
 from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..video_processing_salfom import SalFoMVideoProcessor
 from .config import ConfigError
@@ -55,10 +56,11 @@ class Teachers:
         self.models = []
         for name in names:
             try:
-                model = SalFoMForVideoSaliencyPrediction.from_pretrained(name, dtype=dtype).to(device)
-                theirs = SalFoMVideoProcessor.from_pretrained(name)
-            except (OSError, ValueError, RuntimeError) as error:
-                raise ConfigError(f"The teacher '{name}' is no SalFoM model that can be loaded.") from error
+                with loading(name):
+                    model = SalFoMForVideoSaliencyPrediction.from_pretrained(name, dtype=dtype).to(device)
+                    theirs = SalFoMVideoProcessor.from_pretrained(name)
+            except LoadError as error:
+                raise ConfigError(f"A teacher cannot be used. {error}") from error
             if (theirs.image_mean, theirs.image_std) != (processor.image_mean, processor.image_std):
                 raise ConfigError(
                     f"The teacher '{name}' expects pixels of another normalisation than the model that is to learn "

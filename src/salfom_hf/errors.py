@@ -1,0 +1,99 @@
+"""What went wrong, told apart and put into words that say what to do."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+_ADVICE = {
+    errno.ENOSPC: "free some space, or choose another place",
+    errno.EDQUOT: "your share of the disk is used up: free some space, or choose another place",
+    errno.EFBIG: "files there may not be so large: choose another place",
+    errno.EROFS: "nothing can be written there: choose another place",
+    errno.EACCES: "check the permissions, or choose another place",
+    errno.EPERM: "check the permissions, or choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EISDIR: "it is a folder: name a file",
+    errno.ENOTDIR: "a part of the path is a file: choose another path",
+    errno.ELOOP: "its links lead in a circle: check the path",
+    errno.EMFILE: "too many files are open: raise the limit with `ulimit -n`",
+    errno.ENFILE: "too many files are open: close other programs",
+    errno.EIO: "the disk or the connection to it fails: check it",
+}
+# PyTorch's CPU allocator (Linux, Windows), CUDA, ROCm and Apple's GPUs, cuBLAS and cuDNN, C++, onnxruntime.
+_OUT_OF_MEMORY = re.compile(
+    r"\bout of memory|can(no|')t allocate memory|cannot allocate memory|not enough memory|_ALLOC_FAILED|bad[_ ]alloc"
+    r"|failed to allocate memory|available memory of .* is smaller than requested",
+    re.IGNORECASE,
+)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what caused it, what caused that, and so on."""
+    seen = []
+    while error is not None and error not in seen:
+        yield error
+        seen.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, without its number and the file."""
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def described(error: BaseException, most: int = 300) -> str:
+    """An error in one line: its type, and what it says, of that at most so many characters."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:most]}{'…' * (len(text) > most)}" if text else type(error).__name__
+
+
+def errno_of(error: BaseException) -> int | None:
+    """The system's number of what went wrong, also where a library (FFmpeg, Rust, Arrow) has put it into words."""
+    for cause in causes(error):
+        if cause_errno := getattr(cause, "errno", None):
+            return cause_errno
+        if number := next((number for number in _ADVICE if os.strerror(number) in str(cause)), None):
+            return number
+    return None
+
+
+def advice_for(error: BaseException, otherwise: str) -> str:
+    """What to do about an error of the file system: about a full disk, to free space; `otherwise` for all others."""
+    return _ADVICE.get(errno_of(error), otherwise)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of the machine or of its GPU, ran out; other errors may also speak of memory."""
+    # PyTorch has no class of its own for a CPU that runs out of memory, nor has onnxruntime.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or (not isinstance(error, OSError) and bool(_OUT_OF_MEMORY.search(str(error))))
+    )
+
+
+def is_sentence(error: BaseException) -> bool:
+    """Whether an error is of a class of this package: those have messages that tell users what to do."""
+    return type(error).__module__.partition(".")[0] == __package__
+
+
+def needs_extra(what: str, extra: str) -> str:
+    """The sentence about what needs packages that are not installed: those of an extra of this package."""
+    return (
+        f"{what} needs more packages: in a clone of this package's repository, "
+        f'run pip install -c constraints.txt ".[{extra}]"'
+    )
+
+
+__all__ = [
+    "advice_for",
+    "causes",
+    "described",
+    "errno_of",
+    "is_out_of_memory",
+    "is_sentence",
+    "needs_extra",
+    "reason_of",
+]

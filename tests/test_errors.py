@@ -1,0 +1,171 @@
+"""Errors told apart: why a model cannot be loaded, whether memory ran out, what to do about the file system."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from salfom_hf.errors import advice_for, is_out_of_memory
+from salfom_hf.loading import LoadError, loading
+from salfom_hf.modeling_salfom import SalFoMForVideoSaliencyPrediction
+
+# What the Hub answers about a repository: status and the header that says why; and what a user is to read.
+ANSWERS = {
+    "gated": (401, "GatedRepo", "restricted (401); ask for access at http"),
+    "not-yet-allowed": (403, "GatedRepo", "run `hf auth login`"),
+    "private": (
+        401,
+        "RepoNotFound",
+        "no model on the Hub that you may read (401); check the name or, if it is private",
+    ),
+    "gone": (404, "RepoNotFound", "no model on the Hub that you may read (404)"),
+    "bad-token": (401, "", "the Hub refuses access to it (401); run `hf auth login`"),
+    "forbidden": (403, "", "the Hub refuses access to it (403)"),
+    "confused": (400, "", "the Hub answered with the error 400"),
+    "without-config": (404, "EntryNotFound", "there is no config.json in it"),
+    "bert": (200, "", "it is of the type bert, not salfom"),
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    def do_GET(self):
+        status, code, _ = ANSWERS[self.path.split("/")[2]]
+        body = json.dumps({"model_type": "bert"}).encode() if status == 200 else b""
+        self.send_response(status)
+        for name, value in {"X-Error-Code": code, "X-Repo-Commit": "a" * 40, "ETag": '"b"'}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+LOAD = """
+import sys
+from salfom_hf.loading import LoadError, loading
+from salfom_hf.modeling_salfom import SalFoMForVideoSaliencyPrediction
+for name in sys.argv[1:]:
+    try:
+        with loading(name):
+            SalFoMForVideoSaliencyPrediction.from_pretrained(name)
+    except LoadError as error:
+        print(error)
+"""
+
+
+def load(names, folder, **environment):
+    environment = {**os.environ, "HF_HOME": str(folder), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", **environment}
+    done = subprocess.run([sys.executable, "-c", LOAD, *names], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_what_the_hub_answers_is_told(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        lines = load([f"org/{name}" for name in ANSWERS], tmp_path, HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
+    finally:
+        server.shutdown()
+        server.server_close()
+    for line, (name, (*_, words)) in zip(lines, ANSWERS.items(), strict=True):
+        assert line.startswith(f"Cannot load the model 'org/{name}': ")
+        assert words in line
+    (unreachable,) = load(["org/any"], tmp_path, HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
+    assert "the Hub cannot be reached (ConnectError: " in unreachable
+    (offline,) = load(["org/any"], tmp_path, HF_HUB_OFFLINE="1")
+    assert offline.endswith("unset HF_HUB_OFFLINE.")
+
+
+def changed(**values):
+    def change(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "there is no config.json in it"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json' is not a valid JSON file (JSONDecode"),
+        (changed(model_type="videomae"), "it is of the type videomae, not salfom"),
+        (changed(num_frames="x"), "its config.json cannot be used (StrictDataclassFieldValidationError: "),
+        (changed(encoder_config={"model_type": "of-tomorrow"}), "this version of transformers does not know it"),
+        (changed(decoder_channels=[16] * 6), "its weights do not fit its config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "its weights are missing"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 999), "its weights are damaged or incomplete (Safe"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_told(model_folder, tmp_path, damage, words):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    damage(folder)
+    with pytest.raises(LoadError) as told, loading(folder):
+        SalFoMForVideoSaliencyPrediction.from_pretrained(folder)
+    assert str(told.value).startswith(f"Cannot load the model '{folder}': ")
+    assert words in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def error_of(function):
+    with pytest.raises(Exception) as raised:  # noqa: PT011
+        function()
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (error_of(lambda: np.empty(2**55, np.float64)), True),
+        (error_of(lambda: torch.empty(2**55)), True),
+        (error_of(lambda: av.error.err_check(-errno.ENOMEM)), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: not enough memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (
+            Exception("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer"),
+            True,
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("invalid memory format option ChannelsLast"), False),
+        (OSError(errno.ENOENT, "No such file", "out of memory.mp4"), False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "free some space"),
+        (error_of(lambda: av.error.err_check(-errno.ENOSPC)), "free some space"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "free some space"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "free some space"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), "nothing can be written there"),
+        (OSError(errno.EACCES, os.strerror(errno.EACCES)), "check the permissions"),
+        (error_of(lambda: os.stat("x" * 300)), "choose a shorter name"),
+        (OSError(errno.EINVAL, os.strerror(errno.EINVAL)), "something else"),
+        (ValueError("anything"), "something else"),
+    ],
+)
+def test_advice_fits_the_error(error, words):
+    assert words in advice_for(error, "something else")
