@@ -144,18 +144,18 @@ def check_free(path: str | os.PathLike[str], overwrite: bool, inputs: Inputs | N
 def check_suffix(path: str | os.PathLike[str], suffixes: Collection[str], content: str) -> None:
     """
     Args:
-        suffixes: of the names that fit; none for a folder.
-        content: what is to be written there, in words.
+        content: what such an output is, in words.
 
     Raises:
-        VideoError: the name of an output does not fit what is to be written there.
+        VideoError: the name of an output ends in none of the suffixes.
     """
-    path = Path(path)
-    if suffixes and path.suffix.lower() not in suffixes:
-        raise VideoError(f"{path} is no name for {content}; name an output that ends in {listed(suffixes)}.")
-    # Folders may be called such as run-1.5.
-    if not suffixes and path.suffix[1:2].isalpha() and not path.is_dir():
-        raise VideoError(f"{path} is no name for a folder of {content}; name an output without a suffix.")
+    if Path(path).suffix.lower() not in suffixes:
+        raise VideoError(f"Cannot write: {path} is no {content}; name an output that ends in {listed(suffixes)}.")
+
+
+def may_be_folder(path: Path) -> bool:
+    """Whether there is a folder, or nothing that is called like a file; folders may be called such as run-1.5."""
+    return path.is_dir() or not (os.path.lexists(path) or path.suffix[1:2].isalpha())
 
 
 def remove_unfinished(folder: Path) -> None:

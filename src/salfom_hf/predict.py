@@ -7,7 +7,6 @@ An output that is there is done: the same command goes on where a run was stoppe
 
 import argparse
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -34,9 +33,10 @@ except ImportError as error:
 
 from .cli.common import FAILURE, NO_COMPILER, UsageError, at_least_one, compiling_failed, load_predictor, report
 from .cli.predict import add_options, failing_alone, sources
-from .files import is_taken
-from .output import default_output, write
+from .files import check_free, is_taken, may_be_folder, remove_unfinished
+from .output import default_output, inputs_of, write
 from .predictor import SaliencyFrame
+from .pretrained import local
 from .training.processes import OtherProcessError, all_or_none, lost_connection
 from .video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError, probe, reason_of, reported
 
@@ -146,7 +146,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[str], int]:
         UsageError: there are no videos, or the outputs have no place.
     """
     output = args.output
-    if output.suffix.lower() in VIDEO_SUFFIXES or (output.exists() and not output.is_dir()):
+    if not may_be_folder(output):
         raise UsageError(f"The outputs go to a folder, which {output} is not; name another.")
     if not args.videos.exists():
         raise UsageError(f"There is no list, folder or video {args.videos}; check the path.")
@@ -165,11 +165,16 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[str], int]:
     if not found and not failures:
         raise UsageError(f"{args.videos} names no videos and no images; give another list or folder.")
     jobs = []
+    inputs = inputs_of([*found.values(), *([] if args.videos.is_dir() else [args.videos])], *local(args.model))
     for place, video in found.items():
-        if args.overwrite or not is_taken(place):
-            jobs.append((video, place))
-        else:
+        if not args.overwrite and is_taken(place):
             done += 1
+            continue
+        try:
+            check_free(place, args.overwrite, inputs)
+            jobs.append((video, place))
+        except VideoError as error:
+            failures.append(str(error))
     # Bytes are about in proportion to frames, and known without opening thousands of files.
     return sorted(jobs, key=lambda job: -size_of(job[0])), failures, done
 
@@ -180,13 +185,6 @@ def size_of(video: Path) -> int:
         return sum(file.stat().st_size for file in (video.iterdir() if video.is_dir() else [video]))
     except OSError:
         return 0  # Whoever is to predict it says so.
-
-
-def remove_unfinished(jobs: Iterable[Job]) -> None:
-    """Remove what killed processes have not finished writing, where it would be written again."""
-    for folder in {output.parent for _, output in jobs}:
-        for left in folder.glob(".salfom-*"):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def start_processes(args: argparse.Namespace) -> PartialState:
@@ -309,7 +307,8 @@ def predict(args: argparse.Namespace) -> int:
             if done:
                 there = f"{done:,} of {done + len(jobs):,} outputs exist already"
                 print(f"{there} and are kept; --overwrite makes them anew.", flush=True)
-            remove_unfinished(jobs)
+            for folder in {output.parent for _, output in jobs}:
+                remove_unfinished(folder)
             planned = [(jobs, failures)]
     ((jobs, failures),) = broadcast_object_list(planned)
     if jobs:

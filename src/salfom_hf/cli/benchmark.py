@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..files import check_free
-from ..pretrained import KNOWN
+from ..files import Inputs, check_free, check_suffix
+from ..pretrained import KNOWN, local
 from .common import UsageError, at_least_one, loading, usable_device
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -51,7 +51,8 @@ def add(commands) -> None:
 
 def benchmark(args: argparse.Namespace) -> int:
     if args.output is not None:
-        check_free(args.output, args.overwrite)
+        check_suffix(args.output, (".json",), "JSON file")
+        check_free(args.output, args.overwrite, Inputs(*local(args.model)))
     try:
         return measure(args)
     except RuntimeError as error:

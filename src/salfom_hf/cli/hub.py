@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..pretrained import KNOWN
+from ..files import Inputs, check_free
+from ..pretrained import KNOWN, local
 from .common import UsageError, loading
 
 
@@ -80,6 +81,7 @@ def push(args: argparse.Namespace) -> int:
 
 
 def export(args: argparse.Namespace) -> int:
+    check_free(args.output, args.overwrite, Inputs(*local(args.model), *args.results))
     with in_one_sentence(args):
         from ..hub.publish import export
 

@@ -205,12 +205,12 @@ def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: 
         "methods": {m.name: {"description": m.description, "fingerprint": m.fingerprint} for m in methods},
     }
     place = output / SETTINGS
-    if place.is_file() and overwrite:
+    earlier = noted(place, "methods")
+    if earlier and overwrite:
         shutil.rmtree(output / "videos", ignore_errors=True)
         for name in REPORTS:
             (output / name).unlink(missing_ok=True)
-    elif place.is_file():
-        earlier = read_json(place)
+    elif earlier:
         earlier_methods = earlier.pop("methods")
         changed = [name for name in earlier if earlier[name] != settings.get(name)]
         changed += [f"the maps of {name}" for name, maps in settings["methods"].items()
@@ -229,6 +229,15 @@ def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: 
 def ids(dataset) -> list[str]:
     """The name of each row."""
     return list(dataset["video_id" if "video_id" in dataset.features else "image_id"])
+
+
+def noted(path: Path, key: str) -> dict | None:
+    """What an earlier run has noted in a file, which holds this key; None for other files."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and key in content else None
 
 
 def read_json(path: Path):
