@@ -174,7 +174,7 @@ def remove_unfinished(folder: Path) -> None:
 def locked(file: Path) -> Iterator[bool | None]:
     """
     Hold a lock file, which a process loses when it ends, however it ends. Gives False if it cannot be had: another
-    process has it, or it is gone; None where the file system has no locks.
+    process has it, or it is gone; None where this cannot be told, as on a file system without locks.
     """
     with ExitStack() as stack:
         try:
@@ -183,10 +183,10 @@ def locked(file: Path) -> Iterator[bool | None]:
             stack.callback(_let_go, descriptor)
             _lock(descriptor)
             held = os.path.samestat(os.fstat(descriptor), os.stat(file))
-        except (BlockingIOError, PermissionError, FileNotFoundError):
+        except (BlockingIOError, FileNotFoundError):
             held = False
-        except OSError:
-            held = None
+        except OSError as error:
+            held = False if os.name == "nt" and isinstance(error, PermissionError) else None
         yield held
 
 
