@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,6 +202,47 @@ def test_what_cannot_be_done_is_one_sentence(given, output, said, clips, many, t
     assert (code, heard.err.count("\n"), heard.out) == (2, 1, "")
     assert said in heard.err
     assert not (tmp_path / "out").exists()
+
+
+def test_no_input_is_replaced(clips, many, tmp_path):
+    """Neither another video nor the list; the others are done."""
+    named = tmp_path / "out" / "y_maps" / "videos.txt"
+    named.parent.mkdir(parents=True)
+    shutil.copy(clips / "y.mkv", tmp_path / "out" / "b_overlay.mp4")
+    shutil.copy(clips / "y.mkv", tmp_path / "out" / "b.mkv")
+    before = (tmp_path / "out" / "b_overlay.mp4").read_bytes()
+    code, said = many(tmp_path / "out", tmp_path / "out", "--format", "overlay", "--overwrite")
+    assert code == 0  # An earlier output is no input,
+    (tmp_path / "videos.txt").write_text("out/b_overlay.mp4\nout/b.mkv\n")
+    (tmp_path / "out" / "b_overlay.mp4").write_bytes(before)
+    code, said = many(tmp_path / "videos.txt", tmp_path, "--format", "overlay", "--overwrite")
+    assert code == 2  # unless it is named.
+    assert f"{tmp_path / 'out' / 'b_overlay.mp4'} cannot be replaced" in said.err
+    assert (tmp_path / "out" / "b_overlay.mp4").read_bytes() == before
+    named.write_text(str(clips / "y.mkv"))
+    code, said = many(named, tmp_path / "out", "--format", "maps", "--overwrite")
+    assert "choose another output" not in said.err  # The place of its map lies elsewhere.
+    assert named.is_file()
+
+
+WRITER = """
+import sys
+from salfom_hf.files import atomic_output
+with atomic_output(sys.argv[1]) as path:
+    path.write_text("new")
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_what_another_process_writes_stays(clips, many, tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "out" / "other.txt")], **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert many(clips / "y.mkv", tmp_path / "out")[0] == 0
+        process.communicate("\n", timeout=60)
+        assert process.returncode == 0
+    assert tree(tmp_path / "out") == ["other.txt", "y_npz.npz"]
 
 
 def test_two_videos_never_share_an_output(clips, many, tmp_path):
