@@ -205,24 +205,22 @@ def test_what_cannot_be_done_is_one_sentence(given, output, said, clips, many, t
 
 
 def test_no_input_is_replaced(clips, many, tmp_path):
-    """Neither another video nor the list; the others are done."""
-    named = tmp_path / "out" / "y_maps" / "videos.txt"
-    named.parent.mkdir(parents=True)
-    shutil.copy(clips / "y.mkv", tmp_path / "out" / "b_overlay.mp4")
-    shutil.copy(clips / "y.mkv", tmp_path / "out" / "b.mkv")
-    before = (tmp_path / "out" / "b_overlay.mp4").read_bytes()
-    code, said = many(tmp_path / "out", tmp_path / "out", "--format", "overlay", "--overwrite")
-    assert code == 0  # An earlier output is no input,
-    (tmp_path / "videos.txt").write_text("out/b_overlay.mp4\nout/b.mkv\n")
-    (tmp_path / "out" / "b_overlay.mp4").write_bytes(before)
-    code, said = many(tmp_path / "videos.txt", tmp_path, "--format", "overlay", "--overwrite")
-    assert code == 2  # unless it is named.
-    assert f"{tmp_path / 'out' / 'b_overlay.mp4'} cannot be replaced" in said.err
-    assert (tmp_path / "out" / "b_overlay.mp4").read_bytes() == before
-    named.write_text(str(clips / "y.mkv"))
-    code, said = many(named, tmp_path / "out", "--format", "maps", "--overwrite")
-    assert "choose another output" not in said.err  # The place of its map lies elsewhere.
-    assert named.is_file()
+    """Neither another video nor, with its folder, the list; an earlier output is an input only where it is named."""
+    earlier, named = clips / "a" / "x_overlay.mp4", clips / "y_maps" / "list.txt"
+    shutil.copy(clips / "y.mkv", earlier)
+    assert many(clips, clips, "--format", "overlay", "--overwrite")[0] == 0
+    before = earlier.read_bytes()
+    (clips / "list.txt").write_text("a/x_overlay.mp4\na/x.mp4\n")
+    code, said = many(clips / "list.txt", clips, "--format", "overlay", "--overwrite")
+    assert code == 2
+    assert f"{earlier} cannot be replaced, for the input {earlier} would be lost" in said.err
+    assert earlier.read_bytes() == before
+    named.parent.mkdir()
+    named.write_text("y.mkv")
+    shutil.copy(clips / "y.mkv", named.parent)
+    code, said = many(named, clips, "--format", "maps", "--overwrite")
+    assert (code, named.is_file()) == (2, True)
+    assert f"{named.parent} cannot be replaced" in said.err
 
 
 WRITER = """

@@ -3,7 +3,8 @@
     accelerate launch -m salfom_hf.train PRESET_OR_YAML --data-dir FOLDER [--SETTING VALUE …]
 
 Presets and settings: `python -m salfom_hf.train --help`. A run leaves in its `output_dir`: `model/`, the best model so
-far, for `from_pretrained`; `checkpoints/`, to go on from with `--resume`; `config.yaml`, `log.jsonl` and `pictures/`.
+far, for `from_pretrained`; `checkpoints/`, to go on from with `--resume`; `config.yaml`, `data.json`, `log.jsonl` and
+`pictures/`.
 """
 
 import dataclasses
@@ -60,6 +61,7 @@ from .training.processes import LOST, OtherProcessError, all_or_none, lost_conne
 from .video import VideoError
 
 FAILURE = 2
+SETTINGS, DATA = "config.yaml", "data.json"
 NOT_TRAINING = "Told to end while no step was under way, so nothing is lost; go on with --resume."
 
 # Settings that may change when a run goes on.
@@ -80,7 +82,7 @@ def prepare_folder(config: TrainingConfig, stack: ExitStack) -> None:
         VideoError: what is read would be replaced.
     """
     folder = Path(config.output_dir)
-    noted, data = folder / "config.yaml", folder / "data.json"
+    noted, data = folder / SETTINGS, folder / DATA
     resumed = any(folder.glob("checkpoints/checkpoint-*"))
     if not resumed:
         keep_others(config, folder)
@@ -120,16 +122,17 @@ def keep_others(config: TrainingConfig, folder: Path) -> None:
     Raises:
         ConfigError, VideoError: it would.
     """
-    noted = folder / "config.yaml"
-    written = [noted, *(folder / name for name in (LOG, "model", "checkpoints", "pictures"))]
+    noted = folder / SETTINGS
+    written = [folder / name for name in (SETTINGS, DATA, LOG, "model", "checkpoints", "pictures")]
     datasets = {source.partition(":")[0] for source in config.train + config.validated}
     models = filter(None, (config.model, config.encoder, *config.teachers))
     read = [*(folder_of(dataset, config) for dataset in datasets), *local(*models)]
     for path in read:
         if path.exists() and folder.exists() and path.samefile(folder):
             raise ConfigError(f"{folder} is what the run reads; name another --output-dir.")
+    inputs = Inputs(*read)
     for path in written:
-        Inputs(*read).refuse(path)
+        inputs.refuse(path)
     # A run that was stopped before its first checkpoint has noted all settings, also this one.
     own = noted.is_file() and "resume:" in noted.read_text(encoding="utf-8", errors="replace")
     others = [] if own else [path for path in written if path.exists()]

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..files import Inputs, check_free
-from ..pretrained import KNOWN, local
+from ..pretrained import KNOWN
 from .common import UsageError, loading
 
 
@@ -81,7 +80,6 @@ def push(args: argparse.Namespace) -> int:
 
 
 def export(args: argparse.Namespace) -> int:
-    check_free(args.output, args.overwrite, Inputs(*local(args.model), *args.results))
     with in_one_sentence(args):
         from ..hub.publish import export
 

@@ -114,7 +114,7 @@ def files_in(values: pa.StructArray) -> tuple[list[str], list[int | None]]:
     sizes = []
     for index in range(0, len(paths), max(1, len(paths) // SIZES)):
         size = within[index].as_py()
-        if size is None and paths[index] is not None:
+        if size is None and paths[index] is not None and os.path.isfile(paths[index]):
             size = os.path.getsize(paths[index])
         sizes.append(size)
     return [os.path.basename(path or "") for path in paths], sizes
