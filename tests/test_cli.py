@@ -295,7 +295,7 @@ def test_an_input_is_never_replaced(folder, salfom, model_folder, monkeypatch, a
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     refused_unread(monkeypatch)
     code, said = salfom(*arguments, "--format", style, "--overwrite", model="model")
-    assert_refused(code, said, "choose another output")
+    assert_refused(code, said, "choose another output, for")
     assert said.err.count("\n") == 1
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -332,7 +332,7 @@ def test_no_command_replaces_an_input(tmp_path, monkeypatch, capsys, command):
     for name in ("a.mp4", "a.png", "a.pt2", "a.pth", "results.json", "settings.json", "videos/1.png"):
         Path("in", name).write_text("precious")
     before = tree(tmp_path)
-    assert_refused(cli.main([*command.split(), "--overwrite"]), capsys.readouterr(), "choose another output")
+    assert_refused(cli.main([*command.split(), "--overwrite"]), capsys.readouterr(), "choose another output, for")
     assert tree(tmp_path) == before
 
 

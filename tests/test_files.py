@@ -183,7 +183,7 @@ def test_an_input_is_known_by_any_name(tmp_path, monkeypatch):
     inputs = Inputs(video, frames, "missing.mp4")
     lost = [video, "videos/../videos/talk.mp4", "hard.mp4", "soft.mp4", "linked/talk.mp4", "videos", "linked", "other"]
     for output in (*lost, ".", tmp_path, frames, "frames/1.png"):
-        with pytest.raises(VideoError, match="choose another output"):
+        with pytest.raises(VideoError, match="choose another output, for"):
             check_free(output, True, inputs)
     for output in ("free.mp4", "missing.mp4", "frames/new.png"):
         check_free(output, True, inputs)

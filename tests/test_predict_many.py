@@ -213,14 +213,14 @@ def test_no_input_is_replaced(clips, many, tmp_path):
     (clips / "list.txt").write_text("a/x_overlay.mp4\na/x.mp4\n")
     code, said = many(clips / "list.txt", clips, "--format", "overlay", "--overwrite")
     assert code == 2
-    assert f"{earlier} cannot be replaced, for the input {earlier} would be lost" in said.err
+    assert f"{earlier} exists already; choose another output, for the input {earlier} would be lost." in said.err
     assert earlier.read_bytes() == before
     named.parent.mkdir()
     named.write_text("y.mkv")
     shutil.copy(clips / "y.mkv", named.parent)
     code, said = many(named, clips, "--format", "maps", "--overwrite")
     assert (code, named.is_file()) == (2, True)
-    assert f"{named.parent} cannot be replaced" in said.err
+    assert f"{named.parent} exists already; choose another output, for the input" in said.err
 
 
 WRITER = """

@@ -58,7 +58,7 @@ class Inputs:
             VideoError: an input is gone when `path` is replaced or removed.
         """
         if lost := self.in_place_of(path):
-            raise VideoError(f"{path} cannot be replaced, for the input {lost} would be lost; choose another output.")
+            raise VideoError(f"{path} exists already; choose another output, for the input {lost} would be lost.")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -136,7 +136,7 @@ def check_free(path: str | os.PathLike[str], overwrite: bool, inputs: Inputs | N
     if inputs is not None:
         inputs.refuse(path)
         if folder := inputs.around(path):
-            raise VideoError(f"{path} is part of the input {folder} and cannot be replaced; choose another output.")
+            raise VideoError(f"{path} exists already; choose another output, for it is part of the input {folder}.")
     if not overwrite:
         raise VideoError(f"{path} exists already; choose another output or pass --overwrite.")
 
