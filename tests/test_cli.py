@@ -290,9 +290,128 @@ def test_a_video_does_not_become_one_picture(folder, salfom):
     assert tree(folder) == ["clip.mp4"]
 
 
-def test_several_inputs_need_a_folder(folder, salfom):
+def refused_unread(monkeypatch):
+    def read(*_, **options):
+        raise AssertionError("Something is read.")
+
+    for place in ("salfom_hf.cli.predict.probe", "salfom_hf.cli.predict.load_predictor"):
+        monkeypatch.setattr(place, read)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "style"),
+    [
+        (["clip.mp4", "-o", "clip.mp4"], "overlay"),
+        (["clip.mp4", "-o", "sub/../clip.mp4"], "heatmap"),
+        (["clip.mp4", "-o", "hard.mp4"], "overlay"),
+        (["soft.mp4", "-o", "clip.mp4"], "overlay"),
+        (["clip.mp4", "-o", "soft.mp4"], "side-by-side"),
+        (["clip.mp4", "-o", "."], "maps"),
+        (["sub/deep/clip.mp4", "-o", "sub"], "maps"),
+        (["frames", "-o", "frames"], "maps"),
+        (["frames", "-o", "frames/2.png"], "overlay"),
+        (["frames/1.png", "-o", "frames/1.png"], "overlay"),
+        (["a.npz.mp4", "-o", "model"], "maps"),
+    ],
+)
+def test_an_input_is_never_replaced(folder, salfom, model_folder, monkeypatch, arguments, style):
+    for place in ("sub/deep", "frames"):
+        Path(place).mkdir(parents=True)
+    shutil.copy("clip.mp4", "sub/deep/clip.mp4")
+    shutil.copy("clip.mp4", "a.npz.mp4")
+    shutil.copytree(model_folder, "model")
+    os.link("clip.mp4", "hard.mp4")
+    os.symlink("clip.mp4", "soft.mp4")
+    for number in (1, 2):
+        Image.fromarray(noise(1)[0]).save(f"frames/{number}.png")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    refused_unread(monkeypatch)
+    code, said = salfom(*arguments, "--format", style, "--overwrite", model="model")
+    assert_refused(code, said, "choose another output, for")
+    assert said.err.count("\n") == 1
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "data make in/a.mp4 gaze.csv in",
+        "data make in . .",
+        "data pseudo-label in in --teacher teacher.tflite",
+        "data pseudo-label a.mp4 in --teacher in/a.mp4",
+        "data show gazefolder in -o in/a.png",
+        "data export gazefolder in in",
+        "data export gazefolder in .",
+        "convert in/a.pth in",
+        "export hub in in",
+        "export hub salfom in --results in/results.json",
+        "export onnx in in",
+        "export onnx salfom in --int8 --calibrate in/a.mp4",
+        "export torch-export in in/a.pt2",
+        "evaluate --dataset gazefolder --split test --data-dir in -o .",
+        "evaluate --dataset gazefolder --split test --data-dir data -o in --predictions in/videos",
+        "submit --data-dir in/videos -o in",
+        "steadiness in/results.json -o in/results.json",
+        "benchmark --model in -o in/results.json",
+        "live in/a.mp4 -o in/a.mp4",
+        "live file:in/a.mp4 -o in/a.mp4",
+    ],
+)
+def test_no_command_replaces_an_input(tmp_path, monkeypatch, capsys, command):
+    """Nothing here can be read, and nothing is."""
+    monkeypatch.chdir(tmp_path)
+    Path("in/videos").mkdir(parents=True)
+    for name in ("a.mp4", "a.png", "a.pt2", "a.pth", "results.json", "settings.json", "videos/1.png"):
+        Path("in", name).write_text("precious")
+    before = tree(tmp_path)
+    assert_refused(cli.main([*command.split(), "--overwrite"]), capsys.readouterr(), "choose another output, for")
+    assert tree(tmp_path) == before
+
+
+def test_an_output_never_lands_on_another_input(folder, salfom):
+    shutil.copy("clip.mp4", "clip_overlay.mp4")
+    before = Path("clip_overlay.mp4").read_bytes()
+    assert_refused(*salfom("clip.mp4", "clip_overlay.mp4", "-o", ".", "--overwrite"), "clip_overlay.mp4")
+    assert Path("clip_overlay.mp4").read_bytes() == before
+    assert Path("clip_overlay_overlay.mp4").is_file()
+
+
+@pytest.mark.parametrize(
+    ("output", "style"),
+    [
+        ("out.csv", "npz"),
+        ("out.mp4", "npz"),
+        ("maps.raw", "npz"),
+        ("out.npz", "overlay"),
+        ("out.txt", "heatmap"),
+        ("out.avi", "side-by-side"),
+        ("out.mp4", "maps"),
+        ("out.npz", "maps"),
+        ("taken", "maps"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(folder, salfom, monkeypatch, output, style):
+    Path("taken").write_text("precious")
+    refused_unread(monkeypatch)
+    before = tree(folder)
+    code, said = salfom("clip.mp4", "-o", output, "--format", style, "--overwrite")
+    assert_refused(code, said, output)
+    assert said.err.count("\n") == 1
+    assert tree(folder) == before
+
+
+def test_what_stands_among_frames_is_replaced(folder, salfom):
+    """What is none of the frames is no input."""
+    Path("frames").mkdir()
+    Image.fromarray(noise(1)[0]).save("frames/1.png")
+    for _ in range(2):
+        assert salfom("frames", "-o", "frames/out.npz", "--format", "npz", "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize("output", ["out.mp4", "out.npz", "out.png"])
+def test_several_inputs_need_a_folder(folder, salfom, output):
     shutil.copy("clip.mp4", "b.mp4")
-    assert_refused(*salfom("clip.mp4", "b.mp4", "-o", "out.mp4"), "folder")
+    assert_refused(*salfom("clip.mp4", "b.mp4", "-o", output), "folder")
     assert tree(folder) == ["b.mp4", "clip.mp4"]
 
 

@@ -1,10 +1,13 @@
 """Tests of outputs that take their place only when complete."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
-from salfom_hf.files import atomic_output
+from salfom_hf import files
+from salfom_hf.files import Inputs, atomic_output, check_free, remove_unfinished
 from salfom_hf.video import VideoError
 
 
@@ -58,3 +61,131 @@ def test_atomic_output_replaces_a_folder_only_of_the_same_kind(tmp_path):
         temporary.write_text("a file")
     assert sorted(os.listdir(target)) == ["1.png", "thesis.doc"]
     assert os.listdir(tmp_path) == ["maps"]
+
+
+@pytest.fixture(params=[True, False], ids=["exchange", "rename"])
+def exchange(request, monkeypatch):
+    """Systems that can exchange two folders at once, and those that cannot."""
+    if not request.param:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    elif sys.platform not in ("linux", "darwin"):
+        pytest.skip("This system cannot.")
+    return request.param
+
+
+def test_the_old_folder_or_the_new_one_is_there(tmp_path, exchange):
+    """Ctrl-C at any line."""
+    target = tmp_path / "maps"
+    for line in range(1000):
+        make_folder(target, ["old.png"], overwrite=True)
+        left = [line]
+
+        def trace(frame, event, _, left=left):
+            if frame.f_code.co_filename != files.__file__:
+                return None
+            if event == "line":
+                left[0] -= 1
+                if left[0] == 0:
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            make_folder(target, ["new.png"], overwrite=True)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        assert os.listdir(target) in (["old.png"], ["new.png"])
+        if left[0] > 0:
+            break
+    assert 50 < line < 999
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_folder_that_cannot_be_renamed(tmp_path, monkeypatch, failing):
+    make_folder(tmp_path / "maps", ["old.png"], overwrite=False)
+    rename, left = os.rename, [failing]
+
+    def fail(*paths):
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError("no")
+        rename(*paths)
+
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(VideoError, match="Cannot write"):
+        make_folder(tmp_path / "maps", ["new.png"], overwrite=True)
+    assert os.listdir(tmp_path) == ["maps"]
+    assert os.listdir(tmp_path / "maps") == ["old.png"]
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from salfom_hf import files
+files._exchange = lambda *_: False
+rename, count = os.rename, 0
+def killed(*paths):
+    global count
+    count += 1
+    if count == int(sys.argv[2]):
+        os.kill(os.getpid(), 9)
+    rename(*paths)
+os.rename = killed
+with files.atomic_output(sys.argv[1], True) as folder:
+    folder.mkdir()
+    (folder / "new.png").write_text("new")
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows kills otherwise.")
+@pytest.mark.parametrize(("killed", "kept"), [(1, "old.png"), (2, "old.png"), (3, "new.png"), (4, "new.png")])
+def test_what_a_killed_process_leaves(tmp_path, killed, kept):
+    """While it lives, nobody removes what it writes; killed between two steps, it leaves the old folder or the new."""
+    make_folder(tmp_path / "maps", ["old.png"], overwrite=False)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "maps"), str(killed)], **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        remove_unfinished(tmp_path)
+        assert [path.name for path in tmp_path.glob(".salfom-*/*/maps/*")] == ["new.png"]
+        process.communicate("\n", timeout=60)
+    remove_unfinished(tmp_path)
+    assert os.listdir(tmp_path) == ["maps"]
+    assert os.listdir(tmp_path / "maps") == [kept]
+
+
+@pytest.mark.parametrize("name", ["replaced", "old", "new", "lock", ".new", "maps.raw"])
+def test_an_output_may_have_any_name(tmp_path, name):
+    for overwrite in (False, True):
+        make_folder(tmp_path / name, ["1.png"], overwrite)
+    with atomic_output(tmp_path / "a" / name) as temporary:
+        temporary.write_text("new")
+    assert os.listdir(tmp_path / name) == ["1.png"]
+    assert (tmp_path / "a" / name).read_text() == "new"
+
+
+def test_an_input_is_known_by_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    video, frames = tmp_path / "videos" / "talk.mp4", tmp_path / "frames"
+    for folder in (video.parent, frames, tmp_path / "other"):
+        folder.mkdir()
+    for file in (video, frames / "1.png", tmp_path / "other" / "2.png", tmp_path / "free.mp4"):
+        file.write_text("precious")
+    os.link(video, "hard.mp4")
+    os.symlink(video, "soft.mp4")
+    os.symlink("videos", "linked")
+    os.symlink(tmp_path / "other" / "2.png", frames / "2.png")
+    inputs = Inputs(video, frames, "missing.mp4")
+    lost = [video, "videos/../videos/talk.mp4", "hard.mp4", "soft.mp4", "linked/talk.mp4", "videos", "linked", "other"]
+    for output in (*lost, ".", tmp_path, frames, "frames/1.png"):
+        with pytest.raises(VideoError, match="choose another output, for"):
+            check_free(output, True, inputs)
+    for output in ("free.mp4", "missing.mp4", "frames/new.png"):
+        check_free(output, True, inputs)
+    with pytest.raises(VideoError, match="--overwrite"):
+        check_free("free.mp4", False, inputs)

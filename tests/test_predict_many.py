@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -225,6 +226,45 @@ def test_what_cannot_be_done_is_one_sentence(given, output, said, clips, many, t
     assert (code, heard.err.count("\n"), heard.out) == (2, 1, "")
     assert said in heard.err
     assert not (tmp_path / "out").exists()
+
+
+def test_no_input_is_replaced(clips, many, tmp_path):
+    """Neither another video nor, with its folder, the list; an earlier output is an input only where it is named."""
+    earlier, named = clips / "a" / "x_overlay.mp4", clips / "y_maps" / "list.txt"
+    shutil.copy(clips / "y.mkv", earlier)
+    assert many(clips, clips, "--format", "overlay", "--overwrite")[0] == 0
+    before = earlier.read_bytes()
+    (clips / "list.txt").write_text("a/x_overlay.mp4\na/x.mp4\n")
+    code, said = many(clips / "list.txt", clips, "--format", "overlay", "--overwrite")
+    assert code == 2
+    assert f"{earlier} exists already; choose another output, for the input {earlier} would be lost." in said.err
+    assert earlier.read_bytes() == before
+    named.parent.mkdir()
+    named.write_text("y.mkv")
+    shutil.copy(clips / "y.mkv", named.parent)
+    code, said = many(named, clips, "--format", "maps", "--overwrite")
+    assert (code, named.is_file()) == (2, True)
+    assert f"{named.parent} exists already; choose another output, for the input" in said.err
+
+
+WRITER = """
+import sys
+from salfom_hf.files import atomic_output
+with atomic_output(sys.argv[1]) as path:
+    path.write_text("new")
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_what_another_process_writes_stays(clips, many, tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "out" / "other.txt")], **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert many(clips / "y.mkv", tmp_path / "out")[0] == 0
+        process.communicate("\n", timeout=60)
+        assert process.returncode == 0
+    assert tree(tmp_path / "out") == ["other.txt", "y_npz.npz"]
 
 
 def test_two_videos_never_share_an_output(clips, many, tmp_path):

@@ -194,14 +194,21 @@ def wait_for_steps(folder, process):
         time.sleep(0.05)
 
 
-def test_sigterm_saves_and_says_so(data, encoder, environment, tmp_path):
-    """Sent to all processes of the group, as schedulers of clusters do, those that read clips among them."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_so(data, encoder, environment, tmp_path, number, code):
+    """Sent to all processes of the group, as schedulers and terminals do, those that read clips among them."""
     line = eventful(data, encoder, tmp_path / "run", epochs=1000, num_workers=1, save_every=0, evaluate_every=900)
     process = launch(line, environment, start_new_session=True)
     wait_for_steps(tmp_path / "run", process)
-    os.killpg(process.pid, signal.SIGTERM)
+    # Who begins in the same folder is refused, whatever the first one has written by now.
+    other = launch(line, environment)
+    _, err = other.communicate(timeout=120)
+    assert other.returncode == 2
+    assert err.endswith(f"salfom: Another process trains in {tmp_path / 'run'}; wait until it ends, or name another "
+                        "--output-dir.\n")  # fmt: skip
+    os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
+    assert process.returncode == code, err
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     step = read_log(tmp_path / "run")[-1]["step"]
     assert checkpoint.name == f"checkpoint-{step}"
@@ -209,12 +216,41 @@ def test_sigterm_saves_and_says_so(data, encoder, environment, tmp_path):
     assert "Traceback" not in err
 
 
-def test_sigterm_with_torchrun(data, encoder, environment, tmp_path):
+CTRL_C = """
+import os, runpy, signal, sys, time
+def ctrl_c(*_):
+    os.killpg(0, signal.SIGINT)
+    time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "said"),
+    [
+        # When a package is imported, when the data is loaded, and a second time while a step is under way.
+        ("sys.addaudithook(lambda event, names: event == 'import' and names[0] == 'yaml' and ctrl_c())", "began."),
+        ("from salfom_hf.training import model; model.from_encoder = ctrl_c", "go on with --resume."),
+        ("from salfom_hf.training.loop import Trainer; Trainer.loss = lambda *_: ctrl_c() or ctrl_c()", None),
+    ],
+)
+def test_ctrl_c_while_nothing_is_to_be_saved(data, encoder, environment, tmp_path, moment, said):
+    line = eventful(data, encoder, tmp_path / "run")
+    start = f"{CTRL_C}{moment}\nsys.argv[1:] = {line}\nrunpy.run_module('salfom_hf.train', run_name='__main__')"
+    command = [sys.executable, "-c", start]
+    options = {"env": environment, "start_new_session": True, "capture_output": True, "text": True, "timeout": 120}
+    done = subprocess.run(command, **options, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert [line[-len(said or "") :] for line in done.stderr.splitlines() if "salfom:" in line] == [said] * bool(said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_with_torchrun(data, encoder, environment, tmp_path, number):
     """Of two processes; torchrun hands the signal on. Nothing is said twice."""
     line = eventful(data, encoder, tmp_path / "run", epochs=1000, save_every=0, evaluate_every=900)
     process = launch(line, environment, processes=2)
     wait_for_steps(tmp_path / "run", process)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
     assert err.count("salfom: Told to end") == 1

@@ -367,6 +367,74 @@ def test_a_run_is_not_overwritten(run, capsys):
     assert run("--resume", log_every=3, keep_checkpoints=1)[0] == 0
 
 
+def shifted(path):
+    """Another picture of the same name."""
+    Image.fromarray(np.roll(np.array(Image.open(path)), 20, axis=1) // 2).save(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda data, _: shifted(next((data / "val" / "0601" / "maps").iterdir())), "dhf1k:validation"),
+        (lambda data, _: shutil.rmtree(data / "train" / "0001"), "dhf1k:train"),
+        (lambda _, stills: shutil.copy(stills / "dev.parquet", stills / "train.parquet"), "stills:train"),
+    ],
+)
+def test_resuming_on_changed_data(run, data, stills_parquet, tmp_path, capsys, change, named):
+    """Data may move, copied by any means; what changes is noticed wherever it comes from."""
+    places = [shutil.copytree(source, tmp_path / source.name) for source in (data, stills_parquet)]
+    settings = {"train": ["dhf1k:train", "stills:train"], "validation": "dhf1k:validation", "max_steps": 1}
+
+    def begin(*options):
+        return run(*options, data_dir=[f"dhf1k={places[0]}", f"stills={places[1]}"], **settings)
+
+    _, folder = begin()
+    for place in places:
+        shutil.copytree(place, tmp_path / "moved" / place.name, copy_function=shutil.copyfile)
+        shutil.rmtree(place)
+    places = [tmp_path / "moved" / place.name for place in places]
+    assert begin("--resume")[0] == 0
+    capsys.readouterr()
+    change(*places)
+    assert begin("--resume")[0] == 2
+    assert f"{folder} was begun with other data ({named} has changed)" in capsys.readouterr().err
+    # Runs of earlier versions have no note of their data.
+    (folder / "data.json").unlink()
+    assert begin("--resume")[0] == 0
+
+
+def test_resuming_with_a_changed_teacher(run, stills_parquet, model_folder, tmp_path, capsys):
+    teacher = shutil.copytree(model_folder, tmp_path / "teacher")
+    settings = {"data_dir": f"stills={stills_parquet}", "train": "stills:train", "validation": "stills:dev"}
+    settings |= {"model": model_folder, "teachers": teacher, "size": [64, 64], "max_steps": 1}
+    assert run(**settings)[0] == 0
+    content = bytearray((teacher / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (teacher / "model.safetensors").write_bytes(content)
+    assert run("--resume", **settings)[0] == 2
+    assert f"other data ({teacher} has changed)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("read", ["model", "data_dir", "run/model", "run/checkpoints/data", "run/config.yaml"])
+def test_a_run_replaces_nothing_that_it_reads(run, model_folder, data, tmp_path, capsys, read):
+    folder = tmp_path / "run"
+    settings = {"model": model_folder, "size": [64, 64]}
+    if read == "run/config.yaml":
+        folder.mkdir()
+        (folder / "config.yaml").write_text("base: light  # mine\n")
+        settings["preset"] = str(folder / "config.yaml")
+    elif read == "data_dir":
+        settings["data"] = shutil.copytree(data, folder)
+    elif read.endswith("data"):
+        settings["data"] = shutil.copytree(data, tmp_path / read)
+    else:
+        settings["model"] = shutil.copytree(model_folder, folder if read == "model" else tmp_path / read)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert run(**settings)[0] == 2
+    assert str(folder) in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "progress.json", "average.safetensors"])
 def test_damaged_checkpoint(run, capsys, file):
     _, folder = run()

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_salfom import SalFoMConfig
-from .files import atomic_output
+from .files import Inputs, atomic_output, check_free
 from .modeling_salfom import SalFoMForVideoSaliencyPrediction
 from .umt import PRETRAINING_GRID, UMTConfig, UMTModel, sinusoidal_table
 
@@ -106,6 +106,7 @@ def convert_checkpoint(
         ConversionError: the file is no such checkpoint, or its tensors are not exactly those of the network.
         VideoError: `output_dir` exists already or cannot be written.
     """
+    check_free(output_dir, overwrite, Inputs(checkpoint))
     state = read_checkpoint(checkpoint)
     kind = detect_kind(state)
     model, unused = to_salfom(state) if kind == "salfom" else to_umt(state)

@@ -1,13 +1,79 @@
-"""Outputs that take their place only when complete."""
+"""Outputs that take their place only when complete, and never that of an input."""
 
+import ctypes
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 
-from .video import VideoError, reported
+from .video import VideoError, listed, reported
+
+# Of the folder beside an output in which it is written, and what is in it: a lock file, the folder of the new output,
+# and that of the old one where a system cannot exchange the two.
+PREFIX, LOCK, NEW, OLD = ".salfom-", "lock", "new", "old"
+
+
+class Inputs:
+    """
+    Files and folders that a command reads, known again under any name: by links, in other spellings.
+
+    Args:
+        paths: of the inputs; those that do not exist are passed over.
+    """
+
+    def __init__(self, *paths: str | os.PathLike[str]):
+        self._paths = [Path(path) for path in paths]
+
+    @cached_property
+    def _inputs(self) -> dict[tuple[int, int] | None, Path]:
+        return {_identity(path): path for path in self._paths}
+
+    @cached_property
+    def _around(self) -> dict[tuple[int, int], Path]:
+        """As `_inputs`, and the folders that they are in."""
+        found = {}
+        for path in self._paths:
+            # A folder may hold links to what is read.
+            links = [file for file in path.rglob("*") if file.is_symlink()] if path.is_dir() else []
+            for file in (path, *links):
+                found |= dict.fromkeys(_identities(file), path)
+        return found
+
+    def in_place_of(self, path: str | os.PathLike[str]) -> Path | None:
+        """The input that is gone when `path` is replaced or removed: the same file or folder, or one within."""
+        identity = _identity(Path(path))
+        return identity and self._around.get(identity)
+
+    def around(self, path: str | os.PathLike[str]) -> Path | None:
+        """The input that is a folder which `path` is in, or is `path` itself."""
+        return next((self._inputs[found] for found in _identities(Path(path)) if found in self._inputs), None)
+
+    def refuse(self, path: str | os.PathLike[str]) -> None:
+        """
+        Raises:
+            VideoError: an input is gone when `path` is replaced or removed.
+        """
+        if lost := self.in_place_of(path):
+            raise VideoError(f"{path} exists already; choose another output, for the input {lost} would be lost.")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What a file or folder is, whatever it is called; None if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _identities(path: Path) -> Iterator[tuple[int, int]]:
+    """Those of a file or folder and of all folders that it is in: as it is called, and where links lead."""
+    for place in (Path(os.path.abspath(path)), Path(os.path.realpath(path))):
+        yield from filter(None, map(_identity, (place, *place.parents)))
 
 
 @contextmanager
@@ -15,7 +81,8 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
     """Give a temporary path to write a file or folder at, which takes its final place only on success.
 
     Missing parent folders are made. After any exception the temporary output is gone and what was there before is
-    untouched. An empty folder counts as free.
+    untouched. An empty folder counts as free. Whatever happens, the old output or the new one is there: where a system
+    can only rename one after the other, a process killed in between leaves the old one for [`remove_unfinished`].
 
     Raises:
         VideoError: the place is taken and `overwrite` is false, or is a folder that holds other kinds of file than the
@@ -27,20 +94,29 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
     with ExitStack() as stack:
         with reported(f"Cannot write {path}", advice):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # A folder rather than a file of its own, so that the output keeps its name, permissions and kind.
-            folder = Path(tempfile.mkdtemp(prefix=".salfom-", dir=path.parent))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        temporary = folder / path.name
+            for _ in range(10):
+                # A folder rather than a file of its own, so that the output keeps its name, permissions and kind.
+                folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=path.parent))
+                stack.callback(_remove, folder, own=True)
+                if stack.enter_context(locked(folder / LOCK)) is not False:
+                    break  # Else another process has taken it for one that is left over.
+            (folder / NEW).mkdir()
+        temporary = folder / NEW / path.name
         yield temporary
         check_free(path, overwrite)
         with reported(f"Cannot write {path}", advice):
-            _make_readable(temporary)
+            _make_readable(temporary, (folder / LOCK).stat().st_mode)
             _flush(temporary)
-            if path.is_dir():
-                if not temporary.is_dir() or _suffixes(path) - _suffixes(temporary):
-                    raise VideoError(f"{path} is a folder that holds other files; choose another output.")
-                path.rename(folder / "replaced")
-            os.replace(temporary, path)
+            if not path.is_dir():
+                os.replace(temporary, path)
+                return
+            if not temporary.is_dir() or _suffixes(path) - _suffixes(temporary):
+                raise VideoError(f"{path} is a folder that holds other files; choose another output.")
+            if not _exchange(temporary, path):
+                (folder / OLD).mkdir()
+                os.rename(path, folder / OLD / path.name)
+                os.rename(temporary, path)
+                os.rename(folder / OLD / path.name, temporary)
 
 
 def is_taken(path: Path) -> bool:
@@ -49,20 +125,128 @@ def is_taken(path: Path) -> bool:
         return os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
 
 
-def check_free(path: Path, overwrite: bool) -> None:
-    if is_taken(path) and not overwrite:
+def check_free(path: str | os.PathLike[str], overwrite: bool, inputs: Inputs | None = None) -> None:
+    """
+    Raises:
+        VideoError: something is at `path` and `overwrite` is false, or it is an input, holds one, or is part of one.
+    """
+    path = Path(path)
+    if not is_taken(path):
+        return
+    if inputs is not None:
+        inputs.refuse(path)
+        if folder := inputs.around(path):
+            raise VideoError(f"{path} exists already; choose another output, for it is part of the input {folder}.")
+    if not overwrite:
         raise VideoError(f"{path} exists already; choose another output or pass --overwrite.")
 
 
-def _make_readable(path: Path) -> None:
+def check_suffix(path: str | os.PathLike[str], suffixes: Collection[str], content: str) -> None:
+    """
+    Args:
+        content: what such an output is, in words.
+
+    Raises:
+        VideoError: the name of an output ends in none of the suffixes.
+    """
+    if Path(path).suffix.lower() not in suffixes:
+        raise VideoError(f"Cannot write: {path} is no {content}; name an output that ends in {listed(suffixes)}.")
+
+
+def may_be_folder(path: Path) -> bool:
+    """Whether there is a folder, or nothing that is called like a file; folders may be called such as run-1.5."""
+    return path.is_dir() or not (os.path.lexists(path) or path.suffix[1:2].isalpha())
+
+
+def remove_unfinished(folder: Path) -> None:
+    """
+    Remove what killed processes have not finished writing in a folder; what living ones write, on any machine that
+    shares the folder, stays.
+
+    Raises:
+        VideoError: the output that one of them was to replace cannot be put back.
+    """
+    for left in folder.glob(f"{PREFIX}*"):
+        _remove(left)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[bool | None]:
+    """
+    Hold a lock file, which a process loses when it ends, however it ends. Gives False if it cannot be had: another
+    process has it, or it is gone; None where this cannot be told, as on a file system without locks.
+    """
+    with ExitStack() as stack:
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            _held.add(descriptor)
+            stack.callback(_let_go, descriptor)
+            _lock(descriptor)
+            held = os.path.samestat(os.fstat(descriptor), os.stat(file))
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        except OSError as error:
+            held = False if os.name == "nt" and isinstance(error, PermissionError) else None
+        yield held
+
+
+_held: set[int] = set()
+
+
+def _let_go(descriptor: int) -> None:
+    if descriptor in _held:
+        _held.remove(descriptor)
+        os.close(descriptor)
+
+
+def _let_go_of_all() -> None:
+    for descriptor in list(_held):
+        _let_go(descriptor)
+
+
+if hasattr(os, "register_at_fork"):
+    # A copy of this process, such as one that reads clips, may live on after it.
+    os.register_at_fork(after_in_child=_let_go_of_all)
+
+
+def _lock(descriptor: int) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove(folder: Path, own: bool = False) -> None:
+    """Remove a temporary folder that no process uses. What it holds goes back if nothing has taken its place."""
+    with locked(folder / LOCK) as held:
+        if not (held or (own and held is None)):
+            return
+        for old in folder.glob(f"{OLD}/*"):
+            place = folder.parent / old.name
+            if not os.path.lexists(place):
+                with reported(f"Cannot put {place} back", f"it is in {old.parent}"):
+                    os.rename(old, place)
+    # Windows removes no file that is open.
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two files or folders at once; whether the system can."""
+    # The first has the working directory (AT_FDCWD) before each path; RENAME_EXCHANGE and RENAME_SWAP are both 2.
+    name, before = {"linux": ("renameat2", [-100]), "darwin": ("renamex_np", [])}.get(sys.platform, ("", []))
+    function = name and getattr(ctypes.CDLL(None), name, None)
+    return bool(function) and function(*before, os.fsencode(one), *before, os.fsencode(other), 2) == 0
+
+
+def _make_readable(path: Path, mode: int) -> None:
     """Let those read the files who may read any new file: safetensors makes some for their owner alone."""
-    new = path.with_name(".new")
-    new.touch()
-    mode = new.stat().st_mode & 0o666
-    new.unlink()
     for file in (path, *path.rglob("*")):
         if file.is_file():
-            file.chmod(file.stat().st_mode | mode)
+            file.chmod(file.stat().st_mode | (mode & 0o666))
 
 
 def _flush(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -14,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from .background import in_background
-from .files import atomic_output
+from .files import Inputs, atomic_output, check_free, check_suffix, may_be_folder
 from .profiling import stage
 from .render import heatmap, overlay, side_by_side, to_gray
-from .video import IMAGE_SUFFIXES, READ_IMAGES, VideoError, VideoInfo
-from .video_writer import VideoWriter
+from .video import IMAGE_SUFFIXES, READ_IMAGES, VideoError, VideoInfo, image_files
+from .video_writer import CONTAINERS, VideoWriter
 
 if TYPE_CHECKING:
     from .predictor import SaliencyFrame
@@ -35,6 +36,25 @@ def default_output(source: Path, output_format: str) -> Path:
     is_image = source.suffix.lower() in READ_IMAGES
     suffix = {"maps": "", "npz": ".npz"}.get(output_format, ".png" if is_image else ".mp4")
     return source.with_name(f"{source.stem if source.is_file() else source.name}_{output_format}{suffix}")
+
+
+def inputs_of(videos: Iterable[Path], *others: Path) -> Inputs:
+    """All files that videos, images and folders of images are read from, and what is read besides."""
+    return Inputs(*others, *(file for video in videos for file in (image_files(video) if video.is_dir() else [video])))
+
+
+def check_name(path: Path, output_format: str) -> None:
+    """
+    Raises:
+        VideoError: what is written in one of `FORMATS` cannot have this name.
+    """
+    if output_format == "maps":
+        if not may_be_folder(path):
+            raise VideoError(f"Cannot write: {path} is no folder, which maps need; name another output.")
+    elif output_format == "npz":
+        check_suffix(path, (".npz",), "npz file")
+    else:
+        check_suffix(path, IMAGE_SUFFIXES.union(CONTAINERS), "video or picture")
 
 
 def write_behind(put: Callable, frames: Iterable) -> None:
@@ -92,25 +112,24 @@ def write_npz(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> N
     An npz with `maps`, float16 `(frames, height, width)`, values in 0…1, and `timestamps`, float64 `(frames,)`, in
     seconds. Written frame by frame: memory does not grow with the video.
     """
-    with atomic_output(path, overwrite) as temporary:
-        raw = temporary.with_name("maps.raw")
+    # The scratch file has no name, which the output could have.
+    with atomic_output(path, overwrite) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as raw:
         timestamps, shape = [], (0, 0)
-        with raw.open("wb") as file:
-            for frame in frames:
-                shape = frame.saliency.shape
-                with stage("encode"):
-                    file.write(frame.saliency.astype(np.float16).tobytes())
-                timestamps.append(float(frame.timestamp))
+        for frame in frames:
+            shape = frame.saliency.shape
+            with stage("encode"):
+                raw.write(frame.saliency.astype(np.float16).tobytes())
+            timestamps.append(float(frame.timestamp))
+        raw.seek(0)
         with stage("encode"), zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             with archive.open("timestamps.npy", "w") as entry:
                 np.lib.format.write_array(entry, np.array(timestamps))
             # The header states the number of frames, known only now; the maps follow it piece by piece.
-            with archive.open("maps.npy", "w", force_zip64=True) as entry, raw.open("rb") as file:
+            with archive.open("maps.npy", "w", force_zip64=True) as entry:
                 header = {"descr": "<f2", "fortran_order": False, "shape": (len(timestamps), *shape)}
                 np.lib.format.write_array_header_2_0(entry, header)
-                while piece := file.read(1 << 20):
+                while piece := raw.read(1 << 20):
                     entry.write(piece)
-        raw.unlink()
 
 
 def write(
@@ -134,8 +153,9 @@ def write(
         start, duration: the part of the source that the frames are, in seconds.
 
     Raises:
-        VideoError: the output exists (without `overwrite`) or cannot be written.
+        VideoError: the output exists (without `overwrite`), is or holds the source, or cannot be written.
     """
+    check_free(path, overwrite, inputs_of([info.path]))
     if output_format == "maps":
         write_maps(frames, path, overwrite)
     elif output_format == "npz":

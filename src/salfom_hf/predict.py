@@ -8,7 +8,6 @@ An output that is there is done: the same command goes on where a run was stoppe
 import argparse
 import codecs
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -36,11 +35,20 @@ except ImportError as error:
         sys.exit(f"salfom: {needed}")
     raise ImportError(needed) from error
 
-from .cli.common import FAILURE, CommandParser, UsageError, at_least_one, in_words, load_predictor, report
+from .cli.common import (
+    FAILURE,
+    CommandParser,
+    UsageError,
+    at_least_one,
+    in_words,
+    load_predictor,
+    report,
+)
 from .cli.predict import RESULT, Skipped, add_options, failing_alone, sources
-from .files import is_taken
-from .output import default_output, write
+from .files import check_free, is_taken, may_be_folder, remove_unfinished
+from .output import default_output, inputs_of, write
 from .predictor import SaliencyFrame
+from .pretrained import local
 from .training.processes import OtherProcessError, all_or_none, lost_connection
 from .video import READ_IMAGES, VIDEO_SUFFIXES, VideoError, probe, reason_of, refuse_pipe, reported
 
@@ -175,7 +183,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[str], int]:
         UsageError: there are no videos, or the outputs have no place.
     """
     output = args.output
-    if output.suffix.lower() in VIDEO_SUFFIXES or (output.exists() and not output.is_dir()):
+    if not may_be_folder(output):
         raise UsageError(f"The outputs go to a folder, which {output} is not; name another.")
     if not args.videos.exists():
         raise UsageError(f"There is no list, folder or video {args.videos}; check the path.")
@@ -195,11 +203,16 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[str], int]:
     if not found and not failures:
         raise UsageError(f"{args.videos} names no videos and no images; give another list or folder.")
     jobs = []
+    inputs = inputs_of([*found.values(), *([] if args.videos.is_dir() else [args.videos])], *local(args.model))
     for place, video in found.items():
-        if args.overwrite or not is_taken(place):
-            jobs.append((video, place))
-        else:
+        if not args.overwrite and is_taken(place):
             done += 1
+            continue
+        try:
+            check_free(place, args.overwrite, inputs)
+            jobs.append((video, place))
+        except VideoError as error:
+            failures.append(str(error))
     # Bytes are about in proportion to frames, and known without opening thousands of files.
     return sorted(jobs, key=lambda job: -size_of(job[0])), failures, done
 
@@ -210,13 +223,6 @@ def size_of(video: Path) -> int:
         return sum(file.stat().st_size for file in (video.iterdir() if video.is_dir() else [video]))
     except OSError:
         return 0  # Whoever is to predict it says so.
-
-
-def remove_unfinished(jobs: Iterable[Job]) -> None:
-    """Remove what killed processes have not finished writing, where it would be written again."""
-    for folder in {output.parent for _, output in jobs}:
-        for left in folder.glob(".salfom-*"):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def start_processes(args: argparse.Namespace) -> PartialState:
@@ -339,7 +345,8 @@ def predict(args: argparse.Namespace) -> int:
             if done:
                 there = f"{done:,} of {done + len(jobs):,} outputs exist already"
                 print(f"{there} and are kept; --overwrite makes them anew.", flush=True)
-            remove_unfinished(jobs)
+            for folder in {output.parent for _, output in jobs}:
+                remove_unfinished(folder)
             planned = [(jobs, failures)]
     ((jobs, failures),) = broadcast_object_list(planned)
     if jobs:

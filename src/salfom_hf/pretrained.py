@@ -1,6 +1,7 @@
 """Names of models: what `from_pretrained("salfom")` and `--model salfom` mean."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub.constants import HF_HOME
@@ -42,4 +43,13 @@ def resolve(name: str | os.PathLike | None) -> str | os.PathLike | None:
     return str(folder)
 
 
-__all__ = ["KNOWN", "holds_model", "installed", "resolve"]
+def local(*names: str | os.PathLike) -> list[Path]:
+    """Where the models of these names are, or would be if they are on this machine."""
+    found = []
+    for name in names:
+        with suppress(FileNotFoundError):
+            found.append(Path(resolve(name)))
+    return found
+
+
+__all__ = ["KNOWN", "holds_model", "installed", "local", "resolve"]

@@ -3,15 +3,27 @@
     accelerate launch -m salfom_hf.train PRESET_OR_YAML --data-dir FOLDER [--SETTING VALUE …]
 
 Presets and settings: `python -m salfom_hf.train --help`. A run leaves in its `output_dir`: `model/`, the best model so
-far, for `from_pretrained`; `checkpoints/`, to go on from with `--resume`; `config.yaml`, `log.jsonl` and `pictures/`.
+far, for `from_pretrained`; `checkpoints/`, to go on from with `--resume`; `config.yaml`, `data.json`, `log.jsonl` and
+`pictures/`.
 """
 
 import dataclasses
 import datetime
+import json
 import os
-import shutil
+import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+
+if __name__ == "__main__":
+
+    def not_begun(number: int, _) -> None:
+        print("salfom: Told to end before the run began.", file=sys.stderr)
+        os._exit(128 + number)
+
+    # Importing takes seconds, in which Ctrl-C may come, too.
+    signal.signal(signal.SIGINT, not_begun)
 
 import transformers
 import yaml
@@ -38,37 +50,47 @@ except ImportError as error:
 from .allocation import keep_freed_memory
 from .cli.common import print_traceback
 from .data import DataError
-from .files import atomic_output
+from .files import Inputs, atomic_output, locked, remove_unfinished
 from .hub.publish import PublishError, push
+from .pretrained import local
 from .training.card import write_report
 from .training.checkpoints import CheckpointError
 from .training.config import ConfigError, TrainingConfig, parse
-from .training.data import build_clips
-from .training.loop import Trainer, TrainingStoppedError
+from .training.data import build_clips, folder_of, states
+from .training.loop import ENDING, LOG, Trainer, TrainingStoppedError
 from .training.model import build_model
 from .training.processes import LOST, OtherProcessError, all_or_none, lost_connection
 from .video import VideoError
 
-FAILURE, STOPPED = 2, 143
+FAILURE = 2
+SETTINGS, DATA = "config.yaml", "data.json"
+NOT_TRAINING = "Told to end while no step was under way, so nothing is lost; go on with --resume."
 
 # Settings that may change when a run goes on.
 FREE = {"resume", "push_to_hub", "private", "num_workers", "log_every", "save_every", "keep_checkpoints", "data_dir"}
 
 
-def prepare_folder(config: TrainingConfig) -> None:
+def prepare_folder(config: TrainingConfig, stack: ExitStack) -> None:
     """
-    Make the run's folder and note its settings.
+    Make the run's folder and note its settings, and what its data is like.
+
+    Args:
+        stack: until it ends, the folder is locked.
 
     Raises:
-        ConfigError: it holds another run.
+        ConfigError: the folder holds another run or other files, or is used by another process; or the data is not
+            what it was.
+        DataError: the data cannot be read.
+        VideoError: what is read would be replaced.
     """
     folder = Path(config.output_dir)
-    noted = folder / "config.yaml"
-    if any(folder.glob("checkpoints/checkpoint-*")):
-        if not config.resume:
-            raise ConfigError(
-                f"{folder} holds a run already; go on with it by --resume, or name another --output-dir."
-            )
+    noted, data = folder / SETTINGS, folder / DATA
+    resumed = any(folder.glob("checkpoints/checkpoint-*"))
+    if not resumed:
+        keep_others(config, folder)
+    elif not config.resume:
+        raise ConfigError(f"{folder} holds a run already; go on with it by --resume, or name another --output-dir.")
+    else:
         before, now = yaml.safe_load(noted.read_text(encoding="utf-8")), dataclasses.asdict(config)
         changed = [name for name in now if name not in FREE and before.get(name) != now[name]]
         if changed:
@@ -76,11 +98,48 @@ def prepare_folder(config: TrainingConfig) -> None:
                 f"{folder} was begun with other settings ({', '.join(changed)}); use those of {noted}, or name "
                 "another --output-dir."
             )
+    now = states(config)
+    if resumed and data.is_file():  # Earlier versions wrote none.
+        before = json.loads(data.read_text(encoding="utf-8"))
+        changed = [name for name in now if before.get(name) != now[name]]
+        if changed:
+            raise ConfigError(
+                f"{folder} was begun with other data ({', '.join(changed)} has changed); use the data as it was, or "
+                "name another --output-dir."
+            )
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".salfom-*"):  # Models that a killed process has not finished writing.
-        shutil.rmtree(left)
+    if stack.enter_context(locked(folder / ".lock")) is False:
+        raise ConfigError(f"Another process trains in {folder}; wait until it ends, or name another --output-dir.")
+    remove_unfinished(folder)
     with atomic_output(noted, overwrite=True) as path:
         dataclasses.replace(config, resume=False).save(path)
+    with atomic_output(data, overwrite=True) as path:
+        path.write_text(f"{json.dumps(now, indent=1)}\n", encoding="utf-8")
+
+
+def keep_others(config: TrainingConfig, folder: Path) -> None:
+    """
+    Refuse to begin a run in a folder where it would replace its own inputs, or files of others.
+
+    Raises:
+        ConfigError, VideoError: it would.
+    """
+    noted = folder / SETTINGS
+    written = [folder / name for name in (SETTINGS, DATA, LOG, "model", "checkpoints", "pictures")]
+    datasets = {source.partition(":")[0] for source in config.train + config.validated}
+    models = filter(None, (config.model, config.encoder, *config.teachers))
+    read = [*(folder_of(dataset, config) for dataset in datasets), *local(*models)]
+    for path in read:
+        if path.exists() and folder.exists() and path.samefile(folder):
+            raise ConfigError(f"{folder} is what the run reads; name another --output-dir.")
+    inputs = Inputs(*read)
+    for path in written:
+        inputs.refuse(path)
+    # A run that was stopped before its first checkpoint has noted all settings, also this one.
+    own = noted.is_file() and "resume:" in noted.read_text(encoding="utf-8", errors="replace")
+    others = [] if own else [path for path in written if path.exists()]
+    if others:
+        raise ConfigError(f"{others[0]} is of no run and would be replaced; name another --output-dir.")
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -138,10 +197,11 @@ def train(config: TrainingConfig) -> Path:
     """
     accelerator = make_accelerator(config)
     set_seed(config.seed)
+    stack = ExitStack()
     try:
         with all_or_none(accelerator):
             if accelerator.is_main_process:
-                prepare_folder(config)
+                prepare_folder(config, stack)
         # The first process fills the caches, of the Hub and of the datasets; the others read them.
         for first in (True, False):
             with all_or_none(accelerator):
@@ -155,6 +215,7 @@ def train(config: TrainingConfig) -> Path:
         if config.push_to_hub and accelerator.is_main_process:
             print(push(trainer.model_folder, config.push_to_hub, config.private))
     finally:
+        stack.close()
         # Not end_training: it takes down the connections between the processes while the model still holds them, on
         # which gloo waits forever. They end with the processes.
         for tracker in accelerator.trackers:
@@ -163,17 +224,20 @@ def train(config: TrainingConfig) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0 when all went well, 2 when anything failed, 143 when told to end."""
+    """Run the command; 0 when all went well, 2 when anything failed, 130 or 143 when told to end."""
     keep_freed_memory()
     # Of what all processes of a machine find out alike, one speaks.
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     transformers.logging.disable_progress_bar()
     if not (speaks and sys.stderr.isatty()):
         datasets.disable_progress_bars()
+    previous = {number: signal.signal(number, stop) for number in ENDING}
     try:
         folder = train(parse(arguments))
-    except TrainingStoppedError as stop:
-        return fail(stop if speaks else None, STOPPED if stop.told else FAILURE)
+    except TrainingStoppedError as error:
+        return fail(error if speaks else None, 128 + error.told if error.told else FAILURE)
+    except KeyboardInterrupt as stopped:
+        return fail(NOT_TRAINING if speaks else None, 128 + stopped.args[0])
     except ConfigError as error:
         return fail(error if speaks else None)
     except (DataError, VideoError, CheckpointError, PublishError) as error:
@@ -191,9 +255,19 @@ def main(arguments: list[str] | None = None) -> int:
             f"Cannot write or read a file of the run ({' '.join(str(error).split())}); its checkpoints are kept: "
             f"{advice_for(error, 'try again')}."
         )
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     if speaks:
         print(f"The best model is in {folder}.")
     return 0
+
+
+def stop(number: int, _) -> None:
+    """End while no step is under way; told once more, at once."""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_DFL)
+    raise KeyboardInterrupt(number)
 
 
 def fail(message: Exception | str | None, code: int = FAILURE) -> int:

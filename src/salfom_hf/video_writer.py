@@ -33,7 +33,7 @@ _X264 = ("libx264", {"preset": "superfast", "crf": "20"})
 _X264_FASTSTART = (*_X264, "aac", {"movflags": "+faststart"})
 _VP9 = ("libvpx-vp9", {"crf": "30", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"})
 # Suffix: video encoder and its options, audio encoder for sound that cannot be copied, options of the container.
-_FORMATS: dict[str, tuple[str, dict[str, str], str, dict[str, str]]] = {
+CONTAINERS: dict[str, tuple[str, dict[str, str], str, dict[str, str]]] = {
     ".mp4": _X264_FASTSTART,
     ".mov": _X264_FASTSTART,
     ".mkv": (*_X264, "aac", {}),
@@ -73,8 +73,8 @@ class VideoWriter:
         overwrite: bool = False,
     ) -> None:
         self._path, self._overwrite = Path(path), overwrite
-        if self._path.suffix.lower() not in _FORMATS:
-            raise VideoError(f"Cannot tell the format of {path}; name the output with one of {listed(_FORMATS)}.")
+        if self._path.suffix.lower() not in CONTAINERS:
+            raise VideoError(f"Cannot tell the format of {path}; name the output with one of {listed(CONTAINERS)}.")
         check_free(self._path, overwrite)
         self._width, self._height, self._rate = width, height, Fraction(frame_rate)
         self._start = Fraction(start).limit_denominator(10**6)
@@ -84,7 +84,7 @@ class VideoWriter:
         self._last = -1
 
     def __enter__(self) -> "VideoWriter":
-        encoder, options, audio_encoder, container_options = _FORMATS[self._path.suffix.lower()]
+        encoder, options, audio_encoder, container_options = CONTAINERS[self._path.suffix.lower()]
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_output(self._path, self._overwrite))
             with reported(self._failing, "choose another output"):

@@ -6,9 +6,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ..errors import is_out_of_memory
-from ..files import check_free
+from ..files import Inputs, check_free, check_suffix
 from ..loading import LoadError, loading
-from ..pretrained import KNOWN
+from ..pretrained import KNOWN, local
 from .common import UsageError, at_least_one, usable_device
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -54,7 +54,8 @@ def add(commands) -> None:
 
 def benchmark(args: argparse.Namespace) -> int:
     if args.output is not None:
-        check_free(args.output, args.overwrite)
+        check_suffix(args.output, (".json",), "JSON file")
+        check_free(args.output, args.overwrite, Inputs(*local(args.model)))
     try:
         return measure(args)
     except (MemoryError, RuntimeError) as error:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sized
 from itertools import islice
 from pathlib import Path
 
-from ..files import atomic_output, check_free
-from ..video import IMAGE_SUFFIXES, listed
+from ..files import Inputs, atomic_output, check_free, check_suffix
+from ..video import IMAGE_SUFFIXES
 from .common import FAILURE, UsageError, at_least_one, whole_number
 
 # Named here as well as in `salfom_hf.data`, which takes a second to import.
@@ -250,6 +250,10 @@ def show(args: argparse.Namespace) -> int:
     from ..data.contact_sheet import contact_sheet
     from ..data.samples import open_sample
 
+    inputs = Inputs(args.path)
+    if args.output is not None:
+        check_suffix(args.output, IMAGE_SUFFIXES, "picture")
+        check_free(args.output, args.overwrite, inputs)
     info = export_info(args.path)
     if info is None:
         split, rows = next(iter(tables(args, args.split and [args.split]).items()))
@@ -257,8 +261,7 @@ def show(args: argparse.Namespace) -> int:
         split = args.split or info["splits"][0]
         rows = load(args.dataset, args.path, split, streaming=True)
     output = args.output or Path(f"{args.dataset}_{args.split or split}.png")
-    if output.suffix.lower() not in IMAGE_SUFFIXES:
-        raise UsageError(f"{output} is no picture; name one of {listed(IMAGE_SUFFIXES)}.")
+    check_free(output, args.overwrite, inputs)
     stills = args.dataset == "stills"
     wanted = SHEET_ROWS_OF_STILLS * args.frames if stills else SHEET_VIDEOS
     with atomic_output(output, args.overwrite) as temporary:
@@ -293,8 +296,8 @@ def from_all_over(rows, wanted: int) -> Iterable[dict]:
 def export(args: argparse.Namespace) -> int:
     from ..data import export_dataset
 
+    check_free(args.output, args.overwrite, Inputs(args.path))
     refuse_export(args.path)
-    check_free(args.output, args.overwrite)
     splits = tables(args, args.split)
     try:
         export_dataset(

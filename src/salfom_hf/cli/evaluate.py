@@ -8,8 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..errors import advice_for, is_out_of_memory
-from ..files import check_free
-from ..pretrained import KNOWN
+from ..files import Inputs, check_free, check_suffix
+from ..output import inputs_of
+from ..pretrained import KNOWN, local
 from .common import UsageError, add_model_options, at_least_one, load_predictor, not_negative, whole_number
 from .data import DATASETS, add_skip_invalid, reporting
 from .predict import Skipped, sources
@@ -190,8 +191,10 @@ def evaluate(args: argparse.Namespace) -> int:
     from ..data import load
 
     split = args.split or default_split(args)
-    dataset = load(args.dataset, args.data_dir, split, skip_invalid=args.skip_invalid)
     output = args.output or Path(f"evaluation_{args.dataset}_{split}")
+    if args.overwrite:
+        Inputs(args.data_dir, *args.predictions, *local(*args.model)).refuse(output)
+    dataset = load(args.dataset, args.data_dir, split, skip_invalid=args.skip_invalid)
     about = {"dataset": args.dataset, "split": split}
     metrics = tuple(args.metrics or evaluation.DEFAULT_METRICS)
     try:
@@ -238,11 +241,12 @@ def evaluate(args: argparse.Namespace) -> int:
 def steadiness(args: argparse.Namespace) -> int:
     from .. import evaluation
 
-    if args.output is not None:
-        check_free(args.output, args.overwrite)
     skipped = Skipped()
     videos = list(dict.fromkeys(video for path in args.videos for video in sources(path, skipped)))
     skipped.say()
+    if args.output is not None:
+        check_suffix(args.output, (".json",), "JSON file")
+        check_free(args.output, args.overwrite, inputs_of(videos, *local(*args.model)))
     values = {}
     with in_one_sentence():
         for model in models_for(args.model or ["salfom"], args):
@@ -264,6 +268,8 @@ def submit(args: argparse.Namespace) -> int:
     from ..data import load
     from ..evaluation import Model, check_submission, write_submission
 
+    if args.check is None and args.overwrite:
+        Inputs(args.data_dir, *local(args.model)).refuse(args.output)
     dataset = load("dhf1k", args.data_dir, args.split)
     folder = args.check or args.output
     frames = sum(dataset["num_frames"])

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from ..errors import advice_for, reason_of
+from ..files import Inputs, check_free, check_suffix
 from ..loading import loading
-from ..pretrained import KNOWN
+from ..pretrained import KNOWN, local
 from . import hub
 from .common import UsageError, at_least_one
 
@@ -69,6 +70,7 @@ def export(function, args: argparse.Namespace, **options) -> int:
     from ..onnx_runtime import GraphError
     from ..video_processing_salfom import SalFoMVideoProcessor
 
+    check_free(args.output, args.overwrite, Inputs(*local(args.model), *options.get("calibration", ())))
     with loading(args.model):
         model = SalFoMForVideoSaliencyPrediction.from_pretrained(args.model, dtype=torch.float32)
         processor = SalFoMVideoProcessor.from_pretrained(args.model)
@@ -106,4 +108,5 @@ def onnx(args: argparse.Namespace) -> int:
 def torch_export(args: argparse.Namespace) -> int:
     from ..graphs import export_program
 
+    check_suffix(args.output, (".pt2",), "program of torch.export")
     return export(export_program, args)

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from ..pretrained import KNOWN
+from ..files import Inputs, check_free, check_suffix
+from ..pretrained import KNOWN, local
 from ..render import COLORMAPS, overlay
-from ..video_writer import VideoWriter
+from ..video import FILE_PROTOCOL
+from ..video_writer import CONTAINERS, VideoWriter
 from .common import UsageError, add_model_options, load_predictor, not_negative, whole_number
 
 PORT = 7861
@@ -105,6 +107,10 @@ def live(args: argparse.Namespace) -> int:
     to_file = args.output is not None and args.output != "-" and "://" not in args.output
     if args.output == "-" and os.isatty(1):
         raise UsageError("Standard output is a terminal; pipe it into a player, or name a file.")
+    if to_file:
+        check_suffix(args.output, CONTAINERS, "video")
+        source = "/dev/stdin" if args.source == "-" else args.source.removeprefix(FILE_PROTOCOL)
+        check_free(args.output, args.overwrite, Inputs(source, *local(args.model)))
     slot = Slot(args.latency)
     status = Status(slot)
     with ExitStack() as stack:

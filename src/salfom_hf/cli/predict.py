@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import mimetypes
-import os
 import sys
 import time
 from collections import defaultdict
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from ..errors import advice_for, is_out_of_memory, is_sentence
-from ..output import FORMATS, default_output, write
-from ..pretrained import KNOWN
+from ..files import check_free, may_be_folder
+from ..output import FORMATS, check_name, default_output, inputs_of, write
+from ..pretrained import KNOWN, local
 from ..profiling import Profile, speed
 from ..render import COLORMAPS
 from ..video import READ_IMAGES, VIDEO_SUFFIXES, VideoError, probe
@@ -120,7 +120,7 @@ def may_be_media(file: Path) -> bool:
 def outputs(videos: list[Path], output: Path | None, output_format: str) -> Iterator[Path]:
     """The output of each video."""
     several = len(videos) > 1
-    if several and output is not None and (output.is_file() or output.suffix.lower() in VIDEO_SUFFIXES):
+    if several and output is not None and not may_be_folder(output):
         raise UsageError(f"{len(videos)} inputs cannot all be written to {output}; name a folder.")
     for video in videos:
         place = default_output(video, output_format)
@@ -141,6 +141,7 @@ def predict(args: argparse.Namespace) -> int:
     if not videos:
         return FAILURE
     jobs = list(zip(videos, outputs(videos, args.output, args.format), strict=True))
+    inputs = inputs_of(videos, *local(args.model))
     predictor = None
     written: set[Path] = set()
     for video, output in jobs:
@@ -148,10 +149,11 @@ def predict(args: argparse.Namespace) -> int:
             if output in written:
                 raise VideoError(f"{video} and another input would both be written to {output}; predict it by itself.")
             written.add(output)
+            check_free(output, args.overwrite, inputs)
+            if output == args.output:
+                check_name(output, args.format)
             with failing_alone(video):
                 info = probe(video)
-                if os.path.lexists(output) and not args.overwrite and not output.is_dir():
-                    raise VideoError(f"{output} exists already; choose another output or pass --overwrite.")
                 predictor = predictor or load_predictor(args.model, args)
                 predict_one(predictor, info, output, args)
         except VideoError as error:

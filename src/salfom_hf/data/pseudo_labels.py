@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..blur import gaussian_blur
 from ..errors import needs_extra
-from ..files import atomic_output, check_free
+from ..files import Inputs, atomic_output, check_free
 from ..video import probe, read_frames, reason_of
 from .export import writing
 from .features import DataError
@@ -211,8 +211,9 @@ def pseudo_label(
     videos, folder, teacher = Path(videos), Path(folder), Path(teacher)
     if min(every, frames, longest) < 1 or seed < 0:
         raise ValueError("every, frames and longest must be at least 1, and seed at least 0.")
-    check_free(folder, overwrite)
-    infos = {video: probe(video) for video in find_videos(videos)}
+    found = find_videos(videos)
+    check_free(folder, overwrite, Inputs(teacher, *found))
+    infos = {video: probe(video) for video in found}
     model = AttentionCenter(teacher)
     made = {}
     total = sum(min(info.num_frames or frames, frames) for info in infos.values())

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..blur import blur_matrix
-from ..files import atomic_output, check_free
+from ..files import Inputs, atomic_output, check_free
 from ..video import VIDEO_SUFFIXES, VideoInfo, probe, read_frames, reason_of, reported
 from .builder import FPS_FILE
 from .export import writing
@@ -305,9 +305,9 @@ def make_gazefolder(
         raise ValueError(f"A share from 0 to below 1 of train goes to validation, not {validation} of {split}.")
     if not 0 < sigma < math.inf:
         raise ValueError(f"Sigma is a number of pixels above 0, not {sigma}.")
-    check_free(folder, overwrite)
-    table = read_gaze(gaze)
     found = find_videos(videos)
+    check_free(folder, overwrite, Inputs(gaze, *found))
+    table = read_gaze(gaze)
     assigned, unknown = assign(table, found)
     _check(assigned, gaze, videos, validation)
     infos = {video: probe(video) for video in assigned}

@@ -205,12 +205,12 @@ def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: 
         "methods": {m.name: {"description": m.description, "fingerprint": m.fingerprint} for m in methods},
     }
     place = output / SETTINGS
-    if place.is_file() and overwrite:
+    earlier = noted(place, "methods")
+    if earlier and overwrite:
         shutil.rmtree(output / "videos", ignore_errors=True)
         for name in REPORTS:
             (output / name).unlink(missing_ok=True)
-    elif place.is_file():
-        earlier = read_json(place)
+    elif earlier:
         earlier_methods = earlier.pop("methods")
         ours = {name: value for name, value in settings.items() if name != "methods"}
         changed = [name for name in {**earlier, **ours} if earlier.get(name) != ours.get(name)]
@@ -248,6 +248,15 @@ def digest_of(dataset) -> str:
                 file = part[frame]
                 digest.update(Path(file["path"]).read_bytes() if file["bytes"] is None else file["bytes"])
     return digest.hexdigest()[:16]
+
+
+def noted(path: Path, key: str) -> dict | None:
+    """What an earlier run has noted in a file, which holds this key; None for other files."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and key in content else None
 
 
 def read_json(path: Path):

@@ -13,7 +13,7 @@ from ..data.samples import GazeVideo, open_sample
 from ..files import atomic_output
 from ..render import to_gray
 from .methods import EvaluationError, Method
-from .running import read_json, write_json
+from .running import noted, write_json
 
 LISTED = 10  # problems that are told one by one
 
@@ -55,10 +55,12 @@ def write_submission(
     note = {"package": "salfom-hf", "version": __version__, "model": method.name, "maps": method.description,
             "fingerprint": method.fingerprint}  # fmt: skip
     place = note_of(output)
+    earlier = noted(place, "fingerprint")
+    if earlier is None and os.path.lexists(place):
+        raise EvaluationError(f"{place} is not the note on how maps were made; choose another --output.")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        if not place.is_file():
+        if earlier is None:
             raise EvaluationError(f"{output} holds files of unknown origin; choose a new folder as --output.")
-        earlier = read_json(place)
         if overwrite:
             # All at once: maps of both models would be mixed if this run were stopped.
             for video_id in dataset["video_id"]:

@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled, RemoteEntryNotFoundError
 from safetensors import safe_open
 
-from ..files import atomic_output
+from ..files import Inputs, atomic_output, check_free
 from ..loading import loading
 from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..pretrained import resolve
@@ -176,6 +176,7 @@ def export(
         LoadError: the model cannot be loaded.
     """
     source = resolve(model)
+    check_free(output, overwrite, Inputs(source, *results))
     with loading(model):
         network = SalFoMForVideoSaliencyPrediction.from_pretrained(model)
         state = as_stored(network, Path(source, "model.safetensors"))

@@ -1,9 +1,13 @@
 """The clips that a run trains on and those it validates on."""
 
 import copy
+import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from torch.utils.data import ConcatDataset, Dataset, Sampler
 from transformers.image_utils import SizeDict
 
@@ -11,6 +15,9 @@ from ..data import DATASETS, Augmentation, ClipDataset, DataError, MixtureDatase
 from ..data.motion import MotionDataset
 from ..video_processing_salfom import SalFoMVideoProcessor
 from .config import MOTION, ConfigError, TrainingConfig, suggestion
+
+# Of the files of a video, the sizes of about so many are looked at.
+SIZES = 16
 
 
 class EpochSampler(Sampler[int]):
@@ -66,6 +73,63 @@ def rows_of(source: str, config: TrainingConfig):
         raise
     except ValueError as error:  # Of datasets, about a part of a split.
         raise ConfigError(f"'{source}' cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def states(config: TrainingConfig) -> dict[str, str]:
+    """
+    By source of data, and by folder of a model, text that changes when what a run reads there changes.
+
+    Raises:
+        ConfigError: a source is unknown.
+        DataError: the data cannot be read.
+    """
+    sources = dict.fromkeys(config.train + config.validated)
+    models = dict.fromkeys((config.model, config.encoder, *config.teachers))
+    return {
+        **{source: state_of(rows_of(source, config)) for source in sources},
+        **{name: state_of_model(Path(name)) for name in models if os.path.isdir(name)},
+    }
+
+
+def state_of(rows) -> str:
+    """
+    Text that changes when rows change, or files that they name; not when files are moved or copied elsewhere. Of files
+    count names and sizes, of a video's many frames or maps the sizes of some; none is opened.
+    """
+    digest = hashlib.sha256()
+    for table in rows.with_format("arrow").iter(16):
+        for row in range(len(table)):
+            for column in table.columns:
+                values = next(chunk for chunk in column.slice(row, 1).chunks if len(chunk))
+                while pa.types.is_list(values.type):
+                    values = values.flatten()
+                content = files_in(values) if pa.types.is_struct(values.type) else values.to_pylist()
+                digest.update(repr(content).encode())
+    return digest.hexdigest()[:16]
+
+
+def files_in(values: pa.StructArray) -> tuple[list[str], list[int | None]]:
+    """The names of files, and the sizes of some, in bytes; `{"path": …, "bytes": …}` may hold the file itself."""
+    paths, within = pc.struct_field(values, "path").to_pylist(), pc.binary_length(pc.struct_field(values, "bytes"))
+    sizes = []
+    for index in range(0, len(paths), max(1, len(paths) // SIZES)):
+        size = within[index].as_py()
+        if size is None and paths[index] is not None and os.path.isfile(paths[index]):
+            size = os.path.getsize(paths[index])
+        sizes.append(size)
+    return [os.path.basename(path or "") for path in paths], sizes
+
+
+def state_of_model(folder: Path) -> str:
+    """Text that changes with the weights and settings in a folder."""
+    digest = hashlib.sha256()
+    for pattern in ("*config.json", "*.safetensors", "*.bin"):
+        for file in sorted(folder.glob(pattern)):
+            digest.update(file.name.encode())
+            with file.open("rb") as content:
+                while piece := content.read(1 << 20):
+                    digest.update(piece)
+    return digest.hexdigest()[:16]
 
 
 def divide(config: TrainingConfig) -> tuple[list, list]:
@@ -139,4 +203,4 @@ def build_clips(
     return training_clips, ConcatDataset([ClipDataset(rows, processor, **regular, **shared) for rows in validation])
 
 
-__all__ = ["EpochSampler", "build_clips"]
+__all__ = ["EpochSampler", "build_clips", "folder_of", "states"]

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -35,6 +36,8 @@ from .validation import draw, validate
 # Greater is better, but for this one.
 LESS_IS_BETTER = ("kldiv",)
 LOG = "log.jsonl"
+# Signals at which a run is saved and ends.
+ENDING = (signal.SIGINT, signal.SIGTERM)
 # What accelerate calls them.
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,10 +47,10 @@ class TrainingStoppedError(Exception):
     The run ends before its time, with nothing lost; the message says why and how to go on.
 
     Attributes:
-        told: whether somebody told it to end.
+        told: the signal by which somebody told it to end; 0 if nobody did.
     """
 
-    def __init__(self, message: str, told: bool = False):
+    def __init__(self, message: str, told: int = 0):
         super().__init__(message)
         self.told = told
 
@@ -107,7 +110,7 @@ class Trainer:
         loading = {
             "collate_fn": collate_by_shape,
             "num_workers": config.num_workers,
-            "worker_init_fn": outlive_sigterm,
+            "worker_init_fn": outlive_signals,
         }
         # Workers begin as copies of this process. Those of the training data do so before it holds what training
         # needs; those of the validation data are made anew each time, or they would keep what it held at the first.
@@ -129,7 +132,7 @@ class Trainer:
         self.total_steps = min(steps, config.max_steps or steps)
         self.progress = Progress(accelerator.num_processes)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", config.keep_checkpoints, accelerator, self.average)
-        self.asked_to_stop = False
+        self.asked_to_stop = 0  # by which signal
 
     def run(self) -> None:
         """
@@ -139,7 +142,7 @@ class Trainer:
             TrainingStoppedError: the loss is not a number, or the process was told to end.
             CheckpointError: a checkpoint cannot be written or read.
         """
-        previous = signal.signal(signal.SIGTERM, self.note_stop)
+        previous = {number: signal.signal(number, self.note_stop) for number in ENDING}
         quiet = None if self.accelerator.is_main_process else True
         try:
             if self.config.resume:
@@ -160,15 +163,18 @@ class Trainer:
                 while not progress.finished:
                     self.finish_epoch()
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     @property
     def model_folder(self) -> Path:
         """Where the best model so far is."""
         return self.folder / "model"
 
-    def note_stop(self, *_) -> None:
-        self.asked_to_stop = True
+    def note_stop(self, number: int, _) -> None:
+        if self.asked_to_stop and number == signal.SIGINT:
+            os._exit(128 + number)  # Ctrl-C once more: at once. Launchers may well send SIGTERM several times.
+        self.asked_to_stop = self.asked_to_stop or number
 
     def finish_epoch(self) -> None:
         """What is left of the current epoch, and the validation that may be due after it."""
@@ -263,11 +269,11 @@ class Trainer:
         if stop or (config.save_every and progress.step % config.save_every == 0):
             self.checkpoints.save(progress)
         if stop:
-            raise TrainingStoppedError(self.farewell(), told=True)
+            raise self.stopped()
 
     def agreed(self, loss: torch.Tensor, fine: bool) -> tuple[float, bool, bool]:
         """What all processes say together: the mean loss, whether all are fine, whether any was told to end."""
-        said = torch.stack([loss.float(), loss.new_tensor(float(fine)), loss.new_tensor(float(self.asked_to_stop))])
+        said = torch.stack([loss.float(), *(loss.new_tensor(float(flag)) for flag in (fine, self.asked_to_stop > 0))])
         loss, fine, stop = self.accelerator.reduce(said, "mean").tolist()
         return loss, fine == 1, stop > 0
 
@@ -305,7 +311,7 @@ class Trainer:
         if not fine:
             raise TrainingStoppedError(self.diagnosis("A prediction"))
         if stop:
-            raise TrainingStoppedError(self.farewell(), told=True)
+            raise self.stopped()
 
     def diagnosis(self, what: str) -> str:
         # One of this very step has the weights that have failed.
@@ -317,8 +323,11 @@ class Trainer:
             + (f"; --model {self.model_folder} goes on from the best model." if self.model_folder.is_dir() else ".")
         )
 
-    def farewell(self) -> str:
-        return f"Told to end: step {self.progress.step} is saved in {self.folder}; go on with --resume."
+    def stopped(self) -> TrainingStoppedError:
+        step = self.progress.step
+        done = f": step {step} is saved in {self.folder}" if step else " before the first step, so nothing is saved"
+        # Another process may have been told, and this one not.
+        return TrainingStoppedError(f"Told to end{done}; go on with --resume.", self.asked_to_stop or signal.SIGTERM)
 
     def save_model(self, scores: dict[str, float]) -> None:
         """Write the folder for `from_pretrained`, with processor, scores and card."""
@@ -417,9 +426,10 @@ def memory(device: torch.device) -> int:
     return psutil.Process().memory_info().rss
 
 
-def outlive_sigterm(worker: int) -> None:
+def outlive_signals(worker: int) -> None:
     """For processes that read clips: a signal to all processes of a run must not end them before the run is saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
-__all__ = ["Trainer", "TrainingStoppedError", "read_log"]
+__all__ = ["ENDING", "LOG", "Trainer", "TrainingStoppedError", "read_log"]
