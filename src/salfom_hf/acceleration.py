@@ -32,16 +32,20 @@ def eligible(inputs: torch.Tensor) -> bool:
     return inputs.device.type == "cpu" and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
 
 
-@torch.compiler.assume_constant_result
 @lru_cache
 @torch.inference_mode()
-def onednn_computes(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies matrices of a dtype on this machine; tried once, as flags do not tell for sure."""
+def tried_onednn(dtype: torch.dtype) -> bool:
     try:
         torch.ops.mkldnn._linear_pointwise(*torch.zeros(2, 8, 8, dtype=dtype), None, "none", [], "")
     except (AttributeError, RuntimeError):  # A build of PyTorch without oneDNN, or a CPU without what the dtype needs.
         return False
     return True
+
+
+@torch.compiler.assume_constant_result  # Compiled programs hold the answer, and do not try.
+def onednn_computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies matrices of a dtype on this machine; tried once, as flags do not tell for sure."""
+    return tried_onednn(dtype)
 
 
 # What `torch.cpu.get_capabilities` calls the instructions that compute in a dtype: of x86, then of ARM.

@@ -108,7 +108,7 @@ def pytorch_threads(count: int) -> Iterator[None]:
 
 
 def on_threads(maps: Iterator[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
-    """The same maps, each computed on `count` of PyTorch's threads; what the caller does between has all of its own."""
+    """The same maps, each computed on `count` of PyTorch's threads; between them the caller has all of its own."""
     while True:
         with pytorch_threads(count):
             saliency = next(maps, None)
