@@ -13,7 +13,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from conftest import noise, write_clip
+from conftest import EMULATED, noise, write_clip
 from salfom_hf import SaliencyPredictor, predict
 from salfom_hf.data import export_dataset, load, load_export, open_sample
 from salfom_hf.render import to_gray
@@ -209,6 +209,12 @@ def test_two_videos_never_share_an_output(clips, many, tmp_path):
     assert code == 2
     assert tree(tmp_path / "out") == OUTPUTS
     assert f"{clips / 'y.mkv'} and {clips / 'y.mp4'} would both be written to" in said.err
+
+
+def test_one_line_where_bfloat16_is_emulated(clips, many, tmp_path, emulates):
+    emulates("bfloat16")
+    code, said = many(clips / "y.mkv", tmp_path / "out", "--dtype", "bfloat16")
+    assert (code, said.err.count(EMULATED)) == (0, 1)
 
 
 def test_without_the_extra():
