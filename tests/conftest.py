@@ -15,8 +15,11 @@ from salfom_hf import (
     SalFoMForVideoSaliencyPrediction,
     SalFoMVideoProcessor,
     UMTConfig,
+    acceleration,
     cli,
 )
+
+EMULATED = "salfom: this CPU emulates bfloat16, which is slow; float32 is faster here."
 
 DECODER = {
     "num_frames": 4,
@@ -176,6 +179,16 @@ def datasets_cache(tmp_path_factory):
         patch.setenv("HF_DATASETS_CACHE", str(folder))
         patch.setattr("datasets.config.HF_DATASETS_CACHE", folder)
         yield folder
+
+
+@pytest.fixture
+def emulates(monkeypatch):
+    """Has this CPU compute all dtypes in hardware but those of these names."""
+
+    def have(*names):
+        monkeypatch.setattr(acceleration, "computes_in_hardware", lambda dtype: str(dtype)[6:] not in names)
+
+    return have
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """What makes the encoder faster, against the formula of attention and against the network as it was."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,7 +11,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SaliencyPredictor, acceleration
-from salfom_hf.acceleration import TILED, OneDNNLinear, fastest, measure, prepare_for_inference, tiled_attention
+from salfom_hf.acceleration import (
+    TILED,
+    OneDNNLinear,
+    computes_in_hardware,
+    fastest,
+    measure,
+    prepare_for_inference,
+    tiled_attention,
+)
 
 CLIPS = torch.randn(2, 4, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -151,3 +162,83 @@ def test_layers_elsewhere_than_on_a_cpu_stay_with_pytorch():
     layer.__class__ = OneDNNLinear
     with torch.inference_mode():
         assert layer(torch.empty(2, 4, device="meta")).shape == (2, 3)
+
+
+NO_BFLOAT16 = """
+import torch
+from salfom_hf.acceleration import computes_in_hardware, measure, onednn_linear
+
+inputs, weight, bias = torch.rand(5, 8), torch.rand(3, 8), torch.rand(3)
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    ours = [tensor.to(dtype) for tensor in (inputs, weight, bias)]
+    torch.testing.assert_close(onednn_linear(*ours), torch.nn.functional.linear(*ours))
+    if not computes_in_hardware(dtype):
+        assert measure(dtype, 1) == ("blas", "sdpa")
+assert computes_in_hardware(torch.float32)
+"""
+
+
+def test_a_cpu_limited_to_avx2_falls_back_to_pytorch():
+    """In a process of its own, as oneDNN reads its limit once; on an ARM CPU the limit does not count."""
+    limits = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    subprocess.run([sys.executable, "-c", NO_BFLOAT16], env={**os.environ, **limits}, check=True)
+
+
+@pytest.fixture
+def untried():
+    """What was found before is forgotten, and what is found in the test, too."""
+    caches = acceleration.tried_onednn, computes_in_hardware, acceleration.measure
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    for cached in caches:
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("could not create a primitive"), AttributeError("_linear_pointwise")])
+def test_what_onednn_cannot_do_is_never_taken(model, monkeypatch, untried, error):
+    """Whatever flags say, as builds without oneDNN have it, or CPUs that are less than they seem."""
+    tried = []
+
+    def broken(*_):
+        tried.append(0)
+        raise error
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", broken, raising=False)
+    inputs, weight = torch.rand(2, 8), torch.rand(3, 8)
+    torch.testing.assert_close(acceleration.onednn_linear(inputs, weight), F.linear(inputs, weight))
+    layers, attention = measure(torch.float32, 1)
+    assert (layers, attention != "tiled_onednn") == ("blas", True)
+    assert not computes_in_hardware(torch.bfloat16)
+    prepare_for_inference(model)
+    chosen(monkeypatch, "onednn", "tiled_onednn")
+    with torch.inference_mode():
+        expected = model(CLIPS).saliency
+        torch.testing.assert_close(prepare_for_inference(model)(CLIPS).saliency, expected, atol=1e-6, rtol=0)
+    assert len(tried) == 2  # Once for each dtype.
+
+
+@pytest.mark.parametrize(
+    ("machine", "capabilities", "units"),
+    [
+        ("x86_64", {"avx512_bf16": True}, True),
+        ("x86_64", {"amx_bf16": True}, True),
+        ("x86_64", {"avx512_f": True, "avx512_bf16": False}, False),  # oneDNN emulates it there.
+        ("aarch64", {"bf16": True}, True),
+        ("aarch64", {"neon": True}, False),
+        ("riscv64", {}, False),
+        ("aarch64", None, True),  # An older PyTorch, which names no instructions.
+        ("riscv64", None, False),
+    ],
+)
+def test_units_for_bfloat16(machine, capabilities, units, monkeypatch, untried):
+    monkeypatch.setattr(acceleration, "tried_onednn", lambda dtype: True)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    if capabilities is not None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert computes_in_hardware(torch.bfloat16) == units
+    assert computes_in_hardware(torch.float32)
+    assert computes_in_hardware(torch.float64)

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.image_utils import SizeDict
 
+from conftest import EMULATED
 from salfom_hf import SalFoMVideoProcessor, acceleration, benchmarking, cli, pretrained
 from salfom_hf.cli.benchmark import profile
 from salfom_hf.packed_convolution import PackedConvolution
@@ -276,6 +277,13 @@ def test_compiled_windows_are_one_way_more(benchmark, model_folder, monkeypatch)
     assert (code, said.err) == (2, "salfom: torch.compile does not work on this machine; leave out --compile.\n")
 
 
+def test_one_line_where_bfloat16_is_emulated(benchmark, model_folder, emulates):
+    emulates("bfloat16")
+    options = ["--model", model_folder, "--size", 64, 64, "--rounds", 1]
+    assert EMULATED in benchmark(*options)[1].err.splitlines()
+    assert EMULATED not in benchmark(*options, "--dtype", "float32")[1].err.splitlines()
+
+
 def test_the_profile_names_operations(benchmark, model_folder):
     code, said = benchmark("--model", model_folder, "--dtype", "float32", "--profile")
     assert code == 0
@@ -401,11 +409,13 @@ def test_commands_of_the_page(model_folder, umt_folder, onnx_folder, ucf_sports,
     lines = "".join(re.findall(r"```bash\n(.*?)```", page, flags=re.S)).splitlines()
     places = {"salfom-large": umt_folder, "UCF-Sports": ucf_sports}
     places |= {"salfom-onnx": onnx_folder, "salfom-int8": onnx_folder}
+    # Emulated, bfloat16 would take most of the time.
+    in_float32 = [] if acceleration.computes_in_hardware(torch.bfloat16) else ["--dtype", "float32"]
     for line in lines:
         program, *words = [str(places.get(word, word)) for word in shlex.split(line)]
         capsys.readouterr()
         if program == "salfom":
-            assert cli.main([*words, *QUICK["salfom"]]) == 0, f"{line}\n{capsys.readouterr().err}"
+            assert cli.main([*words, *QUICK["salfom"], *in_float32]) == 0, f"{line}\n{capsys.readouterr().err}"
         else:
             module = script(Path(words.pop(0)).stem)
             # It would hold for all other tests.
@@ -414,7 +424,8 @@ def test_commands_of_the_page(model_folder, umt_folder, onnx_folder, ucf_sports,
                 module.measured = lambda arguments: (1.0, 2.0)
             if module.__name__ == "many_videos":
                 module.measure = lambda *_: {"frames_per_second": 1.0, "seconds": 2.0}
-            module.main([*words, *QUICK[module.__name__]])
+            takes_several = module.__name__ in ("training_step", "streaming", "end_to_end")
+            module.main([*words, *QUICK[module.__name__], *(in_float32 if takes_several else [])])
         assert cells_of(capsys.readouterr().out)[1], line
 
 

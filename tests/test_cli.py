@@ -12,12 +12,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tqdm import TMonitor
 
-from conftest import noise, write_clip
+from conftest import EMULATED, noise, write_clip
 from salfom_hf import SaliencyPredictor, cli, convert, pretrained
 from salfom_hf import output as output_module
+from salfom_hf.cli.common import note_emulated
 from salfom_hf.profiling import STAGES
 from salfom_hf.render import heatmap, overlay, side_by_side, to_gray
 from salfom_hf.video import VideoError, probe, read_frames
@@ -283,6 +285,28 @@ def test_bad_models(folder, salfom, model_folder, monkeypatch, model):
     assert_refused(code, said, model)
     assert said.err.count("\n") == 1
     assert tree(folder) == before
+
+
+@pytest.mark.parametrize("command", ["predict clip.mp4", "live clip.mp4 -o live.mp4"])
+@pytest.mark.parametrize(
+    ("dtype", "units", "told"),
+    [("bfloat16", False, [EMULATED]), ("bfloat16", True, []), ("float16", False, []), ("float32", False, [])],
+)
+def test_one_line_where_bfloat16_is_emulated(folder, model_folder, emulates, capsys, command, dtype, units, told):
+    emulates(*([] if units else ["bfloat16"]))
+    options = ["--model", str(model_folder), "--device", "cpu", "--dtype", dtype]
+    assert cli.main([*command.split(), *options]) == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if "emulates" in line] == told
+
+
+def test_other_processes_do_not_repeat_it(emulates, monkeypatch, capsys):
+    emulates("bfloat16", "float16")
+    for rank in (0, 1, 2):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        note_emulated(["float32", "float16", "bfloat16"], "cpu")
+        note_emulated(["bfloat16"], "meta")
+    assert capsys.readouterr().err == EMULATED.replace("bfloat16", "float16 and bfloat16") + "\n"
 
 
 def test_a_video_does_not_become_one_picture(folder, salfom):

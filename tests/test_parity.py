@@ -133,6 +133,10 @@ def test_prepared_for_inference_it_agrees_too(converted, clip, reference, monkey
     assert difference < 1e-5
 
 
+@pytest.mark.skipif(
+    not acceleration.computes_in_hardware(torch.bfloat16),
+    reason="This CPU has no bfloat16 units: emulated, the full-size network takes over ten minutes.",
+)
 def test_bfloat16_correlates_with_the_released_network(converted, clip, reference):
     model, _ = converted
     # Changes the model that the tests share; keep this one last.

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from conftest import noise, write_clip
+from conftest import EMULATED, noise, write_clip
 from salfom_hf import SaliencyPredictor, predict
 from salfom_hf.data import export_dataset, load, load_export, open_sample
 from salfom_hf.render import to_gray
@@ -109,7 +109,7 @@ def children(process):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_goes_on(number, many, model_folder, tmp_path):
-    """Told to end as a whole, or one of the processes killed, at work on the second of its videos."""
+    """Stopped as a whole, or one of the processes killed, at work on the second of its videos."""
     (tmp_path / "clips").mkdir()
     videos = [write_clip(tmp_path / "clips" / f"{name}.mp4", 150, sound=False) for name in range(6)]
     out = tmp_path / "out"
@@ -273,6 +273,12 @@ def test_two_videos_never_share_an_output(clips, many, tmp_path):
     assert code == 2
     assert tree(tmp_path / "out") == OUTPUTS
     assert f"{clips / 'y.mkv'} and {clips / 'y.mp4'} would both be written to" in said.err
+
+
+def test_one_line_where_bfloat16_is_emulated(clips, many, tmp_path, emulates):
+    emulates("bfloat16")
+    code, said = many(clips / "y.mkv", tmp_path / "out", "--dtype", "bfloat16")
+    assert (code, said.err.count(EMULATED)) == (0, 1)
 
 
 def test_without_the_extra():

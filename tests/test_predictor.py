@@ -4,6 +4,7 @@ import copy
 import itertools
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -17,6 +18,7 @@ from salfom_hf.blur import gaussian_blur
 from salfom_hf.evaluation.methods import maps_of_stills
 from salfom_hf.render import COLORMAPS, color_table, heatmap, overlay, side_by_side, to_gray
 from salfom_hf.sliding_window import STILL_BLUR, saliency_maps, sees_stills
+from salfom_hf.streaming import FrameEncoder
 from salfom_hf.video import Frame, read_frames
 
 VIDEO = noise(11)
@@ -310,6 +312,40 @@ def test_bfloat16_computes_about_the_same(model_folder):
     assert maps.dtype == np.float32
     np.testing.assert_allclose(maps, exact, atol=0.05)
     assert not np.array_equal(maps, exact)
+
+
+def in_a_new_thread(function):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one predictor", "several"])
+def test_threads_that_predict_at_once_do_not_see_each_other(
+    framewise_model, processor, set_threads, monkeypatch, shared
+):
+    set_threads(2)
+    one = SaliencyPredictor(framewise_model, processor, batch_size=4)
+    expected, inside, real = one.predict(VIDEO), [], FrameEncoder.__call__
+
+    def call(self, pixel_values):
+        inside.append(in_a_new_thread(torch.get_num_threads))
+        return real(self, pixel_values)
+
+    def work(_):
+        predictor = one if shared else SaliencyPredictor(copy.deepcopy(framewise_model), processor, batch_size=4)
+        maps, threads = [], []
+        for frame in predictor.stream(VIDEO):
+            maps.append(frame.saliency)
+            threads += [torch.get_num_threads(), in_a_new_thread(torch.get_num_threads)]
+        return np.stack(maps), {*threads, torch.get_num_threads()}
+
+    monkeypatch.setattr(FrameEncoder, "__call__", call)
+    with ThreadPoolExecutor(3) as pool:
+        for maps, threads in pool.map(work, range(6)):
+            np.testing.assert_array_equal(maps, expected)
+            assert threads == {2}
+    assert set(inside) == {2}
+    assert (torch.get_num_threads(), in_a_new_thread(torch.get_num_threads)) == (2, 2)
 
 
 def test_predicting_does_not_leave_the_callers_code_in_inference_mode(predictor):

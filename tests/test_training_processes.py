@@ -212,7 +212,7 @@ def test_a_signal_saves_and_says_so(data, encoder, environment, tmp_path, number
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     step = read_log(tmp_path / "run")[-1]["step"]
     assert checkpoint.name == f"checkpoint-{step}"
-    assert f"salfom: Told to end: step {step} is saved in {tmp_path / 'run'}; go on with --resume." in err
+    assert f"salfom: Stopped: step {step} is saved in {tmp_path / 'run'}; go on with --resume." in err
     assert "Traceback" not in err
 
 
@@ -253,7 +253,7 @@ def test_a_signal_with_torchrun(data, encoder, environment, tmp_path, number):
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
-    assert err.count("salfom: Told to end") == 1
+    assert err.count("salfom: Stopped") == 1
     assert out.count("clips an epoch") == 1
 
 

@@ -6,6 +6,7 @@ its tiles too small for either to reach its rate, most of all in bfloat16. Which
 per process, on this machine, in less than a second.
 """
 
+import platform
 import time
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -31,8 +32,55 @@ def eligible(inputs: torch.Tensor) -> bool:
     return inputs.device.type == "cpu" and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
 
 
+@lru_cache
+@torch.inference_mode()
+def tried_onednn(dtype: torch.dtype) -> bool:
+    try:
+        torch.ops.mkldnn._linear_pointwise(*torch.zeros(2, 8, 8, dtype=dtype), None, "none", [], "")
+    except (AttributeError, RuntimeError):  # A build of PyTorch without oneDNN, or a CPU without what the dtype needs.
+        return False
+    return True
+
+
+@torch.compiler.assume_constant_result  # Compiled programs hold the answer, and do not try.
+def onednn_computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies matrices of a dtype on this machine; tried once, as flags do not tell for sure."""
+    return tried_onednn(dtype)
+
+
+# What `torch.cpu.get_capabilities` calls the instructions that compute in a dtype: of x86, then of ARM.
+UNITS = {
+    torch.bfloat16: ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "sve_bf16"),
+    torch.float16: ("avx512_fp16", "amx_fp16", "avx_ne_convert", "fp16_arith"),
+}
+
+
+@lru_cache
+def computes_in_hardware(dtype: torch.dtype) -> bool:
+    """
+    Whether this CPU has instructions for a dtype, and PyTorch uses them; without them it emulates `torch.bfloat16` and
+    `torch.float16`, up to a hundred times slower than it computes `torch.float32`. Nothing is raised on any platform.
+    """
+    if dtype not in UNITS:
+        return True
+    if not onednn_computes(dtype):
+        return False
+    if hasattr(torch.cpu, "get_capabilities"):
+        return any(torch.cpu.get_capabilities().get(unit, False) for unit in UNITS[dtype])
+    # Older versions of PyTorch. On ARM, oneDNN refuses what there are no instructions for; on x86 it may emulate them.
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return True
+    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if dtype == torch.bfloat16 else ()
+    return any(getattr(torch.cpu, name, bool)() for name in known)
+
+
 def onednn_linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`F.linear` by oneDNN, whatever PyTorch would take for this dtype; without gradients."""
+    """
+    `F.linear` by oneDNN, whatever PyTorch would take for this dtype; without gradients. Where oneDNN cannot, it is
+    PyTorch's own.
+    """
+    if inputs.device.type != "cpu" or not onednn_computes(inputs.dtype):
+        return F.linear(inputs, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
 
 
@@ -117,7 +165,7 @@ def fastest(ways: dict[str, Callable], *arguments: torch.Tensor) -> str:
             begin = time.perf_counter()
             try:
                 way(*arguments)
-            except (AttributeError, RuntimeError):  # A build of PyTorch without oneDNN, or without it for this dtype.
+            except RuntimeError:
                 continue
             seconds[name] = min(seconds[name], time.perf_counter() - begin)
     first, best = next(iter(ways)), min(seconds, key=seconds.get)
@@ -135,13 +183,21 @@ def measure(dtype: torch.dtype, threads: int) -> tuple[str, str]:
         threads: that PyTorch uses; they are not set here, but change the outcome.
 
     Returns:
-        For linear layers `"blas"` or `"onednn"`; for attention `"sdpa"` or a name in `TILED`.
+        For linear layers `"blas"` or `"onednn"`; for attention `"sdpa"` or a name in `TILED`. PyTorch's own, the first
+        of each, where the dtype is emulated.
     """
+    if not computes_in_hardware(dtype):
+        return "blas", "sdpa"
     tokens, weight, bias = (torch.rand(shape, dtype=dtype) for shape in ((1568, 1024), (1024, 1024), (1024,)))
-    layers = fastest({"blas": F.linear, "onednn": onednn_linear}, tokens, weight, bias)
+    linear = {"blas": F.linear}
+    tiled = {"tiled_blas": blas_product}
+    if onednn_computes(dtype):
+        linear["onednn"] = onednn_linear
+        tiled = TILED
+    layers = fastest(linear, tokens, weight, bias)
     query, key, value = torch.rand(3, 1, 2, 1568, 64, dtype=dtype)
     ways = {"sdpa": F.scaled_dot_product_attention}
-    ways |= {name: partial(tiled_attention, scaling=64**-0.5, product=product) for name, product in TILED.items()}
+    ways |= {name: partial(tiled_attention, scaling=64**-0.5, product=product) for name, product in tiled.items()}
     return layers, fastest(ways, query, key, value)
 
 
@@ -186,4 +242,12 @@ def prepare_for_inference(model: SalFoMForVideoSaliencyPrediction) -> SalFoMForV
     return model
 
 
-__all__ = ["accelerable", "exact_float32", "measure", "onednn_linear", "prepare_for_inference", "tiled_attention"]
+__all__ = [
+    "accelerable",
+    "computes_in_hardware",
+    "exact_float32",
+    "measure",
+    "onednn_linear",
+    "prepare_for_inference",
+    "tiled_attention",
+]

@@ -30,7 +30,6 @@ from tqdm import tqdm
 
 from . import __version__, acceleration
 from .acceleration import accelerable, exact_float32, onednn_linear, prepare_for_inference
-from .allocation import keep_freed_memory
 from .configuration_salfom import SalFoMConfig
 from .files import atomic_output
 from .modeling_salfom import SalFoMForVideoSaliencyPrediction
@@ -113,8 +112,9 @@ def random_model(name: str, device: str | torch.device = "cpu") -> SalFoMForVide
         device: where to make it.
     """
     config = SalFoMConfig() if name == "salfom-large" else SalFoMConfig.from_pretrained(name)
-    torch.manual_seed(0)
-    with torch.device(device):
+    device = torch.device(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
+        torch.manual_seed(0)
         model = SalFoMForVideoSaliencyPrediction(config).eval()
         logits = model(torch.randn(1, config.num_frames, 3, *config.image_height_width)).logits
     model.fusion.convolutions[-1].weight.div_(logits.std())
@@ -232,7 +232,10 @@ def ways_of(
 
 
 def use_gpu(device: torch.device) -> None:
-    """Have events, which time, come from this GPU, and the float32 of the table be float32."""
+    """
+    Have events, which time, come from this GPU, and the float32 of the table be float32. These are settings of the
+    whole process: for programs, not for libraries.
+    """
     if device.index is not None:  # PyTorch refuses to choose the GPU that it uses anyway.
         torch.cuda.set_device(device)
     exact_float32()
@@ -272,10 +275,7 @@ def fastest_product(device: torch.device, dtype: torch.dtype) -> float:
     right = torch.randn(outputs, inputs, device=device, dtype=dtype)
     seconds = []
     for multiply in (F.linear, onednn_linear) if device.type == "cpu" else (F.linear,):
-        with suppress(
-            AttributeError, RuntimeError
-        ):  # A build of PyTorch without oneDNN, or without it for this dtype.
-            seconds += [timed(partial(multiply, left, right), device) for _ in range(3)]
+        seconds += [timed(partial(multiply, left, right), device) for _ in range(3)]
     return 2 * tokens * inputs * outputs / min(seconds)
 
 
@@ -309,25 +309,28 @@ def working_memory(device: torch.device, run: Callable[[], object]) -> float | N
 
 @torch.inference_mode()
 def benchmark(
-    name: str, ways: Sequence[Way], device: torch.device, rounds: int = 5, progress: bool | None = None
+    name: str,
+    ways: Sequence[Way],
+    device: torch.device,
+    rounds: int = 5,
+    progress: bool | None = None,
+    before_timing: Callable[[], None] = lambda: None,
 ) -> tuple[list[dict], dict[str, float]]:
     """
     Time ways in turns, and compare their maps with those of the first.
 
-    The allocator of the process is set as `salfom predict` sets it.
-
     Args:
         name: of the model.
-        ways: of [`ways_of`], of one model on this device.
+        ways: of [`ways_of`], of one model on this device; for a GPU call [`use_gpu`] first.
         rounds: turns of each way.
         progress: show a bar; `None`: on a terminal.
+        before_timing: called when memory has been measured; a program sets its allocator there, for freed memory that
+            is kept cannot be told from what a call needs.
 
     Returns:
         A row with the keys of `COLUMNS` for each way, `None` where something cannot be told, with `seconds` besides;
         and operations per second of the fastest large matrix product by name of dtype.
     """
-    if device.type == "cuda":
-        use_gpu(device)
     maps, memory = [], []
     rates = dict.fromkeys((dtype_name(way.dtype) for way in ways), 0.0)
     hidden = None if progress is None else not progress
@@ -337,8 +340,7 @@ def benchmark(
             needed = working_memory(device, lambda way=way: maps.append(first_map(way, device)))
             memory.append(None if needed is None else way.weights + needed)
             bar.update()
-        # Only now, for freed memory that is kept cannot be told from what a call needs.
-        keep_freed_memory()
+        before_timing()
         for _ in range(rounds):
             for dtype, rate in rates.items():
                 rates[dtype] = max(rate, fastest_product(device, getattr(torch, dtype)))
@@ -467,6 +469,7 @@ __all__ = [
     "random_model",
     "table",
     "timed",
+    "use_gpu",
     "ways_of",
     "write_report",
 ]

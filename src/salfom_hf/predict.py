@@ -380,7 +380,7 @@ def stop(number: int, _) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0 when all went well, 2 when anything failed, 130 or 143 when told to end."""
+    """Run the command; 0 when all went well, 2 when anything failed, 130 or 143 when stopped."""
     args = parser().parse_args(arguments)
     # Of what all processes of a machine find out alike, one speaks.
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"

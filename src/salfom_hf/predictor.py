@@ -216,7 +216,7 @@ class SaliencyPredictor:
         def resized() -> Iterator[torch.Tensor]:
             for saliency in maps:
                 # Threads that were woken for so little would spin on, and take from those that predict and encode.
-                with stage("fusion"), pytorch_threads(1, torch.get_num_threads()):
+                with stage("fusion"), pytorch_threads(1):
                     saliency = resize_map(saliency, waiting[0].image.shape[:2]).clamp(0, 1)
                 yield saliency
 

@@ -13,6 +13,8 @@ from .predictor import SaliencyPredictor
 from .render import to_gray
 
 COLUMN = "saliency"
+# Another one than that of `os.getpid` in a process that was forked from it.
+IMPORTED_IN = os.getpid()
 
 
 class SaliencyColumn:
@@ -46,10 +48,6 @@ class SaliencyColumn:
     ):
         # It pickles as its weights' digest, so that `datasets` takes results from its cache only while they are true.
         self.model = Model(str(name), SaliencyPredictor.from_pretrained(name, device, dtype, stride, batch_size))
-        self._process: int | None = os.getpid()
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_process": None}
 
     def features(self, features: Features) -> Features:
         """What the rows hold afterwards, for the argument `features` of `datasets.map`."""
@@ -66,10 +64,9 @@ class SaliencyColumn:
         Raises:
             VideoError: a frame cannot be read.
         """
-        if os.getpid() != self._process:
+        if os.getpid() != IMPORTED_IN:
             # A process of `num_proc`: OpenMP's threads are not in a forked process, which would wait for them.
             torch.set_num_threads(1)
-            self._process = os.getpid()
         sample = open_sample(row)
         maps = self.model.maps(sample, range(sample.num_frames))
         return {COLUMN: [picture(saliency, name) for name, saliency in zip(sample.frame_names, maps, strict=True)]}

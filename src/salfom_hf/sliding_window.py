@@ -5,6 +5,7 @@ copies of it. With a stride k only every k-th frame, and the last one, gets a ma
 interpolated linearly. Nothing but one batch of windows is held, however long the video.
 """
 
+import ctypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -58,7 +59,7 @@ def encoded_beside(
             return encode(frame.unsqueeze(0))[0]
 
     def encode_there(frame: torch.Tensor) -> torch.Tensor:
-        with pytorch_threads(threads // 2, threads):
+        with pytorch_threads(threads // 2):
             return encode_one(frame)
 
     with closing(in_background(encode_there, frames, ahead, helper=encode_one)) as features:
@@ -76,22 +77,40 @@ def key_frames(frames: Iterable[torch.Tensor], stride: int, take: Callable[[torc
         yield index
 
 
+def pytorch_function(name: str) -> Callable[[int], int]:
+    """A function of the C libraries that PyTorch computes with; one that does nothing where there is none."""
+    try:
+        return getattr(ctypes.CDLL("libtorch_cpu.so"), name)  # Loaded by now, and found by its name wherever it lies.
+    except (AttributeError, OSError):
+        return lambda _: 0
+
+
+# For the calling thread alone: `torch.set_num_threads` sets the number of threads that start later, too.
+set_openmp_threads = pytorch_function("omp_set_num_threads")
+set_mkl_threads = pytorch_function("MKL_Set_Num_Threads_Local")
+
+
 @contextmanager
-def pytorch_threads(count: int, afterwards: int) -> Iterator[None]:
-    """Let PyTorch compute on `count` threads where this thread calls it, and on `afterwards` thereafter."""
-    # A thread takes the number of the last one that set it with its first look at it, which would come too late.
-    torch.get_num_threads()
-    torch.set_num_threads(count)
+def pytorch_threads(count: int) -> Iterator[None]:
+    """
+    Let PyTorch compute on `count` threads where this thread calls it, and as before thereafter. On other systems than
+    Linux nothing changes: what runs side by side shares all threads.
+    """
+    # A thread takes its number with its first look at it, which would come too late.
+    before = torch.get_num_threads()
+    set_openmp_threads(count)
+    before_mkl = set_mkl_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(afterwards)
+        set_openmp_threads(before)
+        set_mkl_threads(before_mkl)
 
 
-def on_threads(maps: Iterator[torch.Tensor], count: int, afterwards: int) -> Iterator[torch.Tensor]:
-    """The same maps, each computed on `count` of PyTorch's threads; what the caller does between has `afterwards`."""
+def on_threads(maps: Iterator[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
+    """The same maps, each computed on `count` of PyTorch's threads; between them the caller has all of its own."""
     while True:
-        with pytorch_threads(count, afterwards):
+        with pytorch_threads(count):
             saliency = next(maps, None)
         if saliency is None:
             return
@@ -229,7 +248,7 @@ def saliency_maps(
             # Two networks side by side, each on half of the threads, wait less for another than one on all of them.
             with closing(encoded_beside(encode, frames, batch_size, threads)) as features:
                 maps = interpolated(streamed_maps(decoder, features, stride, batch_size))
-                yield from on_threads(maps, threads - threads // 2, threads)
+                yield from on_threads(maps, threads - threads // 2)
             return
         maps = streamed_maps(decoder, encoded(encode, frames, batch_size), stride, batch_size)
     yield from interpolated(maps)

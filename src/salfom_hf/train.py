@@ -19,7 +19,7 @@ from pathlib import Path
 if __name__ == "__main__":
 
     def not_begun(number: int, _) -> None:
-        print("salfom: Told to end before the run began.", file=sys.stderr)
+        print("salfom: stopped before the run began.", file=sys.stderr)
         os._exit(128 + number)
 
     # Importing takes seconds, in which Ctrl-C may come, too.
@@ -64,7 +64,7 @@ from .video import VideoError
 
 FAILURE = 2
 SETTINGS, DATA = "config.yaml", "data.json"
-NOT_TRAINING = "Told to end while no step was under way, so nothing is lost; go on with --resume."
+NOT_TRAINING = "Stopped between two steps, so nothing is lost; go on with --resume."
 
 # Settings that may change when a run goes on.
 FREE = {"resume", "push_to_hub", "private", "num_workers", "log_every", "save_every", "keep_checkpoints", "data_dir"}
@@ -191,7 +191,7 @@ def train(config: TrainingConfig) -> Path:
         ConfigError: a setting cannot be used.
         DataError, VideoError: the data cannot be read.
         CheckpointError: a checkpoint cannot be written or read.
-        TrainingStoppedError: the loss is not a number, or the process was told to end.
+        TrainingStoppedError: the loss is not a number, or the process was stopped.
         PublishError: the result could not be sent to the Hub.
         OtherProcessError: another process of the run failed.
     """
@@ -224,7 +224,7 @@ def train(config: TrainingConfig) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0 when all went well, 2 when anything failed, 130 or 143 when told to end."""
+    """Run the command; 0 when all went well, 2 when anything failed, 130 or 143 when stopped."""
     keep_freed_memory()
     # Of what all processes of a machine find out alike, one speaks.
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"
@@ -235,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         folder = train(parse(arguments))
     except TrainingStoppedError as error:
-        return fail(error if speaks else None, 128 + error.told if error.told else FAILURE)
+        return fail(error if speaks else None, 128 + error.signal if error.signal else FAILURE)
     except KeyboardInterrupt as stopped:
         return fail(NOT_TRAINING if speaks else None, 128 + stopped.args[0])
     except ConfigError as error:
@@ -264,7 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def stop(number: int, _) -> None:
-    """End while no step is under way; told once more, at once."""
+    """Stop between two steps; at the second signal, at once."""
     for each in ENDING:
         signal.signal(each, signal.SIG_DFL)
     raise KeyboardInterrupt(number)

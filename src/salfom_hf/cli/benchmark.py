@@ -9,7 +9,7 @@ from ..errors import is_out_of_memory
 from ..files import Inputs, check_free, check_suffix
 from ..loading import LoadError, loading
 from ..pretrained import KNOWN, local
-from .common import UsageError, at_least_one, usable_device
+from .common import UsageError, at_least_one, note_emulated, usable_device
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -68,6 +68,7 @@ def measure(args: argparse.Namespace) -> int:
     import torch
 
     from .. import benchmarking
+    from ..allocation import keep_freed_memory
     from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
     from ..video_processing_salfom import SalFoMVideoProcessor
 
@@ -95,9 +96,12 @@ def measure(args: argparse.Namespace) -> int:
         raise UsageError(f"{error} Choose another --size.") from error
 
     frames = benchmarking.example_frames(processor, size, length + max(args.batch_size) - 1)
+    note_emulated(dict.fromkeys(args.dtype), device)
     dtypes = [getattr(torch, name) for name in dict.fromkeys(args.dtype)]
     ways = benchmarking.ways_of(model.eval(), frames, dtypes, list(dict.fromkeys(args.batch_size)), args.compile)
-    rows, rates = benchmarking.benchmark(args.model, ways, device, args.rounds)
+    if device.type == "cuda":
+        benchmarking.use_gpu(device)
+    rows, rates = benchmarking.benchmark(args.model, ways, device, args.rounds, before_timing=keep_freed_memory)
 
     weights = "random weights" if args.random_weights else "its weights"
     title = f"{args.model} with {weights}, windows of {length} frames of {size[0]}×{size[1]}"

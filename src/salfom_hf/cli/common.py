@@ -4,7 +4,7 @@ import argparse
 import gc
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from ..errors import advice_for, described, is_out_of_memory, is_sentence
@@ -101,6 +101,19 @@ def usable_device(name: str | None) -> str:
     return device
 
 
+def note_emulated(dtypes: Iterable[str], device: str) -> None:
+    """One line on stderr, of the main process, where a CPU emulates a dtype: float32 is faster there."""
+    import torch
+
+    from ..acceleration import computes_in_hardware
+
+    emulated = [name for name in dtypes if not computes_in_hardware(getattr(torch, name))]
+    other = torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank()
+    if emulated and torch.device(device).type == "cpu" and not other:
+        names = " and ".join(emulated)
+        print(f"salfom: this CPU emulates {names}, which is slow; float32 is faster here.", file=sys.stderr)
+
+
 @contextmanager
 def garbage_left() -> Iterator[None]:
     """Importing makes a million objects and drops few: to look for garbage among them is a fifth of what it takes."""
@@ -137,6 +150,9 @@ def load_predictor(name: str, args: argparse.Namespace):
         predictor = SaliencyPredictor.from_pretrained(
             name, device, getattr(torch, args.dtype), args.stride, args.batch_size
         )
+    if not vars(args).get("emulation_noted"):  # A command may load several models.
+        note_emulated([args.dtype], device)
+        args.emulation_noted = True
     try:
         return SaliencyPredictor(
             predictor.model, predictor.processor, args.stride, args.batch_size, compile=args.compile

@@ -314,7 +314,7 @@ def run_in_processes(jobs: Sequence[Job], work: Work, bar: tqdm, processes: int)
                 bar.update(begun + counter.value - bar.n)
         except BrokenProcessPool as error:
             raise EvaluationError(
-                "A process was ended, perhaps for want of memory; run the command again, with fewer --processes, to "
+                "A process was ended, perhaps because memory ran out; run it again with fewer --processes, to "
                 "go on where it stopped."
             ) from error
         finally:

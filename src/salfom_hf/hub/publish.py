@@ -103,7 +103,7 @@ def card_for(
             )
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CardError(
-            f"Cannot read the card {readme} ({' '.join(str(error).split())}); mend or remove it."
+            f"Cannot read the card {readme} ({' '.join(str(error).split())}); correct or remove it."
         ) from error
     data = card.data
     data.library_name = "transformers"

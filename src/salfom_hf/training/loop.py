@@ -47,12 +47,12 @@ class TrainingStoppedError(Exception):
     The run ends before its time, with nothing lost; the message says why and how to go on.
 
     Attributes:
-        told: the signal by which somebody told it to end; 0 if nobody did.
+        signal: the signal that stopped it; 0 if none did.
     """
 
-    def __init__(self, message: str, told: int = 0):
+    def __init__(self, message: str, signal: int = 0):
         super().__init__(message)
-        self.told = told
+        self.signal = signal
 
 
 class Trainer:
@@ -139,7 +139,7 @@ class Trainer:
         Train to the end, or from where the last checkpoint is.
 
         Raises:
-            TrainingStoppedError: the loss is not a number, or the process was told to end.
+            TrainingStoppedError: the loss is not a number, or the process was stopped.
             CheckpointError: a checkpoint cannot be written or read.
         """
         previous = {number: signal.signal(number, self.note_stop) for number in ENDING}
@@ -272,7 +272,7 @@ class Trainer:
             raise self.stopped()
 
     def agreed(self, loss: torch.Tensor, fine: bool) -> tuple[float, bool, bool]:
-        """What all processes say together: the mean loss, whether all are fine, whether any was told to end."""
+        """What all processes say together: the mean loss, whether all are fine, whether any is to stop."""
         said = torch.stack([loss.float(), *(loss.new_tensor(float(flag)) for flag in (fine, self.asked_to_stop > 0))])
         loss, fine, stop = self.accelerator.reduce(said, "mean").tolist()
         return loss, fine == 1, stop > 0
@@ -326,8 +326,8 @@ class Trainer:
     def stopped(self) -> TrainingStoppedError:
         step = self.progress.step
         done = f": step {step} is saved in {self.folder}" if step else " before the first step, so nothing is saved"
-        # Another process may have been told, and this one not.
-        return TrainingStoppedError(f"Told to end{done}; go on with --resume.", self.asked_to_stop or signal.SIGTERM)
+        # The signal may have reached another process, and not this one.
+        return TrainingStoppedError(f"Stopped{done}; go on with --resume.", self.asked_to_stop or signal.SIGTERM)
 
     def save_model(self, scores: dict[str, float]) -> None:
         """Write the folder for `from_pretrained`, with processor, scores and card."""
