@@ -280,8 +280,8 @@ def test_compiled_windows_are_one_way_more(benchmark, model_folder, monkeypatch)
 def test_one_line_where_bfloat16_is_emulated(benchmark, model_folder, emulates):
     emulates("bfloat16")
     options = ["--model", model_folder, "--size", 64, 64, "--rounds", 1]
-    assert EMULATED in benchmark(*options)[1].err.splitlines()
-    assert EMULATED not in benchmark(*options, "--dtype", "float32")[1].err.splitlines()
+    assert EMULATED in benchmark(*options, "--dtype", "bfloat16")[1].err.splitlines()
+    assert EMULATED not in benchmark(*options)[1].err.splitlines()  # Both are compared there.
 
 
 def test_the_profile_names_operations(benchmark, model_folder):
