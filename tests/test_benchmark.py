@@ -227,7 +227,10 @@ def test_random_weights_need_no_installed_model(benchmark, umt_model, monkeypatc
     code, said = benchmark("--model", "salfom-large", "--random-weights", "--dtype", "float32")
     assert code == 0, said.err
     assert "salfom-large with random weights" in said.out
-    logits = benchmarking.random_model("salfom-large")(torch.randn(1, 4, 3, 64, 96)).logits
+    before = torch.get_rng_state()
+    model = benchmarking.random_model("salfom-large")
+    assert torch.equal(torch.get_rng_state(), before)
+    logits = model(torch.randn(1, 4, 3, 64, 96)).logits
     assert 0.5 < logits.std() < 2
 
 
