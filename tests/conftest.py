@@ -1,11 +1,13 @@
 """Small videos, small gaze datasets and a small random model for the tests."""
 
+import os
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from transformers import AutoModel
 
 import gaze_data
@@ -114,9 +116,12 @@ def umt_folder(umt_model, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def onnx_folder(model_folder, tmp_path_factory):
-    """The same model as ONNX graphs."""
-    folder = tmp_path_factory.mktemp("export") / "onnx"
-    assert cli.main(["export", "onnx", str(model_folder), str(folder)]) == 0
+    """The same model as ONNX graphs; not to be changed. Made once, by one of the workers, for it takes a minute."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "onnx"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            assert cli.main(["export", "onnx", str(model_folder), str(folder)]) == 0
     return folder
 
 

@@ -227,7 +227,10 @@ def test_random_weights_need_no_installed_model(benchmark, umt_model, monkeypatc
     code, said = benchmark("--model", "salfom-large", "--random-weights", "--dtype", "float32")
     assert code == 0, said.err
     assert "salfom-large with random weights" in said.out
-    logits = benchmarking.random_model("salfom-large")(torch.randn(1, 4, 3, 64, 96)).logits
+    before = torch.get_rng_state()
+    model = benchmarking.random_model("salfom-large")
+    assert torch.equal(torch.get_rng_state(), before)
+    logits = model(torch.randn(1, 4, 3, 64, 96)).logits
     assert 0.5 < logits.std() < 2
 
 
@@ -280,8 +283,8 @@ def test_compiled_windows_are_one_way_more(benchmark, model_folder, monkeypatch)
 def test_one_line_where_bfloat16_is_emulated(benchmark, model_folder, emulates):
     emulates("bfloat16")
     options = ["--model", model_folder, "--size", 64, 64, "--rounds", 1]
-    assert EMULATED in benchmark(*options)[1].err.splitlines()
-    assert EMULATED not in benchmark(*options, "--dtype", "float32")[1].err.splitlines()
+    assert EMULATED in benchmark(*options, "--dtype", "bfloat16")[1].err.splitlines()
+    assert EMULATED not in benchmark(*options)[1].err.splitlines()  # Both are compared there.
 
 
 def test_the_profile_names_operations(benchmark, model_folder):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 from conftest import EMULATED, noise, write_clip
@@ -317,11 +319,13 @@ def test_maps_as_a_column_of_an_export(shards, model_folder, num_proc):
     assert len(found) == 3
 
 
-def test_a_column_of_a_stream_and_of_stills(shards, stills_parquet, model_folder):
-    column = SaliencyColumn(model_folder)
+def test_a_column_of_a_stream_and_of_stills(shards, stills_parquet, model_folder, set_threads):
+    set_threads(2)
+    column = pickle.loads(pickle.dumps(SaliencyColumn(model_folder)))
     stream = load_export(shards, "train", streaming=True)
     row = next(iter(stream.map(column, features=column.features(stream.features))))
     assert len(row["saliency"]) == row["num_frames"]
+    assert torch.get_num_threads() == 2
     stills = load("stills", stills_parquet, "train")
     found = stills.map(column, features=column.features(stills.features), writer_batch_size=1)
     predictor = SaliencyPredictor.from_pretrained(model_folder)

@@ -279,3 +279,14 @@ def test_failure_of_one_process_ends_both(forked, data, encoder, tmp_path, fault
     said = capfd.readouterr().out
     assert said.count("salfom: ") == 1
     assert "Traceback" not in said
+
+
+def test_an_unexpected_error_ends_the_program(data, encoder, environment, tmp_path):
+    """Though the processes that read clips ignore signals."""
+    line = eventful(data, encoder, tmp_path / "run", num_workers=1)
+    failing = "from salfom_hf.training.loop import Trainer; Trainer.loss = lambda *_: {}['unexpected']"
+    start = f"import sys; from salfom_hf import train; {failing}; sys.exit(train.main({line}))"
+    command = [sys.executable, "-c", start]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("KeyError: 'unexpected'")

@@ -10,6 +10,7 @@ far, for `from_pretrained`; `checkpoints/`, to go on from with `--resume`; `conf
 import dataclasses
 import datetime
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -258,6 +259,11 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        # Processes that read clips ignore the SIGTERM by which Python stops them at its end; it would wait forever.
+        if readers := multiprocessing.active_children():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch would take their end for an error.
+            for process in readers:
+                process.kill()
     if speaks:
         print(f"The best model is in {folder}.")
     return 0

@@ -96,7 +96,8 @@ def measure(args: argparse.Namespace) -> int:
         raise UsageError(f"{error} Choose another --size.") from error
 
     frames = benchmarking.example_frames(processor, size, length + max(args.batch_size) - 1)
-    note_emulated(dict.fromkeys(args.dtype), device)
+    if args.dtype != DTYPES[:2]:  # By default there are both, to be compared.
+        note_emulated(dict.fromkeys(args.dtype), device)
     dtypes = [getattr(torch, name) for name in dict.fromkeys(args.dtype)]
     ways = benchmarking.ways_of(model.eval(), frames, dtypes, list(dict.fromkeys(args.batch_size)), args.compile)
     if device.type == "cuda":
