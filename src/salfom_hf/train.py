@@ -261,7 +261,8 @@ def main(arguments: list[str] | None = None) -> int:
             signal.signal(number, handler)
         # Processes that read clips ignore the SIGTERM by which Python stops them at its end; it would wait forever.
         if readers := multiprocessing.active_children():
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch would take their end for an error.
+            if hasattr(signal, "SIGCHLD"):  # PyTorch would take their end for an error.
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for process in readers:
                 process.kill()
     if speaks:
