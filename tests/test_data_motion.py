@@ -274,5 +274,5 @@ def test_bad_arguments_are_refused(stills_parquet, dhf1k_frames, processor):
 
 def test_a_still_of_another_size_than_its_row_says_is_refused(plain):
     row = dots(1).to_list()[0] | {"width": 100}
-    with pytest.raises(DataError, match=r"0 has 192×144 pixels where the dataset says 100×144; load"):
+    with pytest.raises(DataError, match=r"still 0 has fixations on 100×144 pixels, but its image has 192×144"):
         MotionDataset(stills_of([row]), plain)[0]

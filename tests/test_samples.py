@@ -256,7 +256,7 @@ def test_a_still_of_another_size_than_its_fixations_is_refused(tmp_path, turned)
     exif[0x0112] = 6 if turned else 1
     picture.save(tmp_path / "a.jpg", exif=exif)
     row = still_row([1], [1], [0]) | {"image": by_path(tmp_path / "a.jpg")}
-    with pytest.raises(DataError, match=f"on 64×40 pixels, but its image.* has {'40×64' if turned else '32×20'}"):
+    with pytest.raises(DataError, match=f"on 64×40 pixels, but its image has {'40×64' if turned else '32×20'}"):
         list(open_sample(row).frames())
 
 

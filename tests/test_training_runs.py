@@ -56,9 +56,10 @@ def run(data, encoders, tmp_path):
         settings = {**start, "epochs": 1, "trackers": [], "pictures": 0, **settings}
         decoder = settings.pop("decoder", False if "model" in settings else None)
         where = settings.pop("data", data)
-        code = train.main(arguments(preset, where, tmp_path / folder, *options, decoder=decoder, **settings))
+        # Another test may have left a state with other settings.
         AcceleratorState._reset_state(True)
         GradientState._reset_state()
+        code = train.main(arguments(preset, where, tmp_path / folder, *options, decoder=decoder, **settings))
         return code, tmp_path / folder
 
     return do

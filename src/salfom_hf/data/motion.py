@@ -22,7 +22,6 @@ from ..blur import gaussian_blur
 from ..video_processing_salfom import SalFoMVideoProcessor
 from .augmentation import Augmentation
 from .clips import EpochDataset, lazy_row
-from .features import DataError
 from .samples import open_sample
 
 KINDS = {"camera": 0.33, "object": 0.5, "cut": 0.12, "rest": 0.05}
@@ -466,11 +465,6 @@ class Synthesis:
         """A still, flipped half of the time, recoloured, and reduced if it is larger than the clip needs."""
         sample = open_sample(lazy_row(self.dataset[index]))
         (image,) = sample.frames()
-        if image.shape[:2] != sample.size:
-            raise DataError(
-                f"{sample.id} has {image.shape[1]}×{image.shape[0]} pixels where the dataset says "
-                f"{sample.size[1]}×{sample.size[0]}; load the dataset anew."
-            )
         pixels, extent = torch.from_numpy(image).permute(2, 0, 1), np.array([image.shape[1], image.shape[0]])
         # Fixations on or beyond the border belong to the outermost pixel.
         points = np.clip(np.stack([sample.x, sample.y], axis=1).astype(np.float64), 0.5, extent - 0.5)
