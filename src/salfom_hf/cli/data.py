@@ -164,6 +164,7 @@ def reporting(run: Callable, args: argparse.Namespace) -> int:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_: print(f"salfom: {message}", file=sys.stderr)
         try:
             return run(args)

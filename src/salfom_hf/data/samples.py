@@ -187,8 +187,8 @@ class GazeStill:
         if frame.shape[:2] != self.size:
             (height, width), shown = self.size, frame.shape
             raise DataError(
-                f"The still {self.id} has fixations on {width}×{height} pixels, but its image has {shown[1]}×{shown[0]}"
-                " (upright, by its EXIF data); correct its size and fixations, or save it upright."
+                f"The still {self.id} has fixations on {width}×{height} pixels, but its image has {shown[1]}×"
+                f"{shown[0]} (upright, by its EXIF data); correct its size and fixations, or save it upright."
             )
         return frame
 
