@@ -65,7 +65,10 @@ def test_every_dtype_gives_the_same_values(processor, kind):
         (VIDEO / 255, "0…1, not in 0…255"),
         ((VIDEO / 255).astype(np.float16), "0…1, not in 0…255"),
         ([torch.from_numpy(frame).bfloat16() / 255 for frame in VIDEO], "0…1, not in 0…255"),
-        (Image.fromarray(VIDEO[0, ..., 0] / np.float32(255)), "0…1, not in 0…255"),
+        (Image.fromarray(VIDEO[0, ..., 0] / np.float32(255)), "floats in .* not in 0…255"),
+        # Bicubic resizing goes a little beyond.
+        (VIDEO / 255 * 1.01, "0…1, not in 0…255"),
+        ((VIDEO > 128).astype(np.int64), "0…1; scale"),
         (VIDEO.astype(np.uint16) * 257, "uint16"),
         (VIDEO.astype(np.int32) * 257, "0…65535"),
         (VIDEO.astype(np.int64) - 128, "-128…127"),
@@ -83,8 +86,10 @@ def test_what_is_rescaled_already_is_taken_so(processor):
     expected = values(processor, VIDEO)
     torch.testing.assert_close(values(processor, VIDEO / 255, do_rescale=False), expected)
     torch.testing.assert_close(values(processor, VIDEO / 255, rescale_factor=1.0), expected)
-    dark = np.zeros((4, 64, 96, 3))
-    torch.testing.assert_close(values(processor, dark), values(processor, dark.astype(np.uint8)))
+    for dark in (np.zeros((4, 64, 96, 3)), (VIDEO % 3).astype(float)):
+        torch.testing.assert_close(values(processor, dark), values(processor, dark.astype(np.uint8)))
+    opaque = np.concatenate([VIDEO, np.full_like(VIDEO[..., :1], 255)], axis=-1)
+    torch.testing.assert_close(values(processor, opaque / 255, do_rescale=False), expected)
 
 
 RGBA = np.concatenate([VIDEO[0], VIDEO[1, ..., :1]], axis=-1)
@@ -106,9 +111,13 @@ TURNED[0x0112] = 6
         (Image.fromarray(VIDEO[0]), {"exif": TURNED}),
         (Image.fromarray(VIDEO[0]).convert("CMYK"), {"suffix": ".tif"}),
         (Image.fromarray(VIDEO[0, ..., 0].astype(np.int32) * 257), {"suffix": ".tif"}),
+        (Image.fromarray((VIDEO[0, ..., 0] // 2).astype(np.int32)), {"suffix": ".tif"}),
         (Image.fromarray(VIDEO[0, ..., 0].astype(np.float32)), {"suffix": ".tif"}),
     ],
-    ids=["rgba", "la", "rgb-key", "palette-key", "palette", "16", "1", "turned-rgba", "turned", "cmyk", "32", "float"],
+    ids=[
+        *("rgba", "la", "rgb-key", "palette-key", "palette", "16", "1", "turned-rgba", "turned", "cmyk"),
+        *("32", "32-of-8", "float"),
+    ],
 )
 def test_an_image_gives_the_same_by_path_and_as_pil(processor, image, options, tmp_path):
     file = tmp_path / f"image{options.pop('suffix', '.png')}"
@@ -195,6 +204,12 @@ def test_frames_are_sampled_as_transformers_asks_for_it(processor):
     assert processor.sample_frames(metadata, num_frames=10).tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 6, 7]
     assert processor.sample_frames(metadata=metadata, fps=2).tolist() == [1, 3, 5, 7]
     assert processor.sample_frames(metadata=metadata, fps=2, num_frames=5).tolist() == [1, 1, 3, 5, 7]
+    # Rates that are no whole numbers: every frame, and every second one.
+    for rate in (29.97, 23.976, 30000 / 1001):
+        found = processor.sample_frames(VideoMetadata(30, fps=rate), fps=rate)
+        assert found.tolist() == list(range(30))
+        found = processor.sample_frames(VideoMetadata(60, fps=2 * rate), fps=rate)
+        assert found.tolist() == list(range(1, 60, 2))
     for rate in (3, 5):
         with pytest.raises(ValueError, match="frames per second"):
             processor.sample_frames(metadata=VideoMetadata(8, fps=None if rate == 3 else 4), fps=rate)
@@ -370,3 +385,9 @@ def test_defaults_are_the_paper_s(tmp_path):
 def test_auto_processor_of_a_model_folder(model_folder):
     assert AutoProcessor.from_pretrained(model_folder).size_divisor == 32
     assert AutoVideoProcessor.from_pretrained(model_folder).num_frames == 4
+
+
+@pytest.mark.parametrize("options", [{"fps": 2}, {"num_frames": 3}])
+def test_what_is_not_sampled_takes_no_rate(processor, options):
+    with pytest.raises(ValueError, match="leave them out"):
+        processor(VIDEO, do_sample_frames=False, **options)

@@ -188,14 +188,15 @@ def measure(dtype: torch.dtype, threads: int) -> tuple[str, str]:
     """
     if not computes_in_hardware(dtype):
         return "blas", "sdpa"
-    tokens, weight, bias = (torch.rand(shape, dtype=dtype) for shape in ((1568, 1024), (1024, 1024), (1024,)))
+    rand = partial(torch.rand, dtype=dtype, generator=torch.Generator())  # The program's own random state stays.
+    tokens, weight, bias = rand(1568, 1024), rand(1024, 1024), rand(1024)
     linear = {"blas": F.linear}
     tiled = {"tiled_blas": blas_product}
     if onednn_computes(dtype):
         linear["onednn"] = onednn_linear
         tiled = TILED
     layers = fastest(linear, tokens, weight, bias)
-    query, key, value = torch.rand(3, 1, 2, 1568, 64, dtype=dtype)
+    query, key, value = rand(3, 1, 2, 1568, 64)
     ways = {"sdpa": F.scaled_dot_product_attention}
     ways |= {name: partial(tiled_attention, scaling=64**-0.5, product=product) for name, product in tiled.items()}
     return layers, fastest(ways, query, key, value)

@@ -6,6 +6,7 @@ space-time attention: every frame is cut into patches, and all patches of all fr
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import nn
@@ -191,13 +192,15 @@ class PicklableModel(PreTrainedModel):
         return super().__getstate__()
 
     def __setstate__(self, state: dict) -> None:
-        from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
-
         super().__setstate__(state)
-        # In a new process, no model of these classes may have been built yet, which is when transformers notes this.
-        for module in self.modules():
-            if isinstance(module, PreTrainedModel):
-                _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
+        # In a new process, no model of these classes may have been built yet, which is when transformers notes this in
+        # a table of its own, which other versions may not have.
+        with suppress(ImportError):
+            from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+
+            for module in self.modules():
+                if isinstance(module, PreTrainedModel):
+                    _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
 
 
 class UMTPreTrainedModel(PicklableModel):

@@ -252,17 +252,33 @@ def load_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
         refuse_pipe(source)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):
-                # Pillow would clip 16-bit grey at 255 rather than scale it.
-                image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-            transparent = image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info
-            return _over_black(np.asarray(image.convert("RGBA"))) if transparent else np.array(image.convert("RGB"))
+            return rgb_of(file)
     except Exception as error:  # Pillow's readers raise errors of any type for damaged files.
         name = name or source
         unknown = isinstance(error, UnidentifiedImageError) and Path(str(name)).suffix.lower() not in IMAGE_SUFFIXES
         advice = "convert it to JPEG or PNG" if unknown else "replace or remove it"
         raise VideoError(f"Cannot read the image {name} ({reason_of(error)}); {advice_for(error, advice)}.") from error
+
+
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """
+    A picture as uint8 (height, width, 3) RGB: upright by its EXIF data, 16-bit grey scaled, transparency over black.
+
+    Raises:
+        ValueError: its values are floats, and are not in 0…255 or seem to be in 0…1.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit grey at 255 rather than scale it; 32 bits may hold 8 or 16.
+        pixels = np.asarray(image).astype(np.int64)
+        bits = 8 if image.mode != "I" or pixels.max() > 255 else 0
+        image = Image.fromarray((pixels >> bits).clip(0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        pixels = np.asarray(image)
+        if not (pixels.min() >= 0 and pixels.max() <= 255) or 0 < pixels.max() <= 1:
+            raise ValueError(f"it holds floats in {pixels.min():g}…{pixels.max():g}, not in 0…255: scale them")
+    transparent = image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info
+    return _over_black(np.asarray(image.convert("RGBA"))) if transparent else np.array(image.convert("RGB"))
 
 
 def _timed_images(images: list[Path], start: Fraction) -> Iterator[tuple[Fraction, Any]]:

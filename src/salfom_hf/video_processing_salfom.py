@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.nn import functional as F
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import (
@@ -24,7 +24,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
 from .pretrained import resolve
-from .video import probe, read_frames
+from .video import probe, read_frames, rgb_of
 
 # Options of transformers' video processors that have one value here.
 FIXED = {
@@ -108,36 +108,22 @@ def check_floats(frames: torch.Tensor, rescaled: bool) -> None:
         raise ValueError("These frames hold values that are infinite or not a number; replace them.")
     if rescaled and (low < 0 or high > 255):
         raise ValueError(f"Frames of floats need values in 0…255, and these are in {low:g}…{high:g}; scale them.")
-    if rescaled and 0 < high <= 1:
-        raise ValueError("These frames hold floats in 0…1, not in 0…255; multiply them by 255.")
+    # A little above 1 is what resizing leaves; a dark frame of 0…255 has whole numbers.
+    if rescaled and 0 < high <= 2 and (high <= 1 or bool((frames != frames.round()).any())):
+        raise ValueError("These frames seem to hold floats in 0…1, not in 0…255; multiply them by 255.")
 
 
 def over_black(frames: torch.Tensor) -> torch.Tensor:
-    """Frames `(…, 4)` of RGBA, uint8 or float in 0…255, put over black as those of files are: `(…, 3)`."""
+    """Frames `(…, 4)` of RGBA, uint8 or float, put over black as those of files are: `(…, 3)`."""
     rgb, alpha = frames[..., :3], frames[..., 3:]
     if frames.is_floating_point():
-        return rgb * (alpha / 255)
+        return rgb * (alpha / (255 if alpha.max() > 1 else 1))  # In 0…255, or rescaled already.
     return ((rgb.to(torch.int32) * alpha + 127) // 255).to(torch.uint8)
-
-
-def image_tensor(image: Image.Image) -> torch.Tensor:
-    """An image as uint8 `(height, width, 3)`, upright, just as `salfom_hf.video.load_image` reads it from a file."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        # Pillow would clip 16-bit grey at 255 rather than scale it.
-        pixels = np.asarray(image).astype(np.int64)
-        bits = 8 if image.mode != "I" or pixels.max() > 255 else 0
-        image = Image.fromarray((pixels >> bits).clip(0, 255).astype(np.uint8))
-    elif image.mode == "F":
-        check_floats(torch.from_numpy(np.array(image)), rescaled=True)
-    if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
-        return over_black(torch.from_numpy(np.array(image.convert("RGBA"))))
-    return torch.from_numpy(np.array(image.convert("RGB")))
 
 
 def plain_tensor(pixels) -> torch.Tensor:
     if isinstance(pixels, Image.Image):
-        return image_tensor(pixels)
+        return torch.from_numpy(rgb_of(pixels))
     if isinstance(pixels, np.ndarray) and (not pixels.flags.writeable or min(pixels.strides, default=0) < 0):
         # Torch takes neither reversed axes, as where BGR was made RGB, nor read-only memory.
         pixels = pixels.copy()
@@ -161,7 +147,7 @@ def uint8_or_float(frames: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"Frames need values in 0…255, not {frames.dtype}.")
     frames = frames.to(torch.int64)
     low, high = frames.aminmax()
-    if low < 0 or high > 255:
+    if low < 0 or high > 255 or high == 1:
         raise ValueError(f"Frames need values in 0…255, and these are in {low}…{high}; scale them.")
     return frames.to(torch.uint8)
 
@@ -292,6 +278,11 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         check_options(kwargs)
         if kwargs.get("still_size") is not None:
             raise ValueError("still_size is an option of the processor, not of a call; give size for this one.")
+        sampled = self.do_sample_frames if kwargs.get("do_sample_frames") is None else kwargs["do_sample_frames"]
+        if not sampled and (kwargs.get("fps") is not None or kwargs.get("num_frames") is not None):
+            raise ValueError(
+                "fps and num_frames say which frames are sampled; leave them out or do_sample_frames=False."
+            )
         if kwargs.get("fps") is not None:
             kwargs.setdefault("num_frames", None)
         order = kwargs.get("input_data_format") or self.input_data_format
@@ -328,7 +319,9 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
                     f"Cannot take {fps:g} frames per second of a video of {metadata.fps or 'unknown'} frames per "
                     "second; give video_metadata with a higher fps, or leave fps out."
                 )
-            back = np.arange(max(1, int(total * fps / metadata.fps))) * metadata.fps / fps
+            step = metadata.fps / fps
+            # Rates such as 29.97 are no exact numbers: a product just below a whole one is that one.
+            back = np.arange(max(1, int(total / step + 1e-6))) * step + 1e-6
             indices = total - 1 - back.astype(int)[::-1]
         if num_frames is None:
             return indices
