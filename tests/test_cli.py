@@ -142,6 +142,17 @@ def test_a_folder_of_videos_and_several_inputs(folder, salfom):
     assert tree(folder / "in") == ["._a.mp4", "a.mp4", "a_npz.npz", "b.mp4", "b_npz.npz", "notes.txt"]
 
 
+@pytest.mark.parametrize("output", ["results.v2/", "run-1.5"])
+def test_folders_may_have_a_dot_in_their_name(folder, salfom, output):
+    """For one input as for two."""
+    shutil.copy("clip.mp4", "b.mp4")
+    assert salfom("clip.mp4", "-o", output, "--format", "npz")[0] == 0
+    assert salfom("b.mp4", "clip.mp4", "-o", output, "--format", "npz", "--overwrite")[0] == 0
+    assert tree(folder / output) == ["b_npz.npz", "clip_npz.npz"]
+    assert salfom("clip.mp4", "-o", f"maps-{output}", "--format", "maps")[0] == 0
+    assert len(tree(folder / f"maps-{output}")) == 6
+
+
 def test_two_inputs_never_share_an_output(folder, salfom):
     (folder / "in").mkdir()
     shutil.copy("clip.mp4", "in/clip.mp4")

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import errno
 import json
 import math
 import resource
@@ -373,11 +374,22 @@ def shifted(path):
     Image.fromarray(np.roll(np.array(Image.open(path)), 20, axis=1) // 2).save(path)
 
 
+def append(path):
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+def flip_byte(path):
+    """Other content of the same size."""
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         (lambda data, _: shifted(next((data / "val" / "0601" / "maps").iterdir())), "dhf1k:validation"),
         (lambda data, _: shutil.rmtree(data / "train" / "0001"), "dhf1k:train"),
+        (lambda data, _: append(sorted((data / "val" / "0601" / "maps").iterdir())[1]), "dhf1k:validation"),
+        (lambda data, _: flip_byte(min((data / "val" / "0601" / "maps").iterdir())), "dhf1k:validation"),
         (lambda _, stills: shutil.copy(stills / "dev.parquet", stills / "train.parquet"), "stills:train"),
     ],
 )
@@ -555,7 +567,12 @@ def scores_of(values):
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
 )
 def test_too_little_memory_is_said_in_a_sentence(run, monkeypatch, capsys, error):
     def fails(*args, **kwargs):
