@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -432,6 +433,9 @@ def test_names_that_do_not_fit_are_refused(folder, salfom, monkeypatch, output, 
     code, said = salfom("clip.mp4", "-o", output, "--format", style, "--overwrite")
     assert_refused(code, said, output)
     assert said.err.count("\n") == 1
+    if style != "maps":
+        with pytest.raises(VideoError, match=f"{output} is not a"):
+            output_module.write(iter(()), Path(output), style, SimpleNamespace(path=Path("clip.mp4")), overwrite=True)
     assert tree(folder) == before
 
 

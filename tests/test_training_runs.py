@@ -3,8 +3,11 @@ import dataclasses
 import errno
 import json
 import math
+import multiprocessing
 import resource
 import shutil
+import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import create_autospec
@@ -24,8 +27,10 @@ import gaze_data
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SaliencyPredictor, metrics, train
 from salfom_hf.data import ClipDataset, hold_out, load
 from salfom_hf.hub import publish
+from salfom_hf.pretrained import KNOWN
 from salfom_hf.training import loop
 from salfom_hf.training.config import preset_names, read_settings
+from salfom_hf.training.data import state_of_model, states
 from salfom_hf.training.loop import read_log
 from training_data import arguments
 
@@ -428,6 +433,15 @@ def test_resuming_with_a_changed_teacher(run, stills_parquet, model_folder, tmp_
     assert f"other data ({teacher} has changed)" in capsys.readouterr().err
 
 
+def test_a_model_is_noted_by_any_name(tmp_path, monkeypatch):
+    """As `from_pretrained` finds it: no folder of that name without a model."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("salfom", "empty"):
+        Path(name).mkdir()
+    noted = states(SimpleNamespace(train=[], validated=[], model="salfom", encoder=None, teachers=["empty"]))
+    assert noted == {"salfom": state_of_model(KNOWN["salfom"])}
+
+
 @pytest.mark.parametrize("read", ["model", "data_dir", "run/model", "run/checkpoints/data", "run/config.yaml"])
 def test_a_run_replaces_nothing_that_it_reads(run, model_folder, data, tmp_path, capsys, read):
     folder = tmp_path / "run"
@@ -581,6 +595,20 @@ def test_too_little_memory_is_said_in_a_sentence(run, monkeypatch, capsys, error
     monkeypatch.setattr(loop, "saliency_loss", fails)
     assert run()[0] == 2
     assert capsys.readouterr().err.strip().startswith("salfom: Out of memory; lower --batch-size")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="Windows has none.")
+def test_the_handler_of_the_caller_is_set_again():
+    noted = []
+    before = signal.signal(signal.SIGCHLD, lambda *_: noted.append("an error to PyTorch"))
+    reader = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    try:
+        reader.start()
+        handler = signal.getsignal(signal.SIGCHLD)
+        assert train.main(["light", "--no-such-option", "1"]) == 2
+        assert (signal.getsignal(signal.SIGCHLD), reader.is_alive(), noted) == (handler, False, [])
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_early_stopping_keeps_the_best(run, monkeypatch, capsys):
