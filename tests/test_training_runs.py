@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from unittest.mock import create_autospec
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import yaml
@@ -30,7 +31,7 @@ from salfom_hf.hub import publish
 from salfom_hf.pretrained import KNOWN
 from salfom_hf.training import loop
 from salfom_hf.training.config import preset_names, read_settings
-from salfom_hf.training.data import state_of_model, states
+from salfom_hf.training.data import files_in, state_of_model, states
 from salfom_hf.training.loop import read_log
 from training_data import arguments
 
@@ -379,10 +380,6 @@ def shifted(path):
     Image.fromarray(np.roll(np.array(Image.open(path)), 20, axis=1) // 2).save(path)
 
 
-def append(path):
-    path.write_bytes(path.read_bytes() + b"more")
-
-
 def flip_byte(path):
     """Other content of the same size."""
     path.write_bytes(path.read_bytes()[:-1] + b"!")
@@ -393,7 +390,6 @@ def flip_byte(path):
     [
         (lambda data, _: shifted(next((data / "val" / "0601" / "maps").iterdir())), "dhf1k:validation"),
         (lambda data, _: shutil.rmtree(data / "train" / "0001"), "dhf1k:train"),
-        (lambda data, _: append(sorted((data / "val" / "0601" / "maps").iterdir())[1]), "dhf1k:validation"),
         (lambda data, _: flip_byte(min((data / "val" / "0601" / "maps").iterdir())), "dhf1k:validation"),
         (lambda _, stills: shutil.copy(stills / "dev.parquet", stills / "train.parquet"), "stills:train"),
     ],
@@ -419,6 +415,26 @@ def test_resuming_on_changed_data(run, data, stills_parquet, tmp_path, capsys, c
     # Runs of earlier versions have no note of their data.
     (folder / "data.json").unlink()
     assert begin("--resume")[0] == 0
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_of_many_files_every_size_counts_and_of_large_ones_both_ends(tmp_path, within):
+    small, large = b"map", bytes(300_000)
+
+    def state(*contents):
+        files = [{"path": str(tmp_path / f"{number}.png"), "bytes": None} for number in range(len(contents))]
+        for file, content in zip(files, contents, strict=True):
+            if within:
+                file["bytes"] = content
+            else:
+                Path(file["path"]).write_bytes(content)
+        return files_in(pa.array(files, pa.struct({"path": pa.string(), "bytes": pa.binary()})))
+
+    begun, ended = b"!" + large[1:], large[:-1] + b"!"
+    found = [state(large, *[small] * 39), state(begun, *[small] * 39), state(ended, *[small] * 39)]
+    found += [state(large, *[small] * number, b"other", *[small] * (38 - number)) for number in range(39)]
+    assert len(set(map(repr, found))) == len(found)
+    assert repr(state(large, *[small] * 39)) == repr(found[0])
 
 
 def test_resuming_with_a_changed_teacher(run, stills_parquet, model_folder, tmp_path, capsys):
