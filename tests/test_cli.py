@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -140,6 +141,17 @@ def test_a_folder_of_videos_and_several_inputs(folder, salfom):
     assert tree(folder / "out") == ["a_npz.npz", "b_npz.npz", "clip_npz.npz"]
     assert salfom("in", "--format", "npz")[0] == 0
     assert tree(folder / "in") == ["._a.mp4", "a.mp4", "a_npz.npz", "b.mp4", "b_npz.npz", "notes.txt"]
+
+
+@pytest.mark.parametrize("output", ["results.v2/", "run-1.5"])
+def test_folders_may_have_a_dot_in_their_name(folder, salfom, output):
+    """For one input as for two."""
+    shutil.copy("clip.mp4", "b.mp4")
+    assert salfom("clip.mp4", "-o", output, "--format", "npz")[0] == 0
+    assert salfom("b.mp4", "clip.mp4", "-o", output, "--format", "npz", "--overwrite")[0] == 0
+    assert tree(folder / output) == ["b_npz.npz", "clip_npz.npz"]
+    assert salfom("clip.mp4", "-o", f"maps-{output}", "--format", "maps")[0] == 0
+    assert len(tree(folder / f"maps-{output}")) == 6
 
 
 def test_two_inputs_never_share_an_output(folder, salfom):
@@ -421,6 +433,9 @@ def test_names_that_do_not_fit_are_refused(folder, salfom, monkeypatch, output, 
     code, said = salfom("clip.mp4", "-o", output, "--format", style, "--overwrite")
     assert_refused(code, said, output)
     assert said.err.count("\n") == 1
+    if style != "maps":
+        with pytest.raises(VideoError, match=f"{output} is not a"):
+            output_module.write(iter(()), Path(output), style, SimpleNamespace(path=Path("clip.mp4")), overwrite=True)
     assert tree(folder) == before
 
 

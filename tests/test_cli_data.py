@@ -157,7 +157,7 @@ def test_show_of_every_kind(request, salfom, name, source):
     ("arguments", "message"),
     [
         (["--video", "Lifting-003", "Running-1"], "There is no Running-1 in the split train"),
-        (["-o", "sheet.mp4"], "sheet.mp4 is no picture"),
+        (["-o", "sheet.mp4"], "sheet.mp4 is not a picture"),
         (["-o", "taken.png"], "taken.png exists already"),
         (["--split", "dev"], "'dev'"),
         (["--frames", "0"], "0 is not a whole number"),
@@ -191,6 +191,21 @@ def test_export_writes_all_splits(salfom, folder, ucf_sports, file_format):
     assert names(folder) == ["out"]
     assert len(list((folder / "out" / "data").iterdir())) == 4
     assert load_export("out", "test")[0]["video_id"] == "Diving-Side-001"
+
+
+def test_what_an_earlier_run_left_in_the_dataset_is_replaced(salfom, folder, ucf_sports):
+    """But nothing else that is there."""
+    shutil.copytree(ucf_sports, folder, dirs_exist_ok=True)
+    before = names(folder)
+    for command in (("show", "ucf_sports", "."), ("export", "ucf_sports", ".", "out")):
+        assert salfom(*command)[0] == 0
+        assert "--overwrite" in salfom(*command)[1].err
+        assert salfom(*command, "--overwrite")[0] == 0
+    for command in (("show", "ucf_sports", ".", "-o", "training/a.png"), ("export", "ucf_sports", ".", "training")):
+        (folder / "training" / "a.png").write_text("mine")
+        code, said = salfom(*command, "--overwrite")
+        assert (code, "part of the input" in said.err) == (2, True)
+    assert names(folder) == sorted([*before, "out", "ucf_sports_train.png"])
 
 
 def test_export_of_some_splits_in_some_shards(salfom, folder, dhf1k_official):

@@ -1,13 +1,15 @@
 """Tests of outputs that take their place only when complete."""
 
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
 from salfom_hf import files
-from salfom_hf.files import Inputs, atomic_output, check_free, remove_unfinished
+from salfom_hf.files import Inputs, atomic_output, check_free, locked, may_be_folder, remove_unfinished
 from salfom_hf.video import VideoError
 
 
@@ -75,8 +77,8 @@ def exchange(request, monkeypatch):
 
 def test_the_old_folder_or_the_new_one_is_there(tmp_path, exchange):
     """Ctrl-C at any line."""
-    target = tmp_path / "maps"
     for line in range(1000):
+        target = tmp_path / str(line) / "maps"  # Beside nothing that others have left.
         make_folder(target, ["old.png"], overwrite=True)
         left = [line]
 
@@ -103,8 +105,8 @@ def test_the_old_folder_or_the_new_one_is_there(tmp_path, exchange):
     assert 50 < line < 999
 
 
-@pytest.mark.parametrize("failing", [1, 2])
-def test_a_folder_that_cannot_be_renamed(tmp_path, monkeypatch, failing):
+@pytest.mark.parametrize(("failing", "kept"), [(1, "old.png"), (2, "old.png"), (3, "new.png")])
+def test_a_folder_that_cannot_be_renamed(tmp_path, monkeypatch, failing, kept):
     make_folder(tmp_path / "maps", ["old.png"], overwrite=False)
     rename, left = os.rename, [failing]
 
@@ -116,10 +118,10 @@ def test_a_folder_that_cannot_be_renamed(tmp_path, monkeypatch, failing):
 
     monkeypatch.setattr(files, "_exchange", lambda *_: False)
     monkeypatch.setattr(os, "rename", fail)
-    with pytest.raises(VideoError, match="Cannot write"):
+    with pytest.raises(VideoError, match="Cannot write") if kept == "old.png" else nullcontext():
         make_folder(tmp_path / "maps", ["new.png"], overwrite=True)
     assert os.listdir(tmp_path) == ["maps"]
-    assert os.listdir(tmp_path / "maps") == ["old.png"]
+    assert os.listdir(tmp_path / "maps") == [kept]
 
 
 WRITER = """
@@ -154,9 +156,59 @@ def test_what_a_killed_process_leaves(tmp_path, killed, kept):
         remove_unfinished(tmp_path)
         assert [path.name for path in tmp_path.glob(".salfom-*/*/maps/*")] == ["new.png"]
         process.communicate("\n", timeout=60)
-    remove_unfinished(tmp_path)
-    assert os.listdir(tmp_path) == ["maps"]
+    make_folder(tmp_path / "other", ["1.png"], overwrite=False)
+    assert sorted(os.listdir(tmp_path)) == ["maps", "other"]
     assert os.listdir(tmp_path / "maps") == [kept]
+
+
+def test_who_removes_a_folder_has_it_locked(tmp_path, monkeypatch):
+    """Else another process that has just made it could take it, and would lose what it writes."""
+    rmtree, took = shutil.rmtree, []
+
+    def take(folder, **options):
+        with locked(folder / "lock") as held:
+            took.append(held)
+        rmtree(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", take)
+    (tmp_path / ".salfom-left").mkdir()
+    remove_unfinished(tmp_path)
+    assert took[0] is False
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_cannot_be_put_back_is_not_in_the_way_of_others(tmp_path, monkeypatch):
+    left = tmp_path / ".salfom-left" / "old" / "maps"
+    left.mkdir(parents=True)
+
+    def fail(*_):
+        raise OSError("no")
+
+    monkeypatch.setattr(os, "rename", fail)
+    make_folder(tmp_path / "other", ["1.png"], overwrite=False)
+    assert left.is_dir()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_followed(tmp_path, exchange, there):
+    """Also one that leads to nothing yet; a file has the suffix of the link while it is written."""
+    for link, target in (("maps", "disk/maps"), ("maps.npz", "disk/content")):
+        (tmp_path / link).symlink_to(target)
+    if there:
+        make_folder(tmp_path / "disk" / "maps", ["old.png"], overwrite=False)
+        (tmp_path / "disk" / "content").write_text("old")
+        with pytest.raises(VideoError, match="--overwrite"):
+            make_folder(tmp_path / "maps", ["new.png"], overwrite=False)
+    assert may_be_folder(tmp_path / "maps")
+    make_folder(tmp_path / "maps", ["new.png"], overwrite=there)
+    with atomic_output(tmp_path / "maps.npz", overwrite=there) as temporary:
+        temporary.write_text("new")
+        assert temporary.name == "maps.npz"
+    assert all((tmp_path / link).is_symlink() for link in ("maps", "maps.npz"))
+    assert os.listdir(tmp_path / "disk" / "maps") == ["new.png"]
+    assert (tmp_path / "disk" / "content").read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == ["disk", "maps", "maps.npz"]
+    assert sorted(os.listdir(tmp_path / "disk")) == ["content", "maps"]
 
 
 @pytest.mark.parametrize("name", ["replaced", "old", "new", "lock", ".new", "maps.raw"])
@@ -180,12 +232,13 @@ def test_an_input_is_known_by_any_name(tmp_path, monkeypatch):
     os.symlink(video, "soft.mp4")
     os.symlink("videos", "linked")
     os.symlink(tmp_path / "other" / "2.png", frames / "2.png")
+    os.symlink("nothing", "dangling.mp4")
     inputs = Inputs(video, frames, "missing.mp4")
     lost = [video, "videos/../videos/talk.mp4", "hard.mp4", "soft.mp4", "linked/talk.mp4", "videos", "linked", "other"]
     for output in (*lost, ".", tmp_path, frames, "frames/1.png"):
         with pytest.raises(VideoError, match="choose another output, for"):
             check_free(output, True, inputs)
-    for output in ("free.mp4", "missing.mp4", "frames/new.png"):
+    for output in ("free.mp4", "missing.mp4", "frames/new.png", "dangling.mp4"):
         check_free(output, True, inputs)
     with pytest.raises(VideoError, match="--overwrite"):
         check_free("free.mp4", False, inputs)

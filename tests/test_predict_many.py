@@ -204,9 +204,9 @@ def test_only_results_of_earlier_runs_are_skipped(clips, many, tmp_path):
 
 
 def test_one_video_and_its_part(clips, many, tmp_path):
-    assert many(clips / "a" / "x.mp4", tmp_path / "out", "--duration", "0.12")[0] == 0
-    assert tree(tmp_path / "out") == ["x_npz.npz"]
-    assert len(maps_of(tmp_path / "out" / "x_npz.npz")) == 3
+    assert many(clips / "a" / "x.mp4", f"{tmp_path}/out.v2/", "--duration", "0.12")[0] == 0
+    assert tree(tmp_path / "out.v2") == ["x_npz.npz"]
+    assert len(maps_of(tmp_path / "out.v2" / "x_npz.npz")) == 3
 
 
 @pytest.mark.parametrize(

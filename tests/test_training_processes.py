@@ -229,7 +229,7 @@ def ctrl_c(*_):
     [
         # When a package is imported, when the data is loaded, and a second time while a step is under way.
         ("sys.addaudithook(lambda event, names: event == 'import' and names[0] == 'yaml' and ctrl_c())", "began."),
-        ("from salfom_hf.training import model; model.from_encoder = ctrl_c", "go on with --resume."),
+        ("from salfom_hf.training import model; model.from_encoder = ctrl_c", "Stopped before training began."),
         ("from salfom_hf.training.loop import Trainer; Trainer.loss = lambda *_: ctrl_c() or ctrl_c()", None),
     ],
 )

@@ -1,14 +1,19 @@
 import copy
 import dataclasses
+import errno
 import json
 import math
+import multiprocessing
 import resource
 import shutil
+import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import create_autospec
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import yaml
@@ -23,8 +28,10 @@ import gaze_data
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SaliencyPredictor, metrics, train
 from salfom_hf.data import ClipDataset, hold_out, load
 from salfom_hf.hub import publish
+from salfom_hf.pretrained import KNOWN
 from salfom_hf.training import loop
 from salfom_hf.training.config import preset_names, read_settings
+from salfom_hf.training.data import files_in, state_of_model, states
 from salfom_hf.training.loop import read_log
 from training_data import arguments
 
@@ -373,11 +380,17 @@ def shifted(path):
     Image.fromarray(np.roll(np.array(Image.open(path)), 20, axis=1) // 2).save(path)
 
 
+def flip_byte(path):
+    """Other content of the same size."""
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         (lambda data, _: shifted(next((data / "val" / "0601" / "maps").iterdir())), "dhf1k:validation"),
         (lambda data, _: shutil.rmtree(data / "train" / "0001"), "dhf1k:train"),
+        (lambda data, _: flip_byte(min((data / "val" / "0601" / "maps").iterdir())), "dhf1k:validation"),
         (lambda _, stills: shutil.copy(stills / "dev.parquet", stills / "train.parquet"), "stills:train"),
     ],
 )
@@ -404,6 +417,26 @@ def test_resuming_on_changed_data(run, data, stills_parquet, tmp_path, capsys, c
     assert begin("--resume")[0] == 0
 
 
+@pytest.mark.parametrize("within", [False, True])
+def test_of_many_files_every_size_counts_and_of_large_ones_both_ends(tmp_path, within):
+    small, large = b"map", bytes(300_000)
+
+    def state(*contents):
+        files = [{"path": str(tmp_path / f"{number}.png"), "bytes": None} for number in range(len(contents))]
+        for file, content in zip(files, contents, strict=True):
+            if within:
+                file["bytes"] = content
+            else:
+                Path(file["path"]).write_bytes(content)
+        return files_in(pa.array(files, pa.struct({"path": pa.string(), "bytes": pa.binary()})))
+
+    begun, ended = b"!" + large[1:], large[:-1] + b"!"
+    found = [state(large, *[small] * 39), state(begun, *[small] * 39), state(ended, *[small] * 39)]
+    found += [state(large, *[small] * number, b"other", *[small] * (38 - number)) for number in range(39)]
+    assert len(set(map(repr, found))) == len(found)
+    assert repr(state(large, *[small] * 39)) == repr(found[0])
+
+
 def test_resuming_with_a_changed_teacher(run, stills_parquet, model_folder, tmp_path, capsys):
     teacher = shutil.copytree(model_folder, tmp_path / "teacher")
     settings = {"data_dir": f"stills={stills_parquet}", "train": "stills:train", "validation": "stills:dev"}
@@ -414,6 +447,15 @@ def test_resuming_with_a_changed_teacher(run, stills_parquet, model_folder, tmp_
     (teacher / "model.safetensors").write_bytes(content)
     assert run("--resume", **settings)[0] == 2
     assert f"other data ({teacher} has changed)" in capsys.readouterr().err
+
+
+def test_a_model_is_noted_by_any_name(tmp_path, monkeypatch):
+    """As `from_pretrained` finds it: no folder of that name without a model."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("salfom", "empty"):
+        Path(name).mkdir()
+    noted = states(SimpleNamespace(train=[], validated=[], model="salfom", encoder=None, teachers=["empty"]))
+    assert noted == {"salfom": state_of_model(KNOWN["salfom"])}
 
 
 @pytest.mark.parametrize("read", ["model", "data_dir", "run/model", "run/checkpoints/data", "run/config.yaml"])
@@ -555,7 +597,12 @@ def scores_of(values):
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
 )
 def test_too_little_memory_is_said_in_a_sentence(run, monkeypatch, capsys, error):
     def fails(*args, **kwargs):
@@ -564,6 +611,20 @@ def test_too_little_memory_is_said_in_a_sentence(run, monkeypatch, capsys, error
     monkeypatch.setattr(loop, "saliency_loss", fails)
     assert run()[0] == 2
     assert capsys.readouterr().err.strip().startswith("salfom: Out of memory; lower --batch-size")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="Windows has none.")
+def test_the_handler_of_the_caller_is_set_again():
+    noted = []
+    before = signal.signal(signal.SIGCHLD, lambda *_: noted.append("an error to PyTorch"))
+    reader = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    try:
+        reader.start()
+        handler = signal.getsignal(signal.SIGCHLD)
+        assert train.main(["light", "--no-such-option", "1"]) == 2
+        assert (signal.getsignal(signal.SIGCHLD), reader.is_alive(), noted) == (handler, False, [])
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_early_stopping_keeps_the_best(run, monkeypatch, capsys):

@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -29,8 +29,8 @@ class Inputs:
         self._paths = [Path(path) for path in paths]
 
     @cached_property
-    def _inputs(self) -> dict[tuple[int, int] | None, Path]:
-        return {_identity(path): path for path in self._paths}
+    def _inputs(self) -> dict[tuple[int, int], Path]:
+        return {found: path for path in self._paths if (found := _identity(path))}
 
     @cached_property
     def _around(self) -> dict[tuple[int, int], Path]:
@@ -81,48 +81,53 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
     """Give a temporary path to write a file or folder at, which takes its final place only on success.
 
     Missing parent folders are made. After any exception the temporary output is gone and what was there before is
-    untouched. An empty folder counts as free. Whatever happens, the old output or the new one is there: where a system
-    can only rename one after the other, a process killed in between leaves the old one for [`remove_unfinished`].
+    untouched. An empty folder counts as free; a link stays, and the output takes the place that it leads to. Whatever
+    happens, the old output or the new one is there: where a system can only rename one after the other, what a process
+    killed in between has left is put back before the next output beside it.
 
     Raises:
         VideoError: the place is taken and `overwrite` is false, or is a folder that holds other kinds of file than the
             new output, or cannot be written.
     """
-    path = Path(path)
+    path, place = Path(path), Path(os.path.realpath(path))
+    with suppress(VideoError):  # What cannot be put back stays where it is, and says so when it is in the way.
+        remove_unfinished(place.parent)
     check_free(path, overwrite)
     advice = "choose a place you may write to"
     with ExitStack() as stack:
         with reported(f"Cannot write {path}", advice):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
             for _ in range(10):
                 # A folder rather than a file of its own, so that the output keeps its name, permissions and kind.
-                folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=path.parent))
+                folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place.parent))
                 stack.callback(_remove, folder, own=True)
                 if stack.enter_context(locked(folder / LOCK)) is not False:
                     break  # Else another process has taken it for one that is left over.
             (folder / NEW).mkdir()
-        temporary = folder / NEW / path.name
+        # Of a link it has the name, which may say what kind of file it is.
+        temporary = folder / NEW / os.path.basename(os.path.abspath(path))
         yield temporary
         check_free(path, overwrite)
         with reported(f"Cannot write {path}", advice):
             _make_readable(temporary, (folder / LOCK).stat().st_mode)
             _flush(temporary)
-            if not path.is_dir():
-                os.replace(temporary, path)
+            if not place.is_dir():
+                os.replace(temporary, place)
                 return
-            if not temporary.is_dir() or _suffixes(path) - _suffixes(temporary):
+            if not temporary.is_dir() or _suffixes(place) - _suffixes(temporary):
                 raise VideoError(f"{path} is a folder that holds other files; choose another output.")
-            if not _exchange(temporary, path):
+            if not _exchange(temporary, place):
                 (folder / OLD).mkdir()
-                os.rename(path, folder / OLD / path.name)
-                os.rename(temporary, path)
-                os.rename(folder / OLD / path.name, temporary)
+                os.rename(place, folder / OLD / place.name)
+                os.rename(temporary, place)
+                with suppress(OSError):  # The new folder is in place.
+                    os.rename(folder / OLD / place.name, temporary)
 
 
 def is_taken(path: Path) -> bool:
-    """Whether something is there; an empty folder is nothing."""
+    """Whether something is there; an empty folder is nothing, nor is a link that leads to nothing."""
     with reported(f"Cannot write {path}"):
-        return os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
+        return os.path.lexists(os.path.realpath(path)) and not (path.is_dir() and not any(path.iterdir()))
 
 
 def check_free(path: str | os.PathLike[str], overwrite: bool, inputs: Inputs | None = None) -> None:
@@ -144,18 +149,22 @@ def check_free(path: str | os.PathLike[str], overwrite: bool, inputs: Inputs | N
 def check_suffix(path: str | os.PathLike[str], suffixes: Collection[str], content: str) -> None:
     """
     Args:
-        content: what such an output is, in words.
+        content: what such an output is, in words with an article.
 
     Raises:
         VideoError: the name of an output ends in none of the suffixes.
     """
     if Path(path).suffix.lower() not in suffixes:
-        raise VideoError(f"Cannot write: {path} is no {content}; name an output that ends in {listed(suffixes)}.")
+        raise VideoError(f"Cannot write: {path} is not {content}; name an output that ends in {listed(suffixes)}.")
 
 
-def may_be_folder(path: Path) -> bool:
-    """Whether there is a folder, or nothing that is called like a file; folders may be called such as run-1.5."""
-    return path.is_dir() or not (os.path.lexists(path) or path.suffix[1:2].isalpha())
+def may_be_folder(path: str | os.PathLike[str]) -> bool:
+    """
+    Whether there is a folder, or nothing that is called like a file; folders may be called such as run-1.5, or, with a
+    slash at the end, which only a text can have, anything.
+    """
+    path, slash = Path(path), os.fspath(path).endswith((os.sep, os.altsep or os.sep))
+    return path.is_dir() or not (is_taken(path) or (path.suffix[1:2].isalpha() and not slash))
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -173,8 +182,8 @@ def remove_unfinished(folder: Path) -> None:
 @contextmanager
 def locked(file: Path) -> Iterator[bool | None]:
     """
-    Hold a lock file, which a process loses when it ends, however it ends. Gives False if it cannot be had: another
-    process has it, or it is gone; None where this cannot be told, as on a file system without locks.
+    Hold a lock file, which a process loses when it ends, however it ends. Gives False if another process holds it, or
+    it is gone; None where this cannot be told, as on a file system without locks.
     """
     with ExitStack() as stack:
         try:
@@ -230,8 +239,10 @@ def _remove(folder: Path, own: bool = False) -> None:
             if not os.path.lexists(place):
                 with reported(f"Cannot put {place} back", f"it is in {old.parent}"):
                     os.rename(old, place)
-    # Windows removes no file that is open.
-    shutil.rmtree(folder, ignore_errors=True)
+        # Before the lock is free: who has just made the folder could take it, and would lose what it writes.
+        shutil.rmtree(folder, ignore_errors=True)
+    if os.name == "nt":  # It removes no file that is open, such as the lock.
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:

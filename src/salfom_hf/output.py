@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -43,18 +44,18 @@ def inputs_of(videos: Iterable[Path], *others: Path) -> Inputs:
     return Inputs(*others, *(file for video in videos for file in (image_files(video) if video.is_dir() else [video])))
 
 
-def check_name(path: Path, output_format: str) -> None:
+def check_name(path: str | os.PathLike[str], output_format: str) -> None:
     """
     Raises:
         VideoError: what is written in one of `FORMATS` cannot have this name.
     """
     if output_format == "maps":
         if not may_be_folder(path):
-            raise VideoError(f"Cannot write: {path} is no folder, which maps need; name another output.")
+            raise VideoError(f"Cannot write: {path} is not a folder, which maps need; name another output.")
     elif output_format == "npz":
-        check_suffix(path, (".npz",), "npz file")
+        check_suffix(path, (".npz",), "an npz file")
     else:
-        check_suffix(path, IMAGE_SUFFIXES.union(CONTAINERS), "video or picture")
+        check_suffix(path, IMAGE_SUFFIXES.union(CONTAINERS), "a video or picture")
 
 
 def write_behind(put: Callable, frames: Iterable) -> None:
@@ -153,8 +154,11 @@ def write(
         start, duration: the part of the source that the frames are, in seconds.
 
     Raises:
-        VideoError: the output exists (without `overwrite`), is or holds the source, or cannot be written.
+        VideoError: the output exists (without `overwrite`), is or holds the source, has a name of another kind of file
+            (a folder of maps may have any), or cannot be written.
     """
+    if output_format != "maps":
+        check_name(path, output_format)
     check_free(path, overwrite, inputs_of([info.path]))
     if output_format == "maps":
         write_maps(frames, path, overwrite)

@@ -74,7 +74,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="LIST_OR_FOLDER",
         help="a text file with a path per line, a folder that is searched with all that is in it, or one video",
     )
-    command.add_argument("output", type=Path, metavar="OUT", help="folder of the outputs, with the videos' subfolders")
+    # A text, which may end in a slash.
+    command.add_argument("output", metavar="OUT", help="folder of the outputs, with the videos' subfolders")
     add_options(command)
     command.add_argument(
         "--threads",
@@ -182,9 +183,9 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[str], int]:
     Raises:
         UsageError: there are no videos, or the outputs have no place.
     """
-    output = args.output
-    if not may_be_folder(output):
-        raise UsageError(f"The outputs go to a folder, which {output} is not; name another.")
+    output = Path(args.output)
+    if not may_be_folder(args.output):
+        raise UsageError(f"The outputs go to a folder, which {args.output} is not; name another.")
     if not args.videos.exists():
         raise UsageError(f"There is no list, folder or video {args.videos}; check the path.")
     found: dict[Path, Path] = {}

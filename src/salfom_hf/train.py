@@ -65,6 +65,7 @@ from .video import VideoError
 
 FAILURE = 2
 SETTINGS, DATA = "config.yaml", "data.json"
+NOT_BEGUN = "Stopped before training began."
 NOT_TRAINING = "Stopped between two steps, so nothing is lost; go on with --resume."
 
 # Settings that may change when a run goes on.
@@ -86,7 +87,7 @@ def prepare_folder(config: TrainingConfig, stack: ExitStack) -> None:
     """
     folder = Path(config.output_dir)
     noted, data = folder / SETTINGS, folder / DATA
-    resumed = any(folder.glob("checkpoints/checkpoint-*"))
+    resumed = has_checkpoint(folder)
     if not resumed:
         keep_others(config, folder)
     elif not config.resume:
@@ -118,6 +119,10 @@ def prepare_folder(config: TrainingConfig, stack: ExitStack) -> None:
         path.write_text(f"{json.dumps(now, indent=1)}\n", encoding="utf-8")
 
 
+def has_checkpoint(folder: Path) -> bool:
+    return any(folder.glob("checkpoints/checkpoint-*"))
+
+
 def keep_others(config: TrainingConfig, folder: Path) -> None:
     """
     Refuse to begin a run in a folder where it would replace its own inputs, or files of others.
@@ -140,7 +145,7 @@ def keep_others(config: TrainingConfig, folder: Path) -> None:
     own = noted.is_file() and "resume:" in noted.read_text(encoding="utf-8", errors="replace")
     others = [] if own else [path for path in written if path.exists()]
     if others:
-        raise ConfigError(f"{others[0]} is of no run and would be replaced; name another --output-dir.")
+        raise ConfigError(f"{others[0]} does not belong to a run and would be replaced; name another --output-dir.")
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -233,25 +238,28 @@ def main(arguments: list[str] | None = None) -> int:
     if not (speaks and sys.stderr.isatty()):
         datasets.disable_progress_bars()
     previous = {number: signal.signal(number, stop) for number in ENDING}
+    config = None
     try:
-        folder = train(parse(arguments))
+        config = parse(arguments)
+        folder = train(config)
     except TrainingStoppedError as error:
         return fail(error if speaks else None, 128 + error.signal if error.signal else FAILURE)
     except KeyboardInterrupt as stopped:
-        return fail(NOT_TRAINING if speaks else None, 128 + stopped.args[0])
+        begun = config is not None and has_checkpoint(Path(config.output_dir))
+        return fail((NOT_TRAINING if begun else NOT_BEGUN) if speaks else None, 128 + stopped.args[0])
     except ConfigError as error:
         return fail(error if speaks else None)
     except (DataError, VideoError, CheckpointError, PublishError) as error:
         return fail(error)
     except OtherProcessError as error:
         return fail(str(error) or None)
-    except RuntimeError as error:
-        if lost_connection(error):
-            return fail(LOST)
+    except (MemoryError, OSError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             return fail("Out of memory; lower --batch-size or --size, or set --gradient-checkpointing.")
-        raise
-    except (OSError, SafetensorError) as error:
+        if isinstance(error, RuntimeError):
+            if lost_connection(error):
+                return fail(LOST)
+            raise
         return fail(
             f"Cannot write or read a file of the run ({' '.join(str(error).split())}); its checkpoints are kept: "
             f"{advice_for(error, 'try again')}."
@@ -262,9 +270,13 @@ def main(arguments: list[str] | None = None) -> int:
         # Processes that read clips ignore the SIGTERM by which Python stops them at its end; it would wait forever.
         if readers := multiprocessing.active_children():
             if hasattr(signal, "SIGCHLD"):  # PyTorch would take their end for an error.
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for process in readers:
                 process.kill()
+            for process in readers:
+                process.join()
+            if hasattr(signal, "SIGCHLD"):
+                signal.signal(signal.SIGCHLD, before)
     if speaks:
         print(f"The best model is in {folder}.")
     return 0

@@ -54,7 +54,7 @@ def add(commands) -> None:
 
 def benchmark(args: argparse.Namespace) -> int:
     if args.output is not None:
-        check_suffix(args.output, (".json",), "JSON file")
+        check_suffix(args.output, (".json",), "a JSON file")
         check_free(args.output, args.overwrite, Inputs(*local(args.model)))
     try:
         return measure(args)

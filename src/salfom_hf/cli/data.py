@@ -237,6 +237,12 @@ def refuse_export(path: Path) -> None:
         raise UsageError(f"{path} is an export; give the folder of the dataset that it was made from.")
 
 
+def check_free_or_earlier(path: Path, overwrite: bool, inputs: Inputs) -> None:
+    """As `check_free`, where an output of an earlier run may be, which is no input though it is among them."""
+    inputs.refuse(path)
+    check_free(path, overwrite)
+
+
 def tables(args: argparse.Namespace, splits: list[str] | None) -> dict:
     """The rows, with paths of files, of the splits asked for, or of all."""
     from ..data import DATASETS
@@ -253,7 +259,7 @@ def show(args: argparse.Namespace) -> int:
 
     inputs = Inputs(args.path)
     if args.output is not None:
-        check_suffix(args.output, IMAGE_SUFFIXES, "picture")
+        check_suffix(args.output, IMAGE_SUFFIXES, "a picture")
         check_free(args.output, args.overwrite, inputs)
     info = export_info(args.path)
     if info is None:
@@ -262,7 +268,8 @@ def show(args: argparse.Namespace) -> int:
         split = args.split or info["splits"][0]
         rows = load(args.dataset, args.path, split, streaming=True)
     output = args.output or Path(f"{args.dataset}_{args.split or split}.png")
-    check_free(output, args.overwrite, inputs)
+    if args.output is None:
+        check_free_or_earlier(output, args.overwrite, inputs)
     stills = args.dataset == "stills"
     wanted = SHEET_ROWS_OF_STILLS * args.frames if stills else SHEET_VIDEOS
     with atomic_output(output, args.overwrite) as temporary:
@@ -295,9 +302,10 @@ def from_all_over(rows, wanted: int) -> Iterable[dict]:
 
 
 def export(args: argparse.Namespace) -> int:
-    from ..data import export_dataset
+    from ..data import export_dataset, export_info
 
-    check_free(args.output, args.overwrite, Inputs(args.path))
+    check_place = check_free if export_info(args.output) is None else check_free_or_earlier
+    check_place(args.output, args.overwrite, Inputs(args.path))
     refuse_export(args.path)
     splits = tables(args, args.split)
     try:

@@ -245,7 +245,7 @@ def steadiness(args: argparse.Namespace) -> int:
     videos = list(dict.fromkeys(video for path in args.videos for video in sources(path, skipped)))
     skipped.say()
     if args.output is not None:
-        check_suffix(args.output, (".json",), "JSON file")
+        check_suffix(args.output, (".json",), "a JSON file")
         check_free(args.output, args.overwrite, inputs_of(videos, *local(*args.model)))
     values = {}
     with in_one_sentence():

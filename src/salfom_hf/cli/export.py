@@ -108,5 +108,5 @@ def onnx(args: argparse.Namespace) -> int:
 def torch_export(args: argparse.Namespace) -> int:
     from ..graphs import export_program
 
-    check_suffix(args.output, (".pt2",), "program of torch.export")
+    check_suffix(args.output, (".pt2",), "a program of torch.export")
     return export(export_program, args)

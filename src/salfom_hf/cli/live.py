@@ -108,7 +108,7 @@ def live(args: argparse.Namespace) -> int:
     if args.output == "-" and os.isatty(1):
         raise UsageError("Standard output is a terminal; pipe it into a player, or name a file.")
     if to_file:
-        check_suffix(args.output, CONTAINERS, "video")
+        check_suffix(args.output, CONTAINERS, "a video")
         source = "/dev/stdin" if args.source == "-" else args.source.removeprefix(FILE_PROTOCOL)
         check_free(args.output, args.overwrite, Inputs(source, *local(args.model)))
     slot = Slot(args.latency)

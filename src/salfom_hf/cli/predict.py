@@ -42,7 +42,8 @@ def add(commands) -> None:
         description="Predict saliency for videos, images, folders of images, or folders of videos.",
     )
     command.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
-    command.add_argument("-o", "--output", type=Path, help="file, or folder for several inputs")
+    # A text, which may end in a slash.
+    command.add_argument("-o", "--output", help="file, or folder (such as results/) for several inputs")
     add_options(command)
     command.add_argument("--profile", action="store_true", help="print a table of where the time goes")
     command.set_defaults(run=predict)
@@ -117,16 +118,16 @@ def may_be_media(file: Path) -> bool:
     return (kind or "").startswith(("video/", "image/")) or file.suffix.lower() in RAW_SUFFIXES
 
 
-def outputs(videos: list[Path], output: Path | None, output_format: str) -> Iterator[Path]:
+def outputs(videos: list[Path], output: str | None, output_format: str) -> Iterator[Path]:
     """The output of each video."""
     several = len(videos) > 1
-    if several and output is not None and not may_be_folder(output):
+    named_folder = output is not None and may_be_folder(output)
+    if several and output is not None and not named_folder:
         raise UsageError(f"{len(videos)} inputs cannot all be written to {output}; name a folder.")
     for video in videos:
         place = default_output(video, output_format)
-        named_folder = output is not None and (output.is_dir() or not output.suffix) and output_format != "maps"
-        into_folder = output is not None and (several or named_folder)
-        yield output / place.name if into_folder else output or place
+        into_folder = named_folder and (several or output_format != "maps")
+        yield Path(output, place.name) if into_folder else Path(output or place)
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -150,8 +151,8 @@ def predict(args: argparse.Namespace) -> int:
                 raise VideoError(f"{video} and another input would both be written to {output}; predict it by itself.")
             written.add(output)
             check_free(output, args.overwrite, inputs)
-            if output == args.output:
-                check_name(output, args.format)
+            if args.output is not None and output == Path(args.output):
+                check_name(args.output, args.format)
             with failing_alone(video):
                 info = probe(video)
                 predictor = predictor or load_predictor(args.model, args)

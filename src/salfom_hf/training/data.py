@@ -13,11 +13,12 @@ from transformers.image_utils import SizeDict
 
 from ..data import DATASETS, Augmentation, ClipDataset, DataError, MixtureDataset, hold_out, load
 from ..data.motion import MotionDataset
+from ..pretrained import holds_model, local
 from ..video_processing_salfom import SalFoMVideoProcessor
 from .config import MOTION, ConfigError, TrainingConfig, suggestion
 
-# Of the files of a video, the sizes of about so many are looked at.
-SIZES = 16
+# Of the files of a video, at most so many are read, and of each at most twice so many bytes.
+SAMPLED, END = 16, 64 * 1024
 
 
 class EpochSampler(Sampler[int]):
@@ -77,24 +78,24 @@ def rows_of(source: str, config: TrainingConfig):
 
 def states(config: TrainingConfig) -> dict[str, str]:
     """
-    By source of data, and by folder of a model, text that changes when what a run reads there changes.
+    By source of data, and by name of a model on this machine, text that changes when what a run reads there changes.
 
     Raises:
         ConfigError: a source is unknown.
         DataError: the data cannot be read.
     """
     sources = dict.fromkeys(config.train + config.validated)
-    models = dict.fromkeys((config.model, config.encoder, *config.teachers))
+    models = dict.fromkeys(filter(None, (config.model, config.encoder, *config.teachers)))
     return {
         **{source: state_of(rows_of(source, config)) for source in sources},
-        **{name: state_of_model(Path(name)) for name in models if os.path.isdir(name)},
+        **{name: state_of_model(folder) for name in models for folder in local(name) if holds_model(folder)},
     }
 
 
 def state_of(rows) -> str:
     """
     Text that changes when rows change, or files that they name; not when files are moved or copied elsewhere. Of files
-    count names and sizes, of a video's many frames or maps the sizes of some; none is opened.
+    count names and sizes, and what they hold: of a video's many frames or maps some, of large files the two ends.
     """
     digest = hashlib.sha256()
     for table in rows.with_format("arrow").iter(16):
@@ -108,16 +109,24 @@ def state_of(rows) -> str:
     return digest.hexdigest()[:16]
 
 
-def files_in(values: pa.StructArray) -> tuple[list[str], list[int | None]]:
-    """The names of files, and the sizes of some, in bytes; `{"path": …, "bytes": …}` may hold the file itself."""
-    paths, within = pc.struct_field(values, "path").to_pylist(), pc.binary_length(pc.struct_field(values, "bytes"))
-    sizes = []
-    for index in range(0, len(paths), max(1, len(paths) // SIZES)):
-        size = within[index].as_py()
-        if size is None and paths[index] is not None and os.path.isfile(paths[index]):
-            size = os.path.getsize(paths[index])
-        sizes.append(size)
-    return [os.path.basename(path or "") for path in paths], sizes
+def files_in(values: pa.StructArray) -> tuple[list[str], list[int | None], str]:
+    """
+    The names of files, their sizes in bytes, and a hash of what some of them hold; `{"path": …, "bytes": …}` may hold
+    the file itself.
+    """
+    paths, within = pc.struct_field(values, "path").to_pylist(), pc.struct_field(values, "bytes")
+    sizes, digest = pc.binary_length(within).to_pylist(), hashlib.sha256()
+    every = max(1, -(-len(paths) // SAMPLED))
+    for index, path in enumerate(paths):
+        on_disk = sizes[index] is None and path is not None and os.path.isfile(path)
+        if on_disk:
+            sizes[index] = os.path.getsize(path)
+        if index % every == 0 and sizes[index] is not None:
+            with open(path, "rb") if on_disk else pa.BufferReader(within[index].as_buffer()) as file:
+                digest.update(file.read(END))
+                file.seek(max(file.tell(), sizes[index] - END))
+                digest.update(file.read(END))
+    return [os.path.basename(path or "") for path in paths], sizes, digest.hexdigest()
 
 
 def state_of_model(folder: Path) -> str:
