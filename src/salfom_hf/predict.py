@@ -23,7 +23,7 @@ from PIL import Image
 from torch import distributed
 from tqdm import tqdm
 
-from .errors import needs_extra
+from .errors import needs_extra, reason_of
 
 try:
     import psutil
@@ -50,7 +50,7 @@ from .output import default_output, inputs_of, write
 from .predictor import SaliencyFrame
 from .pretrained import local
 from .training.processes import OtherProcessError, all_or_none, lost_connection
-from .video import READ_IMAGES, VIDEO_SUFFIXES, VideoError, probe, reason_of, refuse_pipe, reported
+from .video import READ_IMAGES, VIDEO_SUFFIXES, VideoError, probe, refuse_pipe, reported
 
 # Until a process that waits takes the others for lost though they are still connected: some videos take days.
 PATIENCE = timedelta(days=20)

@@ -203,7 +203,7 @@ def read_frames_at(
                 position += 1
             if position == len(indices):
                 return
-    raise VideoError(f"{_name_of(source)} cannot be decoded at frame {indices[position]}; get a whole copy of it.")
+    raise VideoError(f"{_name_of(source)} cannot be decoded at frame {indices[position]}; download or copy it again.")
 
 
 def image_of(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -478,7 +478,7 @@ def _probe_video(path: Path, decode: Decoder) -> VideoInfo:
         try:
             frame = next(decode(container, stream, rate), None)
         except VideoError as error:
-            raise VideoError(f"{path} breaks off before its first frame; get a whole copy of it.") from error
+            raise VideoError(f"{path} breaks off before its first frame; download or copy it again.") from error
         if frame is None:
             raise VideoError(f"{path} has no frame that can be decoded; check that it plays.")
         width, height = (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
@@ -520,7 +520,7 @@ def _decoded(
     if failure or expected - reached > 1 + 2 / rate:
         path = container.name.removeprefix(FILE_PROTOCOL)
         raise VideoError(
-            f"{path} breaks off after {reached:.2f} s; get a whole copy, or end before then."
+            f"{path} breaks off after {reached:.2f} s; download or copy it again, or end before then."
         ) from failure
 
 

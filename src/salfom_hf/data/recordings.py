@@ -14,8 +14,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..blur import blur_matrix
+from ..errors import reason_of
 from ..files import Inputs, atomic_output, check_free
-from ..video import VIDEO_SUFFIXES, VideoInfo, probe, read_frames, reason_of, reported
+from ..video import VIDEO_SUFFIXES, VideoInfo, probe, read_frames, reported
 from .builder import FPS_FILE
 from .export import writing
 from .features import DataError

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from ..blur import gaussian_blur
-from ..video import IMAGE_RATE, VideoError, load_image, read_frames_at, reason_of
+from ..errors import reason_of
+from ..video import IMAGE_RATE, VideoError, load_image, read_frames_at
 from .features import DataError
 from .layout import FRAME_TOLERANCE
 
