@@ -236,6 +236,13 @@ def test_debug_prints_tracebacks(folder, salfom, capsys, place):
     assert said.splitlines()[-1].startswith("salfom: Cannot read bad.mp4 as a video")
 
 
+def test_debug_prints_tracebacks_of_reports(folder, capsys):
+    for arguments, count in (([], 0), (["--debug"], 1)):
+        assert cli.main(["data", "make", "clip.mp4", "none.csv", "out", *arguments]) == 2
+        said = capsys.readouterr().err
+        assert (said.count("Traceback (most"), "salfom: Cannot read none.csv" in said) == (2 * count, True)
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_folder(folder, salfom):
     Path("locked").mkdir(mode=0)

@@ -10,7 +10,6 @@ import itertools
 import math
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import advice_for, reason_of
+from .errors import advice_for, reason_of, unlike_file
 
 # Images that are read and written, and those that are read too where Pillow can.
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -228,15 +227,14 @@ def image_files(path: Path) -> list[Path]:
 
 
 def refuse_pipe(path: Path) -> None:
-    """Refuse what is no file or folder: to open a pipe waits, maybe for ever, and it cannot be read a second time.
+    """Refuse what is no file or folder, in words for videos and images; other files have `errors.check_file`.
 
     Raises:
         VideoError: it is a pipe, a socket or a device, or not there.
     """
     with reported(f"Cannot read {path}"):
-        mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        kind = unlike_file(path)
+    if kind:
         raise VideoError(
             f"{path} is {kind} and not a file; show what comes from it by `salfom live -`, or save it as a file first."
         )
