@@ -17,6 +17,22 @@ class LoadError(Exception):
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Let transformers write no warnings and no progress bars inside."""
+    from transformers import logging
+
+    verbosity, progress_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress_bar:
+            logging.enable_progress_bar()
+
+
+@contextmanager
 def loading(name: str | os.PathLike) -> Iterator[None]:
     """
     Load a SalFoM model, of this name, inside; transformers writes no warnings and no progress bars meanwhile.
@@ -24,24 +40,16 @@ def loading(name: str | os.PathLike) -> Iterator[None]:
     Raises:
         LoadError: it cannot be loaded.
     """
-    from transformers import logging
-
-    verbosity, progress_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        check_type(name)
-        yield
+        with quiet():
+            check_type(name)
+            yield
     except LoadError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
             raise
         raise LoadError(load_failure(name, error)) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if progress_bar:
-            logging.enable_progress_bar()
 
 
 def check_type(name: str | os.PathLike) -> None:
@@ -143,4 +151,4 @@ def _reason(name: str, error: Exception) -> str:
     return f"{described(error).rstrip('.')}; check its {files}"
 
 
-__all__ = ["LoadError", "load_failure", "loading"]
+__all__ = ["LoadError", "load_failure", "loading", "quiet"]
