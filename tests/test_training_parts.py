@@ -471,5 +471,5 @@ def test_a_folder_of_checkpoints_that_is_gone(tmp_path):
     kept = Checkpoints(tmp_path / "kept", 1, Accelerator(cpu=True))
     kept.folder.rmdir()
     kept.folder.touch()
-    with pytest.raises(CheckpointError, match="Cannot write .*and start again"):
+    with pytest.raises(CheckpointError, match=r"Cannot write .*and start again"):
         kept.save(Progress(1, step=1))
