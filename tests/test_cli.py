@@ -248,6 +248,13 @@ def test_debug_prints_tracebacks(folder, salfom, capsys, place):
     assert said.splitlines()[-1].startswith("salfom: Cannot read bad.mp4 as a video")
 
 
+def test_debug_prints_tracebacks_of_reports(folder, capsys):
+    for arguments, count in (([], 0), (["--debug"], 1)):
+        assert cli.main(["data", "make", "clip.mp4", "none.csv", "out", *arguments]) == 2
+        said = capsys.readouterr().err
+        assert (said.count("Traceback (most"), "salfom: Cannot read none.csv" in said) == (2 * count, True)
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_folder(folder, salfom):
     Path("locked").mkdir(mode=0)
@@ -640,16 +647,29 @@ def test_a_folder_is_read_again_without_its_results(folder, salfom):
     assert os.listdir("results") == ["clip_npz.npz"]
 
 
+def test_a_folder_of_images_stays_one_with_its_result_in_it(folder, salfom):
+    os.mkdir("frames")
+    for number, picture in enumerate(noise(2)):
+        Image.fromarray(picture).save(f"frames/{number}.png")
+    os.chdir("frames")
+    assert salfom(".", "-o", ".")[0] == 0
+    assert tree(folder / "frames") == ["0.png", "1.png", "frames_overlay.mp4"]
+    code, said = salfom(".", "-o", ".", "--overwrite")
+    assert (code, tree(folder / "frames")) == (0, ["0.png", "1.png", "frames_overlay.mp4"])
+    assert "skipped frames_overlay.mp4: an earlier run" in said.err
+
+
 def test_what_a_folder_holds_besides_is_told(folder, salfom):
     os.mkdir("clips")
     for name in ("talk.mp4", "talk_overlay.mp4", "city_overlay.mp4", "shot.h264"):
         shutil.copy("clip.mp4", f"clips/{name}")
-    for name in ("a.svg", "b.psd", "c.jpg", "notes.txt", "Thumbs.db", "._talk.mp4"):
+    media = ("a.svg", "b.psd", "d.360", "e.tod", "f.dat", "g.dav", "h")
+    for name in (*media, "c.jpg", "notes.txt", "talk.MP3", "Thumbs.db", "desktop.ini", "._talk.mp4"):
         Path("clips", name).write_text("no video")
     code, said = salfom("clips", "-o", "out", "--format", "npz")
     assert (code, tree(folder / "out")) == (0, ["city_overlay_npz.npz", "shot_npz.npz", "talk_npz.npz"])
     lines = [line.partition(":")[2].partition(":")[0] for line in said.err.splitlines()]
-    assert sorted(lines) == [f" skipped clips/{name}" for name in ("a.svg and 1 more", "c.jpg", "talk_overlay.mp4")]
+    assert sorted(lines) == [f" skipped clips/{name}" for name in ("a.svg and 6 more", "c.jpg", "talk_overlay.mp4")]
 
 
 def test_every_unknown_kind_is_tried_when_named(folder, salfom):

@@ -1,6 +1,7 @@
 """Tests of the converter on small checkpoints that carry the names of the released ones."""
 
 import argparse
+import os
 import re
 
 import pytest
@@ -189,9 +190,10 @@ def test_pickle_is_refused(tmp_path, legacy):
         convert_checkpoint(tmp_path / "a.pth", tmp_path / "converted")
 
 
-@pytest.mark.parametrize("name", ["absent.pth", "."])
-def test_unreadable(tmp_path, name):
-    with pytest.raises(ConversionError, match="Cannot read"):
+@pytest.mark.parametrize(("name", "words"), [("absent.pth", "name a file"), (".", "folder"), ("pipe", "it is a pipe")])
+def test_unreadable(tmp_path, name, words):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConversionError, match=f"Cannot read .*{words}"):
         convert_checkpoint(tmp_path / name, tmp_path / "converted")
 
 

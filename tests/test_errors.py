@@ -13,10 +13,12 @@ import av
 import numpy as np
 import pytest
 import torch
+from transformers import logging
 
 from salfom_hf.errors import advice_for, is_out_of_memory
 from salfom_hf.loading import LoadError, loading
 from salfom_hf.modeling_salfom import SalFoMForVideoSaliencyPrediction
+from salfom_hf.predictor import SaliencyPredictor
 
 # What the Hub answers about a repository: status and the header that says why; and what a user is to read.
 ANSWERS = {
@@ -92,12 +94,18 @@ def test_what_the_hub_answers_is_told(tmp_path):
     assert offline.endswith("unset HF_HUB_OFFLINE.")
 
 
-def changed(**values):
+def changed(file="config.json", **values):
     def change(folder):
-        path = folder / "config.json"
+        path = folder / file
         path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
     return change
+
+
+def without_a_shard(folder):
+    SalFoMForVideoSaliencyPrediction.from_pretrained(folder).save_pretrained(folder, max_shard_size="50KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    min(folder.glob("model-*")).unlink()
 
 
 @pytest.mark.parametrize(
@@ -105,20 +113,29 @@ def changed(**values):
     [
         (lambda folder: (folder / "config.json").unlink(), "there is no config.json in it"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json' is not a valid JSON file (JSONDecode"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "its config.json is empty or no configuration"),
+        (lambda folder: (folder / "config.json").write_text("[1]"), "its config.json is empty or no configuration"),
         (changed(model_type="videomae"), "it is of the type videomae, not salfom"),
         (changed(num_frames="x"), "its config.json cannot be used (StrictDataclassFieldValidationError: "),
         (changed(encoder_config={"model_type": "of-tomorrow"}), "this version of transformers does not know it"),
         (changed(decoder_channels=[16] * 6), "its weights do not fit its config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "its weights are missing"),
         (lambda folder: os.truncate(folder / "model.safetensors", 999), "its weights are damaged or incomplete (Safe"),
+        (without_a_shard, "model-00001-of-"),
+        (
+            changed("video_preprocessor_config.json", do_center_crop=True),
+            "leave do_center_crop out; check its video_preprocessor_config.json.",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_told(model_folder, tmp_path, damage, words):
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     damage(folder)
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     with pytest.raises(LoadError) as told, loading(folder):
-        SalFoMForVideoSaliencyPrediction.from_pretrained(folder)
+        SaliencyPredictor.from_pretrained(folder)
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
     assert str(told.value).startswith(f"Cannot load the model '{folder}': ")
     assert words in str(told.value)
     assert "\n" not in str(told.value)

@@ -34,6 +34,7 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 import salfom_hf
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SaliencyPredictor, cli, pretrained
 from salfom_hf.hub import publish
+from salfom_hf.hub.cards import CardError, read_results
 
 CARDS = Path(__file__).parents[1] / "hub_cards"
 # Of the Hub's tasks those that a card here may name; it warns of others.
@@ -671,6 +672,12 @@ def test_mistakes_are_one_sentence(own_card, monkeypatch, tmp_path, capsys, argu
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert contents(tmp_path) == before
+
+
+def test_results_are_not_read_from_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CardError, match=r"pipe is no results\.json"):
+        read_results(tmp_path / "pipe")
 
 
 def test_a_broken_card_is_named(own_card, tmp_path, capsys):

@@ -196,11 +196,21 @@ def test_only_results_of_earlier_runs_are_skipped(clips, many, tmp_path):
     code, said = many(clips, tmp_path / "out")
     assert code == 0
     assert re.findall(r"skipped (\S+)( and \d more)?: an earlier run", said.err) == [
-        (str(clips / "y_heatmap.mkv"), " and 2 more")
+        (str(clips / "b" / "x_maps"), " and 2 more")
     ]
     assert tree(tmp_path / "out") == sorted([*OUTPUTS, "city_maps_npz.npz", "mine_overlay_npz.npz"])
     assert many(clips / "b" / "x_maps", tmp_path / "named")[0] == 0
     assert tree(tmp_path / "named") == ["x_maps_npz.npz"]
+
+
+def test_results_in_another_folder_within_are_skipped(clips, many):
+    (clips / "shots").mkdir()
+    Image.fromarray(noise(1)[0]).save(clips / "shots" / "0.png")
+    for out in ("out1", "out2"):
+        assert many(clips, clips / out, "--format", "overlay")[0] == 0
+        assert tree(clips / out) == sorted(
+            [path.replace("_npz.npz", "_overlay.mp4") for path in OUTPUTS] + ["shots_overlay.mp4"]
+        )
 
 
 def test_one_video_and_its_part(clips, many, tmp_path):

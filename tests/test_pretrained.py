@@ -1,5 +1,6 @@
 """Names of models, and the weights that come with the package."""
 
+import json
 import socket
 from pathlib import Path
 
@@ -40,16 +41,24 @@ def test_salfom_is_the_shipped_folder(tmp_path, monkeypatch):
 def test_a_local_folder_with_a_model_wins_over_a_known_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
-    (tmp_path / name / "config.json").touch()
-    assert names.resolve(name) == name
+    for kind in ("salfom", "videomae"):
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": kind}))
+        assert names.resolve(name) == name
 
 
-@pytest.mark.parametrize("files", [[], ["maps.npz", "video_preprocessor_config.json"]])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"maps.npz": "{}", "video_preprocessor_config.json": "{}"},
+        *({"config.json": text} for text in ("", "{}", "[]", '{"model_type": "bert"}')),
+    ],
+)
 def test_a_folder_without_a_model_does_not_hide_a_known_name(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "salfom").mkdir()
-    for file in files:
-        (tmp_path / "salfom" / file).write_text("{}")
+    for file, text in files.items():
+        (tmp_path / "salfom" / file).write_text(text)
     assert Path(names.resolve("salfom")) == Path(names.resolve(Path("salfom"))) == SHIPPED
     assert SaliencyPredictor.from_pretrained("salfom").processor.keep_aspect_ratio
     assert SalFoMConfig.from_pretrained("salfom").center_prior

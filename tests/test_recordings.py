@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import shutil
 from fractions import Fraction
 
@@ -288,6 +289,9 @@ def test_tables_that_do_not_fit(videos, tmp_path, table, message):
 
 
 def test_tables_that_are_none(videos, tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match=r"pipe\.csv \(it is a pipe and not a file\); give a CSV"):
+        make_gazefolder(videos, tmp_path / "pipe.csv", tmp_path / "out")
     for content in (None, "video,time,x,y\nVögel,0,1,1\n".encode("latin-1")):
         if content is not None:
             (tmp_path / "gaze.csv").write_bytes(content)

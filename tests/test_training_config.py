@@ -1,4 +1,5 @@
 import argparse
+import os
 from pathlib import Path
 
 import pytest
@@ -122,11 +123,13 @@ def test_what_cannot_be_is_said_in_a_sentence(options, message):
         ("a: [\n", "is no YAML"),
         ("base: lite\n", "no preset 'lite'; did you mean light?"),
         ("base: missing.yaml\n", "Cannot read the configuration"),
+        ("base: pipe.yaml\n", "it is a pipe and not a file"),
         ("compile: 3\n", "compile must be of type bool"),
     ],
 )
 def test_what_is_wrong_with_a_file(tmp_path, content, message):
     (tmp_path / "mine.yaml").write_text(content)
+    os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(ConfigError) as error:
         parse([str(tmp_path / "mine.yaml"), *DATA])
     assert message in str(error.value)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from huggingface_hub import ModelCard
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
@@ -14,7 +15,7 @@ import gaze_data
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor
 from salfom_hf.encoders import ENCODERS
 from salfom_hf.training.card import write_report
-from salfom_hf.training.checkpoints import Progress
+from salfom_hf.training.checkpoints import CheckpointError, Checkpoints, Progress
 from salfom_hf.training.config import ConfigError, TrainingConfig
 from salfom_hf.training.data import EpochSampler, build_clips, divide
 from salfom_hf.training.model import build_model, merge_lora, train_mode
@@ -464,3 +465,11 @@ def test_processor_of_the_package_is_left_alone(model_folder):
     """Going on from a model changes the processor in memory only."""
     build_model(TrainingConfig(model=str(model_folder)))
     assert SalFoMVideoProcessor.from_pretrained(model_folder).keep_aspect_ratio
+
+
+def test_a_folder_of_checkpoints_that_is_gone(tmp_path):
+    kept = Checkpoints(tmp_path / "kept", 1, Accelerator(cpu=True))
+    kept.folder.rmdir()
+    kept.folder.touch()
+    with pytest.raises(CheckpointError, match=r"Cannot write .*and start again"):
+        kept.save(Progress(1, step=1))

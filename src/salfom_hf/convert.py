@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_salfom import SalFoMConfig
+from .errors import advice_for, check_file, reason_of
 from .files import Inputs, atomic_output, check_free
 from .modeling_salfom import SalFoMForVideoSaliencyPrediction
 from .umt import PRETRAINING_GRID, UMTConfig, UMTModel, sinusoidal_table
@@ -127,12 +128,15 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         ConversionError: the file cannot be read, is no checkpoint, or holds more than tensors and plain values.
     """
     try:
+        check_file(path)
         # The settings of a training run, which many checkpoints carry; a namespace can do no harm.
         with torch.serialization.safe_globals([argparse.Namespace]):
             # Files of before torch 1.6 are no ZIP archives and cannot be mapped into memory.
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
-        raise ConversionError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise ConversionError(
+            f"Cannot read {path} ({reason_of(error)}); {advice_for(error, 'name a file')}."
+        ) from error
     except Exception as error:  # torch.load raises many types on files that are none of its own.
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise ConversionError(

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 
 _ADVICE = {
@@ -48,6 +49,30 @@ def described(error: BaseException, most: int = 300) -> str:
     return f"{type(error).__name__}: {text[:most]}{'…' * (len(text) > most)}" if text else type(error).__name__
 
 
+def unlike_file(path: str | os.PathLike[str]) -> str | None:
+    """
+    What something is that is neither a file nor a folder: to open it may wait for ever, nor can it be read twice.
+
+    Raises:
+        OSError: there is nothing.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    return "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """
+    To be called before a user's file is opened.
+
+    Raises:
+        OSError: there is nothing, or a pipe, a socket or a device.
+    """
+    if kind := unlike_file(path):
+        raise OSError(errno.EINVAL, f"it is {kind} and not a file", str(path))
+
+
 def errno_of(error: BaseException) -> int | None:
     """The system's number of what went wrong, also where a library (FFmpeg, Rust, Arrow) has put it into words."""
     for cause in causes(error):
@@ -90,10 +115,12 @@ def needs_extra(what: str, extra: str) -> str:
 __all__ = [
     "advice_for",
     "causes",
+    "check_file",
     "described",
     "errno_of",
     "is_out_of_memory",
     "is_sentence",
     "needs_extra",
     "reason_of",
+    "unlike_file",
 ]

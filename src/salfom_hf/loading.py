@@ -3,11 +3,12 @@
 import os
 import pickle
 import struct
+import traceback
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .errors import advice_for, causes, described, errno_of, is_out_of_memory, reason_of
+from .errors import advice_for, causes, described, errno_of, is_out_of_memory, is_sentence, reason_of
 from .pretrained import KNOWN, resolve
 
 
@@ -16,20 +17,33 @@ class LoadError(Exception):
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Let transformers write no warnings and no progress bars inside."""
+    from transformers import logging
+
+    verbosity, progress_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress_bar:
+            logging.enable_progress_bar()
+
+
+@contextmanager
 def loading(name: str | os.PathLike) -> Iterator[None]:
     """
-    Load a SalFoM model, of this name, inside.
+    Load a SalFoM model, of this name, inside; transformers writes no warnings and no progress bars meanwhile.
 
     Raises:
         LoadError: it cannot be loaded.
     """
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     try:
-        check_type(name)
-        yield
+        with quiet():
+            check_type(name)
+            yield
     except LoadError:
         raise
     except Exception as error:
@@ -43,13 +57,16 @@ def check_type(name: str | os.PathLike) -> None:
     Make sure that it is a SalFoM model: transformers would load any other one as one with random weights.
 
     Raises:
-        LoadError: it is another model, or has no config.json.
+        LoadError: it is another model, or has no config.json that is one.
     """
     from transformers import PretrainedConfig
 
-    config, _ = PretrainedConfig.get_config_dict(resolve(name))
-    if not config:
-        raise LoadError(f"Cannot load the model '{name}': there is no config.json in it; name a folder with a model.")
+    folder = resolve(name)
+    config, _ = PretrainedConfig.get_config_dict(folder)
+    if not config or not isinstance(config, dict):
+        there = os.path.isfile(os.path.join(folder, "config.json"))
+        what = "its config.json is empty or no configuration" if there else "there is no config.json in it"
+        raise LoadError(f"Cannot load the model '{name}': {what}; name a folder with a model.")
     kind = config.get("model_type", "salfom")
     if kind != "salfom":
         raise LoadError(
@@ -60,7 +77,7 @@ def check_type(name: str | os.PathLike) -> None:
 
 def load_failure(name: str | os.PathLike, error: Exception) -> str:
     """The sentence about an error of `from_pretrained`."""
-    if isinstance(error, FileNotFoundError):  # Of a known name that has to be installed.
+    if is_sentence(error):  # Of a known name that has to be installed.
         return str(error)
     return f"Cannot load the model '{name}': {_reason(str(name), error)}."
 
@@ -97,8 +114,8 @@ def _reason(name: str, error: Exception) -> str:
         return f"the Hub answered with the error {status}; try again later"
     if find(errors.OfflineModeIsEnabled) or (constants.HF_HUB_OFFLINE and find(errors.LocalEntryNotFoundError)):
         return (
-            f"it is none of {', '.join(KNOWN)} and no folder, no copy of it is in the cache, and HF_HUB_OFFLINE keeps "
-            "from the Hub; check the name, or unset HF_HUB_OFFLINE"
+            f"it is none of {', '.join(KNOWN)} and no folder, no copy of it is in the cache, and HF_HUB_OFFLINE is "
+            "set; check the name, or unset HF_HUB_OFFLINE"
         )
     if find(errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) or any(
         type(cause).__module__.startswith("httpx") for cause in chain
@@ -110,13 +127,15 @@ def _reason(name: str, error: Exception) -> str:
     if "trust_remote_code" in text:
         return "it comes with code of its own, which is not run here; name one that this package loads by itself"
     if "is not a valid JSON file" in text:
-        return f"{text.rstrip('.')} ({described(chain[-1])}); get a whole copy"
+        return f"{text.rstrip('.')} ({described(chain[-1])}); download it again"
     if damaged := find(SafetensorError, pickle.UnpicklingError, EOFError, struct.error, zipfile.BadZipFile):
-        return f"its weights are damaged or incomplete ({described(damaged)}); get a whole copy"
+        return f"its weights are damaged or incomplete ({described(damaged)}); download it again"
     if "no file named" in text or "not appear to have a file named" in text:
-        return f"its weights are missing ({described(error)}); get a whole copy"
+        return f"its weights are missing ({described(error)}); download it again"
+    if missing := find(FileNotFoundError):
+        return f"a file of it is missing ({described(missing)}); download it again"
     if "processor for" in text:
-        return "its video_preprocessor_config.json is missing; get a whole copy"
+        return "its video_preprocessor_config.json is missing; download it again"
     if "ignore_mismatched_sizes" in text:
         return "its weights do not fit its config.json; take both from the same model"
     if "does not recognize this architecture" in text or "Unrecognized model" in text:
@@ -127,7 +146,9 @@ def _reason(name: str, error: Exception) -> str:
         return f"{reason_of(error)}; {advice_for(error, 'check the path')}"
     if find(errors.StrictDataclassError):
         return f"its config.json cannot be used ({described(error)}); correct it"
-    return f"{described(error)}; check its config.json and its weights"
+    of_processor = any("video_process" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    files = "video_preprocessor_config.json" if of_processor else "config.json and its weights"
+    return f"{described(error).rstrip('.')}; check its {files}"
 
 
-__all__ = ["LoadError", "load_failure", "loading"]
+__all__ = ["LoadError", "load_failure", "loading", "quiet"]

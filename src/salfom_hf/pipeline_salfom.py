@@ -16,9 +16,10 @@ import transformers
 from PIL import Image
 from transformers import Pipeline
 
+from .errors import reason_of
 from .predictor import SaliencyPredictor, frames_of
 from .remote_code import TASK, add_remote_code
-from .video import READ_IMAGES, VIDEO_SUFFIXES, VideoError, reason_of
+from .video import READ_IMAGES, VIDEO_SUFFIXES, VideoError
 from .video_processing_salfom import is_one_video
 
 MAX_DOWNLOAD = 512 * 2**20  # bytes

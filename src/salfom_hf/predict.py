@@ -23,7 +23,7 @@ from PIL import Image
 from torch import distributed
 from tqdm import tqdm
 
-from .errors import needs_extra
+from .errors import needs_extra, reason_of
 
 try:
     import psutil
@@ -44,13 +44,13 @@ from .cli.common import (
     load_predictor,
     report,
 )
-from .cli.predict import RESULT, Skipped, add_options, failing_alone, sources
+from .cli.predict import RESULT, Skipped, add_options, failing_alone, input_names, sources
 from .files import check_free, is_taken, may_be_folder, remove_unfinished
 from .output import default_output, inputs_of, write
 from .predictor import SaliencyFrame
 from .pretrained import local
 from .training.processes import OtherProcessError, all_or_none, lost_connection
-from .video import READ_IMAGES, VIDEO_SUFFIXES, VideoError, probe, reason_of, refuse_pipe, reported
+from .video import READ_IMAGES, VIDEO_SUFFIXES, VideoError, probe, refuse_pipe, reported
 
 # Until a process that waits takes the others for lost though they are still connected: some videos take days.
 PATIENCE = timedelta(days=20)
@@ -137,15 +137,20 @@ def is_folder_of_maps(folder: Path) -> bool:
 def videos_under(folder: Path, output: Path, skipped: Skipped) -> Iterator[Path | UsageError]:
     """The videos (folders of images among them) of a folder and all below; what cannot be looked into is an error."""
     unread: list[OSError] = []
-    for place, names, _ in os.walk(folder, onerror=unread.append):
+    places, inputs = [], set()
+    for place, names, files in os.walk(folder, onerror=unread.append):
         # Hidden folders hold unfinished outputs, and finished ones, such as pictures of maps, are no inputs.
         below = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
         below = [path for path in below if os.path.abspath(path) != os.path.abspath(output)]
         made = [path for path in below if is_folder_of_maps(path)]
-        skipped[RESULT] += made
+        if made:
+            skipped[RESULT] += made
         names[:] = [path.name for path in below if path not in made]
+        places.append(Path(place))
+        inputs |= input_names(places[-1], [Path(name) for name in files if not name.startswith(".")])
+    for place in places:
         try:
-            yield from sources(Path(place), skipped)
+            yield from sources(place, skipped, inputs)
         except UsageError:
             continue  # Nothing to predict at this level.
     for error in unread:

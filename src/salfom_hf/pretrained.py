@@ -1,5 +1,6 @@
 """Names of models: what `from_pretrained("salfom")` and `--model salfom` mean."""
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -18,25 +19,39 @@ def installed(name: str) -> Path:
 KNOWN = {"salfom": SHIPPED / "salfom", "salfom-large": installed("salfom-large")}
 
 
+class NotInstalledError(FileNotFoundError):
+    """A model of a known name is not on this machine; the message says how it gets there."""
+
+
 def holds_model(folder: str | os.PathLike) -> bool:
-    return os.path.isfile(os.path.join(folder, "config.json"))
+    """Whether a folder has a `config.json` of a SalFoM model or of an encoder for one."""
+    path = Path(folder, "config.json")
+    config = None
+    with suppress(OSError, ValueError):
+        config = path.is_file() and json.loads(path.read_text(encoding="utf-8"))
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind in (None, "salfom"):
+        return kind is not None
+    from .encoders import ENCODERS  # It takes seconds to import.
+
+    return kind in ENCODERS
 
 
 def resolve(name: str | os.PathLike | None) -> str | os.PathLike | None:
     """
     Turn a model name into something that transformers loads.
 
-    A local folder of that name wins if it holds a model (a `config.json`), then the names in `KNOWN`; anything else is
-    left to the Hub.
+    A local folder of that name wins if it holds a SalFoM model or an encoder, then the names in `KNOWN`; anything else
+    is left to the Hub.
 
     Raises:
-        FileNotFoundError: `salfom-large` has not been installed on this machine.
+        NotInstalledError: `salfom-large` has not been installed on this machine.
     """
     if name is None or str(name) not in KNOWN or holds_model(name):
         return name
     folder = KNOWN[str(name)]
     if not holds_model(folder):
-        raise FileNotFoundError(
+        raise NotInstalledError(
             f"'{name}' is the paper's model, whose weights its authors publish and this package does not contain. "
             "Download their SalFoM checkpoint and run `salfom convert CHECKPOINT --install` once."
         )
@@ -47,9 +62,9 @@ def local(*names: str | os.PathLike) -> list[Path]:
     """Where the models of these names are, or would be if they are on this machine."""
     found = []
     for name in names:
-        with suppress(FileNotFoundError):
+        with suppress(NotInstalledError):
             found.append(Path(resolve(name)))
     return found
 
 
-__all__ = ["KNOWN", "holds_model", "installed", "local", "resolve"]
+__all__ = ["KNOWN", "NotInstalledError", "holds_model", "installed", "local", "resolve"]

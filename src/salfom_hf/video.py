@@ -10,7 +10,6 @@ import itertools
 import math
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import advice_for, reason_of
+from .errors import advice_for, reason_of, unlike_file
 
 # Images that are read and written, and those that are read too where Pillow can.
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -203,7 +202,7 @@ def read_frames_at(
                 position += 1
             if position == len(indices):
                 return
-    raise VideoError(f"{_name_of(source)} cannot be decoded at frame {indices[position]}; get a whole copy of it.")
+    raise VideoError(f"{_name_of(source)} cannot be decoded at frame {indices[position]}; download or copy it again.")
 
 
 def image_of(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -228,15 +227,14 @@ def image_files(path: Path) -> list[Path]:
 
 
 def refuse_pipe(path: Path) -> None:
-    """Refuse what is no file or folder: to open a pipe waits, maybe for ever, and it cannot be read a second time.
+    """Refuse what is no file or folder, in words for videos and images; other files have `errors.check_file`.
 
     Raises:
         VideoError: it is a pipe, a socket or a device, or not there.
     """
     with reported(f"Cannot read {path}"):
-        mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        kind = unlike_file(path)
+    if kind:
         raise VideoError(
             f"{path} is {kind} and not a file; show what comes from it by `salfom live -`, or save it as a file first."
         )
@@ -494,7 +492,7 @@ def _probe_video(path: Path, decode: Decoder) -> VideoInfo:
         try:
             frame = next(decode(container, stream, rate), None)
         except VideoError as error:
-            raise VideoError(f"{path} breaks off before its first frame; get a whole copy of it.") from error
+            raise VideoError(f"{path} breaks off before its first frame; download or copy it again.") from error
         if frame is None:
             raise VideoError(f"{path} has no frame that can be decoded; check that it plays.")
         width, height = (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
@@ -536,7 +534,7 @@ def _decoded(
     if failure or expected - reached > 1 + 2 / rate:
         path = container.name.removeprefix(FILE_PROTOCOL)
         raise VideoError(
-            f"{path} breaks off after {reached:.2f} s; get a whole copy, or end before then."
+            f"{path} breaks off after {reached:.2f} s; download or copy it again, or end before then."
         ) from failure
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..files import Inputs, atomic_output, check_free, check_suffix
 from ..video import IMAGE_SUFFIXES
-from .common import FAILURE, UsageError, at_least_one, whole_number
+from .common import FAILURE, UsageError, at_least_one, print_traceback, whole_number
 
 # Named here as well as in `salfom_hf.data`, which takes a second to import.
 DATASETS = ("dhf1k", "hollywood2", "ucf_sports", "stills", "gazefolder")
@@ -169,6 +169,7 @@ def reporting(run: Callable, args: argparse.Namespace) -> int:
         try:
             return run(args)
         except DataError as error:
+            print_traceback(error)
             print(f"salfom: {error}", file=sys.stderr)
             return FAILURE
 

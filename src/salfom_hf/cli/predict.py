@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import mimetypes
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
@@ -31,8 +30,19 @@ if TYPE_CHECKING:
 RESULT = "an earlier run made it; name it to predict it"
 UNKNOWN = "folders are not searched for files of that kind; name it to try it"
 IMAGES = "the folder's videos are predicted; put images that are a video into a folder of their own"
-# Of cameras that Python takes for no media.
-RAW_SUFFIXES = frozenset({".arw", ".braw", ".cr2", ".cr3", ".dng", ".insv", ".lrv", ".nef", ".r3d", ".raw"})
+# Of files that are neither videos nor images: nobody misses them.
+OTHER_SUFFIXES = frozenset(
+    {
+        *(".aac", ".aif", ".aiff", ".flac", ".m4a", ".mid", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"),  # sound
+        *(".ass", ".idx", ".sbv", ".srt", ".ssa", ".sub", ".vtt"),  # subtitles
+        *(".csv", ".db", ".h5", ".hdf5", ".json", ".jsonl", ".mat", ".npy", ".npz", ".parquet", ".tsv", ".xlsx"),
+        *(".bin", ".ckpt", ".onnx", ".pkl", ".pt", ".pt2", ".pth", ".safetensors", ".tflite"),  # models
+        *(".cfg", ".ini", ".log", ".toml", ".xml", ".xmp", ".yaml", ".yml"),  # settings
+        *(".doc", ".docx", ".htm", ".html", ".md", ".nfo", ".odt", ".pdf", ".rst", ".rtf", ".tex", ".txt"),
+        *(".bat", ".ipynb", ".js", ".m", ".ps1", ".py", ".r", ".sh"),  # programs
+        *(".7z", ".bz2", ".gz", ".md5", ".rar", ".sha1", ".sha256", ".tar", ".xz", ".zip", ".zst"),  # archives
+    }
+)
 
 
 def add(commands) -> None:
@@ -69,17 +79,17 @@ class Skipped(defaultdict[str, list[Path]]):
     def say(self) -> None:
         """Print a line for each reason, with an example."""
         for reason, paths in self.items():
-            if paths:
-                more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
-                print(f"salfom: skipped {paths[0]}{more}: {reason}.", file=sys.stderr)
+            more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+            print(f"salfom: skipped {paths[0]}{more}: {reason}.", file=sys.stderr)
 
 
-def sources(path: Path, skipped: Skipped) -> list[Path]:
+def sources(path: Path, skipped: Skipped, further: Iterable[str] = ()) -> list[Path]:
     """
     What one argument stands for: a file, a folder of images (one video), or every video in a folder.
 
     Args:
-        skipped: gets what the folder holds besides, but for hidden files and those of other kinds.
+        skipped: gets what the folder holds besides, but for hidden files and those that are surely no media.
+        further: inputs elsewhere whose results may be in the folder: stems of files, names of folders of images.
     """
     try:
         if not path.is_dir():
@@ -88,34 +98,34 @@ def sources(path: Path, skipped: Skipped) -> list[Path]:
         files = {file: file.suffix.lower() for file in beside if file.is_file()}
     except OSError as error:
         raise UsageError(f"Cannot read the folder {path} ({error.strerror}); check its permissions.") from error
-    inputs = {file.stem if file in files else file.name for file in beside}
+    inputs = {*input_names(path, files), *(file.name for file in beside if file not in files), *further}
     images = [file for file, suffix in files.items() if suffix in READ_IMAGES]
     videos = []
     for file, suffix in files.items():
         if suffix not in VIDEO_SUFFIXES:
-            if suffix not in READ_IMAGES and may_be_media(file):
+            if suffix not in READ_IMAGES | OTHER_SUFFIXES:
                 skipped[UNKNOWN].append(file)
         # What an earlier run wrote beside its inputs is no input of the next one.
         elif is_result(file.stem, inputs):
             skipped[RESULT].append(file)
         else:
             videos.append(file)
-    if videos:
-        skipped[IMAGES] += [file for file in images if not is_result(file.stem, inputs)]
+    if videos and (unused := [file for file in images if not is_result(file.stem, inputs)]):
+        skipped[IMAGES] += unused
     if not videos and not images:
         raise UsageError(f"The folder {path} holds no videos and no images; name a video or another folder.")
     return videos or [path]
 
 
+def input_names(folder: Path, files: Collection[Path]) -> set[str]:
+    """What results of files in a folder are called after: their stems; and the folder, if images make it a video."""
+    is_video = any(file.suffix.lower() in READ_IMAGES for file in files)
+    return {file.stem for file in files}.union([folder.resolve().name] if is_video else [])
+
+
 def is_result(stem: str, inputs: set[str]) -> bool:
     """Whether a file of this stem has the name of a result for one of the inputs, given as stems or folders' names."""
     return any(stem.endswith(f"_{name}") and stem.removesuffix(f"_{name}") in inputs for name in FORMATS)
-
-
-def may_be_media(file: Path) -> bool:
-    """Whether a file's name is that of some kind of video or image."""
-    kind, _ = mimetypes.guess_type(file.name, strict=False)
-    return (kind or "").startswith(("video/", "image/")) or file.suffix.lower() in RAW_SUFFIXES
 
 
 def outputs(videos: list[Path], output: str | None, output_format: str) -> Iterator[Path]:

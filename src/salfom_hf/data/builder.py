@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import datasets
 from datasets.fingerprint import Hasher
 
+from ..errors import check_file
 from .features import DataError
 from .layout import (
     Clip,
@@ -271,6 +272,7 @@ def frame_rate(file: Path, default: float) -> float:
     """
     if not os.path.lexists(file):
         return default
+    check_file(file)
     rate = float(file.read_text(encoding="utf-8"))
     if not 0 < rate < math.inf:
         raise ValueError(f"{rate} is not a frame rate.")

@@ -19,6 +19,7 @@ import av
 from PIL import Image
 from tqdm import tqdm
 
+from ..errors import check_file
 from ..video import IMAGE_SUFFIXES, VideoError, opened, video_stream
 from .features import DataError
 
@@ -131,11 +132,11 @@ class Report:
             lines.append(f"Found: {split}: {found.items}{official} {self.unit}{frames}.")
         if self.left_out:
             lines.append(
-                f"Mend the errors, or leave out {counted(self.left_out, self.unit[:-1])} with skip_invalid=True, in "
+                f"Fix the errors, or leave out {counted(self.left_out, self.unit[:-1])} with skip_invalid=True, in "
                 "commands --skip-invalid."
             )
         elif fatal:
-            lines.append("Mend the errors.")
+            lines.append("Fix the errors.")
         if self.hidden:
             lines.append(
                 f"Loading, which reads names and headers only, does not notice {self.hidden} of these errors; their "
@@ -245,6 +246,7 @@ def examine(clip: Clip) -> tuple[list[Clip], list[Problem]]:
             clip = _read_header(clip, len(names.get("maps", ())))
         else:
             first = clip.images / names["images"][min(names["images"])]
+            check_file(first)
             with Image.open(first) as image:
                 width, height = image.size
             clip = replace(clip, num_frames=len(names["images"]), width=width, height=height)
@@ -419,6 +421,8 @@ def decoded_size(file) -> tuple[int, int]:
         OSError: it is damaged.
     """
     try:
+        if isinstance(file, Path):
+            check_file(file)
         with Image.open(file) as image:
             image.load()
             return image.size

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..blur import gaussian_blur
-from ..errors import needs_extra
+from ..errors import needs_extra, reason_of
 from ..files import Inputs, atomic_output, check_free
-from ..video import probe, read_frames, reason_of
+from ..video import probe, read_frames
 from .export import writing
 from .features import DataError
 from .recordings import find_videos, make_clip_folder, write_frame

@@ -14,8 +14,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..blur import blur_matrix
+from ..errors import check_file, reason_of
 from ..files import Inputs, atomic_output, check_free
-from ..video import VIDEO_SUFFIXES, VideoInfo, probe, read_frames, reason_of, reported
+from ..video import VIDEO_SUFFIXES, VideoInfo, probe, read_frames, reported
 from .builder import FPS_FILE
 from .export import writing
 from .features import DataError
@@ -92,6 +93,7 @@ def read_gaze(path: Path) -> GazeTable:
         DataError: the file cannot be read, or a column or a cell does not fit.
     """
     try:
+        check_file(path)
         with open(path, encoding="utf-8-sig", newline="") as file:
             header = file.readline()
             file.seek(0)

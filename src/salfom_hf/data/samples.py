@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from ..blur import gaussian_blur
-from ..video import IMAGE_RATE, VideoError, load_image, read_frames_at, reason_of
+from ..errors import check_file, reason_of
+from ..video import IMAGE_RATE, VideoError, load_image, read_frames_at
 from .features import DataError
 from .layout import FRAME_TOLERANCE
 
@@ -276,6 +277,8 @@ def read_map(source: Path | bytes, name: str, allow_colour: bool = False) -> tup
         DataError: the file is missing, cannot be read, or is in colour.
     """
     try:
+        if not isinstance(source, bytes):
+            check_file(source)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             is_lossy = image.format in ("JPEG", "MPO")
             if image.mode.startswith("I"):

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from ..errors import check_file
 from ..video import IMAGE_SUFFIXES
 from .features import STILL_FEATURES, DataError
 from .layout import Problem, decoded_size, image_stamps, list_folder, stamp
@@ -191,6 +192,7 @@ class Folder:
         for name in names:
             file = self.path / "images" / name
             try:
+                check_file(file)
                 with Image.open(file) as image:
                     width, height = image.size
             except OSError as error:
@@ -235,6 +237,7 @@ def _read_csv(path: Path) -> dict[str, dict[str, list]]:
     columns = {"x": "fixation_x", "y": "fixation_y", "observer": "observer"}
     fixations = defaultdict(lambda: {feature: [] for feature in columns.values()})
     observers = {}  # as an ordered set: names, or numbers as text
+    check_file(path)
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, skipinitialspace=True)
         header = next(reader, [])

@@ -14,6 +14,7 @@ from ..blur import gaussian_blur
 from ..data.features import DataError
 from ..data.layout import FRAME_TOLERANCE, natural_key
 from ..data.samples import GazeStill, GazeVideo, open_sample, read_map
+from ..errors import check_file
 from ..predictor import SaliencyPredictor, frames_of
 from ..sliding_window import batched, sees_stills, still_maps
 from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -352,6 +353,7 @@ def read_prediction(path: Path) -> np.ndarray:
         EvaluationError: it cannot be read.
     """
     try:
+        check_file(path)
         if path.suffix.lower() == ".npy":
             return np.load(path, allow_pickle=False).astype(np.float32)
         return read_map(path, str(path))[0]
@@ -369,6 +371,7 @@ def read_archive(path: Path, num_frames: int, indices: Sequence[int]) -> Iterato
         EvaluationError: it cannot be read, or does not hold `num_frames` maps (or one or two more).
     """
     try:
+        check_file(path)
         with zipfile.ZipFile(path) as archive, archive.open("maps.npy") as entry:
             version = np.lib.format.read_magic(entry)
             read_header = {(1, 0): np.lib.format.read_array_header_1_0}.get(version)

@@ -10,6 +10,7 @@ from PIL import Image
 from .. import __version__
 from ..data.dhf1k import DHF1K, split_of
 from ..data.samples import GazeVideo, open_sample
+from ..errors import check_file
 from ..files import atomic_output
 from ..render import to_gray
 from .methods import EvaluationError, Method
@@ -157,6 +158,7 @@ def faults(sample: GazeVideo, folder: Path) -> list[str]:
     for name in names:
         if name in found:
             try:
+                check_file(folder / name)
                 with Image.open(folder / name) as image:
                     image.load()
             except (OSError, ValueError, SyntaxError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import CardData, EvalResult, ModelCardData, RepoCard
 
+from ..errors import check_file
 from ..remote_code import TASK
 
 TEMPLATES = Path(__file__).parent
@@ -150,6 +151,7 @@ def read_results(path: Path) -> dict:
         CardError: it cannot be read, or is another file.
     """
     try:
+        check_file(path)
         results = json.loads(Path(path).read_text(encoding="utf-8"))
         results["dataset"], results["split"], results["methods"], results["protocol"]["definitions"]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -16,7 +16,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 from safetensors import safe_open
 
 from ..files import Inputs, atomic_output, check_free
-from ..loading import loading
+from ..loading import loading, quiet
 from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..pretrained import resolve
 from ..remote_code import add_remote_code
@@ -183,7 +183,8 @@ def export(
         processor = SalFoMVideoProcessor.from_pretrained(model)
     card = card_for(str(model), beside(source, "README.md"), network, repo_id, Path(output).resolve().name, results)
     pictures = {name: beside(source, name) for name in pictures_in(card.text)}
-    with atomic_output(output, overwrite) as folder, reported(f"Cannot write {output}", "correct that and try again"):
+    wrong = reported(f"Cannot write {output}", "correct that and try again")
+    with atomic_output(output, overwrite) as folder, wrong, quiet():
         network.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
         processor.save_pretrained(folder)
         add_remote_code(folder)

@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,7 +71,9 @@ class Checkpoints:
 
     def found(self) -> list[Path]:
         """Whole checkpoints, the oldest first."""
-        named = [(int(match[1]), path) for path in self.folder.iterdir() if (match := NAME.fullmatch(path.name))]
+        named = [
+            (int(match[1]), path) for path in self.folder.glob("checkpoint-*") if (match := NAME.fullmatch(path.name))
+        ]
         return [path for _, path in sorted(named)]
 
     def path(self, progress: Progress) -> Path:
@@ -116,8 +119,10 @@ class Checkpoints:
 
     def advice(self, error: Exception) -> str:
         # torch.save does not say that the disk is full.
-        full = shutil.disk_usage(self.folder).free < 2**20
-        return advice_for(OSError(errno.ENOSPC, "") if full else error, "see to that")
+        full = False
+        with suppress(OSError):  # The folder may be gone.
+            full = shutil.disk_usage(self.folder).free < 2**20
+        return advice_for(OSError(errno.ENOSPC, "") if full else error, "check the folder")
 
     def remove_old(self) -> None:
         for old in self.found()[: -self.keep]:

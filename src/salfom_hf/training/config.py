@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..cli.common import CommandParser
 from ..configuration_salfom import SalFoMConfig
 from ..data.augmentation import Augmentation
+from ..errors import check_file, reason_of
 
 PRESETS = Path(__file__).parent / "presets"
 LAUNCH_CONFIGS = Path(__file__).parent / "accelerate"
@@ -289,9 +290,10 @@ def read_settings(name: str, over: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in over:
         raise ConfigError(f"{path} builds on itself; change the base of it or of a file between.")
     try:
+        check_file(path)
         own = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read the configuration {path}; check the path.") from error
+        raise ConfigError(f"Cannot read the configuration {path} ({reason_of(error)}); check the path.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(own, dict):
