@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import logging
 
+from salfom_hf import cli
 from salfom_hf.errors import advice_for, is_out_of_memory
 from salfom_hf.loading import LoadError, loading
 from salfom_hf.modeling_salfom import SalFoMForVideoSaliencyPrediction
@@ -186,3 +187,27 @@ def test_out_of_memory_is_told_from_other_errors(error, expected):
 )
 def test_advice_fits_the_error(error, words):
     assert words in advice_for(error, "something else")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["data", "check", "dhf1k", "nowhere"],
+        ["evaluate", "--dataset", "dhf1k", "--data-dir", "nowhere", "--baseline", "center"],
+        ["submit", "--data-dir", "nowhere", "-o", "out"],
+        ["steadiness", "nowhere.mp4"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_command_without_its_packages_says_how_to_get_them(command):
+    hidden = "import sys; sys.modules['datasets'] = None; from salfom_hf import cli; sys.exit(cli.main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", hidden, *command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("salfom: Reading gaze datasets needs more packages: in a clone")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_empty_path_is_not_the_current_folder(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["predict", ""])
+    assert "an empty path names nothing" in capsys.readouterr().err

@@ -55,7 +55,7 @@ def check_name(path: str | os.PathLike[str], output_format: str) -> None:
     elif output_format == "npz":
         check_suffix(path, (".npz",), "an npz file")
     else:
-        check_suffix(path, IMAGE_SUFFIXES.union(CONTAINERS), "a video or picture")
+        check_suffix(path, IMAGE_SUFFIXES.union(CONTAINERS), "a video or picture that can be written")
 
 
 def write_behind(put: Callable, frames: Iterable) -> None:

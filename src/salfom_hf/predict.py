@@ -35,15 +35,7 @@ except ImportError as error:
         sys.exit(f"salfom: {needed}")
     raise ImportError(needed) from error
 
-from .cli.common import (
-    FAILURE,
-    CommandParser,
-    UsageError,
-    at_least_one,
-    in_words,
-    load_predictor,
-    report,
-)
+from .cli.common import FAILURE, CommandParser, UsageError, at_least_one, in_words, load_predictor, report, some_path
 from .cli.predict import RESULT, Skipped, add_options, failing_alone, input_names, sources
 from .files import check_free, is_taken, may_be_folder, remove_unfinished
 from .output import default_output, inputs_of, write
@@ -70,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "videos",
-        type=Path,
+        type=some_path,
         metavar="LIST_OR_FOLDER",
         help="a text file with a path per line, a folder that is searched with all that is in it, or one video",
     )

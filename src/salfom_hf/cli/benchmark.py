@@ -3,13 +3,12 @@
 import argparse
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 from ..errors import is_out_of_memory
 from ..files import Inputs, check_free, check_suffix
 from ..loading import LoadError, loading
 from ..pretrained import KNOWN, local
-from .common import UsageError, at_least_one, note_emulated, usable_device
+from .common import UsageError, at_least_one, note_emulated, some_path, usable_device
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -47,7 +46,7 @@ def add(commands) -> None:
         help="also the network by torch.compile in this mode; default: reduce-overhead, which uses CUDA graphs",
     )
     command.add_argument("--profile", action="store_true", help="print where the time of each way goes")
-    command.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="write the numbers there too")
+    command.add_argument("-o", "--output", type=some_path, metavar="FILE.json", help="write the numbers there too")
     command.add_argument("--overwrite", action="store_true", help="replace an existing output")
     command.set_defaults(run=benchmark)
 

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ..errors import advice_for, described, is_out_of_memory, is_sentence
 from ..loading import loading
@@ -38,6 +39,12 @@ class CommandParser(argparse.ArgumentParser):
 
 
 _tracebacks = False  # Whether --debug asks for them.
+
+
+def some_path(text: str) -> Path:
+    if not text:  # Which would be the current folder: as from a variable that is not set.
+        raise argparse.ArgumentTypeError("an empty path names nothing; check where it comes from")
+    return Path(text)
 
 
 def at_least_one(text: str) -> int:

@@ -1,10 +1,9 @@
 """`salfom convert`: the authors' weights to a folder for `from_pretrained`."""
 
 import argparse
-from pathlib import Path
 
 from ..pretrained import installed
-from .common import UsageError
+from .common import UsageError, some_path
 
 
 def add(commands) -> None:
@@ -13,8 +12,8 @@ def add(commands) -> None:
         help="the authors' weights to a folder for from_pretrained",
         description="Convert a released SalFoM or UMT .pth file to a folder for from_pretrained.",
     )
-    command.add_argument("checkpoint", type=Path)
-    command.add_argument("output", type=Path, nargs="?", help="folder to make")
+    command.add_argument("checkpoint", type=some_path)
+    command.add_argument("output", type=some_path, nargs="?", help="folder to make")
     command.add_argument("--install", action="store_true", help="make it the model 'salfom-large' of this user")
     command.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     command.set_defaults(run=convert)
@@ -24,7 +23,7 @@ def convert(args: argparse.Namespace) -> int:
     from ..convert import ConversionError, convert_checkpoint
 
     if (args.output is None) != args.install:
-        raise UsageError("Name the folder to make, or pass --install, but not both.")
+        raise UsageError("Name the folder to make, or pass --install (one of the two).")
     try:
         report_of = convert_checkpoint(args.checkpoint, args.output or installed("salfom-large"), args.overwrite)
     except ConversionError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..files import Inputs, atomic_output, check_free, check_suffix
 from ..video import IMAGE_SUFFIXES
-from .common import FAILURE, UsageError, at_least_one, print_traceback, whole_number
+from .common import FAILURE, UsageError, at_least_one, print_traceback, some_path, whole_number
 
 # Named here as well as in `salfom_hf.data`, which takes a second to import.
 DATASETS = ("dhf1k", "hollywood2", "ucf_sports", "stills", "gazefolder")
@@ -31,15 +31,15 @@ def add(commands) -> None:
     command = add_action(
         actions, "make", make, "make a dataset, a gazefolder, of one's own videos and a table of where people looked"
     )
-    command.add_argument("videos", type=Path, metavar="VIDEOS", help="folder of videos, or one video")
+    command.add_argument("videos", type=some_path, metavar="VIDEOS", help="folder of videos, or one video")
     command.add_argument(
         "gaze",
-        type=Path,
+        type=some_path,
         metavar="GAZE.csv",
         help="a row per fixation or sample of gaze: video, x, y (pixels), time (seconds) or frame (from 0), and "
         "observer if known",
     )
-    command.add_argument("output", type=Path, metavar="OUT", help="folder to make")
+    command.add_argument("output", type=some_path, metavar="OUT", help="folder to make")
     command.add_argument("--split", choices=("train", "validation", "test"), default="train", help="default: train")
     command.add_argument(
         "--validation",
@@ -62,11 +62,11 @@ def add(commands) -> None:
         pseudo_label,
         "make a dataset, a gazefolder, of videos without gaze, with pseudo-labels that an image model draws",
     )
-    command.add_argument("videos", type=Path, metavar="VIDEOS", help="folder of videos, or one video")
-    command.add_argument("output", type=Path, metavar="OUT", help="folder to make")
+    command.add_argument("videos", type=some_path, metavar="VIDEOS", help="folder of videos, or one video")
+    command.add_argument("output", type=some_path, metavar="OUT", help="folder to make")
     command.add_argument(
         "--teacher",
-        type=Path,
+        type=some_path,
         required=True,
         metavar="FILE.tflite",
         help="Google's attention-center model; needs the package ai-edge-litert",
@@ -107,7 +107,7 @@ def add(commands) -> None:
     add_skip_invalid(command)
     command.add_argument("--split", help="default: the first one found")
     command.add_argument("--video", nargs="+", metavar="ID", help="default: some from all over the split")
-    command.add_argument("-o", "--output", type=Path, help="default: DATASET_SPLIT.png")
+    command.add_argument("-o", "--output", type=some_path, help="default: DATASET_SPLIT.png")
     command.add_argument(
         "--frames", type=at_least_one, default=5, metavar="N", help="per video, or stills per row; default %(default)s"
     )
@@ -116,7 +116,7 @@ def add(commands) -> None:
     command = add_dataset_action(
         actions, "export", export, "write shards that hold the files, for the Hub and for streaming to many machines"
     )
-    command.add_argument("output", type=Path, metavar="OUT", help="folder to make")
+    command.add_argument("output", type=some_path, metavar="OUT", help="folder to make")
     add_skip_invalid(command)
     command.add_argument("--split", nargs="+", help="default: all found")
     command.add_argument("--format", choices=FORMATS, default="parquet", help="default: %(default)s")
@@ -143,7 +143,7 @@ def add_dataset_action(
     command = add_action(actions, name, run, text)
     command.add_argument("dataset", choices=DATASETS, metavar="DATASET", help=", ".join(DATASETS))
     what = "the dataset's folder" + (", or an export of it" if or_export else "")
-    command.add_argument("path", type=Path, metavar="PATH", help=what)
+    command.add_argument("path", type=some_path, metavar="PATH", help=what)
     return command
 
 
@@ -156,9 +156,7 @@ def add_skip_invalid(command: argparse.ArgumentParser) -> None:
 def reporting(run: Callable, args: argparse.Namespace) -> int:
     """Run a command; problems with the data are printed as the reports that they are, of several lines."""
     try:
-        import datasets
-
-        from ..data import DataError
+        from ..data import DataError, datasets
     except ImportError as error:
         raise UsageError(str(error)) from error
     if not sys.stderr.isatty():

@@ -11,7 +11,7 @@ from ..errors import advice_for, is_out_of_memory
 from ..files import Inputs, check_free, check_suffix
 from ..output import inputs_of
 from ..pretrained import KNOWN, local
-from .common import UsageError, add_model_options, at_least_one, load_predictor, not_negative, whole_number
+from .common import UsageError, add_model_options, at_least_one, load_predictor, not_negative, some_path, whole_number
 from .data import DATASETS, add_skip_invalid, reporting
 from .predict import Skipped, sources
 
@@ -29,13 +29,15 @@ def add(commands) -> None:
         "be added later.",
     )
     command.add_argument("--dataset", required=True, choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
-    command.add_argument("--data-dir", required=True, type=Path, help="folder of the dataset")
+    command.add_argument("--data-dir", required=True, type=some_path, help="folder of the dataset")
     command.add_argument(
         "--split",
         help="default: the only one there is, or val (dhf1k), dev (stills), validation (gazefolder), else test",
     )
     add_skip_invalid(command)
-    command.add_argument("-o", "--output", type=Path, help="folder of the results; default: evaluation_DATASET_SPLIT")
+    command.add_argument(
+        "-o", "--output", type=some_path, help="folder of the results; default: evaluation_DATASET_SPLIT"
+    )
     add_models(command)
     command.add_argument(
         "--baseline",
@@ -48,7 +50,7 @@ def add(commands) -> None:
         "--predictions",
         action="append",
         default=[],
-        type=Path,
+        type=some_path,
         metavar="DIR",
         help="maps made by any model, as DIR/VIDEO/FRAME.png (or .jpg, .npy), DIR/VIDEO.npz with the array 'maps', or "
         "for stills DIR/IMAGE.png; or the output folder of salfom predict --format maps or npz; may be repeated",
@@ -84,13 +86,13 @@ def add(commands) -> None:
         description="Mean correlation (CC) of the maps of consecutive frames, for each video; no gaze is needed.",
     )
     command.add_argument(
-        "videos", nargs="+", type=Path, metavar="VIDEO", help="a video, or a folder of videos or images"
+        "videos", nargs="+", type=some_path, metavar="VIDEO", help="a video, or a folder of videos or images"
     )
     add_models(command)
     add_model_options(command)
     command.add_argument("--start", type=not_negative, default=0.0, help="seconds to skip")
     command.add_argument("--duration", type=not_negative, help="seconds to process")
-    command.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="write the numbers there too")
+    command.add_argument("-o", "--output", type=some_path, metavar="FILE.json", help="write the numbers there too")
     command.add_argument("--overwrite", action="store_true", help="replace an existing output")
     command.set_defaults(run=lambda args: reporting(steadiness, args))
 
@@ -100,12 +102,12 @@ def add(commands) -> None:
         description="Write the maps of DHF1K's test videos as its server wants them, OUTPUT/0701/0001.png and so on, "
         "and check them. The same command goes on where it was stopped, and writes anew what does not pass the check.",
     )
-    command.add_argument("--data-dir", required=True, type=Path, help="folder of DHF1K")
+    command.add_argument("--data-dir", required=True, type=some_path, help="folder of DHF1K")
     command.add_argument("--split", default="test", help="default: %(default)s")
-    command.add_argument("-o", "--output", type=Path, default=Path("submission"), help="default: %(default)s")
+    command.add_argument("-o", "--output", type=some_path, default=Path("submission"), help="default: %(default)s")
     command.add_argument("--model", default="salfom", help=f"{', '.join(KNOWN)}, a folder, or a Hub name")
     add_model_options(command)
-    command.add_argument("--check", type=Path, metavar="DIR", help="only check this folder, whoever made it")
+    command.add_argument("--check", type=some_path, metavar="DIR", help="only check this folder, whoever made it")
     command.add_argument("--overwrite", action="store_true", help="write all videos anew")
     command.set_defaults(run=lambda args: reporting(submit, args), stopped=STOPPED)
 

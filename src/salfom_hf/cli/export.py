@@ -1,14 +1,13 @@
 """`salfom export`: a model as files for others: the Hub, ONNX, `torch.export`."""
 
 import argparse
-from pathlib import Path
 
 from ..errors import advice_for, reason_of
 from ..files import Inputs, check_free, check_suffix
 from ..loading import loading
 from ..pretrained import KNOWN, local
 from . import hub
-from .common import UsageError, at_least_one
+from .common import UsageError, at_least_one, some_path
 
 
 def add(commands) -> None:
@@ -25,7 +24,7 @@ def add(commands) -> None:
         "if they differ by more than 1e-4, nothing is written.",
     )
     add_options(command)
-    command.add_argument("output", type=Path, help="folder to make")
+    command.add_argument("output", type=some_path, help="folder to make")
     command.add_argument(
         "--int8", action="store_true", help="quantise the convolutions, for models with a frame-wise encoder"
     )
@@ -33,7 +32,7 @@ def add(commands) -> None:
         "--calibrate",
         nargs="+",
         default=[],
-        type=Path,
+        type=some_path,
         metavar="PATH",
         help="videos, images or folders of images that set the ranges of int8; default: the package's example clip",
     )
@@ -46,7 +45,7 @@ def add(commands) -> None:
         "package. Its maps are compared with the model's: if they differ by more than 1e-4, nothing is written.",
     )
     add_options(command)
-    command.add_argument("output", type=Path, help="file .pt2 to make")
+    command.add_argument("output", type=some_path, help="file .pt2 to make")
     command.set_defaults(run=torch_export)
 
 

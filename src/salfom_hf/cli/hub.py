@@ -3,10 +3,9 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from ..pretrained import KNOWN
-from .common import UsageError
+from .common import UsageError, some_path
 
 
 def add(commands) -> None:
@@ -30,7 +29,7 @@ def add_export(kinds) -> None:
         description="Write the folder that `salfom push` sends: card, configuration, weights, processor and code.",
     )
     add_options(command)
-    command.add_argument("output", type=Path, help="folder to make")
+    command.add_argument("output", type=some_path, help="folder to make")
     command.add_argument("--repo-id", metavar="ORG/NAME", help="what the card calls the model")
     command.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     command.set_defaults(run=export)
@@ -42,7 +41,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--results",
         nargs="+",
         default=[],
-        type=Path,
+        type=some_path,
         metavar="FILE",
         help="results.json of salfom evaluate for this model, for its card",
     )

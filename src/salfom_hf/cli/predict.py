@@ -21,7 +21,7 @@ from ..pretrained import KNOWN, local
 from ..profiling import Profile, speed
 from ..render import COLORMAPS
 from ..video import READ_IMAGES, VIDEO_SUFFIXES, VideoError, probe
-from .common import FAILURE, UsageError, add_model_options, in_words, load_predictor, not_negative, report
+from .common import FAILURE, UsageError, add_model_options, in_words, load_predictor, not_negative, report, some_path
 
 if TYPE_CHECKING:
     from ..predictor import SaliencyFrame
@@ -51,7 +51,7 @@ def add(commands) -> None:
         help="videos in, saliency out",
         description="Predict saliency for videos, images, folders of images, or folders of videos.",
     )
-    command.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
+    command.add_argument("videos", nargs="+", type=some_path, metavar="VIDEO")
     # A text, which may end in a slash.
     command.add_argument("-o", "--output", help="file, or folder (such as results/) for several inputs")
     add_options(command)
