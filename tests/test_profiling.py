@@ -67,7 +67,7 @@ def test_a_prediction_has_all_stages(framewise_model, umt_model, processor, tmp_
     predictor = SaliencyPredictor({"framewise": framewise_model, "umt": umt_model}[kind], processor)
     begin = time.perf_counter()
     with Profile() as profile:
-        place = tmp_path / ("out.mp4" if output_format == "overlay" else "out")
+        place = tmp_path / {"overlay": "out.mp4", "npz": "out.npz", "maps": "out"}[output_format]
         write(predictor.stream(clip), place, output_format, probe(clip))
     passed = time.perf_counter() - begin
     assert list(profile.rows(24)) == stages
