@@ -609,9 +609,13 @@ def test_the_installed_command(folder, model_folder):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["no.pth"], "Name the folder"), (["no.pth", "out", "--install"], "one of the two"), (["no.pth", "out"], "no.pth"),
-     (["clip.mp4", "out"], "clip.mp4")],
-)  # fmt: skip
+    [
+        (["no.pth"], "Name the folder"),
+        (["no.pth", "out", "--install"], "one of the two"),
+        (["no.pth", "out"], "no.pth"),
+        (["clip.mp4", "out"], "clip.mp4"),
+    ],
+)
 def test_conversions_that_fail(folder, capsys, arguments, words):
     code = cli.main(["convert", *arguments])
     assert_refused(code, capsys.readouterr(), words)
