@@ -27,12 +27,12 @@ import torch
 from PIL import Image
 
 from salfom_hf import SaliencyPredictor
-from salfom_hf.allocation import keep_freed_memory
-from salfom_hf.benchmarking import EXAMPLE, circumstances, described, table, write_report
-from salfom_hf.output import write
-from salfom_hf.profiling import STAGES, Profile
-from salfom_hf.video import probe, read_frames
-from salfom_hf.video_writer import VideoWriter
+from salfom_hf.inference.benchmarking import EXAMPLE, circumstances, described, table, write_report
+from salfom_hf.inference.cpu import keep_freed_memory
+from salfom_hf.inference.profiling import STAGES, Profile
+from salfom_hf.inference.results import write
+from salfom_hf.video.reading import probe, read_frames
+from salfom_hf.video.writing import VideoWriter
 
 SERIAL, OVERLAPPED = WAYS = ("one after the other", "at once")
 
@@ -61,8 +61,8 @@ def run(predictor: SaliencyPredictor, clip: Path, output: Path, way: str) -> tup
     with ExitStack() as stack:
         profile = stack.enter_context(Profile())
         if way == SERIAL:
-            for module in ("predictor", "output"):
-                stack.enter_context(patch(f"salfom_hf.{module}.in_background", in_foreground))
+            for module in ("predictor", "results"):
+                stack.enter_context(patch(f"salfom_hf.inference.{module}.in_background", in_foreground))
         write(predictor.stream(clip), output, "overlay", info, overwrite=True)
     return time.perf_counter() - begin, info.num_frames, profile
 

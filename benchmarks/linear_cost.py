@@ -26,9 +26,16 @@ from tqdm import tqdm
 from transformers.image_utils import SizeDict
 
 from salfom_hf import SaliencyPredictor
-from salfom_hf.allocation import keep_freed_memory
-from salfom_hf.benchmarking import circumstances, described, in_own_process, memory_status, table, write_report
 from salfom_hf.files import atomic_output
+from salfom_hf.inference.benchmarking import (
+    circumstances,
+    described,
+    in_own_process,
+    memory_status,
+    table,
+    write_report,
+)
+from salfom_hf.inference.cpu import keep_freed_memory
 
 RATE = 30
 # What each panel varies, and the label of its horizontal axis.

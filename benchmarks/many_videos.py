@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from salfom_hf.benchmarking import EXAMPLE, circumstances, described, table, write_report
+from salfom_hf.inference.benchmarking import EXAMPLE, circumstances, described, table, write_report
 
 GOAL = 1.8
 COLUMNS = {"processes": "{}", "frames per second": "{:.1f}", "seconds of the command": "{:.1f}"}

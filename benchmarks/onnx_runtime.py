@@ -19,11 +19,11 @@ import onnxruntime
 import torch
 
 from salfom_hf import SaliencyPredictor
-from salfom_hf.allocation import keep_freed_memory
-from salfom_hf.benchmarking import EXAMPLE, circumstances, described, table, write_report
-from salfom_hf.graphs import prepared_frames
-from salfom_hf.onnx_runtime import OnnxPredictor
-from salfom_hf.sliding_window import open_stream
+from salfom_hf.export.onnx import prepared_frames
+from salfom_hf.export.onnx_runtime import OnnxPredictor
+from salfom_hf.inference.benchmarking import EXAMPLE, circumstances, described, table, write_report
+from salfom_hf.inference.cpu import keep_freed_memory
+from salfom_hf.inference.sliding_window import open_stream
 
 # Frames in a row: the threads of onnxruntime stay busy for a while after its last one, which slows the next way.
 TURN = 8

@@ -19,7 +19,7 @@ import av
 import numpy as np
 import torch
 
-from salfom_hf.benchmarking import circumstances, described, table, write_report
+from salfom_hf.inference.benchmarking import circumstances, described, table, write_report
 
 SALFOM = ("-m", "salfom_hf.cli")
 COLUMNS = {"": "{}", "processor time, s": "{:.1f}", "by the clock, s": "{:.1f}"}

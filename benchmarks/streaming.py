@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor
-from salfom_hf.allocation import keep_freed_memory
-from salfom_hf.benchmarking import circumstances, described, table, write_report
-from salfom_hf.streaming import FrameEncoder, StreamingDecoder
+from salfom_hf.inference.benchmarking import circumstances, described, table, write_report
+from salfom_hf.inference.cpu import keep_freed_memory
+from salfom_hf.inference.shared_windows import FrameEncoder, StreamingDecoder
 
 STAGES = ("preprocess", "encoder", "branches", "fusion", "total")
 COLUMNS = {

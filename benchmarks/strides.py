@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 from salfom_hf import SaliencyPredictor
-from salfom_hf.allocation import keep_freed_memory
-from salfom_hf.benchmarking import circumstances, described, write_report
 from salfom_hf.data import DATASETS, load
 from salfom_hf.evaluation import METRICS, Model, Protocol, Scores, evaluate
-from salfom_hf.tables import aligned
+from salfom_hf.inference.benchmarking import circumstances, described, write_report
+from salfom_hf.inference.cpu import keep_freed_memory
+from salfom_hf.inference.profiling import aligned
 from trade_off import milliseconds
 
 SHOWN = ("nss", "cc", "sim", "auc_judd")

@@ -20,11 +20,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from salfom_hf import SaliencyPredictor, __version__
-from salfom_hf.allocation import keep_freed_memory
 from salfom_hf.data import load
 from salfom_hf.evaluation import Model, Protocol, Scores, evaluate
 from salfom_hf.evaluation.report import aligned
 from salfom_hf.files import atomic_output
+from salfom_hf.inference.cpu import keep_freed_memory
 
 METRICS = ("nss", "cc", "sim", "auc_judd")
 

@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from salfom_hf.benchmarking import (
+from salfom_hf.inference.benchmarking import (
     circumstances,
     described,
     in_own_process,
@@ -31,7 +31,7 @@ from salfom_hf.benchmarking import (
     timed,
     write_report,
 )
-from salfom_hf.losses import saliency_loss
+from salfom_hf.models.losses import saliency_loss
 from salfom_hf.training.config import TrainingConfig
 from salfom_hf.training.model import train_mode
 from salfom_hf.training.optimizer import make_optimizer

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from salfom_hf.video_writer import VideoWriter
+from salfom_hf.video.writing import VideoWriter
 
 OUTPUT = Path(__file__).parents[1] / "src" / "salfom_hf" / "assets" / "example.mp4"
 WIDTH, HEIGHT, RATE = 640, 360, Fraction(30)

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from salfom_hf import SaliencyPredictor
-from salfom_hf.render import overlay
-from salfom_hf.video import read_frames
+from salfom_hf.video.drawing import overlay
+from salfom_hf.video.reading import read_frames
 
 HERE = Path(__file__).parent
 CLIP = HERE.parent / "src" / "salfom_hf" / "assets" / "example.mp4"

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from salfom_hf import SaliencyPredictor
-from salfom_hf.render import overlay
+from salfom_hf.video.drawing import overlay
 
 HERE = Path(__file__).parent
 CLIP = HERE.parent / "src" / "salfom_hf" / "assets" / "example.mp4"

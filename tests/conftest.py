@@ -17,9 +17,9 @@ from salfom_hf import (
     SalFoMForVideoSaliencyPrediction,
     SalFoMVideoProcessor,
     UMTConfig,
-    acceleration,
     cli,
 )
+from salfom_hf.inference import cpu
 
 EMULATED = "salfom: this CPU emulates bfloat16, which is slow; float32 is faster here."
 
@@ -191,7 +191,7 @@ def emulates(monkeypatch):
     """Has this CPU compute all dtypes in hardware but those of these names."""
 
     def have(*names):
-        monkeypatch.setattr(acceleration, "computes_in_hardware", lambda dtype: str(dtype)[6:] not in names)
+        monkeypatch.setattr(cpu, "computes_in_hardware", lambda dtype: str(dtype)[6:] not in names)
 
     return have
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from salfom_hf.video import read_frames
+from salfom_hf.video.reading import read_frames
 
 WIDTH, HEIGHT = 64, 48
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from salfom_hf import SalFoMForVideoSaliencyPrediction, SaliencyPredictor, acceleration
-from salfom_hf.acceleration import (
+from salfom_hf import SalFoMForVideoSaliencyPrediction, SaliencyPredictor
+from salfom_hf.inference import cpu
+from salfom_hf.inference.cpu import (
     TILED,
     OneDNNLinear,
     computes_in_hardware,
@@ -26,7 +27,7 @@ CLIPS = torch.randn(2, 4, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 def chosen(monkeypatch, layers, attention):
     """Have the measurement come out like this."""
-    monkeypatch.setattr(acceleration, "measure", lambda dtype, threads: (layers, attention))
+    monkeypatch.setattr(cpu, "measure", lambda dtype, threads: (layers, attention))
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_models_without_anything_to_gain_are_left_alone(framewise_model, model, 
     def refuse(dtype, threads):
         raise AssertionError("measured for nothing")
 
-    monkeypatch.setattr(acceleration, "measure", refuse)
+    monkeypatch.setattr(cpu, "measure", refuse)
     prepare_for_inference(framewise_model)
     prepare_for_inference(model.to(torch.float16))
     prepare_for_inference(model.to(torch.float32).to("meta"))
@@ -150,7 +151,7 @@ def test_this_machine_is_measured_once(monkeypatch):
     measure.cache_clear()
     calls = []
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *args, **kwargs: calls.append(args))
-    monkeypatch.setattr(acceleration, "fastest", lambda ways, *arguments: [way(*arguments) for way in ways.values()])
+    monkeypatch.setattr(cpu, "fastest", lambda ways, *arguments: [way(*arguments) for way in ways.values()])
     measure(torch.float32, 1)
     measure(torch.float32, 1)
     measure.cache_clear()
@@ -166,7 +167,7 @@ def test_layers_elsewhere_than_on_a_cpu_stay_with_pytorch():
 
 NO_BFLOAT16 = """
 import torch
-from salfom_hf.acceleration import computes_in_hardware, measure, onednn_linear
+from salfom_hf.inference.cpu import computes_in_hardware, measure, onednn_linear
 
 inputs, weight, bias = torch.rand(5, 8), torch.rand(3, 8), torch.rand(3)
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -187,7 +188,7 @@ def test_a_cpu_limited_to_avx2_falls_back_to_pytorch():
 @pytest.fixture
 def untried():
     """What was found before is forgotten, and what is found in the test, too."""
-    caches = acceleration.tried_onednn, computes_in_hardware, acceleration.measure
+    caches = cpu.tried_onednn, computes_in_hardware, cpu.measure
     for cached in caches:
         cached.cache_clear()
     yield
@@ -206,7 +207,7 @@ def test_what_onednn_cannot_do_is_never_taken(model, monkeypatch, untried, error
 
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", broken, raising=False)
     inputs, weight = torch.rand(2, 8), torch.rand(3, 8)
-    torch.testing.assert_close(acceleration.onednn_linear(inputs, weight), F.linear(inputs, weight))
+    torch.testing.assert_close(cpu.onednn_linear(inputs, weight), F.linear(inputs, weight))
     layers, attention = measure(torch.float32, 1)
     assert (layers, attention != "tiled_onednn") == ("blas", True)
     assert not computes_in_hardware(torch.bfloat16)
@@ -232,7 +233,7 @@ def test_what_onednn_cannot_do_is_never_taken(model, monkeypatch, untried, error
     ],
 )
 def test_units_for_bfloat16(machine, capabilities, units, monkeypatch, untried):
-    monkeypatch.setattr(acceleration, "tried_onednn", lambda dtype: True)
+    monkeypatch.setattr(cpu, "tried_onednn", lambda dtype: True)
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):

@@ -33,14 +33,14 @@ def page_faults(setting: str) -> float:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="The C library is not glibc.")
 def test_freed_memory_is_used_again():
-    kept = page_faults("from salfom_hf.allocation import keep_freed_memory; keep_freed_memory()")
+    kept = page_faults("from salfom_hf.inference.cpu import keep_freed_memory; keep_freed_memory()")
     assert kept < 10
     assert page_faults("") > 100
 
 
 def test_other_libraries_are_left_alone(monkeypatch):
-    from salfom_hf import allocation
+    from salfom_hf.inference import cpu
 
-    monkeypatch.setattr(allocation.platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr(allocation.ctypes, "CDLL", lambda _: pytest.fail("The C library was touched."))
-    allocation.keep_freed_memory()
+    monkeypatch.setattr(cpu.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda _: pytest.fail("The C library was touched."))
+    cpu.keep_freed_memory()

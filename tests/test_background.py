@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from salfom_hf.background import in_background
+from salfom_hf.inference.threads import in_background
 
 
 def threads():

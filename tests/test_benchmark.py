@@ -22,10 +22,12 @@ from torch.nn import functional as F
 from transformers.image_utils import SizeDict
 
 from conftest import EMULATED
-from salfom_hf import SalFoMVideoProcessor, acceleration, benchmarking, cli, pretrained
+from salfom_hf import SalFoMVideoProcessor, cli
 from salfom_hf.cli.benchmark import profile
-from salfom_hf.packed_convolution import PackedConvolution
-from salfom_hf.video import read_frames
+from salfom_hf.inference import benchmarking, cpu
+from salfom_hf.inference.cpu import PackedConvolution
+from salfom_hf.models import names as pretrained
+from salfom_hf.video.reading import read_frames
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 RATE = 1e12
@@ -38,7 +40,7 @@ def quick(monkeypatch, set_threads):
     """One call a turn, nothing measured of the machine, and no number of threads for later tests."""
     monkeypatch.setattr(benchmarking, "TURN", 1e-9)
     monkeypatch.setattr(benchmarking, "fastest_product", lambda device, dtype: RATE)
-    monkeypatch.setattr(acceleration, "measure", lambda dtype, threads: ("onednn", "tiled_blas"))
+    monkeypatch.setattr(cpu, "measure", lambda dtype, threads: ("onednn", "tiled_blas"))
 
 
 @pytest.fixture
@@ -413,7 +415,7 @@ def test_commands_of_the_page(model_folder, umt_folder, onnx_folder, ucf_sports,
     places = {"salfom-large": umt_folder, "UCF-Sports": ucf_sports}
     places |= {"salfom-onnx": onnx_folder, "salfom-int8": onnx_folder}
     # Emulated, bfloat16 would take most of the time.
-    in_float32 = [] if acceleration.computes_in_hardware(torch.bfloat16) else ["--dtype", "float32"]
+    in_float32 = [] if cpu.computes_in_hardware(torch.bfloat16) else ["--dtype", "float32"]
     for line in lines:
         program, *words = [str(places.get(word, word)) for word in shlex.split(line)]
         capsys.readouterr()

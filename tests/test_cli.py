@@ -18,13 +18,16 @@ from PIL import Image
 from tqdm import TMonitor
 
 from conftest import EMULATED, noise, write_clip
-from salfom_hf import SaliencyPredictor, cli, convert, pretrained
-from salfom_hf import output as output_module
+from salfom_hf import SaliencyPredictor, cli
 from salfom_hf.cli.common import note_emulated
-from salfom_hf.profiling import STAGES
-from salfom_hf.render import heatmap, overlay, side_by_side, to_gray
-from salfom_hf.video import VideoError, probe, read_frames
-from salfom_hf.video_writer import VideoWriter
+from salfom_hf.errors import VideoError
+from salfom_hf.export import convert
+from salfom_hf.inference import results as output_module
+from salfom_hf.inference.profiling import STAGES
+from salfom_hf.models import names as pretrained
+from salfom_hf.video.drawing import heatmap, overlay, side_by_side, to_gray
+from salfom_hf.video.reading import probe, read_frames
+from salfom_hf.video.writing import VideoWriter
 
 SPEED = r"\d+\.\d frames per second, \d+\.\d× real time"
 

@@ -14,8 +14,8 @@ from PIL import Image
 from salfom_hf import cli
 from salfom_hf.data import export_dataset, load_stills
 from salfom_hf.evaluation import Center
-from salfom_hf.predictor import SaliencyPredictor
-from salfom_hf.video import read_frames
+from salfom_hf.inference.predictor import SaliencyPredictor
+from salfom_hf.video.reading import read_frames
 
 
 @pytest.fixture
@@ -354,7 +354,7 @@ def test_running_out_of_memory_is_one_line(salfom, dhf1k_frames, monkeypatch):
     def stream(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("salfom_hf.predictor.SaliencyPredictor.stream", stream)
+    monkeypatch.setattr("salfom_hf.inference.predictor.SaliencyPredictor.stream", stream)
     refused(salfom("evaluate", "--dataset", "dhf1k", "--data-dir", dhf1k_frames), "--batch-size")
     refused(salfom("submit", "--data-dir", dhf1k_frames), "--batch-size")
     assert not list(Path().glob("**/*.png"))

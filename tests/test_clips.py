@@ -29,7 +29,8 @@ from salfom_hf.data import (
     load_stills,
     load_ucf_sports,
 )
-from salfom_hf.video import VideoError, read_frames
+from salfom_hf.errors import VideoError
+from salfom_hf.video.reading import read_frames
 
 SIZE = (64, 96)
 EVERYTHING = Augmentation(

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from salfom_hf import SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, UMTConfig, UMTModel
-from salfom_hf import convert as converter
-from salfom_hf.convert import ConversionError, convert_checkpoint, original_name
-from salfom_hf.umt import PRETRAINING_GRID, interpolate_positions, sinusoidal_table
-from salfom_hf.video import VideoError
+from salfom_hf.errors import VideoError
+from salfom_hf.export import convert as converter
+from salfom_hf.export.convert import ConversionError, convert_checkpoint, original_name
+from salfom_hf.models.modeling_umt import PRETRAINING_GRID, interpolate_positions, sinusoidal_table
 
 SMALL = SalFoMConfig(
     encoder_config=UMTConfig(

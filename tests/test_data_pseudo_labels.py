@@ -16,7 +16,8 @@ from conftest import write_clip
 from salfom_hf import SalFoMVideoProcessor, cli
 from salfom_hf.data import ClipDataset, DataError, GazeFolder, load, open_sample, pseudo_label
 from salfom_hf.data.pseudo_labels import AttentionCenter, draw_points, pseudo_density
-from salfom_hf.video import VideoError, probe
+from salfom_hf.errors import VideoError
+from salfom_hf.video.reading import probe
 
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 flatbuffers = pytest.importorskip("flatbuffers")

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import salfom_hf
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SaliencyPredictor
-from salfom_hf.video import read_frames_at
+from salfom_hf.video.seeking import read_frames_at
 
 PACKAGE = Path(salfom_hf.__file__).parent
 EXAMPLE = PACKAGE / "assets" / "example.mp4"

@@ -25,9 +25,10 @@ from PIL import Image
 
 from conftest import noise, write_clip
 from demo_server import serving
-from salfom_hf import SaliencyPredictor, VideoError, cli, video
-from salfom_hf.render import heatmap, overlay
-from salfom_hf.video import probe, read_frames
+from salfom_hf import SaliencyPredictor, VideoError, cli
+from salfom_hf.video import reading
+from salfom_hf.video.drawing import heatmap, overlay
+from salfom_hf.video.reading import probe, read_frames
 
 ROOT = Path(__file__).parents[1]
 SPACE = ROOT / "spaces" / "salfom-demo"
@@ -192,13 +193,13 @@ def test_every_frame_is_measured(demo, tmp_path, monkeypatch):
     grows.write_bytes(small + large)
     monkeypatch.setattr(runs, "MAX_PIXELS", 96 * 64)
     assert checked(grows).width == 96
-    original, converted = video._rgb, []
+    original, converted = reading._rgb, []
 
     def rgb(frame):
         converted.append((frame.width, frame.height))
         return original(frame)
 
-    monkeypatch.setattr(video, "_rgb", rgb)
+    monkeypatch.setattr(reading, "_rgb", rgb)
     with pytest.raises(runs.BoundsError, match=r"grows\.ts has 192×128 pixels"):
         demo.maps("tiny", str(grows), 7.5, 10.0, 1, *run(grows))
     assert set(converted) == {(96, 64)}
@@ -241,7 +242,7 @@ def test_time_is_bounded_before_the_start_too(demo, clip, tmp_path, monkeypatch,
     part = (0.2, 10.0)
     maps = demo.maps("tiny", str(clip), *part, 1, *run(clip))
     now, decoded = [0.0], count()
-    original = video._decoded
+    original = reading._decoded
 
     def slowly(*arguments, **options):
         for image in original(*arguments, **options):
@@ -249,11 +250,11 @@ def test_time_is_bounded_before_the_start_too(demo, clip, tmp_path, monkeypatch,
                 now[0] += 2 * runs.MAX_TIME
             yield image
 
-    monkeypatch.setattr(video, "_decoded", slowly)
+    monkeypatch.setattr(reading, "_decoded", slowly)
     monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: now[0]))
     demo.recent.clear()
     converted = []
-    monkeypatch.setattr(video, "_rgb", converted.append)
+    monkeypatch.setattr(reading, "_rgb", converted.append)
     with pytest.raises(runs.BoundsError, match="an earlier start"):
         demo.maps("tiny", str(clip), *part, 1, *run(clip))
     decoded = count()

@@ -32,13 +32,17 @@ import gaze_data
 import salfom_hf
 import test_convert
 import test_hub
-from salfom_hf import SalFoMConfig, SaliencyPredictor, cli, convert, graphs, predict, pretrained
+from salfom_hf import SalFoMConfig, SaliencyPredictor, cli, predict
+from salfom_hf.cli.train import parse as training_config
+from salfom_hf.cli.train import parser as training_parser
 from salfom_hf.data import DATASETS, make_gazefolder
-from salfom_hf.encoders import ENCODERS
+from salfom_hf.export import convert
+from salfom_hf.export import onnx as graphs
 from salfom_hf.hub import publish
-from salfom_hf.remote_code import TASK
-from salfom_hf.training.config import parse as training_config
-from salfom_hf.training.config import parser as training_parser
+from salfom_hf.inference.auto import register
+from salfom_hf.inference.remote_code import TASK
+from salfom_hf.models import names as pretrained
+from salfom_hf.models.encoders import ENCODERS
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), DOCS.parent / "README.md"])
@@ -235,6 +239,7 @@ def test_publishing_page(places, mine, monkeypatch, capfd):
     assert ModelCard.load("hub-folder/README.md").data.eval_results
     monkeypatch.setitem(pretrained.KNOWN, "salfom", Path("run/model").resolve())
     default = {"model": (str(pretrained.KNOWN["salfom"]), "main")}
+    register()
     monkeypatch.setitem(transformers.pipelines.SUPPORTED_TASKS[TASK], "default", default)
     namespace = {}
     for block in to_run("publish.md", "python"):

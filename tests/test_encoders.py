@@ -22,9 +22,10 @@ from transformers import (
 )
 
 from salfom_hf import EfficientNetLiteConfig, EfficientNetLiteModel, SalFoMConfig, SalFoMModel, UMTConfig, UMTModel
-from salfom_hf.efficientnet_lite import load_imagenet_weights
-from salfom_hf.encoders import ENCODERS, adapter_for, build_encoder
-from salfom_hf.umt import interpolate_positions, sinusoidal_table
+from salfom_hf.inference import cpu
+from salfom_hf.models.encoders import ENCODERS, adapter_for, build_encoder
+from salfom_hf.models.modeling_efficientnet_lite import load_imagenet_weights
+from salfom_hf.models.modeling_umt import interpolate_positions, sinusoidal_table
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64}
 CLIP = {**VIT, "intermediate_size": 32, "num_frames": 8}
@@ -236,7 +237,7 @@ def test_models_pickle_after_use(name):
 
 def test_folded_encoders_pickle_after_use():
     model, pixels = salfom("efficientnet_lite"), torch.randn(2, 3, 64, 64)
-    folded = model.adapter.folded(model.encoder)
+    folded = cpu.folded(model.encoder)
     with torch.no_grad():
         expected, _ = model.adapter.features(folded, pixels)
         for found in copies(folded):

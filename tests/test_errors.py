@@ -17,9 +17,9 @@ from transformers import logging
 
 from salfom_hf import cli
 from salfom_hf.errors import advice_for, is_out_of_memory
-from salfom_hf.loading import LoadError, loading
-from salfom_hf.modeling_salfom import SalFoMForVideoSaliencyPrediction
-from salfom_hf.predictor import SaliencyPredictor
+from salfom_hf.inference.predictor import SaliencyPredictor
+from salfom_hf.models.loading import LoadError, loading
+from salfom_hf.models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 
 # What the Hub answers about a repository: status and the header that says why; and what a user is to read.
 ANSWERS = {
@@ -59,8 +59,8 @@ class Hub(BaseHTTPRequestHandler):
 
 LOAD = """
 import sys
-from salfom_hf.loading import LoadError, loading
-from salfom_hf.modeling_salfom import SalFoMForVideoSaliencyPrediction
+from salfom_hf.models.loading import LoadError, loading
+from salfom_hf.models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 for name in sys.argv[1:]:
     try:
         with loading(name):

@@ -12,8 +12,6 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from salfom_hf import metrics
-from salfom_hf.blur import gaussian_blur
 from salfom_hf.data import VIDEO_FEATURES, load_dhf1k, load_hollywood2, load_stills, load_ucf_sports
 from salfom_hf.data.samples import open_sample
 from salfom_hf.evaluation import (
@@ -26,14 +24,16 @@ from salfom_hf.evaluation import (
     Scorer,
     SpectralResidual,
     evaluate,
+    metrics,
     picture,
     table,
     write_reports,
     write_submission,
 )
 from salfom_hf.evaluation.scoring import opencv_blur
-from salfom_hf.predictor import SaliencyPredictor
-from salfom_hf.sliding_window import STILL_BLUR
+from salfom_hf.inference.blur import gaussian_blur
+from salfom_hf.inference.predictor import SaliencyPredictor
+from salfom_hf.inference.sliding_window import STILL_BLUR
 
 FAST = Protocol(("nss", "cc"))
 

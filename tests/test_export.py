@@ -20,7 +20,7 @@ from PIL import Image
 import gaze_data
 from salfom_hf.data import DATASETS, STILL_FEATURES, VIDEO_FEATURES, DataError, export_dataset, load, load_export
 from salfom_hf.data.samples import open_sample
-from salfom_hf.video import VideoError
+from salfom_hf.errors import VideoError
 
 SOURCES = {
     "dhf1k_official": "dhf1k",

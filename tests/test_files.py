@@ -9,8 +9,8 @@ from contextlib import nullcontext
 import pytest
 
 from salfom_hf import files
+from salfom_hf.errors import VideoError
 from salfom_hf.files import Inputs, atomic_output, check_free, locked, may_be_folder, remove_unfinished
-from salfom_hf.video import VideoError
 
 
 def test_atomic_output_puts_files_and_folders_in_place(tmp_path):

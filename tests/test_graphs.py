@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 
 from conftest import noise
-from salfom_hf import SalFoMVideoProcessor, cli, graphs
-from salfom_hf.graphs import GraphError, export_onnx
+from salfom_hf import SalFoMVideoProcessor, cli
+from salfom_hf.export import onnx as graphs
+from salfom_hf.export.onnx import export_onnx
+from salfom_hf.export.onnx_runtime import GraphError
 
 FILES = {"config.json", "video_preprocessor_config.json", "model.onnx"}
 STREAM = {"encoder.onnx", "first.onnx", "next.onnx"}

@@ -32,9 +32,10 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 import salfom_hf
-from salfom_hf import SalFoMForVideoSaliencyPrediction, SaliencyPredictor, cli, pretrained
+from salfom_hf import SalFoMForVideoSaliencyPrediction, SaliencyPredictor, cli
 from salfom_hf.hub import publish
 from salfom_hf.hub.cards import CardError, read_results
+from salfom_hf.models import names as pretrained
 
 CARDS = Path(__file__).parents[1] / "hub_cards"
 # Of the Hub's tasks those that a card here may name; it warns of others.
@@ -569,7 +570,7 @@ def on_the_hub(own_card, monkeypatch):
     """The model with a card as `org/owls` on a Hub, where also transformers finds it."""
     hub = Hub(folder=own_card)
     monkeypatch.setattr(publish, "HfApi", hub)
-    monkeypatch.setattr("salfom_hf.loading.resolve", lambda _: own_card)
+    monkeypatch.setattr("salfom_hf.models.loading.resolve", lambda _: own_card)
     for kind in (SalFoMForVideoSaliencyPrediction, publish.SalFoMVideoProcessor):
         load = kind.from_pretrained
         monkeypatch.setattr(kind, "from_pretrained", lambda name, load=load: load(own_card))

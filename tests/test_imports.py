@@ -1,5 +1,6 @@
 """What importing the package and parsing a command line bring along, and what they leave for later."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -12,17 +13,21 @@ import salfom_hf
 
 SHIPPED = Path(salfom_hf.__file__).parent / "weights" / "salfom"
 SUBMODULES = [
-    "configuration_encoders",
-    "configuration_salfom",
-    "efficientnet_lite",
+    "convert",
     "encoders",
-    "modeling_salfom",
-    "output",
-    "pipeline_salfom",
-    "predictor",
-    "umt",
-    "video_processing_salfom",
+    "inference.pipeline",
+    "inference.predictor",
+    "inference.results",
+    "metrics",
+    "models.configuration_salfom",
+    "models.modeling_efficientnet_lite",
+    "models.modeling_salfom",
+    "models.modeling_umt",
+    "models.video_processing_salfom",
+    "video",
 ]
+# Each imports only from those before it, all from the files beside them that are not programs.
+ROOMS = ("video", "models", "inference", "hub", "export", "demo", "data", "evaluation", "training", "cli")
 
 
 def run(code: str) -> str:
@@ -99,6 +104,23 @@ def test_names_stay_what_they_are_once_all_modules_are_imported():
     assert printed.split() == salfom_hf.__all__
 
 
+def test_metrics_need_neither_datasets_nor_accelerate():
+    assert loaded_by("import salfom_hf.metrics").isdisjoint({"accelerate", "datasets", "transformers"})
+
+
+def test_rooms_import_one_way():
+    package = Path(salfom_hf.__file__).parent
+    found, allowed = set(), {"files", "errors", "__version__"}
+    for file in package.glob("*/**/*.py"):
+        room = file.relative_to(package).parts[0]
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == len(file.relative_to(package).parts):
+                targets = [node.module.partition(".")[0]] if node.module else [name.name for name in node.names]
+                below = ROOMS[: ROOMS.index(room)]
+                found |= {f"{file}: {target}" for target in targets if target not in allowed.union(below)}
+    assert not found
+
+
 def test_other_names_are_attribute_errors():
     with pytest.raises(AttributeError, match=r"^module 'salfom_hf' has no attribute 'SalFoM'$"):
         _ = salfom_hf.SalFoM
@@ -118,7 +140,7 @@ print(type(AutoVideoProcessor.from_pretrained(folder)).__name__)
 
 
 @pytest.mark.parametrize(
-    "before", ["import salfom_hf", "import transformers.pipelines, salfom_hf", "import salfom_hf.umt"]
+    "before", ["import salfom_hf", "import transformers.pipelines, salfom_hf", "import salfom_hf.models.modeling_umt"]
 )
 def test_auto_classes_know_the_models(before):
     classes = ["SalFoMConfig", "SalFoMForVideoSaliencyPrediction", "SalFoMVideoProcessor", "SalFoMVideoProcessor"]
@@ -136,8 +158,7 @@ def test_auto_classes_know_the_encoders():
 def test_transformers_knows_the_pipeline(before):
     printed = run(f"""
 {before}
-import salfom_hf
-from transformers.pipelines import PIPELINE_REGISTRY
-print(PIPELINE_REGISTRY.check_task("video-saliency-prediction")[1]["impl"] is salfom_hf.VideoSaliencyPipeline)
+import salfom_hf, transformers
+print(type(transformers.pipeline("video-saliency-prediction")) is salfom_hf.VideoSaliencyPipeline)
 """)
     assert printed.split() == ["True"]

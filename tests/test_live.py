@@ -23,8 +23,19 @@ from PIL import Image
 from conftest import noise, tiny_model, write_clip
 from demo_server import PATIENCE
 from numbered_video import number_of, numbered
-from salfom_hf import EfficientNetLiteConfig, SalFoMVideoProcessor, SaliencyPredictor, VideoError, cli, live
-from salfom_hf.live import LiveFrame, PictureServer, Reader, Slot, SourceClock, Tally, address_of, predict_live, taken
+from salfom_hf import EfficientNetLiteConfig, SalFoMVideoProcessor, SaliencyPredictor, VideoError, cli
+from salfom_hf.inference import live
+from salfom_hf.inference.live import (
+    LiveFrame,
+    PictureServer,
+    Reader,
+    Slot,
+    SourceClock,
+    Tally,
+    address_of,
+    predict_live,
+    taken,
+)
 from test_docs import run_commands, run_python, small  # noqa: F401
 
 HEIGHT, WIDTH, RATE = 64, 96, 25

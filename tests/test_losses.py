@@ -3,13 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from salfom_hf.losses import (
-    correlation,
-    kl_divergence,
-    normalized_scanpath_saliency,
-    saliency_loss,
-    similarity,
-)
+from salfom_hf.models.losses import correlation, kl_divergence, normalized_scanpath_saliency, saliency_loss, similarity
 
 EPS = 2.2204e-16
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from salfom_hf import losses, metrics
+from salfom_hf.evaluation import metrics
+from salfom_hf.models import losses
 
 DATA = Path(__file__).parent / "data" / "metrics"
 CASES = np.load(DATA / "cases.npz")

@@ -10,10 +10,8 @@ from transformers.initialization import no_init_weights
 from transformers.utils.generic import TransformersKwargs
 
 from salfom_hf import SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMModel, UMTConfig, UMTModel
-from salfom_hf.dfd import DFD
-from salfom_hf.encoders import OWN_ENCODERS
-from salfom_hf.sfd import SFD
-from salfom_hf.tcfe import TCFE
+from salfom_hf.models.encoders import OWN_MODELS
+from salfom_hf.models.modeling_salfom import DFD, SFD, TCFE
 from test_encoders import CONFIGS, settle_batch_norms
 
 pytestmark = pytest.mark.usefixtures("reproducible")
@@ -321,7 +319,7 @@ def test_wrong_inputs():
 def test_pixels_that_no_processor_made_are_refused(encoder):
     model, pixels = tiny_model(encoder), clip()
     raw = (pixels.byte(), pixels.long(), pixels.bool(), pixels.numpy(), [pixels], None)
-    for network in (model, model.salfom, *([model.salfom.encoder] if encoder in OWN_ENCODERS else [])):
+    for network in (model, model.salfom, *([model.salfom.encoder] if encoder in OWN_MODELS else [])):
         for wrong in raw:
             with pytest.raises(TypeError, match=r"float tensor .* make it with SalFoMVideoProcessor"):
                 network(wrong)
@@ -334,7 +332,7 @@ def test_pixels_that_no_processor_made_are_refused(encoder):
 def test_unknown_keywords_are_refused_and_those_of_transformers_are_not(encoder):
     model, pixels = tiny_model(encoder), clip(batch=1)
     networks = [(model, pixels), (model.salfom, pixels)]
-    if encoder in OWN_ENCODERS:
+    if encoder in OWN_MODELS:
         own = model.salfom.encoder
         networks.append((own, pixels[:, 0] if encoder == "efficientnet_lite" else pixels))
     for network, values in networks:

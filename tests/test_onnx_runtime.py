@@ -12,7 +12,7 @@ import torch
 from conftest import noise
 from salfom_hf import SaliencyPredictor, cli
 from salfom_hf.evaluation import Model
-from salfom_hf.onnx_runtime import GraphError, OnnxPredictor
+from salfom_hf.export.onnx_runtime import GraphError, OnnxPredictor
 
 VIDEO = noise(11)
 

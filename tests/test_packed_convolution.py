@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from salfom_hf import packed_convolution
-from salfom_hf.packed_convolution import PackedConvolution
+from salfom_hf.inference import cpu
+from salfom_hf.inference.cpu import PackedConvolution
 
 CASES = [
     {"inputs": 8, "outputs": 12, "kernel": 1},
@@ -34,7 +34,7 @@ def way(request, monkeypatch):
     if request.param == "fused" and not torch.backends.mkldnn.is_available():
         pytest.skip("PyTorch was built without oneDNN.")
     if request.param == "plain":
-        monkeypatch.delattr(packed_convolution.torch._C._nn, "mkldnn_reorder_conv2d_weight")
+        monkeypatch.delattr(cpu.torch._C._nn, "mkldnn_reorder_conv2d_weight")
     return request.param
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from salfom_hf import acceleration
-from salfom_hf.convert import detect_kind, to_salfom
+from salfom_hf.export.convert import detect_kind, to_salfom
+from salfom_hf.inference import cpu
 
 DATA = Path(__file__).parent / "data" / "parity"
 SEED = 2404
@@ -124,8 +124,8 @@ def test_float32_agrees_with_the_released_network(converted, clip, reference):
 def test_prepared_for_inference_it_agrees_too(converted, clip, reference, monkeypatch):
     model, _ = converted
     # Whatever is fastest here: this is the furthest from what PyTorch would do.
-    monkeypatch.setattr(acceleration, "measure", lambda dtype, threads: ("onednn", "tiled_onednn"))
-    acceleration.prepare_for_inference(model)
+    monkeypatch.setattr(cpu, "measure", lambda dtype, threads: ("onednn", "tiled_onednn"))
+    cpu.prepare_for_inference(model)
     with torch.inference_mode():
         saliency = model(clip).saliency.numpy()
     difference = np.abs(saliency - reference["saliency"]).max()
@@ -134,7 +134,7 @@ def test_prepared_for_inference_it_agrees_too(converted, clip, reference, monkey
 
 
 @pytest.mark.skipif(
-    not acceleration.computes_in_hardware(torch.bfloat16),
+    not cpu.computes_in_hardware(torch.bfloat16),
     reason="This CPU has no bfloat16 units: emulated, the full-size network takes over ten minutes.",
 )
 def test_bfloat16_correlates_with_the_released_network(converted, clip, reference):

@@ -13,7 +13,8 @@ from PIL import Image
 
 import salfom_hf
 from conftest import noise, write_clip
-from salfom_hf import SaliencyPredictor, VideoError, pipeline, pipeline_salfom
+from salfom_hf import SaliencyPredictor, VideoError, pipeline
+from salfom_hf.inference import pipeline as pipeline_salfom
 
 VIDEO = noise(6)
 
@@ -292,7 +293,7 @@ def test_a_saved_pipeline_loads_again(pipe, clip, tmp_path):
         assert isinstance(loaded, pipeline_salfom.VideoSaliencyPipeline)
         check(loaded(clip), expected["maps"], expected["timestamps"])
     # And where this package is not: the rest is tested with folders for the Hub.
-    assert (folder / "pipeline_salfom.py").is_file()
+    assert (folder / "pipeline.py").is_file()
 
 
 def test_it_is_where_transformers_looks():

@@ -20,8 +20,8 @@ from PIL import Image
 from conftest import EMULATED, noise, write_clip
 from salfom_hf import SaliencyPredictor, predict
 from salfom_hf.data import export_dataset, load, load_export, open_sample
-from salfom_hf.render import to_gray
-from salfom_hf.saliency_column import SaliencyColumn
+from salfom_hf.evaluation.saliency_column import SaliencyColumn
+from salfom_hf.video.drawing import to_gray
 
 # Names alone would be the same in two of the subfolders.
 VIDEOS = {"a/x.mp4": 5, "a/deep/er/x.mp4": 6, "b/x.mp4": 7, "y.mkv": 8}

@@ -14,12 +14,12 @@ from PIL import Image
 
 from conftest import noise, write_clip
 from salfom_hf import SalFoMVideoProcessor, SaliencyPredictor, VideoError
-from salfom_hf.blur import gaussian_blur
 from salfom_hf.evaluation.methods import maps_of_stills
-from salfom_hf.render import COLORMAPS, color_table, heatmap, overlay, side_by_side, to_gray
-from salfom_hf.sliding_window import STILL_BLUR, saliency_maps, sees_stills
-from salfom_hf.streaming import FrameEncoder
-from salfom_hf.video import Frame, read_frames
+from salfom_hf.inference.blur import gaussian_blur
+from salfom_hf.inference.shared_windows import FrameEncoder
+from salfom_hf.inference.sliding_window import STILL_BLUR, saliency_maps, sees_stills
+from salfom_hf.video.drawing import COLORMAPS, color_table, heatmap, overlay, side_by_side, to_gray
+from salfom_hf.video.reading import Frame, read_frames
 
 VIDEO = noise(11)
 
@@ -212,7 +212,7 @@ def endless_file(monkeypatch):
         finally:
             decoding["closed"] = True
 
-    monkeypatch.setattr("salfom_hf.predictor.read_frames", read)
+    monkeypatch.setattr("salfom_hf.inference.predictor.read_frames", read)
     return decoding
 
 
@@ -242,7 +242,7 @@ def test_an_error_of_decoding_reaches_the_caller_and_ends_the_thread(predictor, 
         yield from (Frame(VIDEO[index], Fraction(index, 25)) for index in range(whole))
         raise VideoError("clip.mp4 breaks off")
 
-    monkeypatch.setattr("salfom_hf.predictor.read_frames", read)
+    monkeypatch.setattr("salfom_hf.inference.predictor.read_frames", read)
     before = set(threading.enumerate())
     with pytest.raises(VideoError, match="breaks off"):
         list(predictor.stream("clip.mp4"))

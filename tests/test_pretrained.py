@@ -18,7 +18,7 @@ from salfom_hf import (
     SalFoMVideoProcessor,
     SaliencyPredictor,
 )
-from salfom_hf import pretrained as names
+from salfom_hf.models import names
 
 SHIPPED = Path(salfom_hf.__file__).parent / "weights" / "salfom"
 

@@ -14,9 +14,9 @@ from transformers.video_utils import VideoMetadata
 
 from conftest import noise
 from salfom_hf import SalFoMVideoProcessor
-from salfom_hf.modeling_salfom import SalFoMOutput
-from salfom_hf.video import read_frames
-from salfom_hf.video_processing_salfom import to_tensor
+from salfom_hf.models.modeling_salfom import SalFoMOutput
+from salfom_hf.models.video_processing_salfom import to_tensor
+from salfom_hf.video.reading import read_frames
 
 VIDEO = noise(4)
 

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from conftest import noise, write_clip
-from salfom_hf import SaliencyPredictor, output
-from salfom_hf.output import write
-from salfom_hf.profiling import Profile, speed, stage
-from salfom_hf.video import probe
+from salfom_hf import SaliencyPredictor
+from salfom_hf.inference import results as output
+from salfom_hf.inference.profiling import Profile, speed, stage
+from salfom_hf.inference.results import write
+from salfom_hf.video.reading import probe
 
 
 def test_stages_are_counted_while_a_profile_is_made():

@@ -14,7 +14,7 @@ from conftest import write_clip
 from numbered_video import HEIGHT, WIDTH, make_video, number_of
 from salfom_hf import cli
 from salfom_hf.data import DataError, GazeFolder, load_gazefolder, make_gazefolder, open_sample
-from salfom_hf.video import VideoError
+from salfom_hf.errors import VideoError
 
 # Of the video whose frame rate varies: when its frames are shown.
 TICKS, TICK = [0, 30, 100, 110, 500, 1234, 1235, 3000], Fraction(1, 600)

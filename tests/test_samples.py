@@ -10,7 +10,8 @@ from PIL import Image
 from gaze_data import EMPTY_FRAME, HEIGHT, WIDTH, gaze_video, write_avi, write_images
 from salfom_hf.data.features import DataError
 from salfom_hf.data.samples import GazeStill, GazeVideo, open_sample
-from salfom_hf.video import VideoError, read_frames
+from salfom_hf.errors import VideoError
+from salfom_hf.video.reading import read_frames
 
 NAMES = [f"{number:04d}.png" for number in range(1, 21)]
 PICTURES, FIXATIONS, DENSITIES = gaze_video(7, empty=(EMPTY_FRAME,))

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from salfom_hf.evaluation import steadiness, steadiness_table, write_steadiness
+from salfom_hf.evaluation.steadiness import steadiness, steadiness_table, write_steadiness
 
 
 def test_each_map_is_compared_with_the_one_before():

@@ -10,8 +10,9 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState
 from accelerate.utils.launch import prepare_multi_gpu_env
 
+from salfom_hf.cli.train import parse
 from salfom_hf.train import make_accelerator
-from salfom_hf.training.config import LAUNCH_CONFIGS, ConfigError, TrainingConfig, parse, preset_names
+from salfom_hf.training.config import LAUNCH_CONFIGS, ConfigError, TrainingConfig, preset_names
 
 DATA = ("--data-dir", "data")
 

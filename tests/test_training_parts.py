@@ -13,7 +13,7 @@ from transformers import AutoModel
 
 import gaze_data
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor
-from salfom_hf.encoders import ENCODERS
+from salfom_hf.models.encoders import ENCODERS
 from salfom_hf.training.card import write_report
 from salfom_hf.training.checkpoints import CheckpointError, Checkpoints, Progress
 from salfom_hf.training.config import ConfigError, TrainingConfig
@@ -311,7 +311,7 @@ def test_model_to_go_on_from(model_folder, framewise_model):
     ],
 )
 def test_what_no_model_can_be_made_of(encoders, model_folder, monkeypatch, tmp_path, settings, message):
-    monkeypatch.setattr("salfom_hf.pretrained.KNOWN", {"salfom-large": tmp_path / "none"})
+    monkeypatch.setattr("salfom_hf.models.names.KNOWN", {"salfom-large": tmp_path / "none"})
     settings = {key: str(model_folder) if value == "MODEL" else value for key, value in settings.items()}
     with pytest.raises(ConfigError) as error:
         build_model(configuration(**{"encoder": encoders / "umt", **settings}))

@@ -25,10 +25,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModel
 
 import gaze_data
-from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SaliencyPredictor, metrics, train
+from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SaliencyPredictor, train
 from salfom_hf.data import ClipDataset, hold_out, load
+from salfom_hf.evaluation import metrics
 from salfom_hf.hub import publish
-from salfom_hf.pretrained import KNOWN
+from salfom_hf.models.names import KNOWN
 from salfom_hf.training import loop
 from salfom_hf.training.config import preset_names, read_settings
 from salfom_hf.training.data import files_in, state_of_model, states

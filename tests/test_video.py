@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from numbered_video import HEIGHT, WIDTH, make_video, number_of, numbered, numbers
-from salfom_hf.video import VideoError, probe, read_frames, read_frames_at
+from salfom_hf.errors import VideoError
+from salfom_hf.video.reading import probe, read_frames
+from salfom_hf.video.seeking import read_frames_at
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def test_a_range_starts_and_ends_at_the_right_frames(tmp_path, suffix):
 def test_seeking_does_not_decode_what_comes_before(tmp_path, monkeypatch):
     path = make_video(tmp_path / "long.mp4", range(600))
     decoded = []
-    import salfom_hf.video as module
+    import salfom_hf.video.reading as module
 
     original = module._decoded
     monkeypatch.setattr(module, "_decoded", lambda *a: (decoded.append(frame.pts) or frame for frame in original(*a)))
@@ -91,7 +93,7 @@ def test_missing_timestamps_follow_at_the_frame_rate(tmp_path):
     ],
 )
 def test_timestamps_strictly_increase_whatever_the_file_says(clip, monkeypatch, pts, expected):
-    import salfom_hf.video as module
+    import salfom_hf.video.reading as module
 
     def decoded(container, stream, rate):
         for ticks in pts:
@@ -171,7 +173,7 @@ def test_a_size_that_changes_on_the_way_is_scaled_to_the_first(tmp_path):
 
 
 def test_reading_is_lazy(clip, monkeypatch):
-    import salfom_hf.video as module
+    import salfom_hf.video.reading as module
 
     made = []
     original = module._rgb
@@ -224,7 +226,7 @@ def test_any_frame_is_the_one_that_reading_in_order_gives(tmp_path, name, codec,
 def test_a_frame_is_decoded_from_the_key_frame_before_it(tmp_path, monkeypatch, name, codec, options):
     pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     path = make_video(tmp_path / name, range(600), codec=codec, pix_fmt=pix_fmt, codec_options=options)
-    import salfom_hf.video as module
+    import salfom_hf.video.seeking as module
 
     if "second_time" in name:
         numbers_at(path, [0])

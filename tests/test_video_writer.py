@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from numbered_video import HEIGHT, WIDTH, make_video, number_of, numbered, numbers
-from salfom_hf.video import VideoError, probe, read_frames
-from salfom_hf.video_writer import VideoWriter
+from salfom_hf.errors import VideoError
+from salfom_hf.video.reading import probe, read_frames
+from salfom_hf.video.writing import VideoWriter
 
 NTSC = Fraction(30000, 1001)
 
@@ -250,7 +251,7 @@ def test_a_full_disk_is_reported(tmp_path, monkeypatch):
 COPY_AND_WEIGH = """
 import sys
 from salfom_hf.video import probe, read_frames
-from salfom_hf.video_writer import VideoWriter
+from salfom_hf.video.writing import VideoWriter
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -6,36 +6,35 @@ Names are imported when they are first used (PEP 562): transformers and PyTorch 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .registration import register
+from .inference.auto import install
 
 if TYPE_CHECKING:
-    from .configuration_encoders import EfficientNetLiteConfig, UMTConfig
-    from .configuration_salfom import SalFoMConfig
-    from .efficientnet_lite import EfficientNetLiteModel
-    from .modeling_salfom import SalFoMForVideoSaliencyPrediction, SalFoMModel
-    from .pipeline_salfom import VideoSaliencyPipeline, pipeline
-    from .predictor import SaliencyFrame, SaliencyPredictor
-    from .umt import UMTModel
-    from .video import VideoError
-    from .video_processing_salfom import SalFoMVideoProcessor
+    from .errors import VideoError
+    from .inference.pipeline import VideoSaliencyPipeline, pipeline
+    from .inference.predictor import SaliencyFrame, SaliencyPredictor
+    from .models.configuration_salfom import EfficientNetLiteConfig, SalFoMConfig, UMTConfig
+    from .models.modeling_efficientnet_lite import EfficientNetLiteModel
+    from .models.modeling_salfom import SalFoMForVideoSaliencyPrediction, SalFoMModel
+    from .models.modeling_umt import UMTModel
+    from .models.video_processing_salfom import SalFoMVideoProcessor
 
     __version__: str
 
 # Name → module that defines it.
 _MODULES = {
-    "EfficientNetLiteConfig": "configuration_encoders",
-    "EfficientNetLiteModel": "efficientnet_lite",
-    "SalFoMConfig": "configuration_salfom",
-    "SalFoMForVideoSaliencyPrediction": "modeling_salfom",
-    "SalFoMModel": "modeling_salfom",
-    "SalFoMVideoProcessor": "video_processing_salfom",
-    "SaliencyFrame": "predictor",
-    "SaliencyPredictor": "predictor",
-    "UMTConfig": "configuration_encoders",
-    "UMTModel": "umt",
-    "VideoError": "video",
-    "VideoSaliencyPipeline": "pipeline_salfom",
-    "pipeline": "pipeline_salfom",
+    "EfficientNetLiteConfig": "models.configuration_salfom",
+    "EfficientNetLiteModel": "models.modeling_efficientnet_lite",
+    "SalFoMConfig": "models.configuration_salfom",
+    "SalFoMForVideoSaliencyPrediction": "models.modeling_salfom",
+    "SalFoMModel": "models.modeling_salfom",
+    "SalFoMVideoProcessor": "models.video_processing_salfom",
+    "SaliencyFrame": "inference.predictor",
+    "SaliencyPredictor": "inference.predictor",
+    "UMTConfig": "models.configuration_salfom",
+    "UMTModel": "models.modeling_umt",
+    "VideoError": "errors",
+    "VideoSaliencyPipeline": "inference.pipeline",
+    "pipeline": "inference.pipeline",
 }
 
 __all__ = [
@@ -72,4 +71,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_MODULES, "__version__"})
 
 
-register()
+install()

@@ -5,6 +5,11 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
 
 _ADVICE = {
     errno.ENOSPC: "free some space, or choose another place",
@@ -21,6 +26,7 @@ _ADVICE = {
     errno.ENFILE: "too many files are open: close other programs",
     errno.EIO: "the disk or the connection to it fails: check it",
 }
+
 # PyTorch's CPU allocator (Linux, Windows), CUDA, ROCm and Apple's GPUs, cuBLAS and cuDNN, C++, onnxruntime.
 _OUT_OF_MEMORY = re.compile(
     r"\bout of memory|can(no|')t allocate memory|cannot allocate memory|not enough memory|_ALLOC_FAILED|bad[_ ]alloc"
@@ -110,6 +116,37 @@ def needs_extra(what: str, extra: str) -> str:
         f"{what} needs more packages: in a clone of this package's repository, "
         f'run pip install -c constraints.txt ".[{extra}]"'
     )
+
+
+class VideoError(Exception):
+    """A file cannot be read or written; the message names it and says what to do."""
+
+
+def refuse_pipe(path: Path) -> None:
+    """Refuse what is no file or folder, in words for videos and images; other files have `errors.check_file`.
+
+    Raises:
+        VideoError: it is a pipe, a socket or a device, or not there.
+    """
+    with reported(f"Cannot read {path}"):
+        kind = unlike_file(path)
+    if kind:
+        raise VideoError(
+            f"{path} is {kind} and not a file; show what comes from it by `salfom live -`, or save it as a file first."
+        )
+
+
+@contextmanager
+def reported(message: str, advice: str = "check the path and its permissions") -> Iterator[None]:
+    """Turn errors of FFmpeg and of the file system into a `VideoError`; `advice` is for those that say too little."""
+    try:
+        yield
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(f"{message} ({reason_of(error)}); {advice_for(error, advice)}.") from error
+
+
+def listed(suffixes: Any) -> str:
+    return ", ".join(sorted(suffixes))
 
 
 __all__ = [

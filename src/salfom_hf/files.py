@@ -1,4 +1,4 @@
-"""Outputs that take their place only when complete, and never that of an input."""
+"""Outputs that take their place only when complete, and errors that users understand."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
-from .video import VideoError, listed, reported
+from .errors import VideoError, listed, reported
 
 # Of the folder beside an output in which it is written, and what is in it: a lock file, the folder of the new output,
 # and that of the old one where a system cannot exchange the two.

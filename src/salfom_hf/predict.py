@@ -37,12 +37,13 @@ except ImportError as error:
 
 from .cli.common import FAILURE, CommandParser, UsageError, at_least_one, in_words, load_predictor, report, some_path
 from .cli.predict import RESULT, Skipped, add_options, failing_alone, input_names, sources
+from .errors import VideoError, refuse_pipe, reported
 from .files import check_free, is_taken, may_be_folder, remove_unfinished
-from .output import default_output, inputs_of, write
-from .predictor import SaliencyFrame
-from .pretrained import local
-from .training.processes import OtherProcessError, all_or_none, lost_connection
-from .video import READ_IMAGES, VIDEO_SUFFIXES, VideoError, probe, refuse_pipe, reported
+from .inference.predictor import SaliencyFrame
+from .inference.processes import OtherProcessError, all_or_none, lost_connection
+from .inference.results import default_output, inputs_of, write
+from .models.names import local
+from .video.reading import READ_IMAGES, VIDEO_SUFFIXES, probe
 
 # Until a process that waits takes the others for lost though they are still connected: some videos take days.
 PATIENCE = timedelta(days=20)

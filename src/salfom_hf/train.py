@@ -48,20 +48,21 @@ except ImportError as error:
         sys.exit(f"salfom: {needed}")
     raise ImportError(needed) from error
 
-from .allocation import keep_freed_memory
 from .cli.common import print_traceback
+from .cli.train import parse
 from .data import DataError
+from .errors import VideoError
 from .files import Inputs, atomic_output, locked, remove_unfinished
 from .hub.publish import PublishError, push
-from .pretrained import local
+from .inference.cpu import keep_freed_memory
+from .inference.processes import LOST, OtherProcessError, all_or_none, lost_connection
+from .models.names import local
 from .training.card import write_report
 from .training.checkpoints import CheckpointError
-from .training.config import ConfigError, TrainingConfig, parse
+from .training.config import ConfigError, TrainingConfig
 from .training.data import build_clips, folder_of, states
 from .training.loop import ENDING, LOG, Trainer, TrainingStoppedError
 from .training.model import build_model
-from .training.processes import LOST, OtherProcessError, all_or_none, lost_connection
-from .video import VideoError
 
 FAILURE = 2
 SETTINGS, DATA = "config.yaml", "data.json"

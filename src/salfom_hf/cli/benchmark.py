@@ -6,8 +6,8 @@ from contextlib import nullcontext
 
 from ..errors import is_out_of_memory
 from ..files import Inputs, check_free, check_suffix
-from ..loading import LoadError, loading
-from ..pretrained import KNOWN, local
+from ..models.loading import LoadError, loading
+from ..models.names import KNOWN, local
 from .common import UsageError, at_least_one, note_emulated, some_path, usable_device
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -66,10 +66,10 @@ def benchmark(args: argparse.Namespace) -> int:
 def measure(args: argparse.Namespace) -> int:
     import torch
 
-    from .. import benchmarking
-    from ..allocation import keep_freed_memory
-    from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
-    from ..video_processing_salfom import SalFoMVideoProcessor
+    from ..inference import benchmarking
+    from ..inference.cpu import keep_freed_memory
+    from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
+    from ..models.video_processing_salfom import SalFoMVideoProcessor
 
     device = torch.device(usable_device(args.device))
     if args.threads:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import advice_for, described, is_out_of_memory, is_sentence
-from ..loading import loading
+from ..models.loading import loading
 
 FAILURE = 2
 NO_COMPILER = "torch.compile does not work on this machine; leave out --compile."
@@ -112,7 +112,7 @@ def note_emulated(dtypes: Iterable[str], device: str) -> None:
     """One line on stderr, of the main process, where a CPU emulates a dtype: float32 is faster there."""
     import torch
 
-    from ..acceleration import computes_in_hardware
+    from ..inference.cpu import computes_in_hardware
 
     emulated = [name for name in dtypes if not computes_in_hardware(getattr(torch, name))]
     other = torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank()
@@ -144,9 +144,8 @@ def load_predictor(name: str, args: argparse.Namespace):
     """
     import torch
 
-    from ..acceleration import exact_float32
-    from ..allocation import keep_freed_memory
-    from ..predictor import SaliencyPredictor
+    from ..inference.cpu import exact_float32, keep_freed_memory
+    from ..inference.predictor import SaliencyPredictor
 
     keep_freed_memory()
     exact_float32()
@@ -178,7 +177,7 @@ def load_onnx_predictor(name: str, args: argparse.Namespace):
     import torch
     import transformers
 
-    from ..onnx_runtime import GraphError, OnnxPredictor
+    from ..export.onnx_runtime import GraphError, OnnxPredictor
 
     if args.compile:
         raise UsageError("--compile is for PyTorch; leave it out with --runtime onnx.")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..pretrained import installed
+from ..models.names import installed
 from .common import UsageError, some_path
 
 
@@ -20,7 +20,7 @@ def add(commands) -> None:
 
 
 def convert(args: argparse.Namespace) -> int:
-    from ..convert import ConversionError, convert_checkpoint
+    from ..export.convert import ConversionError, convert_checkpoint
 
     if (args.output is None) != args.install:
         raise UsageError("Name the folder to make, or pass --install (one of the two).")

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..files import Inputs, atomic_output, check_free, check_suffix
-from ..video import IMAGE_SUFFIXES
+from ..video.reading import IMAGE_SUFFIXES
 from .common import FAILURE, UsageError, at_least_one, print_traceback, some_path, whole_number
 
 # Named here as well as in `salfom_hf.data`, which takes a second to import.

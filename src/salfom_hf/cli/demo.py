@@ -4,7 +4,7 @@ import argparse
 import signal
 from functools import partial
 
-from ..pretrained import KNOWN
+from ..models.names import KNOWN
 from .common import UsageError, add_model_options, load_predictor, whole_number
 
 

@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from ..errors import advice_for, is_out_of_memory
 from ..files import Inputs, check_free, check_suffix
-from ..output import inputs_of
-from ..pretrained import KNOWN, local
+from ..inference.results import inputs_of
+from ..models.names import KNOWN, local
 from .common import UsageError, add_model_options, at_least_one, load_predictor, not_negative, some_path, whole_number
 from .data import DATASETS, add_skip_invalid, reporting
 from .predict import Skipped, sources
@@ -241,7 +241,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def steadiness(args: argparse.Namespace) -> int:
-    from .. import evaluation
+    from ..evaluation import steadiness
 
     skipped = Skipped()
     videos = list(dict.fromkeys(video for path in args.videos for video in sources(path, skipped)))
@@ -256,13 +256,13 @@ def steadiness(args: argparse.Namespace) -> int:
             for video in videos:
                 maps = model.maps_of_video(video, args.start, args.duration)
                 with progress_bar(None, f"{model.name}: {video.name}", maps) as bar:
-                    values[model.name].append(evaluation.steadiness(bar))
+                    values[model.name].append(steadiness.steadiness(bar))
     names = [str(video) for video in videos]
-    print(evaluation.steadiness_table(names, values))
+    print(steadiness.steadiness_table(names, values))
     if args.output is not None:
         options = ("stride", "batch_size", "device", "dtype", "runtime", "start", "duration")
         about = {"options": {name: getattr(args, name) for name in options}}
-        evaluation.write_steadiness(args.output, names, values, about, args.overwrite)
+        steadiness.write_steadiness(args.output, names, values, about, args.overwrite)
     return 0
 
 

@@ -4,8 +4,8 @@ import argparse
 
 from ..errors import advice_for, reason_of
 from ..files import Inputs, check_free, check_suffix
-from ..loading import loading
-from ..pretrained import KNOWN, local
+from ..models.loading import loading
+from ..models.names import KNOWN, local
 from . import hub
 from .common import UsageError, at_least_one, some_path
 
@@ -65,9 +65,9 @@ def export(function, args: argparse.Namespace, **options) -> int:
     """Load the model, export it, and tell what the check found."""
     import torch
 
-    from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
-    from ..onnx_runtime import GraphError
-    from ..video_processing_salfom import SalFoMVideoProcessor
+    from ..export.onnx_runtime import GraphError
+    from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
+    from ..models.video_processing_salfom import SalFoMVideoProcessor
 
     check_free(args.output, args.overwrite, Inputs(*local(args.model), *options.get("calibration", ())))
     with loading(args.model):
@@ -97,7 +97,7 @@ def export(function, args: argparse.Namespace, **options) -> int:
 
 
 def onnx(args: argparse.Namespace) -> int:
-    from ..graphs import export_onnx
+    from ..export.onnx import export_onnx
 
     if args.calibrate and not args.int8:
         raise UsageError("--calibrate sets the ranges of int8; add --int8, or leave it out.")
@@ -105,7 +105,7 @@ def onnx(args: argparse.Namespace) -> int:
 
 
 def torch_export(args: argparse.Namespace) -> int:
-    from ..graphs import export_program
+    from ..export.onnx import export_program
 
     check_suffix(args.output, (".pt2",), "a program of torch.export")
     return export(export_program, args)

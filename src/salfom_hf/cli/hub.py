@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..pretrained import KNOWN
+from ..models.names import KNOWN
 from .common import UsageError, some_path
 
 

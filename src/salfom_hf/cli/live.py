@@ -10,10 +10,10 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from ..files import Inputs, check_free, check_suffix
-from ..pretrained import KNOWN, local
-from ..render import COLORMAPS, overlay
-from ..video import FILE_PROTOCOL
-from ..video_writer import CONTAINERS, VideoWriter
+from ..models.names import KNOWN, local
+from ..video.drawing import COLORMAPS, overlay
+from ..video.reading import FILE_PROTOCOL
+from ..video.writing import CONTAINERS, VideoWriter
 from .common import UsageError, add_model_options, load_predictor, not_negative, whole_number
 
 PORT = 7861
@@ -81,7 +81,7 @@ class Status:
     """What is said of a run: on a terminal a line that changes every second, and a sentence at the end."""
 
     def __init__(self, slot):
-        from ..live import Tally
+        from ..inference.live import Tally
 
         self.slot, self.tally, self.recent = slot, Tally(), Tally()
 
@@ -102,7 +102,8 @@ class Status:
 
 
 def live(args: argparse.Namespace) -> int:
-    from ..live import PictureServer, Reader, Slot, StreamWriter, image_of, show, taken, warm_up
+    from ..inference.live import PictureServer, Reader, Slot, StreamWriter, show, taken, warm_up
+    from ..video.reading import image_of
 
     to_file = args.output is not None and args.output != "-" and "://" not in args.output
     if args.output == "-" and os.isatty(1):

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from ..errors import advice_for, is_out_of_memory, is_sentence
+from ..errors import VideoError, advice_for, is_out_of_memory, is_sentence
 from ..files import check_free, may_be_folder
-from ..output import FORMATS, check_name, default_output, inputs_of, write
-from ..pretrained import KNOWN, local
-from ..profiling import Profile, speed
-from ..render import COLORMAPS
-from ..video import READ_IMAGES, VIDEO_SUFFIXES, VideoError, probe
+from ..inference.profiling import Profile, speed
+from ..inference.results import FORMATS, check_name, default_output, inputs_of, write
+from ..models.names import KNOWN, local
+from ..video.drawing import COLORMAPS
+from ..video.reading import READ_IMAGES, VIDEO_SUFFIXES, probe
 from .common import FAILURE, UsageError, add_model_options, in_words, load_predictor, not_negative, report, some_path
 
 if TYPE_CHECKING:
-    from ..predictor import SaliencyFrame
+    from ..inference.predictor import SaliencyFrame
 
 # Why something in a folder is skipped.
 RESULT = "an earlier run made it; name it to predict it"

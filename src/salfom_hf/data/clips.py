@@ -15,7 +15,7 @@ from torch.utils import data
 from torch.utils.data import default_collate
 from transformers.image_utils import SizeDict
 
-from ..video_processing_salfom import SalFoMVideoProcessor
+from ..models.video_processing_salfom import SalFoMVideoProcessor
 from .augmentation import Augmentation
 from .features import DataError
 from .samples import GazeStill, open_sample

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..render import overlay
+from ..video.drawing import overlay
 from .samples import GazeStill, GazeVideo
 
 # Pixels, if not said otherwise.

@@ -23,9 +23,8 @@ from datasets import Dataset, Features, Image, IterableDataset, List, Value, Vid
 from datasets.utils.py_utils import convert_file_size_to_int
 from tqdm import tqdm
 
-from ..errors import advice_for, reason_of
+from ..errors import VideoError, advice_for, reason_of, reported
 from ..files import atomic_output
-from ..video import VideoError, reported
 from .export_card import dataset_card
 from .features import STILL_FEATURES, VIDEO_FEATURES, DataError
 

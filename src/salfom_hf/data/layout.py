@@ -19,8 +19,8 @@ import av
 from PIL import Image
 from tqdm import tqdm
 
-from ..errors import check_file
-from ..video import IMAGE_SUFFIXES, VideoError, opened, video_stream
+from ..errors import VideoError, check_file
+from ..video.reading import IMAGE_SUFFIXES, opened, video_stream
 from .features import DataError
 
 # By how many frames the header of a video may differ from the number of its maps. Containers count frames that no

@@ -18,8 +18,8 @@ import torch
 from datasets import Dataset, IterableDataset
 from torch.nn import functional as F
 
-from ..blur import gaussian_blur
-from ..video_processing_salfom import SalFoMVideoProcessor
+from ..inference.blur import gaussian_blur
+from ..models.video_processing_salfom import SalFoMVideoProcessor
 from .augmentation import Augmentation
 from .clips import EpochDataset, lazy_row
 from .samples import open_sample

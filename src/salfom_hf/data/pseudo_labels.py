@@ -16,10 +16,10 @@ from PIL import Image
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..blur import gaussian_blur
 from ..errors import needs_extra, reason_of
 from ..files import Inputs, atomic_output, check_free
-from ..video import probe, read_frames
+from ..inference.blur import gaussian_blur
+from ..video.reading import probe, read_frames
 from .export import writing
 from .features import DataError
 from .recordings import find_videos, make_clip_folder, write_frame

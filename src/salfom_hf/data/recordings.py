@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..blur import blur_matrix
-from ..errors import check_file, reason_of
+from ..errors import check_file, reason_of, reported
 from ..files import Inputs, atomic_output, check_free
-from ..video import VIDEO_SUFFIXES, VideoInfo, probe, read_frames, reported
+from ..inference.blur import blur_matrix
+from ..video.reading import VIDEO_SUFFIXES, VideoInfo, probe, read_frames
 from .builder import FPS_FILE
 from .export import writing
 from .features import DataError

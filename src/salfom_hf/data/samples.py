@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..blur import gaussian_blur
-from ..errors import check_file, reason_of
-from ..video import IMAGE_RATE, VideoError, load_image, read_frames_at
+from ..errors import VideoError, check_file, reason_of
+from ..inference.blur import gaussian_blur
+from ..video.reading import IMAGE_RATE, load_image
+from ..video.seeking import read_frames_at
 from .features import DataError
 from .layout import FRAME_TOLERANCE
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..errors import check_file
-from ..video import IMAGE_SUFFIXES
+from ..video.reading import IMAGE_SUFFIXES
 from .features import STILL_FEATURES, DataError
 from .layout import Problem, decoded_size, image_stamps, list_folder, stamp
 

@@ -18,11 +18,11 @@ from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
-from ..errors import is_out_of_memory
-from ..predictor import SaliencyPredictor
-from ..pretrained import KNOWN, holds_model, resolve
-from ..render import COLORMAPS
-from ..video import VideoError, read_frames
+from ..errors import VideoError, is_out_of_memory
+from ..inference.predictor import SaliencyPredictor
+from ..models.names import KNOWN, holds_model, resolve
+from ..video.drawing import COLORMAPS
+from ..video.reading import read_frames
 from .attention import path_in_words, place
 from .runs import (
     KEPT,

@@ -23,13 +23,14 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from ..background import in_background
-from ..output import write_npz
-from ..predictor import SaliencyFrame, SaliencyPredictor
-from ..render import heatmap, overlay
-from ..video import FILE_PROTOCOL, IMAGE_SUFFIXES, VideoError, VideoInfo, listed, probe, read_frames, reported
-from ..video_processing_salfom import resize_map
-from ..video_writer import VideoWriter
+from ..errors import VideoError, listed, reported
+from ..inference.predictor import SaliencyFrame, SaliencyPredictor
+from ..inference.results import write_npz
+from ..inference.threads import in_background
+from ..models.video_processing_salfom import resize_map
+from ..video.drawing import heatmap, overlay
+from ..video.reading import FILE_PROTOCOL, IMAGE_SUFFIXES, VideoInfo, probe, read_frames
+from ..video.writing import VideoWriter
 from .attention import Attention, attention, write_csv
 
 MAX_BYTES = 100 * 2**20
@@ -295,7 +296,7 @@ def write_files(
         maps: of this part of the source.
         folder: an empty one.
         start, length: the part, in seconds.
-        colormap: a name in [`COLORMAPS`][salfom_hf.render.COLORMAPS].
+        colormap: a name in [`COLORMAPS`][salfom_hf.video.drawing.COLORMAPS].
         opacity: 0…1.
         bounds: of this run.
         progress: called after every frame.

@@ -1,47 +1,34 @@
-"""Scoring of saliency maps on gaze datasets, how steady they are in time, and submissions to the DHF1K server."""
+"""
+Scoring of saliency maps on gaze datasets, how steady they are in time, and submissions to the DHF1K server.
 
-from .methods import (
-    BASELINES,
-    Center,
-    EvaluationError,
-    InterObserver,
-    Method,
-    Model,
-    Predictions,
-    SpectralResidual,
-)
-from .report import picture, save_picture, table, write_reports
-from .running import REPORTS, check_dataset, evaluate, has_changed, kept_scores
-from .scoring import DEFAULT_METRICS, METRICS, Protocol, Scorer, Scores
-from .steadiness import steadiness, steadiness_table, write_steadiness
-from .submission import check_submission, write_submission
+Names are imported when they are first used (PEP 562): `salfom_hf.metrics` needs none of what reads datasets.
+"""
 
-__all__ = [
-    "BASELINES",
-    "DEFAULT_METRICS",
-    "METRICS",
-    "REPORTS",
-    "Center",
-    "EvaluationError",
-    "InterObserver",
-    "Method",
-    "Model",
-    "Predictions",
-    "Protocol",
-    "Scorer",
-    "Scores",
-    "SpectralResidual",
-    "check_dataset",
-    "check_submission",
-    "evaluate",
-    "has_changed",
-    "kept_scores",
-    "picture",
-    "save_picture",
-    "steadiness",
-    "steadiness_table",
-    "table",
-    "write_reports",
-    "write_steadiness",
-    "write_submission",
-]
+from importlib import import_module
+
+# Module → names that it defines.
+_NAMES = {
+    "methods": (
+        "BASELINES",
+        "Center",
+        "EvaluationError",
+        "InterObserver",
+        "Method",
+        "Model",
+        "Predictions",
+        "SpectralResidual",
+    ),
+    "report": ("picture", "save_picture", "table", "write_reports"),
+    "running": ("REPORTS", "check_dataset", "evaluate", "has_changed", "kept_scores"),
+    "scoring": ("DEFAULT_METRICS", "METRICS", "Protocol", "Scorer", "Scores"),
+    "submission": ("check_submission", "write_submission"),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

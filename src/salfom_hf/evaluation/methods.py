@@ -10,15 +10,15 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..blur import gaussian_blur
 from ..data.features import DataError
 from ..data.layout import FRAME_TOLERANCE, natural_key
 from ..data.samples import GazeStill, GazeVideo, open_sample, read_map
 from ..errors import check_file
-from ..predictor import SaliencyPredictor, frames_of
-from ..sliding_window import batched, sees_stills, still_maps
-from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from ..video_processing_salfom import resize_map
+from ..inference.blur import gaussian_blur
+from ..inference.predictor import SaliencyPredictor, frames_of
+from ..inference.sliding_window import batched, sees_stills, still_maps
+from ..models.video_processing_salfom import resize_map
+from ..video.reading import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 BASELINES = ("center", "spectral-residual", "inter-observer")
 MAP_SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")

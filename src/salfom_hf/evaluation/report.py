@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from .. import __version__
 from ..data.contact_sheet import fitted, shortened
 from ..files import atomic_output
-from ..render import overlay
-from ..tables import aligned
+from ..inference.profiling import aligned
+from ..video.drawing import overlay
 from .methods import Center, Method
 from .scoring import (
     METRICS,

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..data.clips import LazyList, lazy_row
 from ..files import atomic_output
-from ..sliding_window import batched
+from ..inference.sliding_window import batched
 from .methods import Center, EvaluationError, Method
 from .scoring import VERSION, Protocol, Scorer, Scores, chosen_frames, frame_counts
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .. import metrics
 from ..data.features import DataError
 from ..data.samples import open_sample
-from ..metrics import counted
-from ..sliding_window import batched
+from ..inference.sliding_window import batched
+from . import metrics
 from .methods import Center, EvaluationError, Method, Sample
+from .metrics import counted
 
 # Name → heading in tables.
 METRICS = {

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import __version__, metrics
+from .. import __version__
 from ..files import atomic_output
+from . import metrics
 from .report import aligned, number
 from .scoring import mean
 

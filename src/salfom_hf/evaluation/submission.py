@@ -12,7 +12,7 @@ from ..data.dhf1k import DHF1K, split_of
 from ..data.samples import GazeVideo, open_sample
 from ..errors import check_file
 from ..files import atomic_output
-from ..render import to_gray
+from ..video.drawing import to_gray
 from .methods import EvaluationError, Method
 from .running import noted, write_json
 

@@ -13,8 +13,8 @@ from accelerate.utils import gather_object
 
 from ..errors import advice_for, described
 from ..files import atomic_output
+from ..inference.processes import OtherProcessError, all_or_none
 from .optimizer import ExponentialMovingAverage
-from .processes import OtherProcessError, all_or_none
 
 NAME = re.compile(r"checkpoint-(\d+)")
 PROGRESS = "progress.json"

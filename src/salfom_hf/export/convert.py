@@ -1,0 +1,265 @@
+"""Turn published checkpoints, SalFoM's own and UMT's, into folders for `from_pretrained`.
+
+The names of our networks are rewritten into those of the checkpoint, never the other way round, so that every message
+speaks of the names in the file.
+"""
+
+import argparse
+import math
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..errors import advice_for, check_file, reason_of
+from ..files import Inputs, atomic_output, check_free
+from ..models.configuration_salfom import SalFoMConfig, UMTConfig
+from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
+from ..models.modeling_umt import PRETRAINING_GRID, UMTModel, sinusoidal_table
+
+# (our name, the checkpoint's name, what to add to the number inside), applied one after the other.
+RENAMINGS = (
+    # UMT
+    (r"^salfom\.encoder\.", "encoder.", 0),
+    (r"embeddings\.position_embeddings", "pos_embed", 0),
+    (r"embeddings\.patch_embedding", "patch_embed.proj", 0),
+    (r"layers\.", "blocks.", 0),
+    # TCFE
+    (r"salfom\.tcfe\.stages\.(\d+)\.patch_embedding", "transformer_{}.patch_embed.proj", 1),
+    (r"salfom\.tcfe\.stages\.(\d+)\.blocks", "transformer_{}.layers.0.blocks", 1),
+    (r"blocks\.(\d+)\.fc", "blocks.{}.mlp.fc", 0),
+    (r"relative_position_bias", "relative_position_bias_table", 0),
+    # both
+    (r"attention\.output", "attn.proj", 0),
+    (r"attention\.", "attn.", 0),
+    # DFD, SFD, fusion
+    (r"salfom\.dfd\.steps\.(\d+)", "conv_{}", 1),
+    (r"salfom\.sfd\.temporal\.(\d+)", "conv_t1_{}", 1),
+    (r"salfom\.sfd\.spatial\.(\d+)", "conv_2D_{}", 1),
+    (r"salfom\.sfd\.from_dynamic_2\.(\d+)", "conv_t2_{}", 1),
+    (r"salfom\.sfd\.from_dynamic_4\.(\d+)", "conv_t3_{}", 1),
+    (r"fusion\.convolutions\.(\d+)", "conv_{}", 7),
+)
+
+# What a checkpoint may hold although the network does not use it: classifiers, final norms and what served the
+# pretraining of UMT; layers that SalFoM's authors defined and left out; tables that follow from the window.
+UNUSED = {
+    "salfom": r"encoder\.(fc_norm|head)\..*|transformer_\d\.norm\..*|conv_t3_3\..*|final_map\..*"
+    r"|.*\.relative_position_index",
+    "umt": r"(fc_norm|head|norm|clip_decoder)\..*|mask_token|clip_pos_embed",
+}
+
+NESTINGS = ("model", "module", "state_dict")
+
+PREFIXES = {"salfom": r"^(module\.)+", "umt": r"^((module|backbone|encoder)\.)+"}
+
+# (frames, rows or columns) of the position tables of the published UMT models and of their pretraining.
+UMT_GRIDS = [(frames, side) for frames in (4, 8, 16) for side in (14, 24)]
+
+UMT_HEAD_WIDTH = 64
+
+
+class ConversionError(ValueError):
+    """A checkpoint cannot be converted; the message says why."""
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """
+    What a conversion did.
+
+    Attributes:
+        kind: `"salfom"` or `"umt"`.
+        used: number of tensors that the network took from the checkpoint.
+        unused: names in the checkpoint of what the network has no use for.
+        path: the folder that was written.
+    """
+
+    kind: str
+    used: int
+    unused: list[str]
+    path: Path
+
+    def __str__(self) -> str:
+        name = {"salfom": "SalFoM", "umt": "UMT"}[self.kind]
+        unused = f", {len(self.unused)} without use left out: {', '.join(self.unused)}" if self.unused else ""
+        return f"{name} checkpoint converted to {self.path}: {self.used} tensors{unused}."
+
+
+def convert_checkpoint(
+    checkpoint: str | os.PathLike, output_dir: str | os.PathLike, overwrite: bool = False
+) -> ConversionReport:
+    """
+    Turn a released `.pth` file into a folder for `from_pretrained`: that of SalFoM for
+    [`SalFoMForVideoSaliencyPrediction`], with its video processor, that of any UMT model for [`UMTModel`]. Which of
+    the two it is shows in the names of its tensors.
+
+    Args:
+        checkpoint: the `.pth` file. It is read without running any code in it.
+        output_dir: the folder to make; it appears when it is complete.
+        overwrite: whether to replace a folder that exists.
+
+    Raises:
+        ConversionError: the file is no such checkpoint, or its tensors are not exactly those of the network.
+        VideoError: `output_dir` exists already or cannot be written.
+    """
+    check_free(output_dir, overwrite, Inputs(checkpoint))
+    state = read_checkpoint(checkpoint)
+    kind = detect_kind(state)
+    model, unused = to_salfom(state) if kind == "salfom" else to_umt(state)
+    with atomic_output(output_dir, overwrite) as folder:
+        model.save_pretrained(folder)
+        if kind == "salfom":
+            from ..models.video_processing_salfom import SalFoMVideoProcessor
+
+            SalFoMVideoProcessor().save_pretrained(folder)
+    return ConversionReport(kind, len(state) - len(unused), unused, Path(output_dir))
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """
+    The tensors of a `.pth` file by name, out of whatever they are nested in. They stay on the disk until used.
+
+    Raises:
+        ConversionError: the file cannot be read, is no checkpoint, or holds more than tensors and plain values.
+    """
+    try:
+        check_file(path)
+        # The settings of a training run, which many checkpoints carry; a namespace can do no harm.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            # Files of before torch 1.6 are no ZIP archives and cannot be mapped into memory.
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except OSError as error:
+        raise ConversionError(
+            f"Cannot read {path} ({reason_of(error)}); {advice_for(error, 'name a file')}."
+        ) from error
+    except Exception as error:  # torch.load raises many types on files that are none of its own.
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise ConversionError(
+                f"{path} holds pickled Python objects, whose loading could run any code, and is not read; save its "
+                "state dict alone to a new file."
+            ) from error
+        raise ConversionError(f"{path} is not a PyTorch checkpoint.") from error
+    while isinstance(state, dict):
+        inner = next((state[name] for name in NESTINGS if isinstance(state.get(name), dict)), None)
+        if inner is None:
+            break
+        state = inner
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        raise ConversionError(f"{path} holds no state dict, which is a table of names and tensors.")
+    return state
+
+
+def detect_kind(state: dict[str, torch.Tensor]) -> str:
+    """`"salfom"` or `"umt"`, by the names of the tensors."""
+    if any(re.match(r"conv_|transformer_\d", re.sub(PREFIXES["salfom"], "", name)) for name in state):
+        return "salfom"
+    if any(re.sub(PREFIXES["umt"], "", name) == "patch_embed.proj.weight" for name in state):
+        return "umt"
+    raise ConversionError("The checkpoint is neither SalFoM's nor UMT's: it has none of the names of their tensors.")
+
+
+def to_salfom(
+    state: dict[str, torch.Tensor], config: SalFoMConfig | None = None
+) -> tuple[SalFoMForVideoSaliencyPrediction, list[str]]:
+    """The network with the weights of a SalFoM state dict, and the names that it does not use."""
+    state, unused = split(state, "salfom")
+    return load(SalFoMForVideoSaliencyPrediction, config or SalFoMConfig(), state), unused
+
+
+def to_umt(state: dict[str, torch.Tensor]) -> tuple[UMTModel, list[str]]:
+    """The encoder with the weights of a UMT state dict, its size taken from them, and the names it does not use."""
+    state, unused = split(state, "umt")
+    patch = state["patch_embed.proj.weight"]
+    if patch.ndim != 5 or patch.shape[0] % UMT_HEAD_WIDTH:
+        raise ConversionError(f"patch_embed.proj.weight has the shape {list(patch.shape)}, which no UMT model has.")
+    width, channels, _, patch_size, _ = patch.shape
+    if "pos_embed" not in state:
+        table = sinusoidal_table(math.prod(PRETRAINING_GRID), width)
+        state["pos_embed"] = table.unsqueeze(0).to(patch.dtype)
+    positions = state["pos_embed"].shape[-2] if state["pos_embed"].ndim > 1 else 0
+    grid = next((grid for grid in UMT_GRIDS if grid[0] * grid[1] ** 2 == positions), None)
+    if grid is None:
+        raise ConversionError(f"pos_embed has the shape {list(state['pos_embed'].shape)}, which no UMT model has.")
+    frames, side = grid
+    blocks = [int(number) for number in re.findall(r"^blocks\.(\d+)\.", "\n".join(state), re.MULTILINE)]
+    config = UMTConfig(
+        image_size=side * patch_size,
+        patch_size=patch_size,
+        num_frames=frames,
+        num_channels=channels,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=max(blocks, default=-1) + 1,
+        num_attention_heads=width // UMT_HEAD_WIDTH,
+    )
+    return load(UMTModel, config, state), unused
+
+
+def split(state: dict[str, torch.Tensor], kind: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The tensors that the network uses, by names without prefix, and the full names of those known to be unused."""
+    used, unused = {}, []
+    for full_name, tensor in state.items():
+        name = re.sub(PREFIXES[kind], "", full_name)
+        if re.fullmatch(UNUSED[kind], name):
+            unused.append(full_name)
+        elif name in used:
+            raise ConversionError(f"The checkpoint has {name} twice, under different prefixes.")
+        else:
+            used[name] = tensor
+    return used, unused
+
+
+def load(model_class: type[PreTrainedModel], config: PreTrainedConfig, state: dict[str, torch.Tensor]):
+    """
+    A network in evaluation mode that holds the given tensors themselves, not copies.
+
+    Raises:
+        ConversionError: they are not exactly those of the network.
+    """
+    with torch.device("meta"):
+        model = model_class(config)
+    ours = model.state_dict()
+    theirs = {original_name(name): name for name in ours}
+    refuse("lacks", theirs.keys() - state.keys())
+    refuse("has unexpectedly", state.keys() - theirs.keys())
+    wrong = [
+        name
+        for name, tensor in state.items()
+        if tensor.shape != ours[theirs[name]].shape or not tensor.is_floating_point()
+    ]
+    refuse(
+        "has in another shape or type than the network",
+        (f"{name} {list(state[name].shape)} (not {list(ours[theirs[name]].shape)})" for name in wrong),
+    )
+    model.load_state_dict({theirs[name]: tensor.contiguous() for name, tensor in state.items()}, assign=True)
+    return model.eval()
+
+
+def original_name(name: str) -> str:
+    """The name in the checkpoint of one of our tensors."""
+    for pattern, replacement, offset in RENAMINGS:
+        found = re.search(pattern, name)
+        if found:
+            numbers = [int(number) + offset for number in found.groups()]
+            name = name[: found.start()] + replacement.format(*numbers) + name[found.end() :]
+    return name
+
+
+def refuse(complaint: str, names: Iterable[str]) -> None:
+    """Raise a `ConversionError` that lists the first of `names`, if there are any."""
+    names = sorted(names)
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise ConversionError(f"The checkpoint {complaint} {', '.join(names[:3])}{more}.")
+
+
+__all__ = ["ConversionError", "ConversionReport", "convert_checkpoint"]

@@ -1,0 +1,105 @@
+"""Where the time goes between a video and its prediction: a clock for each stage."""
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+# In the order of the way. A network that sees windows rather than a stream of frames is one stage, "network"; "fusion"
+# ends with the map at the frame's size.
+STAGES = ("decode", "preprocess", "network", "encoder", "branches", "fusion", "overlay", "encode")
+
+_profile: "Profile | None" = None
+
+
+class Profile:
+    """
+    Collects, from `with` on, the seconds spent in each [`stage`] of this process, whichever thread it runs in. Stages
+    that run beside each other count in full, so they add up to more than the time that has passed.
+
+    Attributes:
+        seconds: stage to seconds by the clock.
+    """
+
+    def __init__(self):
+        self.seconds: Counter[str] = Counter()
+        self.lock = threading.Lock()  # Two threads may be in one stage.
+
+    def __enter__(self) -> "Profile":
+        global _profile
+        _profile = self
+        return self
+
+    def __exit__(self, *_) -> None:
+        global _profile
+        _profile = None
+
+    def rows(self, frames: int) -> dict[str, tuple[float, float]]:
+        """Stage to (milliseconds per frame, share of the sum of all stages in 0…1), in order."""
+        total = sum(self.seconds.values())
+        found = [stage for stage in STAGES if stage in self.seconds]
+        return {stage: (1000 * self.seconds[stage] / frames, self.seconds[stage] / total) for stage in found}
+
+    def table(self, frames: int, seconds: float, frame_rate: float) -> str:
+        """
+        The rows as text, and the speed from end to end.
+
+        Args:
+            frames: how many were predicted.
+            seconds: the time that has passed.
+            frame_rate: of the video, in frames per second.
+        """
+        rows = self.rows(frames)
+        rows["sum"] = tuple(map(sum, zip(*rows.values(), strict=True)))
+        lines = [f"{stage:12}{ms:9.2f}{share:9.1%}" for stage, (ms, share) in rows.items()]
+        header = f"{'stage':12}{'ms/frame':>9}{'share':>9}"
+        last = f"{'end to end':12}{1000 * seconds / frames:9.2f}  {speed(frames, seconds, frame_rate)}"
+        return "\n".join([header, *lines, last])
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Count the time inside as that of a stage, if a [`Profile`] is being made."""
+    profile = _profile
+    if profile is None:
+        yield
+        return
+    wait_for_device()
+    begin = time.perf_counter()
+    try:
+        yield
+        wait_for_device()
+    finally:
+        passed = time.perf_counter() - begin
+        with profile.lock:
+            profile.seconds[name] += passed
+
+
+def wait_for_device() -> None:
+    """A GPU works behind the program's back: what it still has to do belongs to the stage that asked for it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def speed(frames: int, seconds: float, frame_rate: float) -> str:
+    """Frames per second, and how many seconds of video are done in one, in words."""
+    rate = frames / seconds
+    return f"{rate:.1f} frames per second, {rate / frame_rate:.1f}× real time"
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A markdown table whose columns have one width each; all but the first are set to the right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+
+    def line(cells):
+        padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [f"{'-' * widths[0]}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    return [line(header), line(rule), *map(line, rows)]
+
+
+__all__ = ["STAGES", "Profile", "aligned", "speed", "stage"]

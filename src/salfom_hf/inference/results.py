@@ -1,0 +1,179 @@
+"""From predicted frames to a file: an overlay, heat-map or side-by-side video (or picture), PNG maps, or an npz."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from ..errors import VideoError
+from ..files import Inputs, atomic_output, check_free, check_suffix, may_be_folder
+from ..video.drawing import heatmap, overlay, side_by_side, to_gray
+from ..video.reading import IMAGE_SUFFIXES, READ_IMAGES, VideoInfo, image_files
+from ..video.writing import CONTAINERS, VideoWriter
+from .profiling import stage
+from .threads import in_background
+
+if TYPE_CHECKING:
+    from .predictor import SaliencyFrame
+
+
+FORMATS = ("overlay", "heatmap", "side-by-side", "maps", "npz")
+
+# Frames that wait to be drawn and written: as many as come at once from a batch of usual size.
+WAITING = 4
+
+
+def default_output(source: Path, output_format: str) -> Path:
+    """Where a result goes when the user names no place: beside the source, with the format in its name."""
+    if source.name in ("", ".."):  # "." and ".." get the names of their folders.
+        source = source.resolve()
+    is_image = source.suffix.lower() in READ_IMAGES
+    suffix = {"maps": "", "npz": ".npz"}.get(output_format, ".png" if is_image else ".mp4")
+    return source.with_name(f"{source.stem if source.is_file() else source.name}_{output_format}{suffix}")
+
+
+def inputs_of(videos: Iterable[Path], *others: Path) -> Inputs:
+    """All files that videos, images and folders of images are read from, and what is read besides."""
+    return Inputs(*others, *(file for video in videos for file in (image_files(video) if video.is_dir() else [video])))
+
+
+def check_name(path: str | os.PathLike[str], output_format: str) -> None:
+    """
+    Raises:
+        VideoError: what is written in one of `FORMATS` cannot have this name.
+    """
+    if output_format == "maps":
+        if not may_be_folder(path):
+            raise VideoError(f"Cannot write: {path} is not a folder, which maps need; name another output.")
+    elif output_format == "npz":
+        check_suffix(path, (".npz",), "an npz file")
+    else:
+        check_suffix(path, IMAGE_SUFFIXES.union(CONTAINERS), "a video or picture that can be written")
+
+
+def write_behind(put: Callable, frames: Iterable) -> None:
+    """Call `put` with each frame, in a thread of its own while the next ones are predicted."""
+    with closing(in_background(put, frames, WAITING)) as written:
+        for _ in written:
+            pass
+
+
+def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, info: VideoInfo, **options) -> None:
+    """A video of `draw(image, saliency)`; for one image, a picture if the path's suffix says so."""
+    frames = iter(frames)
+    # The first frame is predicted before the output is opened: a bad input leaves no trace.
+    first = next(frames, None)
+    if first is None:
+        raise VideoError(f"{info.path} has no frames; check that it plays.")
+
+    def drawn(frame: SaliencyFrame) -> np.ndarray:
+        with stage("overlay"):
+            return draw(frame.image, frame.saliency)
+
+    picture = drawn(first)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        if next(frames, None) is not None:
+            raise VideoError(f"{info.path} has more than one frame, {path} holds one; name a video as the output.")
+        with atomic_output(path, options["overwrite"]) as temporary, stage("encode"):
+            Image.fromarray(picture).save(temporary)
+        return
+    height, width = picture.shape[:2]
+    with VideoWriter(path, width, height, info.frame_rate, audio_from=info.path, **options) as writer:
+
+        def put(picture: np.ndarray, timestamp: Fraction) -> None:
+            with stage("encode"):
+                writer.write(picture, timestamp)
+
+        put(picture, first.timestamp)
+        write_behind(lambda frame: put(drawn(frame), frame.timestamp), frames)
+
+
+def write_maps(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> None:
+    """A folder of grey PNGs 0001.png, 0002.png, …, each scaled from its minimum to its maximum."""
+    with atomic_output(path, overwrite) as temporary:
+        temporary.mkdir()
+
+        def put(numbered: tuple[int, SaliencyFrame]) -> None:
+            number, frame = numbered
+            with stage("encode"):
+                Image.fromarray(to_gray(frame.saliency)).save(temporary / f"{number:04d}.png")
+
+        write_behind(put, enumerate(frames, 1))
+
+
+def write_npz(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> None:
+    """
+    An npz with `maps`, float16 `(frames, height, width)`, values in 0…1, and `timestamps`, float64 `(frames,)`, in
+    seconds. Written frame by frame: memory does not grow with the video.
+    """
+    # The scratch file has no name, which the output could have.
+    with atomic_output(path, overwrite) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as raw:
+        timestamps, shape = [], (0, 0)
+        for frame in frames:
+            shape = frame.saliency.shape
+            with stage("encode"):
+                raw.write(frame.saliency.astype(np.float16).tobytes())
+            timestamps.append(float(frame.timestamp))
+        raw.seek(0)
+        with stage("encode"), zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            with archive.open("timestamps.npy", "w") as entry:
+                np.lib.format.write_array(entry, np.array(timestamps))
+            # The header states the number of frames, known only now; the maps follow it piece by piece.
+            with archive.open("maps.npy", "w", force_zip64=True) as entry:
+                header = {"descr": "<f2", "fortran_order": False, "shape": (len(timestamps), *shape)}
+                np.lib.format.write_array_header_2_0(entry, header)
+                while piece := raw.read(1 << 20):
+                    entry.write(piece)
+
+
+def write(
+    frames: Iterator[SaliencyFrame],
+    path: Path,
+    output_format: str,
+    info: VideoInfo,
+    colormap: str = "turbo",
+    start: float = 0.0,
+    duration: float | None = None,
+    overwrite: bool = False,
+) -> None:
+    """
+    Write predicted frames in one of `FORMATS`; the output appears under its name only when complete. Pictures are
+    drawn and encoded in a thread, while the next frames are predicted.
+
+    Args:
+        frames: from [`SaliencyPredictor.stream`].
+        path: the output; its suffix chooses the container of a video.
+        info: of the source: its frame rate and sound are kept.
+        start, duration: the part of the source that the frames are, in seconds.
+
+    Raises:
+        VideoError: the output exists (without `overwrite`), is or holds the source, has a name of another kind of file
+            (a folder of maps may have any), or cannot be written.
+    """
+    if output_format != "maps":
+        check_name(path, output_format)
+    check_free(path, overwrite, inputs_of([info.path]))
+    if output_format == "maps":
+        write_maps(frames, path, overwrite)
+    elif output_format == "npz":
+        write_npz(frames, path, overwrite)
+    else:
+        draw = {
+            "overlay": partial(overlay, colormap=colormap),
+            "heatmap": lambda _, saliency: heatmap(saliency, colormap),
+            "side-by-side": partial(side_by_side, colormap=colormap),
+        }[output_format]
+        write_video(frames, path, draw, info, start=start, duration=duration, overwrite=overwrite)
+
+
+__all__ = ["FORMATS", "default_output", "write"]

@@ -1,0 +1,378 @@
+"""The decoder over a stream of frames: whatever two windows share is computed once.
+
+When the window moves on by one frame, most of what the decoder computes has been computed before. A convolution of
+temporal kernel 2 and stride 2 pairs the frames (0, 1), (2, 3), … of the window; two windows later the same pairs come
+again, one place further to the left. So only the newest output is new, and the others were the newest ones 2, 4, 6, …
+frames ago. The next such layer pairs these pairs, 2 frames apart, the one after it 4 frames apart: a tree, dilated
+over the stream, of which each frame adds one output to every layer.
+
+    frames         … t−7  t−6  t−5  t−4  t−3  t−2  t−1   t
+    first layer         a(t−6)    a(t−4)    a(t−2)     a(t)     a(t) of frames t−1 and t
+    second layer             b(t−4)               b(t)          b(t) of a(t−2) and a(t)
+    third layer                        c(t)                     c(t) of b(t−4) and b(t)
+
+Attention in shifted windows, and convolutions that pad time, treat the ends of the window otherwise than its middle;
+what lies in the middle is shared all the same. Nothing of that is written down here layer by layer:
+[`StreamingDecoder`] lays out one window as a graph, in which places that do the same with the same frames, only some
+frames later, are one pattern. Each pattern is computed at most once for each frame, and kept as long as a later window
+may ask for it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..models.modeling_salfom import (
+    DFD,
+    SFD,
+    TCFE,
+    SalFoMForVideoSaliencyPrediction,
+    SalFoMModel,
+    TemporalSwinBlock,
+    TemporalWindowAttention,
+    upsample,
+)
+from .cpu import PackedConvolution, folded
+from .profiling import stage
+
+# What one place of a layer reads: tensors (1, channels, rows, columns), the oldest first.
+Inputs = Sequence[torch.Tensor]
+
+
+class Place(NamedTuple):
+    """A place in the window: one part of what a layer gives for a pattern, `lag` frames before the window's last."""
+
+    layer: "Layer"
+    pattern: int
+    part: int
+    lag: int
+
+    def key(self, time: int) -> tuple[int, int]:
+        # Before frame 0 stand copies of it, so whatever was there before equals what is there with it.
+        return self.pattern, max(time - self.lag, 0)
+
+    def value(self, time: int) -> torch.Tensor:
+        """What is there in the window whose last frame is `time`: `(1, channels, rows, columns)`."""
+        return self.layer.values[self.key(time)][self.part : self.part + 1]
+
+
+class Layer:
+    """
+    One operation of the network and what it gave lately.
+
+    Args:
+        operation: the inputs of some places to the output of each, `(parts, channels, rows, columns)`.
+
+    Attributes:
+        patterns: what its places read, lags counted from the newest input; places some frames apart are one pattern.
+        reach: of each pattern, how many frames before a window's last its outputs may be needed.
+        values: (pattern, frame of its newest input) to output.
+    """
+
+    def __init__(self, operation: Callable[[list[Inputs]], Iterable[torch.Tensor]] | None = None):
+        self.operation = operation
+        self.patterns: dict[tuple[Place, ...], int] = {}
+        self.reach: dict[int, int] = {}
+        self.values: dict[tuple[int, int], torch.Tensor] = {}
+
+    def place(self, inputs: Sequence[Place], parts: int = 1) -> list[Place]:
+        """The outputs at the place of the window that reads these inputs."""
+        lag = min(place.lag for place in inputs)
+        pattern = tuple(place._replace(lag=place.lag - lag) for place in inputs)
+        index = self.patterns.setdefault(pattern, len(self.patterns))
+        return [Place(self, index, part, lag) for part in range(parts)]
+
+    def over(self, row: Sequence[Place], length: int = 1) -> list[Place]:
+        """The outputs over a row of places, read in groups of a length."""
+        return [self.place(row[start : start + length])[0] for start in range(0, len(row), length)]
+
+    def compute(self, keys: Sequence[tuple[int, int]]) -> None:
+        """Make sure that `values` holds these (pattern, frame); what is missing is computed in one call."""
+        missing = [key for key in dict.fromkeys(keys) if key not in self.values]
+        if not missing:
+            return
+        patterns = list(self.patterns)
+        read = [(place, time) for pattern, time in missing for place in patterns[pattern]]
+        for layer in dict.fromkeys(place.layer for place, _ in read):
+            layer.compute([place.key(time) for place, time in read if place.layer is layer])
+        inputs = [[place.value(time) for place in patterns[pattern]] for pattern, time in missing]
+        self.values.update(zip(missing, self.operation(inputs), strict=True))
+
+    def forget(self, newest: int) -> None:
+        """Drop what no window after that of frame `newest` reads."""
+        for pattern, time in list(self.values):
+            if time <= newest - self.reach.get(pattern, 0):
+                del self.values[pattern, time]
+
+
+def note_reach(place: Place, before: int = 0) -> Iterator[Layer]:
+    """Tell all layers under a place, which is needed `before` frames before the window's last, how far they reach."""
+    layer, before = place.layer, before + place.lag
+    if before > layer.reach.get(place.pattern, -1):
+        layer.reach[place.pattern] = before
+        for pattern, index in layer.patterns.items():
+            if index == place.pattern:
+                for read in pattern:
+                    yield from note_reach(read, before)
+    yield layer
+
+
+def batch_of(places: list[Inputs]) -> torch.Tensor:
+    """`(places, inputs · channels, rows, columns)`, copied once."""
+    if len(places) == 1 and len(places[0]) == 1:
+        return places[0][0]
+    _, channels, *size = places[0][0].shape
+    shape = (len(places), len(places[0]) * channels, *size)
+    first = places[0][0]
+    batch = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=torch.channels_last)
+    for index, inputs in enumerate(places):
+        torch.cat(list(inputs), 1, out=batch[index : index + 1])
+    return batch
+
+
+class Convolution:
+    """
+    A convolution with as many inputs as its kernel has taps in time. It runs over space alone, with the inputs stacked
+    as channels: so it is faster.
+
+    Args:
+        weight: `(outputs, channels, taps, height, width)`, or without `taps` where all inputs make one step.
+        scale: by which the output is up-sampled.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, relu: bool = True, scale: int = 1):
+        if weight.ndim == 5:
+            weight = weight.transpose(1, 2).flatten(1, 2)
+        padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+        self.packed = PackedConvolution(weight, bias, padding=padding, activation="relu" if relu else None)
+        self.scale = scale
+
+    def __call__(self, places: list[Inputs]) -> torch.Tensor:
+        return upsample(self.packed(batch_of(places)), self.scale).unsqueeze(1)
+
+
+class WindowAttention:
+    """A block of TCFE, whose inputs are the tokens of one window."""
+
+    def __init__(self, block: TemporalSwinBlock, steps: int):
+        self.block, self.steps = block, steps
+        bias = block.attention.relative_position_bias
+        step = torch.arange(steps, device=bias.device)
+        self.bias = bias[step[:, None] - step[None, :] + block.window - 1][:, :, None, None]
+        if steps == 1:
+            # A token that sees nothing but itself gets its own value: two linear layers in a row, which are one.
+            qkv, output = block.attention.qkv, block.attention.output
+            value = slice(2 * qkv.in_features, None)
+            self.own_weight = output.weight @ qkv.weight[value]
+            self.own_bias = output.weight @ qkv.bias[value] + output.bias
+
+    def attend(self, attention: TemporalWindowAttention, tokens: torch.Tensor) -> torch.Tensor:
+        """`(windows, steps, rows, columns, channels)` to the same."""
+        if self.steps == 1:
+            return F.linear(tokens, self.own_weight, self.own_bias)
+        query, key, value = attention.qkv(tokens).unflatten(-1, (3, attention.num_heads, -1)).unbind(-3)
+        # (windows, query, key, rows, columns, heads); products by element beat so many matrix products of this size.
+        scores = ((query * attention.scaling).unsqueeze(2) * key.unsqueeze(1)).sum(-1) + self.bias
+        attended = (scores.softmax(2).unsqueeze(-1) * value.unsqueeze(1)).sum(2)
+        return attention.output(attended.flatten(-2))
+
+    def __call__(self, places: list[Inputs]) -> torch.Tensor:
+        tokens = batch_of([[token] for window in places for token in window]).permute(0, 2, 3, 1)
+        tokens = tokens.unflatten(0, (-1, self.steps))
+        tokens = tokens + self.attend(self.block.attention, self.block.norm1(tokens))
+        tokens = tokens + self.block.fc2(F.gelu(self.block.fc1(self.block.norm2(tokens))))
+        return tokens.movedim(-1, 2)
+
+
+def added(places: list[Inputs]) -> list[torch.Tensor]:
+    return [first + second for first, second in places]
+
+
+def upsampled(scale: int, places: list[Inputs]) -> torch.Tensor:
+    return upsample(batch_of(places), scale).unsqueeze(1)
+
+
+def magnitude(places: list[Inputs]) -> list[torch.Tensor]:
+    """Mean absolute value of a volume, or of the change from one volume to the next: `(1,)` each."""
+    volumes = [inputs[0] if len(inputs) == 1 else inputs[1] - inputs[0] for inputs in places]
+    return [volume.abs().mean(dtype=torch.float32).view(1) for volume in volumes]
+
+
+def relative_change(places: list[Inputs]) -> list[torch.Tensor]:
+    """Mean change between neighbours, given before the magnitudes, relative to the mean magnitude: `(1,)` each."""
+    changes = len(places[0]) // 2
+    values = [torch.cat(list(inputs)) for inputs in places]
+    return [value[:changes].mean().view(1) / value[changes:].mean().clamp_min(1e-6) for value in values]
+
+
+def attended(block: TemporalSwinBlock, row: list[Place]) -> list[Place]:
+    # Nothing attends beyond its window, so a shift leaves shorter windows at both ends.
+    shift = block.shift if len(row) > block.window else 0
+    bounds = sorted({0, *range(shift, len(row), block.window), len(row)})
+    windows = [row[start:end] for start, end in pairwise(bounds)]
+    layers = {steps: Layer(WindowAttention(block, steps)) for steps in {len(window) for window in windows}}
+    return [place for window in windows for place in layers[len(window)].place(window, parts=len(window))]
+
+
+def tcfe_rows(tcfe: TCFE, row: list[Place]) -> list[list[Place]]:
+    """See [`TCFE`]. The last embedding comes before the up-sampling of what it reads: 1×1 kernels commute with it."""
+    rows = []
+    for level, before, after in zip(tcfe.stages, (1, 1, 4), (1, 4, tcfe.last_scale), strict=True):
+        embedding = level.patch_embedding
+        embed = Layer(Convolution(embedding.weight, embedding.bias, relu=False, scale=before))
+        row = embed.over(row, embedding.kernel_size[0])
+        for block in level.blocks:
+            row = attended(block, row)
+        rows.append(Layer(partial(upsampled, after)).over(row))
+    return rows
+
+
+def dfd_rows(dfd: DFD, row: list[Place], transformer: list[list[Place]]) -> list[list[Place]]:
+    """See [`DFD`]."""
+    rows = []
+    for index, (step, scale) in enumerate(zip(dfd.steps, dfd.scales, strict=True)):
+        row = Layer(Convolution(step.weight, scale=scale)).over(row, step.kernel_size[0])
+        if transformer and index in (1, 3):
+            both = Layer(added)
+            row = [both.place(pair)[0] for pair in zip(row, transformer[index // 2], strict=True)]
+        rows.append(row)
+    return [rows[1], rows[3], row]
+
+
+def collapsed_padded(convolutions: Sequence[nn.Conv3d], row: list[Place]) -> list[Place]:
+    """See [`collapse_padded`][salfom_hf.models.modeling_salfom.collapse_padded]."""
+    for convolution in convolutions:
+        first = Layer(Convolution(convolution.weight[:, :, 1:], convolution.bias))
+        others = Layer(Convolution(convolution.weight, convolution.bias))
+        row = first.place(row[:2]) + [others.place(row[i - 1 : i + 2])[0] for i in range(2, len(row), 2)]
+    return row
+
+
+def sfd_row(sfd: SFD, row: list[Place], dynamic: list[list[Place]]) -> list[Place]:
+    """See [`SFD`]."""
+    for convolution in sfd.temporal:
+        row = Layer(Convolution(convolution.weight)).over(row, 2)
+    for index, (convolution, scale) in enumerate(zip(sfd.spatial, sfd.scales, strict=True)):
+        row = Layer(Convolution(convolution.weight, scale=scale)).over(row)
+        if dynamic and index in (2, 5):
+            convolutions = sfd.from_dynamic_2 if index == 2 else sfd.from_dynamic_4
+            row = Layer(added).place(row + collapsed_padded(convolutions, dynamic[index // 3]))
+    return row
+
+
+class StreamingDecoder:
+    """
+    The network above a frame-wise encoder for one stream: the maps that it gives window by window, at less cost.
+
+    Args:
+        model: in evaluation mode; its weights are taken as they are now.
+        size: (height, width) of the frames in pixels.
+    """
+
+    def __init__(self, model: SalFoMForVideoSaliencyPrediction, size: tuple[int, int]):
+        self.size, self.prior = size, model.center_prior
+        self.frames = Layer()
+        self.num_frames = 0
+        window = [Place(self.frames, 0, 0, lag) for lag in reversed(range(model.config.num_frames))]
+
+        network, transformer, dynamic, branches = model.salfom, [], [], []
+        if network.tcfe is not None:
+            *transformer, branch = tcfe_rows(network.tcfe, window)
+            branches += branch
+        if network.dfd is not None:
+            *dynamic, branch = dfd_rows(network.dfd, window, transformer)
+            branches += branch
+        if network.sfd is not None:
+            branches = sfd_row(network.sfd, window, dynamic) + branches
+        self.branches = branches
+        first, second, last = (convolution.weight for convolution in model.fusion.convolutions)
+        row = Layer(Convolution(second)).over(Layer(Convolution(first)).place(branches))
+        (self.logits,) = Layer(Convolution(last, relu=False)).over(row)
+
+        self.change = None
+        outputs = [self.logits]
+        if self.prior is not None:
+            self.still, self.moving = self.prior.log_densities(size)
+            if len(window) > 1:
+                changes = Layer(magnitude)
+                changes = [changes.place(pair)[0] for pair in pairwise(window)]
+                (self.change,) = Layer(relative_change).place(changes + Layer(magnitude).over(window))
+                outputs.append(self.change)
+        self.layers = dict.fromkeys(layer for place in outputs for layer in note_reach(place))
+
+    def add_frame(self, features: torch.Tensor) -> None:
+        """The next frame's features `(channels, rows, columns)`."""
+        self.frames.values[0, self.num_frames] = features.unsqueeze(0)
+        self.num_frames += 1
+
+    def maps(self, times: Sequence[int]) -> torch.Tensor:
+        """
+        The maps of some frames, ascending, that have been added since the last call.
+
+        Returns:
+            float32 `(maps, height, width)`, values in 0…1.
+        """
+        with stage("branches"):
+            for place in self.branches:
+                self.at(place, times)
+        with stage("fusion"):
+            return self.fused(times)
+
+    def fused(self, times: Sequence[int]) -> torch.Tensor:
+        """[`maps`], as far as the branches are not computed yet."""
+        logits = torch.cat(self.at(self.logits, times))
+        if logits.shape[-2:] != self.size:
+            logits = F.interpolate(logits, size=self.size, mode="bilinear", align_corners=False)
+        # In place: at this size, memory costs more than arithmetic.
+        if self.prior is not None:
+            logits += self.still
+        if self.change is not None:
+            motion = self.prior.motion(torch.cat(self.at(self.change, times)).to(logits.dtype))
+            logits.addcmul_(motion.view(-1, 1, 1, 1), self.moving)
+        for layer in self.layers:
+            layer.forget(times[-1])
+        return logits.squeeze(1).sigmoid_().float()
+
+    @staticmethod
+    def at(place: Place, times: Sequence[int]) -> list[torch.Tensor]:
+        place.layer.compute([place.key(time) for time in times])
+        return [place.value(time) for time in times]
+
+
+class FrameEncoder:
+    """
+    A model's frame-wise encoder, ready to run.
+
+    Args:
+        network: in evaluation mode; its weights are taken as they are now.
+    """
+
+    def __init__(self, network: SalFoMModel):
+        self.adapter, self.encoder = network.adapter, folded(network.encoder)
+        self.projection = None
+        if network.projection is not None:
+            weight, bias = network.projection.weight, network.projection.bias
+            self.projection = PackedConvolution(weight, bias, activation="relu")
+
+    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`(frames, 3, height, width)` to `(frames, channels, rows, columns)`."""
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        features = self.adapter.features(self.encoder, pixel_values)[0]
+        if self.projection is None:
+            return features
+        return self.projection(features.contiguous(memory_format=torch.channels_last))
+
+
+def can_stream(model: SalFoMForVideoSaliencyPrediction) -> bool:
+    """Whether the encoder sees single frames and no adapter (PEFT) computes more than the weights tell."""
+    # Code that came with a model is this package's, but transformers may load it twice, under two names.
+    known = ("torch.nn.", "transformers.", "transformers_modules.", "salfom_hf.")
+    return model.salfom.adapter.framewise and all(type(part).__module__.startswith(known) for part in model.modules())
+
+
+__all__ = ["FrameEncoder", "StreamingDecoder", "can_stream"]

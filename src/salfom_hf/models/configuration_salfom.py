@@ -1,0 +1,400 @@
+"""Configurations: of SalFoM and of the package's own encoders."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .names import resolve
+
+
+@strict
+class EfficientNetLiteConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`EfficientNetLiteModel`]; the defaults are Lite0.
+
+    Args:
+        num_channels (`int`, defaults to 3): channels of a frame.
+        stem_channels (`int`, defaults to 32): channels after the first convolution (stride 2).
+        stage_channels, stage_depths, stage_strides, stage_kernels, stage_expansions (lists of `int`): per stage the
+            output channels, number of blocks, stride of the first block, depthwise kernel and expansion ratio.
+        batch_norm_eps (`float`, defaults to 1e-3): epsilon of the batch norms.
+    """
+
+    model_type = "efficientnet_lite"
+
+    num_channels: int = 3
+    stem_channels: int = 32
+    stage_channels: list[int] | tuple[int, ...] = (16, 24, 40, 80, 112, 192, 320)
+    stage_depths: list[int] | tuple[int, ...] = (1, 2, 2, 3, 3, 4, 1)
+    stage_strides: list[int] | tuple[int, ...] = (1, 2, 2, 2, 1, 2, 1)
+    stage_kernels: list[int] | tuple[int, ...] = (3, 3, 5, 3, 5, 5, 3)
+    stage_expansions: list[int] | tuple[int, ...] = (1, 6, 6, 6, 6, 6, 6)
+    batch_norm_eps: float = 1e-3
+
+    def validate_stages(self):
+        lengths = {
+            len(per_stage)
+            for per_stage in (
+                self.stage_channels,
+                self.stage_depths,
+                self.stage_strides,
+                self.stage_kernels,
+                self.stage_expansions,
+            )
+        }
+        if len(lengths) != 1:
+            raise ValueError("stage_channels, _depths, _strides, _kernels and _expansions must have one length.")
+
+    @property
+    def feature_channels(self) -> dict[int, int]:
+        """Channels of the deepest feature map of each stride."""
+        channels, stride = {}, 2
+        for stage_channels, stage_stride in zip(self.stage_channels, self.stage_strides, strict=True):
+            stride *= stage_stride
+            channels[stride] = stage_channels
+        return channels
+
+
+@strict
+class UMTConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`UMTModel`]. The defaults are UMT-L/16 with 16 frames of 224×224 pixels; UMT-B/16 has
+    `hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12`.
+
+    Args:
+        image_size (`int` or pair of `int`, defaults to 224): height and width in pixels for which the position table
+            is stored. Other sizes are accepted by the model, which interpolates the table.
+        patch_size (`int`, defaults to 16): height and width of a patch in pixels.
+        num_frames (`int`, defaults to 16): frames for which the position table is stored.
+        num_channels (`int`, defaults to 3): channels of a frame.
+        hidden_size (`int`, defaults to 1024): width of the tokens.
+        intermediate_size (`int`, defaults to 4096): width of the hidden layer of the MLP.
+        num_hidden_layers (`int`, defaults to 24): transformer blocks.
+        num_attention_heads (`int`, defaults to 16): attention heads per block.
+        hidden_act (`str`, defaults to `"gelu"`): activation of the MLP.
+        layer_norm_eps (`float`, defaults to 1e-6): epsilon of the layer norms.
+        attention_dropout (`float`, defaults to 0.0): dropout on the attention weights.
+        initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
+    """
+
+    model_type = "umt"
+
+    image_size: int | list[int] | tuple[int, ...] = 224
+    patch_size: int = 16
+    num_frames: int = 16
+    num_channels: int = 3
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    attention_dropout: float | int = 0.0
+    initializer_range: float = 0.02
+
+    def validate_heads(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads})."
+            )
+
+    def validate_image_size(self):
+        if any(side % self.patch_size or side < self.patch_size for side in self.image_height_width):
+            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size}).")
+
+    @property
+    def image_height_width(self) -> tuple[int, int]:
+        """The image size as (height, width) in pixels."""
+        return pair(self.image_size)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """The token grid (frames, rows, columns) of the stored position table."""
+        height, width = self.image_height_width
+        return self.num_frames, height // self.patch_size, width // self.patch_size
+
+
+def pair(value: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
+    """A size given as one number or as (height, width), as (height, width)."""
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+# --- Encoders: what the decoder and its configuration have to know of each ---
+
+
+def hidden_size(config: PreTrainedConfig) -> int:
+    return config.hidden_size
+
+
+def patch_side(config: PreTrainedConfig) -> int:
+    return max(pair(config.patch_size))
+
+
+def one(config: PreTrainedConfig) -> int:
+    return 1
+
+
+def tubelet_frames(config: PreTrainedConfig) -> int:
+    return config.tubelet_size
+
+
+def vivit_patch_side(config: PreTrainedConfig) -> int:
+    return max(config.tubelet_size[1:])
+
+
+def vivit_tubelet_frames(config: PreTrainedConfig) -> int:
+    return config.tubelet_size[0]
+
+
+def of_stride_32(config: PreTrainedConfig) -> int:
+    return 32
+
+
+def convnextv2_channels(config: PreTrainedConfig) -> int:
+    fine, middle, coarse = config.hidden_sizes[-3:]
+    return 4 * fine + middle + coarse
+
+
+def efficientnet_channels(config: PreTrainedConfig) -> int:
+    channels, stride = {}, 2
+    for outputs, stage_stride in zip(config.out_channels, config.strides, strict=True):
+        stride *= stage_stride
+        # EfficientNet's rule: to the next multiple of the divisor, but by no more than a tenth below.
+        wanted, divisor = outputs * config.width_coefficient, config.depth_divisor
+        rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
+        channels[stride] = rounded + divisor * (rounded < 0.9 * wanted)
+    return 4 * channels[8] + channels[16] + config.hidden_dim
+
+
+def efficientnet_lite_channels(config: PreTrainedConfig) -> int:
+    channels = config.feature_channels
+    return 4 * channels[8] + channels[16] + channels[32]
+
+
+@dataclass(frozen=True)
+class EncoderAdapter:
+    """
+    How SalFoM uses one type of encoder.
+
+    Attributes:
+        framewise: whether the encoder sees one frame at a time. Then `features` takes `(batch, 3, height, width)` and
+            gives `(batch, channels, rows, columns)`; else it takes `(batch, frames, 3, height, width)` and gives
+            `(batch, channels, time, rows, columns)`.
+        features: `(encoder, pixels, **flags) -> (features, encoder output)`, or the name of such a function in
+            `encoders`; the flags are `output_hidden_states` and `output_attentions`.
+        channels: configuration to the number of feature channels.
+        stride: configuration to the number that must divide height and width.
+        frames_per_step: configuration to the number of frames that make one time step of the features.
+        prepare: `(encoder, num_frames)`, or the name of such a function in `encoders`: changes a built encoder in
+            place, for clips of so many frames: removes unused parts, makes position tables follow the input.
+    """
+
+    framewise: bool
+    features: Callable | str
+    channels: Callable[[PreTrainedConfig], int] = hidden_size
+    stride: Callable[[PreTrainedConfig], int] = patch_side
+    frames_per_step: Callable[[PreTrainedConfig], int] = one
+    prepare: Callable | str = "unprepared"
+
+
+# By model type. Functions that come with networks are named, so that configurations import none.
+ENCODERS: dict[str, EncoderAdapter] = {
+    "umt": EncoderAdapter(False, "umt_features"),
+    "videomae": EncoderAdapter(False, "videomae_features", frames_per_step=tubelet_frames, prepare="prepare_videomae"),
+    "vjepa2": EncoderAdapter(False, "vjepa2_features", frames_per_step=tubelet_frames, prepare="prepare_vjepa2"),
+    "timesformer": EncoderAdapter(False, "timesformer_features", prepare="prepare_timesformer"),
+    "vivit": EncoderAdapter(
+        False,
+        "vivit_features",
+        stride=vivit_patch_side,
+        frames_per_step=vivit_tubelet_frames,
+        prepare="prepare_vivit",
+    ),
+    "dinov2": EncoderAdapter(True, "image_vit_features", prepare="prepare_image_vit"),
+    "dinov3_vit": EncoderAdapter(True, "image_vit_features", prepare="prepare_image_vit"),
+    "convnextv2": EncoderAdapter(
+        True, "convnextv2_features", channels=convnextv2_channels, stride=of_stride_32, prepare="prepare_convnextv2"
+    ),
+    "efficientnet": EncoderAdapter(True, "efficientnet_features", channels=efficientnet_channels, stride=of_stride_32),
+    "efficientnet_lite": EncoderAdapter(
+        True, "efficientnet_lite_features", channels=efficientnet_lite_channels, stride=of_stride_32
+    ),
+}
+
+
+def encoder_facts(config: PreTrainedConfig) -> EncoderAdapter:
+    """
+    The entry of `ENCODERS` for an encoder configuration.
+
+    Raises:
+        ValueError: there is none for this model type.
+    """
+    if config.model_type not in ENCODERS:
+        raise ValueError(
+            f"No adapter for encoders of type '{config.model_type}'. Choose one of {', '.join(ENCODERS)}, or add an "
+            "entry to salfom_hf.encoders.ENCODERS."
+        )
+    return ENCODERS[config.model_type]
+
+
+OWN_CONFIGS = {config.model_type: config for config in (UMTConfig, EfficientNetLiteConfig)}
+
+
+def encoder_config_of(model_type: str, **fields) -> PreTrainedConfig:
+    """The configuration of an encoder of this package or of transformers."""
+    if model_type in OWN_CONFIGS:
+        return OWN_CONFIGS[model_type](**fields)
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(model_type, **fields)
+
+
+@strict
+class SalFoMConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`SalFoMModel`] and [`SalFoMForVideoSaliencyPrediction`]. The defaults are the paper's model.
+
+    Args:
+        encoder_config (`PreTrainedConfig` or `dict`, defaults to `UMTConfig()`): the encoder; any type listed in
+            `salfom_hf.encoders.ENCODERS`.
+        num_frames (`int`, defaults to 16): frames of the clip from which the map of its last frame is predicted. Over
+            the encoder's frames per time step it must be a power of two.
+        image_size (`int` or pair of `int`, defaults to 224): height and width in pixels of the frames that the model
+            was made for; other sizes are accepted as long as the encoder's stride divides them.
+        decoder_hidden_size (`int`, *optional*): channels that the decoder reads. `None` takes the encoder's as they
+            are; a number projects them by a 1×1 convolution with ReLU.
+        decoder_channels (six `int`, defaults to (512, 256, 128, 64, 32, 16)): output channels of the six DFD steps.
+            Those of TCFE (2nd, 4th, 6th) and SFD follow, since the branches are added to one another.
+        fusion_channels (two `int`, defaults to (32, 16)): channels of the two hidden fusion convolutions.
+        use_tcfe, use_dfd, use_sfd (`bool`, default to `True`): which branches exist.
+        tcfe_depths (three `int`, defaults to (6, 6, 6)): transformer blocks of the TCFE stages.
+        tcfe_num_heads (three `int`, defaults to (8, 8, 8)): attention heads of the TCFE stages.
+        tcfe_mlp_ratio (`float`, defaults to 4.0): hidden width of the TCFE MLPs over their input width.
+        tcfe_layer_norm_eps (`float`, defaults to 1e-5): epsilon of the TCFE layer norms.
+        drop_path_rate (`float`, defaults to 0.2): stochastic depth of the last block of each TCFE stage, growing
+            linearly from 0 at the first.
+        output_stride (1, 2 or 4, defaults to 1): resolution of the last decoder steps and of the fusion, as the
+            factor by which a stride-16 encoder's input is larger. The map is up-sampled from there.
+        center_prior (`bool`, defaults to `False`): whether learned maps are added to the logits, one always and one,
+            initially a centred Gaussian, as far as the picture moves.
+        kl_weight, cc_weight (`float`, default to 1.0): weights of the loss terms KL(gt ‖ pred) and −CC.
+        initializer_range (`float`, defaults to 0.02): standard deviation of initial linear weights.
+    """
+
+    model_type = "salfom"
+    sub_configs = {"encoder_config": PreTrainedConfig}  # noqa: RUF012
+
+    encoder_config: dict | PreTrainedConfig | None = None
+    num_frames: int = 16
+    image_size: int | list[int] | tuple[int, ...] = 224
+    decoder_hidden_size: int | None = None
+    decoder_channels: list[int] | tuple[int, ...] = (512, 256, 128, 64, 32, 16)
+    fusion_channels: list[int] | tuple[int, ...] = (32, 16)
+    use_tcfe: bool = True
+    use_dfd: bool = True
+    use_sfd: bool = True
+    tcfe_depths: list[int] | tuple[int, ...] = (6, 6, 6)
+    tcfe_num_heads: list[int] | tuple[int, ...] = (8, 8, 8)
+    tcfe_mlp_ratio: float | int = 4.0
+    tcfe_layer_norm_eps: float = 1e-5
+    drop_path_rate: float | int = 0.2
+    output_stride: int = 1
+    center_prior: bool = False
+    kl_weight: float | int = 1.0
+    cc_weight: float | int = 1.0
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        if __package__ == "salfom_hf.models":
+            # What saved code says of itself is for those without this package: transformers would not load the
+            # pipeline without `trust_remote_code`, and models saved again would name code that they lack.
+            for name in ("auto_map", "custom_pipelines"):
+                kwargs.pop(name, None)
+        if self.encoder_config is None:
+            self.encoder_config = UMTConfig()
+        elif isinstance(self.encoder_config, dict):
+            encoder = dict(self.encoder_config)
+            if "model_type" not in encoder:
+                raise ValueError("encoder_config needs a model_type, such as 'umt'.")
+            self.encoder_config = encoder_config_of(encoder.pop("model_type"), **encoder)
+        super().__post_init__(**kwargs)
+
+    def validate_frames(self):
+        frames_per_step = encoder_facts(self.encoder_config).frames_per_step(self.encoder_config)
+        steps, remainder = divmod(self.num_frames, frames_per_step)
+        if remainder or steps < 1 or steps & (steps - 1):
+            raise ValueError(
+                f"num_frames ({self.num_frames}) must be {frames_per_step} times a power of two for the encoder "
+                f"'{self.encoder_config.model_type}'."
+            )
+
+    def validate_image_size(self):
+        if len(self.image_height_width) != 2:
+            raise ValueError(f"image_size must be one number or (height, width), not {self.image_size}.")
+        stride = encoder_facts(self.encoder_config).stride(self.encoder_config)
+        if any(side < stride or side % stride for side in self.image_height_width):
+            raise ValueError(
+                f"image_size ({self.image_size}) must be a multiple of {stride}, the stride of the encoder "
+                f"'{self.encoder_config.model_type}'."
+            )
+
+    def validate_decoder(self):
+        lengths = {"decoder_channels": 6, "fusion_channels": 2, "tcfe_depths": 3, "tcfe_num_heads": 3}
+        for name, length in lengths.items():
+            values = getattr(self, name)
+            if len(values) != length or any(value < 1 for value in values):
+                raise ValueError(f"{name} needs {length} positive numbers, not {list(values)}.")
+        for channels, heads in zip(self.decoder_channels[1::2], self.tcfe_num_heads, strict=True):
+            if channels % heads:
+                raise ValueError(
+                    f"The 2nd, 4th and 6th of decoder_channels {list(self.decoder_channels)} must be multiples of "
+                    f"tcfe_num_heads {list(self.tcfe_num_heads)}."
+                )
+        if not (self.use_tcfe or self.use_dfd or self.use_sfd):
+            raise ValueError("At least one of use_tcfe, use_dfd and use_sfd must be true.")
+        if self.decoder_hidden_size is not None and self.decoder_hidden_size < 1:
+            raise ValueError(f"decoder_hidden_size must be positive or None, not {self.decoder_hidden_size}.")
+        if self.output_stride not in (1, 2, 4):
+            raise ValueError(f"output_stride must be 1, 2 or 4, not {self.output_stride}.")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate must be at least 0 and below 1, not {self.drop_path_rate}.")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers; also accepts the package's own names (`salfom_hf.models.names`)."""
+        return super().from_pretrained(resolve(pretrained_model_name_or_path), *args, **kwargs)
+
+    @property
+    def image_height_width(self) -> tuple[int, int]:
+        """The image size as (height, width) in pixels."""
+        return pair(self.image_size)
+
+    @property
+    def time_steps(self) -> int:
+        """Time steps of the feature volume of one clip."""
+        return self.num_frames // encoder_facts(self.encoder_config).frames_per_step(self.encoder_config)
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels that the decoder reads."""
+        return self.decoder_hidden_size or encoder_facts(self.encoder_config).channels(self.encoder_config)
+
+    @property
+    def time_reductions(self) -> tuple[int, int, int, int]:
+        """Factors by which DFD steps 2, 4, 5 and 6 shorten time: halves while there is something to halve."""
+        factors, left = [], self.time_steps
+        for _ in range(3):
+            factors.append(2 if left > 1 else 1)
+            left //= factors[-1]
+        return (*factors, left)
+
+    @property
+    def last_scales(self) -> tuple[int, int]:
+        """Factors by which the last two decoder steps up-sample space."""
+        return {1: (2, 2), 2: (2, 1), 4: (1, 1)}[self.output_stride]
+
+
+__all__ = ["EfficientNetLiteConfig", "SalFoMConfig", "UMTConfig"]

@@ -1,0 +1,154 @@
+"""Models loaded without chatter, and why one cannot be: one sentence for each reason."""
+
+import os
+import pickle
+import struct
+import traceback
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import advice_for, causes, described, errno_of, is_out_of_memory, is_sentence, reason_of
+from .names import KNOWN, resolve
+
+
+class LoadError(Exception):
+    """A model cannot be loaded; the message is one sentence that says why and what to do."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let transformers write no warnings and no progress bars inside."""
+    from transformers import logging
+
+    verbosity, progress_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress_bar:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def loading(name: str | os.PathLike) -> Iterator[None]:
+    """
+    Load a SalFoM model, of this name, inside; transformers writes no warnings and no progress bars meanwhile.
+
+    Raises:
+        LoadError: it cannot be loaded.
+    """
+    try:
+        with quiet():
+            check_type(name)
+            yield
+    except LoadError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise LoadError(load_failure(name, error)) from error
+
+
+def check_type(name: str | os.PathLike) -> None:
+    """
+    Make sure that it is a SalFoM model: transformers would load any other one as one with random weights.
+
+    Raises:
+        LoadError: it is another model, or has no config.json that is one.
+    """
+    from transformers import PretrainedConfig
+
+    folder = resolve(name)
+    config, _ = PretrainedConfig.get_config_dict(folder)
+    if not config or not isinstance(config, dict):
+        there = os.path.isfile(os.path.join(folder, "config.json"))
+        what = "its config.json is empty or no configuration" if there else "there is no config.json in it"
+        raise LoadError(f"Cannot load the model '{name}': {what}; name a folder with a model.")
+    kind = config.get("model_type", "salfom")
+    if kind != "salfom":
+        raise LoadError(
+            f"Cannot load the model '{name}': it is of the type {kind}, not salfom; name a SalFoM model, or train one "
+            "with such an encoder by python -m salfom_hf.train."
+        )
+
+
+def load_failure(name: str | os.PathLike, error: Exception) -> str:
+    """The sentence about an error of `from_pretrained`."""
+    if is_sentence(error):  # Of a known name that has to be installed.
+        return str(error)
+    return f"Cannot load the model '{name}': {_reason(str(name), error)}."
+
+
+def _reason(name: str, error: Exception) -> str:
+    from huggingface_hub import constants, errors
+    from safetensors import SafetensorError
+
+    chain = list(causes(error))
+    text = " ".join(str(error).split())
+
+    def find(*kinds: type) -> BaseException | None:
+        return next((cause for cause in chain if isinstance(cause, kinds)), None)
+
+    responses = (getattr(cause, "response", None) for cause in chain)
+    status = next((response.status_code for response in responses if response is not None), None)
+    if os.path.isfile(name):
+        return "it is a file; name the folder that it is in, or convert a .pth file by `salfom convert` first"
+    if find(errors.HFValidationError):
+        return f"it is none of {', '.join(KNOWN)}, no folder, and no name of a model on the Hub; check the name"
+    if find(errors.GatedRepoError):
+        return (
+            f"access to it on the Hub is restricted ({status}); ask for access at {constants.ENDPOINT}/{name} and run "
+            "`hf auth login`"
+        )
+    if find(errors.RepositoryNotFoundError):
+        return (
+            f"it is none of {', '.join(KNOWN)}, no folder, and no model on the Hub that you may read ({status}); "
+            "check the name or, if it is private, run `hf auth login` and ask for access"
+        )
+    if status in (401, 403):
+        return f"the Hub refuses access to it ({status}); run `hf auth login` and ask its owners for access"
+    if status is not None:
+        return f"the Hub answered with the error {status}; try again later"
+    if find(errors.OfflineModeIsEnabled) or (constants.HF_HUB_OFFLINE and find(errors.LocalEntryNotFoundError)):
+        return (
+            f"it is none of {', '.join(KNOWN)} and no folder, no copy of it is in the cache, and HF_HUB_OFFLINE is "
+            "set; check the name, or unset HF_HUB_OFFLINE"
+        )
+    if find(errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) or any(
+        type(cause).__module__.startswith("httpx") for cause in chain
+    ):
+        return (
+            f"it is none of {', '.join(KNOWN)} and no folder, and the Hub cannot be reached ({described(chain[-1])}); "
+            "check the name and the network"
+        )
+    if "trust_remote_code" in text:
+        return "it comes with code of its own, which is not run here; name one that this package loads by itself"
+    if "is not a valid JSON file" in text:
+        return f"{text.rstrip('.')} ({described(chain[-1])}); download it again"
+    if damaged := find(SafetensorError, pickle.UnpicklingError, EOFError, struct.error, zipfile.BadZipFile):
+        return f"its weights are damaged or incomplete ({described(damaged)}); download it again"
+    if "no file named" in text or "not appear to have a file named" in text:
+        return f"its weights are missing ({described(error)}); download it again"
+    if missing := find(FileNotFoundError):
+        return f"a file of it is missing ({described(missing)}); download it again"
+    if "processor for" in text:
+        return "its video_preprocessor_config.json is missing; download it again"
+    if "ignore_mismatched_sizes" in text:
+        return "its weights do not fit its config.json; take both from the same model"
+    if "does not recognize this architecture" in text or "Unrecognized model" in text:
+        return f"this version of transformers does not know it ({described(error)}); update transformers, or check it"
+    if isinstance(error, ImportError):
+        return f"it needs a package that is not installed ({described(error)})"
+    if isinstance(error, OSError) and errno_of(error):
+        return f"{reason_of(error)}; {advice_for(error, 'check the path')}"
+    if find(errors.StrictDataclassError):
+        return f"its config.json cannot be used ({described(error)}); correct it"
+    of_processor = any("video_process" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    files = "video_preprocessor_config.json" if of_processor else "config.json and its weights"
+    return f"{described(error).rstrip('.')}; check its {files}"
+
+
+__all__ = ["LoadError", "load_failure", "loading", "quiet"]

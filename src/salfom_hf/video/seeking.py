@@ -1,0 +1,197 @@
+"""Single frames of a video by their numbers, without decoding what stands before them."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.container import InputContainer
+
+from ..errors import VideoError, reported
+from .reading import _MIN_MPEG4_PACKET, _fit, _name_of, _playable_stream, _quarter_turns, _rgb, opened
+
+# Codecs whose packets hold just one frame that is shown, as demuxers cut them.
+_ONE_FRAME_PER_PACKET = frozenset({"av1", "h264", "hevc", "libdav1d", "mjpeg", "mpeg2video", "mpeg4", "vp9"})
+
+
+def read_frames_at(
+    source: str | os.PathLike[str] | bytes, indices: Iterable[int], missing_at_end: int = 0
+) -> Iterator[np.ndarray]:
+    """Yield the frames of a video file that have these numbers, decoding from the key frame before the first one.
+
+    Frames are numbered from 0 in the order in which `read_frames` yields all of them. Which frame a packet of the file
+    holds is found without decoding, where the file leaves no doubt about it; else the file is decoded once. What was
+    found is remembered for files (not for bytes) until they change. After a damaged part, numbers may count frames
+    that `read_frames` leaves out; to ask for one of those is an error.
+
+    Args:
+        source: the path of a video file, or the whole file as bytes.
+        indices: strictly increasing, 0 or more.
+        missing_at_end: so many frames may be asked for beyond the last one, which is given in their place.
+
+    Yields:
+        uint8 (height, width, 3), RGB, all of the size of the first frame.
+
+    Raises:
+        VideoError: the file cannot be read, or has fewer frames.
+        ValueError: the indices do not increase. Both come on the first `next`.
+    """
+    indices = list(indices)
+    if any(a >= b for a, b in itertools.pairwise([-1, *indices])):
+        raise ValueError(f"The numbers of frames must be 0 or more and increase, not {indices}.")
+    if not indices:
+        return
+    if isinstance(source, bytes):
+        index = _build_index(source)
+    else:
+        source = Path(source)
+        with reported(f"Cannot read {source}"):
+            state = source.stat()
+        index = _index_of_file(source, state.st_mtime_ns, state.st_size)
+    if not len(index.order) or indices[-1] >= len(index.order) + missing_at_end:
+        raise VideoError(
+            f"{_name_of(source)} has {len(index.order)} frames; there is no frame with the number {indices[-1]}, "
+            "counted from 0."
+        )
+    indices = [min(number, len(index.order) - 1) for number in indices]
+    position = 0
+    # Should the decoder want more than the key frame before, decoding begins anew where it always works.
+    for key in dict.fromkeys((index.key_before(indices[0]), 0)):
+        for number, frame in _numbered(source, key, index):
+            while position < len(indices) and number == index.order[indices[position]]:
+                turned = _quarter_turns(frame) % 2
+                size = (index.height, index.width) if turned else (index.width, index.height)
+                yield _fit(_rgb(frame), *size)
+                position += 1
+            if position == len(indices):
+                return
+    raise VideoError(f"{_name_of(source)} cannot be decoded at frame {indices[position]}; download or copy it again.")
+
+
+@dataclass(frozen=True)
+class _FrameIndex:
+    """Where a video file keeps its frames.
+
+    A packet's number is its place in the file. `order` has the number of each frame's packet, in the order of showing;
+    where packets do not hold one frame each, `counted` is true and the numbers are those of the frames themselves.
+    `shown` has where the frame of each key packet stands in `order`, `times` is what to seek for it, in ticks, and
+    `known` finds a key packet's number by its place in bytes and size. `width` and `height` are in pixels, before
+    rotation.
+    """
+
+    width: int
+    height: int
+    order: np.ndarray
+    counted: bool
+    shown: dict[int, int]
+    times: dict[int, int]
+    known: dict[tuple[int, int], int]
+
+    def key_before(self, index: int) -> int:
+        """Return the number of the last key packet whose frame is shown no later than the frame `index`."""
+        return max((key for key, shown in self.shown.items() if shown <= index), default=0)
+
+
+class _Packet(NamedTuple):
+    pts: int | None
+    dts: int | None
+    place: int | None
+    size: int
+    is_key: bool
+    is_doubtful: bool
+
+
+def _build_index(source: Path | bytes) -> _FrameIndex:
+    with opened(source) as container:
+        stream = _playable_stream(container, source)
+        context = stream.codec_context
+        width, height, codec, reorders = context.width, context.height, context.name, bool(context.has_b_frames)
+        packets = [
+            _Packet(p.pts, p.dts, p.pos, p.size, p.is_keyframe, p.is_corrupt or p.is_discard)
+            for p in _whole_packets(container, stream)
+        ]
+        timed = not (codec in ("h264", "hevc") and container.format.name == "avi")
+    order, counted = _shown_order(packets, codec, reorders) if timed else None, False
+    if order is None:
+        order = [number for number, _ in _numbered(source)]
+        counted = None in order or len(set(order)) < len(order)
+        if counted:
+            order = list(range(len(order)))
+    places = {number: place for place, number in enumerate(order)}
+    keys = [n for n, packet in enumerate(packets) if packet.is_key and n in places and not counted]
+    times = {n: min(t for t in packets[n][:2] if t is not None) for n in keys if packets[n][:2] != (None, None)}
+    known = {(packets[n].place, packets[n].size): n for n in keys if packets[n].place is not None}
+    return _FrameIndex(width, height, np.array(order), counted, {n: places[n] for n in keys}, times, known)
+
+
+@lru_cache(maxsize=4096)
+def _index_of_file(path: Path, modified: int, size: int) -> _FrameIndex:
+    return _build_index(path)
+
+
+def _shown_order(packets: list[_Packet], codec: str, reorders: bool) -> list[int] | None:
+    """Return the packets' numbers in the order of showing, or None where only decoding can tell."""
+    if not packets or codec not in _ONE_FRAME_PER_PACKET or any(p.is_doubtful or p.size == 0 for p in packets):
+        return None
+    if codec == "mpeg4" and min(p.size for p in packets) < _MIN_MPEG4_PACKET:
+        return None
+    pts, dts = [p.pts for p in packets], [p.dts for p in packets if p.dts is not None]
+    if None in pts or len(set(pts)) < len(pts) or any(a >= b for a, b in itertools.pairwise(dts)):
+        return None
+    # Frames shown before the file's first key frame are lost.
+    if not packets[0].is_key or pts[0] > min(pts):
+        return None
+    order = sorted(range(len(pts)), key=pts.__getitem__)
+    # A file that keeps times of decoding for times of showing gives itself away here.
+    return order if reorders == (order != list(range(len(pts)))) else None
+
+
+def _whole_packets(container: InputContainer, stream: Any) -> Iterator[Any]:
+    """Yield the packets of a stream up to the end of the file, or up to where it breaks off."""
+    with suppress(av.FFmpegError, OSError):
+        for packet in container.demux(stream):
+            if packet.size or packet.dts is not None:  # What has neither stands for the end.
+                yield packet
+
+
+def _numbered_packets(source: Path | bytes, key: int, index: _FrameIndex | None) -> Iterator[tuple[Any, int, Any]]:
+    """Yield the stream, and number and packet from the key packet `key` on."""
+    for seeks in (True, False) if index is not None and key in index.times else (False,):
+        with opened(source) as container:
+            stream = _playable_stream(container, source)
+            # Threads that decode one frame each would decode as many beyond the last frame that is wanted.
+            stream.thread_type = "SLICE"
+            number = None if seeks else 0
+            if seeks:
+                with suppress(av.FFmpegError):
+                    container.seek(index.times[key], stream=stream)
+            for packet in _whole_packets(container, stream):
+                if number is None:
+                    number = index.known.get((packet.pos, packet.size))
+                    if number is None or number > key:
+                        break  # The search ended too late, or nobody knows where.
+                if number >= key:
+                    yield stream, number, packet
+                number += 1
+            else:
+                yield stream, -1, None
+                return
+
+
+def _numbered(
+    source: Path | bytes, key: int = 0, index: _FrameIndex | None = None
+) -> Iterator[tuple[int | None, av.VideoFrame]]:
+    """Yield each frame that decodes from the key packet `key` on, with the number of its packet."""
+    count = itertools.count()
+    for stream, number, packet in _numbered_packets(source, key, index):
+        if packet is not None:
+            packet.pts = number  # Decoders hand the time of showing on to the frame, whatever it says.
+        with suppress(av.FFmpegError):
+            for frame in stream.decode(packet):
+                yield next(count) if index is not None and index.counted else frame.pts, frame
