@@ -20,7 +20,6 @@ from safetensors import safe_open
 
 from salfom_hf import SalFoMForVideoSaliencyPrediction
 from salfom_hf.data.dhf1k import DHF1K
-from salfom_hf.data.export_card import SOURCES
 from salfom_hf.hub.cards import METRIC_NAMES, evaluation_of, model_data, read_results, render
 
 HERE = Path(__file__).parent
@@ -82,7 +81,7 @@ def dhf1k_card() -> str:
         pretty_name="DHF1K (loader card: no data)",
         license="other",
         license_name="research-only",
-        license_link=SOURCES["dhf1k"].address,
+        license_link=DHF1K.SOURCE.address,
         task_categories=["other"],
         tags=["saliency", "gaze", "eye-tracking", "video", "salfom"],
         size_categories=["1K<n<10K"],
@@ -91,7 +90,7 @@ def dhf1k_card() -> str:
     return render(
         HERE / "dhf1k.md",
         data,
-        source=SOURCES["dhf1k"],
+        source=DHF1K.SOURCE,
         splits=splits,
         total=f"{sum(DHF1K.OFFICIAL.values()):,}",
         observers=OBSERVERS,

@@ -14,7 +14,6 @@ from .common import FAILURE, UsageError, at_least_one, print_traceback, some_pat
 
 # Named here as well as in `salfom_hf.data`, which takes a second to import.
 DATASETS = ("dhf1k", "hollywood2", "ucf_sports", "stills", "gazefolder")
-FORMATS = ("parquet", "webdataset")
 
 # How many videos, or rows of stills, are on a sheet if none are named.
 SHEET_VIDEOS, SHEET_ROWS_OF_STILLS = 6, 3
@@ -39,7 +38,7 @@ def add(commands) -> None:
         help="a row per fixation or sample of gaze: video, x, y (pixels), time (seconds) or frame (from 0), and "
         "observer if known",
     )
-    command.add_argument("output", type=some_path, metavar="OUT", help="folder to make")
+    add_output_folder(command)
     command.add_argument("--split", choices=("train", "validation", "test"), default="train", help="default: train")
     command.add_argument(
         "--validation",
@@ -54,7 +53,6 @@ def add(commands) -> None:
         metavar="PIXELS",
         help="standard deviation of densities in a video 640 wide; default 12.7, as DHF1K's",
     )
-    command.add_argument("--overwrite", action="store_true", help="replace an earlier output")
 
     command = add_action(
         actions,
@@ -63,7 +61,7 @@ def add(commands) -> None:
         "make a dataset, a gazefolder, of videos without gaze, with pseudo-labels that an image model draws",
     )
     command.add_argument("videos", type=some_path, metavar="VIDEOS", help="folder of videos, or one video")
-    command.add_argument("output", type=some_path, metavar="OUT", help="folder to make")
+    add_output_folder(command)
     command.add_argument(
         "--teacher",
         type=some_path,
@@ -71,29 +69,18 @@ def add(commands) -> None:
         metavar="FILE.tflite",
         help="Google's attention-center model; needs the package ai-edge-litert",
     )
-    command.add_argument(
-        "--every",
-        type=at_least_one,
-        default=5,
-        metavar="N",
-        help="the teacher labels every N-th frame, default %(default)s; labels between are interpolated",
-    )
-    command.add_argument(
-        "--frames",
-        type=at_least_one,
-        default=400,
-        metavar="N",
-        help="at most so many from the beginning of each video, default %(default)s",
-    )
-    command.add_argument(
-        "--longest",
-        type=at_least_one,
-        default=448,
-        metavar="PIXELS",
-        help="reduce frames to this longest side, default %(default)s",
-    )
+    for option, default, metavar, text in (
+        (
+            "--every",
+            5,
+            "N",
+            "the teacher labels every N-th frame, default %(default)s; labels between are interpolated",
+        ),
+        ("--frames", 400, "N", "at most so many from the beginning of each video, default %(default)s"),
+        ("--longest", 448, "PIXELS", "reduce frames to this longest side, default %(default)s"),
+    ):
+        command.add_argument(option, type=at_least_one, default=default, metavar=metavar, help=text)
     command.add_argument("--seed", type=whole_number, default=0, help="of the fixations drawn, default 0")
-    command.add_argument("--overwrite", action="store_true", help="replace an earlier output")
 
     command = add_dataset_action(
         actions, "check", check, "report what is missing in a dataset's folder or does not fit"
@@ -116,10 +103,9 @@ def add(commands) -> None:
     command = add_dataset_action(
         actions, "export", export, "write shards that hold the files, for the Hub and for streaming to many machines"
     )
-    command.add_argument("output", type=some_path, metavar="OUT", help="folder to make")
+    add_output_folder(command)
     add_skip_invalid(command)
     command.add_argument("--split", nargs="+", help="default: all found")
-    command.add_argument("--format", choices=FORMATS, default="parquet", help="default: %(default)s")
     size = command.add_mutually_exclusive_group()
     size.add_argument("--max-shard-size", default="500MB", metavar="SIZE", help="default: %(default)s")
     size.add_argument(
@@ -128,7 +114,6 @@ def add(commands) -> None:
         metavar="N",
         help="shards per split, with equally many rows: give a multiple of the number of machines",
     )
-    command.add_argument("--overwrite", action="store_true", help="replace an earlier export")
 
 
 def add_action(actions, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
@@ -145,6 +130,11 @@ def add_dataset_action(
     what = "the dataset's folder" + (", or an export of it" if or_export else "")
     command.add_argument("path", type=some_path, metavar="PATH", help=what)
     return command
+
+
+def add_output_folder(command: argparse.ArgumentParser) -> None:
+    command.add_argument("output", type=some_path, metavar="OUT", help="folder to make")
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier output")
 
 
 def add_skip_invalid(command: argparse.ArgumentParser) -> None:
@@ -175,47 +165,34 @@ def reporting(run: Callable, args: argparse.Namespace) -> int:
 def make(args: argparse.Namespace) -> int:
     from ..data import DataError, make_gazefolder
 
-    validation = args.validation
-    if validation is None:
-        validation = 0.2 if args.split == "train" else 0
     options = {} if args.sigma is None else {"sigma": args.sigma}
+    options["validation"] = args.validation
+    if args.validation is None:
+        options["validation"] = 0.2 if args.split == "train" else 0
     try:
         made = make_gazefolder(
-            args.videos,
-            args.gaze,
-            args.output,
-            split=args.split,
-            validation=validation,
-            seed=args.seed,
-            overwrite=args.overwrite,
-            **options,
+            args.videos, args.gaze, args.output, split=args.split, seed=args.seed, overwrite=args.overwrite, **options
         )
     except DataError:
         raise
     except ValueError as error:
         raise UsageError(str(error)) from error
-    print(f"{args.videos} -> {args.output}: {made}.")
-    print(f"Look at it: salfom data show gazefolder {shlex.quote(str(args.output))}")
-    return 0
+    return say_made(args, f"{made}")
 
 
 def pseudo_label(args: argparse.Namespace) -> int:
     from ..data import pseudo_label
 
+    options = {name: getattr(args, name) for name in ("every", "frames", "longest", "seed", "overwrite")}
     try:
-        made = pseudo_label(
-            args.videos,
-            args.output,
-            args.teacher,
-            every=args.every,
-            frames=args.frames,
-            longest=args.longest,
-            seed=args.seed,
-            overwrite=args.overwrite,
-        )
+        made = pseudo_label(args.videos, args.output, args.teacher, **options)
     except ImportError as error:
         raise UsageError(str(error)) from error
-    print(f"{args.videos} -> {args.output}: pseudo-labels for {len(made)} videos, {sum(made.values())} frames.")
+    return say_made(args, f"pseudo-labels for {len(made)} videos, {sum(made.values())} frames")
+
+
+def say_made(args: argparse.Namespace, made: str) -> int:
+    print(f"{args.videos} -> {args.output}: {made}.")
     print(f"Look at it: salfom data show gazefolder {shlex.quote(str(args.output))}")
     return 0
 
@@ -234,12 +211,6 @@ def refuse_export(path: Path) -> None:
 
     if export_info(path) is not None:
         raise UsageError(f"{path} is an export; give the folder of the dataset that it was made from.")
-
-
-def check_free_or_earlier(path: Path, overwrite: bool, inputs: Inputs) -> None:
-    """As `check_free`, where an output of an earlier run may be, which is no input though it is among them."""
-    inputs.refuse(path)
-    check_free(path, overwrite)
 
 
 def tables(args: argparse.Namespace, splits: list[str] | None) -> dict:
@@ -269,8 +240,7 @@ def show(args: argparse.Namespace) -> int:
     output = args.output or Path(f"{args.dataset}_{args.split or split}.png")
     if args.output is None:
         check_free_or_earlier(output, args.overwrite, inputs)
-    stills = args.dataset == "stills"
-    wanted = SHEET_ROWS_OF_STILLS * args.frames if stills else SHEET_VIDEOS
+    wanted = SHEET_ROWS_OF_STILLS * args.frames if args.dataset == "stills" else SHEET_VIDEOS
     with atomic_output(output, args.overwrite) as temporary:
         chosen = named(rows, split, args.video) if args.video else from_all_over(rows, wanted)
         contact_sheet(map(open_sample, chosen), args.frames).save(temporary)
@@ -278,9 +248,17 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
+def check_free_or_earlier(path: Path, overwrite: bool, inputs: Inputs) -> None:
+    """As `check_free`, where an output of an earlier run may be, which is no input though it is among them."""
+    inputs.refuse(path)
+    check_free(path, overwrite)
+
+
 def named(rows, split: str, ids: list[str]) -> list[dict]:
     """The rows of these ids, in the order of the ids."""
-    column = "image_id" if "image_id" in rows.features else "video_id"
+    from ..data.features import id_column
+
+    column = id_column(rows.features)
     if isinstance(rows, Sized):
         places = {name: index for index, name in enumerate(rows[column])}
         found = {name: rows[places[name]] for name in ids if name in places}
@@ -307,16 +285,9 @@ def export(args: argparse.Namespace) -> int:
     check_place(args.output, args.overwrite, Inputs(args.path))
     refuse_export(args.path)
     splits = tables(args, args.split)
+    sizes = {"max_shard_size": args.max_shard_size, "num_shards": args.num_shards}
     try:
-        export_dataset(
-            splits,
-            args.output,
-            args.dataset,
-            file_format=args.format,
-            max_shard_size=args.max_shard_size,
-            num_shards=args.num_shards,
-            overwrite=args.overwrite,
-        )
+        export_dataset(splits, args.output, args.dataset, **sizes, overwrite=args.overwrite)
     except ValueError as error:
         raise UsageError(f"{args.max_shard_size} is no size; give one such as 500MB.") from error
     print(f"{args.path} -> {args.output}: {', '.join(f'{split} {len(rows)}' for split, rows in splits.items())}")

@@ -1,33 +1,54 @@
 """What the builders of the gaze datasets share: checking first, a cache that knows when files change, and loading."""
 
-import math
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import datasets
 from datasets.fingerprint import Hasher
+from tqdm import tqdm
 
-from ..errors import check_file
-from .features import DataError
-from .layout import (
-    Clip,
-    Found,
-    Problem,
-    Report,
-    counted,
-    decode,
-    decode_all,
-    examine,
-    find_root,
-    fingerprint,
-    list_folder,
+from .features import VIDEO_FEATURES, DataError, id_column
+from .layout import list_folder
+from .report import Found, Problem, Report, any_fatal, counted
+
+
+class Source(NamedTuple):
+    """Where a dataset is from, and under which terms; for its card, in markdown."""
+
+    address: str
+    paper: str
+    terms: str
+
+
+PRIVATE = (
+    "Its authors release it for research and give no permission to pass it on: **it may not be redistributed. Keep "
+    "this repository private.**"
 )
 
-FPS_FILE = "fps.txt"
+
+class Item(Protocol):
+    """Some rows of a dataset: a clip, or a table, folder or part of one; `examine` gives those that can be read."""
+
+    def state(self) -> Any:
+        """What changes when files that the rows are made of are added, removed or written."""
+
+    def examine(self) -> tuple[list["Item"], list[Problem]]:
+        """The parts that can be used, to be read one by one; problems."""
+
+    def decode(self) -> list[Problem]:
+        """Problems that only reading every file of an examined item shows."""
+
+    def count(self) -> tuple[int, int]:
+        """Number of rows and of frames in an examined item."""
+
+    def rows(self) -> Iterator[dict]:
+        """The rows of an examined item."""
 
 
 @dataclass
@@ -48,7 +69,8 @@ class GazeConfig(datasets.BuilderConfig):
 
 class GazeBuilder(datasets.GeneratorBasedBuilder):
     """
-    Base of the builders. A subclass says how files are found, examined and read.
+    Base of the builders. A subclass says what it is, in class attributes, and where files are, in `looks_right` and
+    `find`.
 
     Args:
         data_dir: the dataset's folder.
@@ -66,6 +88,9 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
 
     TITLE: ClassVar[str]
     EXPECTED: ClassVar[str]  # entries of the folder, in words
+    DESCRIPTION: ClassVar[str] = ""
+    SOURCE: ClassVar[Source] = Source("", "", "")
+    FEATURES: ClassVar[datasets.Features]
     OFFICIAL: ClassVar[dict[str, int | None]] = {}  # splits, with their number of videos as published
     ALIASES: ClassVar[dict[str, str]] = {}  # other names of splits
     UNIT: ClassVar[str] = "videos"
@@ -73,66 +98,66 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
     def __init__(self, *args, data_dir: str | os.PathLike, splits=None, skip_invalid: bool = False, **kwargs):
         root = self.find_root(data_dir)
         splits = splits and tuple(sorted({self.ALIASES.get(split, split) for split in splits}))
+        found, problems = self.find(root, splits)
+        states = {split: [item.state() for item in items] for split, items in found.items()}
         # A damaged file that is written anew may show in nothing but the report.
-        problems = self.examine_all(root, splits)[1].problems if skip_invalid else None
-        state = Hasher.hash((self.state(root, splits), problems))
+        report = self.examine_all(root, splits)[1].problems if skip_invalid else None
+        state = Hasher.hash((problems, states, report))
+        kwargs = {"dataset_name": type(self).__name__, **kwargs}
         super().__init__(*args, data_dir=str(root), splits=splits, skip_invalid=skip_invalid, state=state, **kwargs)
 
     @classmethod
-    def find_root(cls, data_dir: str | os.PathLike) -> Path:
-        return find_root(data_dir, cls.TITLE, cls.looks_right, cls.EXPECTED)
-
-    @staticmethod
-    def looks_right(folder: Path) -> bool:
+    def looks_right(cls, folder: Path) -> bool:
         """Whether a folder is that of the dataset."""
         raise NotImplementedError
 
     @classmethod
-    def find(cls, root: Path, splits: tuple[str, ...] | None) -> tuple[dict[str, list], list[Problem]]:
+    def find(cls, root: Path, splits: tuple[str, ...] | None) -> tuple[dict[str, list[Item]], list[Problem]]:
         """What each split holds, unexamined, and what is wrong with the folders around it; reads little."""
         raise NotImplementedError
 
     @classmethod
-    def state(cls, root: Path, splits: tuple[str, ...] | None) -> Any:
-        """What changes when files that the rows are made of are added, removed or written."""
-        raise NotImplementedError
+    def find_root(cls, data_dir: str | os.PathLike) -> Path:
+        """
+        The dataset's folder, as an absolute path.
 
-    @classmethod
-    def examine(cls, item) -> tuple[list, list[Problem]]:
-        """The parts of an item that can be used, to be read one by one; its problems."""
-        raise NotImplementedError
-
-    @classmethod
-    def decode(cls, item) -> list[Problem]:
-        """Problems that only reading every file of an examined item shows."""
-        raise NotImplementedError
-
-    @classmethod
-    def count(cls, items: list) -> tuple[int, int]:
-        """Number of rows and of frames in examined items."""
-        raise NotImplementedError
-
-    @classmethod
-    def left_out(cls, problems: list[Problem]) -> int:
-        """How many rows cannot be used for the problems of one item."""
-        raise NotImplementedError
+        Raises:
+            DataError: the folder is not there or is not the dataset's; the message says where it may be.
+        """
+        root = Path(os.path.abspath(os.path.expanduser(data_dir)))
+        if root.exists() and cls.looks_right(root):
+            return root
+        nearby = []
+        if root.is_dir():
+            nearby += [Path(entry.path) for entry in list_folder(root) if entry.is_dir()]
+        nearby += [folder for folder in list(root.parents)[:3] if folder.is_dir()]
+        hint = next((f"; did you mean {folder}?" for folder in nearby if cls.looks_right(folder)), ".")
+        if not root.exists():
+            raise DataError(f"There is no folder {root}{hint}")
+        if not root.is_dir():
+            raise DataError(f"{root} is a file, but {cls.TITLE} is a folder with {cls.EXPECTED}{hint}")
+        raise DataError(f"{root} does not look like {cls.TITLE}, which has {cls.EXPECTED}{hint}")
 
     @classmethod
     def examine_all(
         cls, root: Path, splits: tuple[str, ...] | None, deep: bool = False
-    ) -> tuple[dict[str, list], Report]:
+    ) -> tuple[dict[str, list[Item]], Report]:
         """What each split holds that can be used, and the report on all of it."""
         found, problems = cls.find(root, splits)
         left_out = sum(problem.fatal for problem in problems)
-        usable, hidden = {}, []
+        usable, counts, hidden = {}, {}, []
         for split, items in found.items():
-            results = [cls.examine(item) for item in items]
+            results = [item.examine() for item in items]
             usable[split] = [part for parts, _ in results for part in parts]
-            problems += [problem for _, more in results for problem in more]
-            left_out += sum(cls.left_out(more) for _, more in results)
+            for _, more in results:
+                problems += more
+                # All problems of a clip are of one row.
+                left_out += any_fatal(more) if cls.UNIT == "videos" else sum(problem.fatal for problem in more)
             if deep:
-                hidden += [problem for more in decode_all(usable[split], cls.decode) for problem in more]
-        counts = {split: Found(*cls.count(items), cls.OFFICIAL.get(split)) for split, items in usable.items()}
+                hidden += decode_all(usable[split])
+            sizes = [item.count() for item in usable[split]]
+            rows, frames = (sum(numbers) for numbers in zip((0, 0), *sizes, strict=True))
+            counts[split] = Found(rows, frames, cls.OFFICIAL.get(split))
         num_hidden = sum(problem.fatal for problem in hidden)
         return usable, Report(cls.TITLE, root, problems + hidden, counts, left_out, num_hidden, cls.UNIT)
 
@@ -205,6 +230,12 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         builder.download_and_prepare(num_proc=num_proc)
         return builder.as_dataset(split)
 
+    def _info(self) -> datasets.DatasetInfo:
+        address, paper, terms = self.SOURCE
+        return datasets.DatasetInfo(
+            description=self.DESCRIPTION, homepage=address, citation=paper, license=terms, features=self.FEATURES
+        )
+
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         usable, report = self.examine_all(self.find_root(self.config.data_dir), self.config.splits)
         if report.fatal and not self.config.skip_invalid:
@@ -224,9 +255,17 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
             if items
         ]
 
+    def _generate_examples(self, items: list[Item]):
+        name = id_column(self.info.features)
+        for item in items:
+            for row in item.rows():
+                yield row[name], row
+
 
 class VideoBuilder(GazeBuilder):
-    """Base of the builders whose rows are videos."""
+    """Base of the builders whose rows are videos, and whose `find` gives [`layout.Clip`]s."""
+
+    FEATURES = VIDEO_FEATURES
 
     @classmethod
     def chosen(cls, splits: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -237,96 +276,17 @@ class VideoBuilder(GazeBuilder):
             raise DataError(f"{cls.TITLE} has no split {unknown[0]!r}, but {' and '.join(cls.OFFICIAL)}{hint}.")
         return splits or tuple(cls.OFFICIAL)
 
-    @classmethod
-    def state(cls, root: Path, splits: tuple[str, ...] | None) -> Any:
-        found, problems = cls.find(root, splits)
-        return problems, {split: [fingerprint(clip) for clip in clips] for split, clips in found.items()}
 
-    @classmethod
-    def examine(cls, item: Clip) -> tuple[list[Clip], list[Problem]]:
-        return examine(item)
-
-    @classmethod
-    def decode(cls, item: Clip) -> list[Problem]:
-        return decode(item)
-
-    @classmethod
-    def count(cls, items: list[Clip]) -> tuple[int, int]:
-        return len(items), sum(clip.num_frames for clip in items)
-
-    @classmethod
-    def left_out(cls, problems: list[Problem]) -> int:
-        return int(any(problem.fatal for problem in problems))
-
-    def _generate_examples(self, items: list[Clip]):
-        for clip in items:
-            yield clip.id, clip.row()
+def decode_all(items: list[Item]) -> list[Problem]:
+    """What reading every file of the items shows, in their order; by threads, with a progress bar."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        results = pool.map(lambda item: item.decode(), items)
+        progress = tqdm(results, total=len(items), desc="Reading every file", unit="video", disable=None)
+        return [problem for problems in progress for problem in problems]
+    finally:
+        # An interrupted check does not go on with what is left, which may take an hour.
+        pool.shutdown(cancel_futures=True)
 
 
-def frame_rate(file: Path, default: float) -> float:
-    """
-    Frames per second from a file that holds nothing else; the default if it does not exist.
-
-    Raises:
-        OSError, ValueError: it cannot be read, or is not a number above 0.
-    """
-    if not os.path.lexists(file):
-        return default
-    check_file(file)
-    rate = float(file.read_text(encoding="utf-8"))
-    if not 0 < rate < math.inf:
-        raise ValueError(f"{rate} is not a frame rate.")
-    return rate
-
-
-def clips_of(folder: Path, fps: float) -> tuple[list[Clip], list[Problem]]:
-    """The folders `CLIP/{images,maps,fixation}` in a folder, in natural order; `fps` where a clip does not tell."""
-    clips, problems = [], []
-    for entry in list_folder(folder):
-        path = folder / entry.name
-        if entry.is_dir():
-            try:
-                rate = frame_rate(path / FPS_FILE, fps)
-            except (OSError, ValueError):
-                problems.append(Problem("fps", path / FPS_FILE, "is not a number above 0"))
-                continue
-            clips.append(
-                Clip(entry.name, images=path / "images", maps=path / "maps", fixations=path / "fixation", fps=rate)
-            )
-        else:
-            problems.append(Problem("file for folder", path, "is a file; it is ignored", fatal=False))
-    return clips, problems
-
-
-class ClipFolderBuilder(VideoBuilder):
-    """
-    Base of the builders of `{training,testing}/CLIP/{images,maps,fixation}`, with frames per second in `CLIP/fps.txt`
-    if they are others than `FPS`. The names in `ALIASES` are also those of the splits' folders.
-    """
-
-    EXPECTED = "training/CLIP/{images,maps,fixation} and the same under testing"
-    ALIASES: ClassVar = {"training": "train", "testing": "test"}
-    FPS: ClassVar[float]
-
-    @classmethod
-    def looks_right(cls, folder: Path) -> bool:
-        parts = [folder / name for name in cls.ALIASES if (folder / name).is_dir()]
-        return any((part / entry.name / "images").is_dir() for part in parts for entry in list_folder(part))
-
-    @classmethod
-    def find(cls, root: Path, splits: tuple[str, ...] | None) -> tuple[dict[str, list[Clip]], list[Problem]]:
-        found, problems, taken = {}, [], {}
-        for name, split in cls.ALIASES.items():
-            if split not in cls.chosen(splits):
-                continue
-            found.setdefault(split, [])
-            if split in taken and (root / name).is_dir():
-                problems.append(Problem("duplicate", root / name, f"is the same split as {taken[split]}"))
-            elif (root / name).is_dir():
-                taken[split] = name
-                found[split], more = clips_of(root / name, cls.FPS)
-                problems += more
-        return found, problems
-
-
-__all__ = ["FPS_FILE", "ClipFolderBuilder", "GazeBuilder", "GazeConfig", "VideoBuilder"]
+__all__ = ["PRIVATE", "GazeBuilder", "GazeConfig", "Source", "VideoBuilder"]

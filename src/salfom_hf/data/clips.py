@@ -1,11 +1,10 @@
 """Training clips of videos and stills with gaze: torch datasets over the rows that the loaders give.
 
-The labels of a clip belong to its last frame. Everything random is drawn from the seed, the epoch and the clip's index
-(in a stream: the video's id), so a clip is the same in whichever worker process or rank it is made.
+The labels of a clip belong to its last frame. Everything random is drawn from the seed, the epoch and the clip's
+index, so a clip is the same in whichever worker process or rank it is made.
 """
 
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +15,9 @@ from torch.utils.data import default_collate
 from transformers.image_utils import SizeDict
 
 from ..models.video_processing_salfom import SalFoMVideoProcessor
-from .augmentation import Augmentation
+from .augmentation import Augmentation, Transform
 from .features import DataError
-from .samples import GazeStill, open_sample
+from .samples import GazeStill, GazeVideo, open_sample
 
 # Some frames have no fixations; one that has is looked for among this many.
 FRAME_DRAWS = 5
@@ -65,102 +64,6 @@ class EpochDataset(data.Dataset):
 
     def __getitem__(self, index: int) -> dict:
         return self.clip(index, int(self._epoch))
-
-
-class ClipMaker:
-    """
-    Makes clips of opened videos and stills. The arguments are those of [`ClipDataset`].
-
-    Raises:
-        ValueError: an argument is outside its range.
-    """
-
-    def __init__(
-        self,
-        processor: SalFoMVideoProcessor,
-        num_frames: int,
-        sampling: str,
-        clips_per_video: int,
-        spacing: int | None,
-        augmentation: Augmentation | None,
-        size: tuple[int, int] | None,
-    ):
-        spacing = num_frames if spacing is None else spacing
-        if sampling not in ("random", "regular"):
-            raise ValueError(f'sampling must be "random" or "regular", not {sampling!r}.')
-        if min(num_frames, clips_per_video, spacing) < 1:
-            raise ValueError("num_frames, clips_per_video and spacing must be at least 1.")
-        self.processor = processor
-        self.num_frames = num_frames
-        self.sampling = sampling
-        self.clips_per_video = clips_per_video
-        self.spacing = spacing
-        self.augmentation = augmentation or Augmentation()
-        self.size = size
-
-    def labelled_frames(self, available: int) -> np.ndarray:
-        """The labelled frame of each clip of a video with `available` frames, int64; −1 where it is to be drawn."""
-        if self.sampling == "random":
-            return np.full(self.clips_per_video, -1)
-        # Counted from the end, so that every frame is in a clip; it is the first clip that may need padding.
-        return np.arange((available - 1) % self.spacing, available, self.spacing)
-
-    def draw_frame(self, sample, rng: np.random.Generator) -> int:
-        """Any frame of the video, if possible one with fixations."""
-        drawn = rng.integers(sample.num_frames, size=FRAME_DRAWS)
-        return int(next((index for index in drawn if sample.fixations(int(index)).any()), drawn[-1]))
-
-    def make(self, sample, labelled: int, rng: np.random.Generator) -> dict:
-        """
-        One clip, as [`ClipDataset`] describes it.
-
-        Args:
-            sample: what [`open_sample`] gives.
-            labelled: index of the frame that the labels belong to; −1 draws one.
-            rng: the source of chance.
-
-        Raises:
-            DataError: there are no labels, or a file is unreadable or of another size than the row says.
-            VideoError: a frame is missing or cannot be read.
-        """
-        if labelled < 0:
-            labelled = self.draw_frame(sample, rng)
-        fixations = sample.fixations(labelled)
-        transform = self.augmentation.draw(rng, fixations, sample.size)
-        still = isinstance(sample, GazeStill)
-        size = self.size or self.processor.target_size(*sample.size, still=still)
-        target = SizeDict(height=size[0], width=size[1])
-
-        length = 1 if still else self.num_frames
-        window = transform.window(labelled, sample.num_frames, length)
-        frames = []
-        for frame in sample.frames(window.first, window.stop, window.step):
-            if frame.shape[:2] != sample.size:
-                raise DataError(
-                    f"{sample.id} has a frame of {frame.shape[1]}×{frame.shape[0]} pixels where the dataset says "
-                    f"{sample.size[1]}×{sample.size[0]}; load the dataset anew."
-                )
-            pixels = transform.crop(torch.from_numpy(frame).permute(2, 0, 1)).unsqueeze(0)
-            # Frames are worked on one by one, as a whole clip would not stay in the processor's cache.
-            frames.append(
-                self.processor.prepare_frames(
-                    pixels, do_resize=True, size=target, keep_aspect_ratio=False, do_rescale=False, do_normalize=False
-                )
-            )
-        if window.backward:
-            frames.reverse()
-        frames = [
-            self.processor.prepare_frames(transform.mirror(frame), do_resize=False)
-            for frame in transform.recolor(frames)
-        ]
-        density = torch.from_numpy(sample.density(labelled))
-        return {
-            "pixel_values_videos": torch.cat([frames[0]] * window.missing + frames),
-            "labels": transform.density(density, sample.size, size),
-            "fixations": transform.fixations(fixations, sample.size, size),
-            "video_id": sample.id,
-            "frame": labelled,
-        }
 
 
 class ClipDataset(EpochDataset):
@@ -228,73 +131,91 @@ class ClipDataset(EpochDataset):
         seed: int = 0,
     ):
         if isinstance(dataset, IterableDataset):
-            raise TypeError("A streamed dataset has no rows to choose from; make a StreamedClipDataset of it.")
-        self.dataset = dataset.with_format("arrow")
-        self.maker = ClipMaker(processor, num_frames, sampling, clips_per_video, spacing, augmentation, size)
+            raise TypeError("A streamed dataset has no rows to choose from; load it without streaming.")
+        spacing = num_frames if spacing is None else spacing
+        if sampling not in ("random", "regular"):
+            raise ValueError(f'sampling must be "random" or "regular", not {sampling!r}.')
+        if min(num_frames, clips_per_video, spacing) < 1:
+            raise ValueError("num_frames, clips_per_video and spacing must be at least 1.")
         super().__init__(seed)
+        self.dataset = dataset.with_format("arrow")
+        self.processor = processor
+        self.num_frames = num_frames
+        self.augmentation = augmentation or Augmentation()
+        self.size = size
         if "num_frames" in dataset.column_names:
             lengths = self.dataset.select_columns("num_frames")[:]["num_frames"].to_numpy()
         else:
             lengths = np.ones(len(dataset), np.int64)
-        labelled = [self.maker.labelled_frames(length) for length in lengths]
-        # Arrays, not lists: reading a list writes its reference counts, which copies it into every worker's memory.
-        self._labelled = np.concatenate([np.empty(0, np.int64), *labelled])
+        if sampling == "random":
+            labelled = [np.full(clips_per_video, -1)] * len(lengths)
+        else:
+            # Counted from the end, so that every frame is in a clip; it is the first clip that may need padding.
+            labelled = [np.arange((length - 1) % spacing, length, spacing) for length in lengths]
+        # Of each clip: its video, and its labelled frame, or −1 where it is to be drawn. Arrays, not lists: reading a
+        # list writes its reference counts, which copies it into every worker's memory.
         self._video = np.repeat(np.arange(len(lengths)), [len(frames) for frames in labelled])
+        self._labelled = np.concatenate([np.empty(0, np.int64), *labelled])
 
     def __len__(self) -> int:
         return len(self._video)
 
     def clip(self, index: int, epoch: int) -> dict:
-        """Item `index` as it is in an epoch, whichever is set."""
+        """
+        Item `index` as it is in an epoch, whichever is set.
+
+        Raises:
+            DataError: there are no labels, or a file is unreadable or of another size than the row says.
+            VideoError: a frame is missing or cannot be read.
+        """
         index = range(len(self))[index]
-        row = lazy_row(self.dataset[int(self._video[index])])
         rng = np.random.default_rng((self.seed, epoch, index))
-        return self.maker.make(open_sample(row), int(self._labelled[index]), rng)
+        sample = open_sample(lazy_row(self.dataset[int(self._video[index])]))
+        labelled = int(self._labelled[index])
+        if labelled < 0:
+            # Any frame of the video, if possible one with fixations.
+            drawn = rng.integers(sample.num_frames, size=FRAME_DRAWS)
+            labelled = int(next((frame for frame in drawn if sample.fixations(int(frame)).any()), drawn[-1]))
+        fixations = sample.fixations(labelled)
+        transform = self.augmentation.draw(rng, fixations, sample.size)
+        still = isinstance(sample, GazeStill)
+        size = self.size or self.processor.target_size(*sample.size, still=still)
+        density = torch.from_numpy(sample.density(labelled))
+        return {
+            "pixel_values_videos": self._frames(sample, labelled, transform, 1 if still else self.num_frames, size),
+            "labels": transform.density(density, sample.size, size),
+            "fixations": transform.fixations(fixations, sample.size, size),
+            "video_id": sample.id,
+            "frame": labelled,
+        }
 
-
-class StreamedClipDataset(data.IterableDataset):
-    """
-    Clips of a dataset that is streamed, in the order of its videos; arguments and items as for [`ClipDataset`].
-
-    Worker processes share the stream's shards out, so there should be at least as many shards as workers. Ranks are
-    given their part beforehand by `datasets.distributed.split_dataset_by_node(dataset, rank, world_size)`, and
-    `dataset.shuffle(seed=…, buffer_size=…)` shuffles videos, anew for every epoch that is set.
-
-    Args:
-        dataset: rows as they come from `streaming=True`.
-
-    Raises:
-        ValueError: an argument is outside its range.
-    """
-
-    def __init__(
-        self,
-        dataset: IterableDataset,
-        processor: SalFoMVideoProcessor,
-        *,
-        num_frames: int = 16,
-        sampling: str = "random",
-        clips_per_video: int = 1,
-        spacing: int | None = None,
-        augmentation: Augmentation | None = None,
-        size: tuple[int, int] | None = None,
-        seed: int = 0,
-    ):
-        self.dataset = dataset
-        self.maker = ClipMaker(processor, num_frames, sampling, clips_per_video, spacing, augmentation, size)
-        self.seed = seed
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw and shuffle anew; running workers take it up with the next pass over their loader."""
-        self.dataset.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[dict]:
-        for row in self.dataset:
-            sample = open_sample(row)
-            video = zlib.crc32(sample.id.encode())
-            for number, labelled in enumerate(self.maker.labelled_frames(sample.num_frames)):
-                rng = np.random.default_rng((self.seed, self.dataset.epoch, video, number))
-                yield self.maker.make(sample, int(labelled), rng)
+    def _frames(
+        self, sample: GazeVideo | GazeStill, labelled: int, transform: Transform, length: int, size: tuple[int, int]
+    ) -> torch.Tensor:
+        """The frames of the clip whose last one is `labelled`, ready for the network."""
+        target = SizeDict(height=size[0], width=size[1])
+        window = transform.window(labelled, sample.num_frames, length)
+        frames = []
+        for frame in sample.frames(window.first, window.stop, window.step):
+            if frame.shape[:2] != sample.size:
+                raise DataError(
+                    f"{sample.id} has a frame of {frame.shape[1]}×{frame.shape[0]} pixels where the dataset says "
+                    f"{sample.size[1]}×{sample.size[0]}; load the dataset anew."
+                )
+            pixels = transform.crop(torch.from_numpy(frame).permute(2, 0, 1)).unsqueeze(0)
+            # Frames are worked on one by one, as a whole clip would not stay in the processor's cache.
+            frames.append(
+                self.processor.prepare_frames(
+                    pixels, do_resize=True, size=target, keep_aspect_ratio=False, do_rescale=False, do_normalize=False
+                )
+            )
+        if window.backward:
+            frames.reverse()
+        frames = [
+            self.processor.prepare_frames(transform.mirror(frame), do_resize=False)
+            for frame in transform.recolor(frames)
+        ]
+        return torch.cat([frames[0]] * window.missing + frames)
 
 
 class MixtureDataset(EpochDataset):
@@ -384,4 +305,4 @@ def collate_by_shape(clips: list[dict]) -> list[dict]:
     return [default_collate(group) for group in groups.values()]
 
 
-__all__ = ["ClipDataset", "MixtureDataset", "StreamedClipDataset", "collate_by_shape"]
+__all__ = ["ClipDataset", "MixtureDataset", "collate_by_shape"]

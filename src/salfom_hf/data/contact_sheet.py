@@ -1,28 +1,28 @@
 """Contact sheets: a few frames of each video with where people looked, to see whether the data is right."""
 
 from collections.abc import Iterable
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from ..inference.sliding_window import batched
 from ..video.drawing import overlay
+from .report import counted
 from .samples import GazeStill, GazeVideo
 
 # Pixels, if not said otherwise.
 CELL_AREA = 320 * 200
 COLUMNS = 12  # pictures side by side; more go below
 MARGIN, GAP, GUTTER, MIN_WIDTH = 28, 8, 96, 640
-TITLE_SIZE, TEXT_SIZE = 24, 16
-LINE = 22
-DOT_RADIUS, RING, EDGE = 2.25, 1.25, 1.0
+TITLE_SIZE, TEXT_SIZE, LINE = 24, 16, 22
 SMOOTHING = 4  # Dots are drawn this much larger, then reduced.
 
 # The font that comes with Pillow lacks × and …, so neither is drawn.
 BACKGROUND, CELL_COLOR = (24, 26, 30), (12, 13, 15)
 BRIGHT, DIM = (236, 238, 241), (158, 164, 172)
-DOT_COLOR, RING_COLOR, EDGE_COLOR = (255, 64, 48), (255, 255, 255), (0, 0, 0)
+# Radius and colour of a dark edge, a white ring, and the dot itself.
+DOT = ((4.5, (0, 0, 0)), (3.5, (255, 255, 255)), (2.25, (255, 64, 48)))
 
 
 class Panel(NamedTuple):
@@ -41,10 +41,6 @@ class Block(NamedTuple):
     panels: list[Panel]
 
 
-def count(number: int, unit: str) -> str:
-    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
-
-
 def video_block(video: GazeVideo, num_frames: int, cell: tuple[int, int]) -> Block:
     """Evenly spaced frames of a video, each from the middle of its part."""
     columns = min(num_frames, video.num_frames)
@@ -57,34 +53,25 @@ def video_block(video: GazeVideo, num_frames: int, cell: tuple[int, int]) -> Blo
             fixations = video.fixations(index)
             points = (np.argwhere(fixations)[:, ::-1] + 0.5) / fixations.shape[::-1]
             pictures += [heated(frame, video.density(index)), dotted(frame, points)]
-            note = f"{count(len(points), 'pixel')} fixated"
+            note = f"{counted(len(points), 'pixel')} fixated"
         panels.append(Panel(video.frame_names[index], note, pictures))
     height, width = video.size
     labels = "" if video.has_labels else ", no labels"
-    note = f"{width}x{height}, {video.fps:g} fps, {count(video.num_frames, 'frame')}{labels}"
+    note = f"{width}x{height}, {video.fps:g} fps, {counted(video.num_frames, 'frame')}{labels}"
     return Block(video.id, note, panels)
-
-
-def wrapped(block: Block) -> list[Block]:
-    """A block in rows that fit on a sheet; the title is above the first."""
-    rows = [block.panels[first : first + COLUMNS] for first in range(0, len(block.panels), COLUMNS)]
-    return [block._replace(panels=rows[0]), *(Block("", "", row) for row in rows[1:])]
 
 
 def still_panel(still: GazeStill, cell: tuple[int, int]) -> Panel:
     height, width = still.size
     points = np.stack([still.x / width, still.y / height], axis=1)
     frame = fitted(next(still.frames()), cell)
-    note = f"{width}x{height}, {count(len(points), 'fixation')}"
+    note = f"{width}x{height}, {counted(len(points), 'fixation')}"
     return Panel(still.id, note, [frame, heated(frame, still.density(0)), dotted(frame, points)])
 
 
 def fitted(image: np.ndarray, cell: tuple[int, int]) -> Image.Image:
     """The image as large as it fits into the cell."""
-    height, width = image.shape[:2]
-    scale = min(cell[0] / width, cell[1] / height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+    return ImageOps.contain(Image.fromarray(image), cell, Image.Resampling.LANCZOS)
 
 
 def heated(frame: Image.Image, density: np.ndarray) -> Image.Image:
@@ -101,11 +88,7 @@ def dotted(frame: Image.Image, points: np.ndarray) -> Image.Image:
     """
     frame = frame.copy()
     centers = points * frame.size * SMOOTHING
-    for radius, color in (
-        (DOT_RADIUS + RING + EDGE, EDGE_COLOR),
-        (DOT_RADIUS + RING, RING_COLOR),
-        (DOT_RADIUS, DOT_COLOR),
-    ):
+    for radius, color in DOT:
         mask = Image.new("L", (frame.width * SMOOTHING, frame.height * SMOOTHING))
         draw = ImageDraw.Draw(mask)
         for x, y in centers:
@@ -123,12 +106,6 @@ def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
         if font.getlength(short) <= width:
             return short
     return "..."
-
-
-def cell_size(samples: list[GazeVideo | GazeStill]) -> tuple[int, int]:
-    """(width, height) of the cells: of the shape that images typically have."""
-    aspect = np.median([sample.size[1] / sample.size[0] for sample in samples]).clip(3 / 4, 16 / 9)
-    return round((CELL_AREA * aspect) ** 0.5), round((CELL_AREA / aspect) ** 0.5)
 
 
 def drawn(block: Block, sheet_width: int, cell: tuple[int, int]) -> Image.Image:
@@ -179,26 +156,23 @@ def contact_sheet(samples: Iterable[GazeVideo | GazeStill], num_frames: int = 5)
     samples = list(samples)
     if not samples:
         raise ValueError("There is nothing to show.")
-    cell = cell_size(samples)
-    stills = iter([still_panel(sample, cell) for sample in samples if isinstance(sample, GazeStill)])
-    blocks = [
-        block
-        for sample in samples
-        if isinstance(sample, GazeVideo)
-        for block in wrapped(video_block(sample, num_frames, cell))
-    ]
-    while row := list(islice(stills, min(num_frames, COLUMNS))):
-        blocks.append(Block("", "", row))
+    # Cells have the shape that images typically have.
+    aspect = np.median([sample.size[1] / sample.size[0] for sample in samples]).clip(3 / 4, 16 / 9)
+    cell = round((CELL_AREA * aspect) ** 0.5), round((CELL_AREA / aspect) ** 0.5)
+    blocks = []
+    for sample in samples:
+        if isinstance(sample, GazeVideo):
+            block = video_block(sample, num_frames, cell)
+            first, *rows = batched(block.panels, COLUMNS)
+            blocks += [block._replace(panels=first), *(Block("", "", row) for row in rows)]
+    stills = [still_panel(sample, cell) for sample in samples if isinstance(sample, GazeStill)]
+    blocks += [Block("", "", row) for row in batched(stills, min(num_frames, COLUMNS))]
     columns = max(len(block.panels) for block in blocks)
     # Wide enough for the title of a video even where it has a single frame.
     width = 2 * MARGIN + max(GUTTER + columns * (cell[0] + GAP) - GAP, MIN_WIDTH)
-    strips = [drawn(block, width, cell) for block in blocks]
-    sheet = Image.new("RGB", (width, sum(strip.height for strip in strips) + MARGIN), BACKGROUND)
-    top = 0
-    for strip in strips:
-        sheet.paste(strip, (0, top))
-        top += strip.height
-    return sheet
+    strips = [np.asarray(drawn(block, width, cell)) for block in blocks]
+    strips.append(np.full((MARGIN, width, 3), BACKGROUND, np.uint8))
+    return Image.fromarray(np.concatenate(strips))
 
 
 __all__ = ["contact_sheet"]

@@ -32,11 +32,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import ClassVar
 
-import datasets
-
-from .builder import VideoBuilder
-from .features import VIDEO_FEATURES
-from .layout import Clip, Problem, list_folder
+from .builder import PRIVATE, Source, VideoBuilder
+from .layout import Clip, list_folder
+from .report import Problem
 
 # First and last number of each split.
 _NUMBERS = {"train": (1, 600), "validation": (601, 700), "test": (701, 1000)}
@@ -49,6 +47,15 @@ class DHF1K(VideoBuilder):
 
     TITLE = "DHF1K"
     EXPECTED = "video/001.AVI and annotation/0001/{maps,fixation}, or {train,val,test}/0001/{images,maps,fixation}"
+    DESCRIPTION = (
+        "DHF1K: 1000 videos of 640×360 pixels at 30 frames per second with the fixations of 17 observers. "
+        "The labels of videos 701–1000 are withheld by the authors, whose server scores predictions."
+    )
+    SOURCE = Source(
+        "https://github.com/wenguanwang/DHF1K",
+        "W. Wang et al., *Revisiting Video Saliency: A Large-scale Benchmark and a New Model*, CVPR 2018",
+        PRIVATE,
+    )
     OFFICIAL: ClassVar = {split: last - first + 1 for split, (first, last) in _NUMBERS.items()}
     ALIASES: ClassVar = {"val": "validation"}
 
@@ -62,22 +69,6 @@ class DHF1K(VideoBuilder):
         splits = cls.chosen(splits)
         return _find_videos(root, splits) if (root / "video").is_dir() else _find_frames(root, splits)
 
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(
-            description=(
-                "DHF1K: 1000 videos of 640×360 pixels at 30 frames per second with the fixations of 17 observers. "
-                "The labels of videos 701–1000 are withheld by the authors, whose server scores predictions."
-            ),
-            homepage="https://github.com/wenguanwang/DHF1K",
-            license="For research; get the videos and their terms from the authors.",
-            citation=(
-                "Wang, Shen, Xie, Cheng, Ling, Borji. Revisiting Video Saliency Prediction in the Deep Learning Era. "
-                "IEEE TPAMI 43(1), 2021. Wang, Shen, Guo, Cheng, Borji. Revisiting Video Saliency: A Large-scale "
-                "Benchmark and a New Model. CVPR 2018."
-            ),
-            features=VIDEO_FEATURES,
-        )
-
 
 def split_of(number: int) -> str | None:
     """The official split of a video, by its number; None for a number that DHF1K lacks."""
@@ -88,10 +79,7 @@ def _numbered(
     folder: Path, suffixes: set[str] | None = None, splits: tuple[str, ...] = tuple(_NUMBERS)
 ) -> tuple[dict[int, Path], set[int], list[Problem]]:
     """
-    The videos (`suffixes` given) or else folders in a folder, by the numbers that are their names.
-
-    Args:
-        splits: the only ones to look for.
+    The videos (`suffixes` given) or else folders in a folder, by the numbers that are their names, of these splits.
 
     Returns:
         paths by number, in order; numbers that are there but cannot be used; problems, among them what those have.
@@ -107,18 +95,16 @@ def _numbered(
             problems.append(Problem("unexpected", path, "DHF1K's videos have numbers 1 to 1000", fatal=False))
         elif split_of(int(name)) not in splits:
             continue
-        elif suffixes and entry.is_dir():
+        elif entry.is_dir() == bool(suffixes):
             broken.add(int(name))
-            problems.append(Problem("folder for file", path, "is a folder"))
-        elif not suffixes and not entry.is_dir():
-            broken.add(int(name))
-            problems.append(Problem("file for folder", path, "is a file"))
+            kind, text = ("folder for file", "is a folder") if suffixes else ("file for folder", "is a file")
+            problems.append(Problem(kind, path, text))
         else:
             paths[int(name)].append(path)
-    for number, same in paths.items():
-        if len(same) > 1:
+    for number, (first, *others) in paths.items():
+        if others:
             broken.add(number)
-            problems.append(Problem("duplicate", same[0], f"{', '.join(path.name for path in same[1:])} too"))
+            problems.append(Problem("duplicate", first, f"{', '.join(path.name for path in others)} too"))
     numbered = {number: same[0] for number, same in sorted(paths.items()) if number not in broken}
     # 1000 has a digit more than 999, so only zeros in front tell.
     lengths = Counter(len(path.stem) for number, path in numbered.items() if number < 1000)

@@ -1,5 +1,7 @@
 """What the rows of the gaze datasets hold."""
 
+from collections.abc import Iterable
+
 from datasets import Features, Image, List, Value, Video
 
 
@@ -41,4 +43,10 @@ STILL_FEATURES = Features(
 )
 """One row per image, with the fixations of all observers."""
 
-__all__ = ["STILL_FEATURES", "VIDEO_FEATURES", "DataError"]
+
+def id_column(columns: Iterable[str]) -> str:
+    """The column that names the rows: `"image_id"` where they are stills, `"video_id"` where they are videos."""
+    return "image_id" if "image_id" in columns else "video_id"
+
+
+__all__ = ["STILL_FEATURES", "VIDEO_FEATURES", "DataError", "id_column"]

@@ -14,51 +14,41 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from .. import __version__
 from ..errors import needs_extra, reason_of
-from ..files import Inputs, atomic_output, check_free
-from ..inference.blur import gaussian_blur
+from ..files import Inputs, check_free
 from ..video.reading import probe, read_frames
-from .export import writing
 from .features import DataError
-from .recordings import find_videos, make_clip_folder, write_frame
+from .recordings import find_videos, make_clip_folder, new_gazefolder, write_frame
+from .shots import video_density
 
-POWER = 0.6
-"""Power of the teacher's maps that densities begin as: on stills with recorded gaze the maps are far too peaked."""
-
-SIGMA = 0.02
-"""Standard deviation, as a share of the frame's width, that densities are blurred with."""
-
-PRIOR_SIGMA = 0.25
-"""Standard deviations, as shares of the frame's height and width, of the Gaussian in the middle of the frame that
-densities are multiplied by: gaze on video keeps closer to the centre than gaze on the stills the teacher learned."""
-
-FIXATIONS = 20
-"""Points per frame that are drawn from the density."""
+POWER = 0.6  # of the teacher's maps, which are far more peaked than recorded gaze on stills
+SIGMA, PRIOR_SIGMA = 0.02, 0.25  # of densities, see `video_density`
+FIXATIONS = 20  # points per frame that are drawn from the density
 
 # The teacher's input and, within it, its saliency map.
 _INPUT_NAME, _INPUT_SHAPE = "image", (1, 480, 640, 3)
 _SALIENCY, _SALIENCY_SHAPE = 1583, (1, 480, 640)
 
-_README = """# Pseudo-labels, not gaze
+_README = f"""# Pseudo-labels, not gaze
 
 Nobody was recorded looking at these videos. `maps` were drawn by an image model, Google's attention-center
 (https://github.com/google/attention-center, Apache License 2.0), and `fixation` holds points drawn at random from
 those maps. Train on them if you like; never report scores on them, nor publish them as recordings of gaze.
 
-- Made by: `salfom data pseudo-label`, {version}
-- Teacher: {teacher}, SHA-256 {digest}
-- Labelled by the teacher: one frame of {every}, and the last; in between, densities are interpolated linearly
-- Density: the teacher's map to the power of {power}, blurred with a standard deviation of {sigma} of the frame's
-  width, multiplied by a Gaussian in the middle of the frame with standard deviations of {prior} of its height and
-  width, divided by its maximum
-- Fixations: {fixations} points per frame, drawn from the density with the seed {seed}
-- Frames: at most {frames} from the beginning of each video, the longest side at most {longest} pixels
+- Made by: `salfom data pseudo-label`, {{version}}
+- Teacher: {{teacher}}, SHA-256 {{digest}}
+- Labelled by the teacher: one frame of {{every}}, and the last; in between, densities are interpolated linearly
+- Density: the teacher's map to the power of {POWER}, blurred with a standard deviation of {SIGMA} of the frame's
+  width, multiplied by a Gaussian in the middle of the frame with standard deviations of {PRIOR_SIGMA} of its height
+  and width, divided by its maximum
+- Fixations: {FIXATIONS} points per frame, drawn from the density with the seed {{seed}}
+- Frames: at most {{frames}} from the beginning of each video, the longest side at most {{longest}} pixels
 
 | clip | video | frames |
 | --- | --- | --- |
-{rows}
+{{rows}}
 """
 
 
@@ -99,8 +89,8 @@ class AttentionCenter:
             for details in self._interpreter.get_input_details()
             if details["name"].startswith(_INPUT_NAME) and tuple(details["shape"]) == _INPUT_SHAPE
         }
-        tensors = {details["index"]: tuple(details["shape"]) for details in self._interpreter.get_tensor_details()}
-        if len(inputs) != 1 or tensors.get(_SALIENCY) != _SALIENCY_SHAPE:
+        shapes = {details["index"]: tuple(details["shape"]) for details in self._interpreter.get_tensor_details()}
+        if len(inputs) != 1 or shapes.get(_SALIENCY) != _SALIENCY_SHAPE:
             raise DataError(
                 f"{path} is not the attention-center model: its tensor {_SALIENCY} is no map of 480×640; "
                 "take center.tflite from https://github.com/google/attention-center."
@@ -128,16 +118,7 @@ def pseudo_density(saliency: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
         float32 `(height, width)`, with a maximum of 1.
     """
     density = F.interpolate(saliency[None, None], size, mode="bilinear", antialias=True)[0, 0].clamp_min(0) ** POWER
-    density = gaussian_blur(density, SIGMA * size[1])
-    y, x = ((torch.arange(length) + 0.5) / length - 0.5 for length in size)
-    density = density * torch.exp(-0.5 * (y[:, None] ** 2 + x**2) / PRIOR_SIGMA**2)
-    return (density / density.max()).numpy()
-
-
-def reduced_size(height: int, width: int, longest: int) -> tuple[int, int]:
-    """(height, width) with the longest side at most so many pixels, in the same proportion."""
-    factor = min(1.0, longest / max(height, width))
-    return max(1, round(height * factor)), max(1, round(width * factor))
+    return video_density(density, SIGMA, PRIOR_SIGMA).numpy()
 
 
 def with_densities(frames: Iterable[np.ndarray], label, every: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -217,13 +198,10 @@ def pseudo_label(
     model = AttentionCenter(teacher)
     made = {}
     total = sum(min(info.num_frames or frames, frames) for info in infos.values())
-    with (
-        atomic_output(folder, overwrite) as temporary,
-        writing(folder),
-        tqdm(total=total, unit="frame", desc=folder.name, disable=None, dynamic_ncols=True) as progress,
-    ):
+    with new_gazefolder(folder, overwrite, total) as (temporary, progress):
         for video, info in infos.items():
-            size = reduced_size(info.height, info.width, longest)
+            factor = min(1.0, longest / max(info.height, info.width))
+            size = max(1, round(info.height * factor)), max(1, round(info.width * factor))
             parts = make_clip_folder(temporary / "train" / video.stem, info)
             rng = np.random.default_rng((seed, zlib.crc32(video.stem.encode())))
             images = (frame.image for frame in islice(read_frames(video), frames))
@@ -233,27 +211,18 @@ def pseudo_label(
                 write_frame(parts, number, picture, density, draw_points(density, FIXATIONS, rng))
                 progress.update()
             made[video.stem] = number + 1
-        names = {video.stem: video.name for video in infos}
-        (temporary / "README.md").write_text(
-            _readme(teacher, made, names, every=every, frames=frames, longest=longest, seed=seed), encoding="utf-8"
+        readme = _README.format(
+            version=f"salfom-hf {__version__}",
+            teacher=teacher.name,
+            digest=hashlib.sha256(teacher.read_bytes()).hexdigest(),
+            every=every,
+            frames=frames,
+            longest=longest,
+            seed=seed,
+            rows="\n".join(f"| {video.stem} | {video.name} | {made[video.stem]} |" for video in infos),
         )
+        (temporary / "README.md").write_text(readme, encoding="utf-8")
     return made
-
-
-def _readme(teacher: Path, made: dict[str, int], names: dict[str, str], **settings: int) -> str:
-    from .. import __version__
-
-    return _README.format(
-        version=f"salfom-hf {__version__}",
-        teacher=teacher.name,
-        digest=hashlib.sha256(teacher.read_bytes()).hexdigest(),
-        power=POWER,
-        sigma=SIGMA,
-        prior=PRIOR_SIGMA,
-        fixations=FIXATIONS,
-        rows="\n".join(f"| {clip} | {names[clip]} | {count} |" for clip, count in made.items()),
-        **settings,
-    )
 
 
 __all__ = ["AttentionCenter", "pseudo_label"]

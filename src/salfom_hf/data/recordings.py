@@ -6,8 +6,10 @@ import warnings
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,11 +19,10 @@ from ..errors import check_file, reason_of, reported
 from ..files import Inputs, atomic_output, check_free
 from ..inference.blur import blur_matrix
 from ..video.reading import VIDEO_SUFFIXES, VideoInfo, probe, read_frames
-from .builder import FPS_FILE
+from .clip_folders import FPS_FILE, GazeFolder
 from .export import writing
 from .features import DataError
-from .gazefolder import GazeFolder
-from .layout import counted, listed_names
+from .report import counted, listed_names
 from .splits import held_out
 
 SIGMA, SIGMA_WIDTH = 30 / math.sqrt(8 * math.log(2)), 640
@@ -63,8 +64,7 @@ class Made:
         )
 
 
-@dataclass(frozen=True)
-class GazeTable:
+class GazeTable(NamedTuple):
     """
     Where people looked.
 
@@ -120,9 +120,7 @@ def _read_rows(path: Path, reader) -> GazeTable:
     at_observer = header.index("observer") if "observer" in header else None
     table: dict[str, array] = defaultdict(lambda: array("d"))
     observers, incomplete = set(), 0
-    for row in reader:
-        if not row:
-            continue
+    for row in filter(None, reader):
         if len(row) != len(header):
             raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells, but the header has {len(header)}.")
         values = []
@@ -145,8 +143,7 @@ def _read_rows(path: Path, reader) -> GazeTable:
         table[row[at_video].strip()].extend(values)
         if at_observer is not None:
             observers.add(row[at_observer].strip())
-    observers.discard("")  # Unknown.
-    return GazeTable(dict(table), clocks == ["frame"], observers, incomplete)
+    return GazeTable(dict(table), clocks == ["frame"], observers - {""}, incomplete)
 
 
 def find_videos(path: Path) -> list[Path]:
@@ -186,12 +183,6 @@ def assign(table: GazeTable, videos: list[Path]) -> tuple[dict[Path, np.ndarray]
     return {video: np.concatenate([rows for _, rows in parts[video]]) for video in videos if video in parts}, unknown
 
 
-def counts_from_one(assigned: dict[Path, np.ndarray], infos: dict[Path, VideoInfo]) -> bool:
-    """Whether the numbers of frames in a table, as `assign` gives them, are those of frames that begin with 1."""
-    past = any((rows[:, 0] == infos[video].num_frames).any() for video, rows in assigned.items())
-    return past and all((rows[:, 0] >= 1).all() for rows in assigned.values())
-
-
 def frames_shown(path: Path, period: float) -> Iterator[tuple[np.ndarray, float, float]]:
     """Each frame, from when and until when it is shown, in seconds; the last one is shown for a period."""
     frames = read_frames(path)
@@ -200,6 +191,17 @@ def frames_shown(path: Path, period: float) -> Iterator[tuple[np.ndarray, float,
         yield shown.image, float(shown.timestamp), float(following.timestamp)
         shown = following
     yield shown.image, float(shown.timestamp), float(shown.timestamp) + period
+
+
+@contextmanager
+def new_gazefolder(folder: Path, overwrite: bool, total: int | None) -> Iterator[tuple[Path, tqdm]]:
+    """Where to write a folder that takes its place when it is complete, and a progress bar of so many frames."""
+    with (
+        atomic_output(folder, overwrite) as temporary,
+        writing(folder),
+        tqdm(total=total, unit="frame", desc=folder.name, disable=None, dynamic_ncols=True) as progress,
+    ):
+        yield temporary, progress
 
 
 def make_clip_folder(folder: Path, info: VideoInfo) -> list[Path]:
@@ -233,16 +235,8 @@ def write_clip(
     folder: Path, info: VideoInfo, gaze: np.ndarray, by_frame: bool, sigma: float, progress: tqdm
 ) -> Counter[str]:
     """
-    Write the frames, densities and fixations of one video; a few frames are in memory.
-
-    Args:
-        folder: to make.
-        gaze: as `assign` gives it.
-        by_frame: as in [`GazeTable`].
-        sigma: of densities, in pixels of this video.
-
-    Returns:
-        number of `"frames"`, of `"fixations"`, and of rows outside the frame or the video.
+    Write the frames, densities (of a sigma in pixels of this video) and fixations of one video; a few frames are in
+    memory. Gives the number of `"frames"`, of `"fixations"`, and of rows outside the frame or the video.
     """
     parts = make_clip_folder(folder, info)
     inside = ((gaze[:, 1:] >= 0) & (gaze[:, 1:] < (info.width, info.height))).all(axis=1)
@@ -311,15 +305,13 @@ def make_gazefolder(
     check_free(folder, overwrite, Inputs(gaze, *found))
     table = read_gaze(gaze)
     assigned, unknown = assign(table, found)
-    _check(assigned, gaze, videos, validation)
+    if not assigned:
+        raise DataError(f"No row of {gaze} is of a video in {videos}; its column video has names of files.")
+    if validation and len(assigned) < 2:
+        raise DataError("One video cannot be both in train and in validation; give more, or validation 0.")
     infos = {video: probe(video) for video in assigned}
-    if table.by_frame and counts_from_one(assigned, infos):
-        raise DataError(
-            f"{gaze} has rows of the frame after a video's last one and none of frame 0, as if frames were counted "
-            "from 1; subtract 1 in the column frame."
-        )
-    without = [video.name for video in found if video not in assigned]
-    if without:
+    _check_units(table, assigned, infos, gaze)
+    if without := [video.name for video in found if video not in assigned]:
         warnings.warn(f"Left out, without gaze: {listed_names(without)}.", stacklevel=2)
     if unknown:
         warnings.warn(f"Gaze without a video: {listed_names(unknown)}.", stacklevel=2)
@@ -327,18 +319,12 @@ def make_gazefolder(
     made: dict[str, list[str]] = defaultdict(list)
     counts = Counter()
     total = sum(info.num_frames or 0 for info in infos.values()) or None
-    with (
-        atomic_output(folder, overwrite) as temporary,
-        writing(folder),
-        tqdm(total=total, unit="frame", desc=folder.name, disable=None, dynamic_ncols=True) as progress,
-    ):
+    with new_gazefolder(folder, overwrite, total) as (temporary, progress):
         for video, info in infos.items():
             place = "validation" if video.stem in held else split
             made[place].append(video.stem)
-            scaled = sigma * info.width / SIGMA_WIDTH
-            counts += write_clip(
-                temporary / place / video.stem, info, assigned[video], table.by_frame, scaled, progress
-            )
+            clip, scaled = temporary / place / video.stem, sigma * info.width / SIGMA_WIDTH
+            counts += write_clip(clip, info, assigned[video], table.by_frame, scaled, progress)
         if not counts["fixations"]:
             raise DataError(
                 f"None of the rows of {gaze} lies on a frame of its video; x and y are pixels, time is in seconds."
@@ -348,14 +334,16 @@ def make_gazefolder(
     return Made(splits, counts["frames"], counts["fixations"], dropped, len(table.observers))
 
 
-def _check(assigned: dict[Path, np.ndarray], gaze: Path, videos: Path, validation: float) -> None:
-    if not assigned:
-        raise DataError(f"No row of {gaze} is of a video in {videos}; its column video has names of files.")
+def _check_units(table: GazeTable, assigned: dict[Path, np.ndarray], infos: dict[Path, VideoInfo], gaze: Path) -> None:
     # Eye trackers report some places outside of the frame, above 1 or below 0.
     if np.median(np.concatenate([rows[:, 1:].max(axis=1) for rows in assigned.values()])) <= 1:
         raise DataError(f"x and y in most rows of {gaze} are at most 1; give pixels, not shares of the frame.")
-    if validation and len(assigned) < 2:
-        raise DataError("One video cannot be both in train and in validation; give more, or validation 0.")
+    past = any((rows[:, 0] == infos[video].num_frames).any() for video, rows in assigned.items())
+    if table.by_frame and past and all((rows[:, 0] >= 1).all() for rows in assigned.values()):
+        raise DataError(
+            f"{gaze} has rows of the frame after a video's last one and none of frame 0, as if frames were counted "
+            "from 1; subtract 1 in the column frame."
+        )
 
 
 __all__ = ["Made", "make_gazefolder"]

@@ -75,18 +75,16 @@ class GazeVideo:
         """
         check_steps(first, step)
         if first >= self.num_frames:
-            raise IndexError(self._no_frame(first, self.num_frames))
+            raise self._no_frame(first, self.num_frames)
         indices = range(first, self.num_frames if stop is None else min(stop, self.num_frames), step)
         if self._video is None:
             return (load_image(*self._source(self._frames, index)) for index in indices)
         return self._decoded(indices)
 
     def _decoded(self, indices: range) -> Iterator[np.ndarray]:
-        content = self._video["bytes"]
+        path, content = self._video["path"], self._video["bytes"]
         try:
-            yield from read_frames_at(
-                self._video["path"] if content is None else content, indices, missing_at_end=FRAME_TOLERANCE
-            )
+            yield from read_frames_at(path if content is None else content, indices, missing_at_end=FRAME_TOLERANCE)
         except VideoError as error:
             if content is None:
                 raise
@@ -103,7 +101,7 @@ class GazeVideo:
             DataError: the video has no labels, or the file is missing, cannot be read or is in colour.
             IndexError: there is no such frame.
         """
-        return read_map(*self._source(self._labels(self._maps), index))[0]
+        return read_map(*self._label(self._maps, index))[0]
 
     def fixations(self, index: int) -> np.ndarray:
         """
@@ -117,7 +115,7 @@ class GazeVideo:
             DataError: as for [`density`], but for colours; or most of the pixels are fixated.
             IndexError: there is no such frame.
         """
-        source, name = self._source(self._labels(self._fixations), index)
+        source, name = self._label(self._fixations, index)
         grey, is_lossy = read_map(source, name, allow_colour=True)
         fixated = grey > (grey.max() / 2 if is_lossy else 0)
         if 2 * fixated.sum() > fixated.size:
@@ -126,22 +124,22 @@ class GazeVideo:
             )
         return fixated
 
-    def _labels(self, files: list[dict]) -> list[dict]:
+    def _label(self, files: list[dict], index: int) -> tuple[Path | bytes, str]:
         if not self.has_labels:
             raise DataError(f"The video {self.id} has no density maps and fixations; take a split that has them.")
-        return files
+        return self._source(files, index)
 
     def _source(self, files: list[dict], index: int) -> tuple[Path | bytes, str]:
         """Path or content of a frame's file, and what to call it."""
         if not 0 <= index < len(files):
-            raise IndexError(self._no_frame(index, len(files)))
+            raise self._no_frame(index, len(files))
         path, content = files[index]["path"], files[index]["bytes"]
         if content is None:
             return Path(path), path
         return content, f"{path or f'of frame {index}'} of the video {self.id}"
 
-    def _no_frame(self, index: int, number: int) -> str:
-        return f"The video {self.id} has {number} frames, counted from 0; there is no frame {index}."
+    def _no_frame(self, index: int, number: int) -> IndexError:
+        return IndexError(f"The video {self.id} has {number} frames, counted from 0; there is no frame {index}.")
 
 
 class GazeStill:
@@ -239,11 +237,10 @@ class GazeStill:
 
     def _counts(self, chosen: np.ndarray | slice) -> np.ndarray:
         """float32 `(height, width)`: number of fixations at each pixel."""
-        height, width = self.size
         counts = np.zeros(self.size, np.float32)
-        rows = np.floor(self.y[chosen]).astype(np.int64).clip(0, height - 1)
-        columns = np.floor(self.x[chosen]).astype(np.int64).clip(0, width - 1)
-        np.add.at(counts, (rows, columns), 1)
+        places = zip((self.y, self.x), self.size, strict=True)
+        pixels = tuple(np.floor(at[chosen]).astype(np.int64).clip(0, side - 1) for at, side in places)
+        np.add.at(counts, pixels, 1)
         return counts
 
     def _density(self, chosen: np.ndarray | slice) -> np.ndarray:

@@ -6,6 +6,8 @@ from collections.abc import Collection
 import datasets
 import numpy as np
 
+from .features import id_column
+
 
 def held_out(names: Collection[str], fraction: float, seed: int) -> set[str]:
     """
@@ -41,15 +43,11 @@ def hold_out(
     Raises:
         ValueError: the fraction is not between 0 and 1, or there are not two videos.
     """
-    if "video_id" in dataset.column_names:
-        groups = [re.sub(r"_[0-9]+$", "", name) for name in dataset["video_id"]]
-    else:
-        groups = list(dataset["image_id"])
+    names = dataset[id_column(dataset.column_names)]
+    groups = [re.sub(r"_[0-9]+$", "", name) if "video_id" in dataset.column_names else name for name in names]
     held = held_out(set(groups), fraction, seed)
-    return (
-        dataset.select([index for index, group in enumerate(groups) if group not in held]),
-        dataset.select([index for index, group in enumerate(groups) if group in held]),
-    )
+    is_held = np.array([group in held for group in groups])
+    return dataset.select(np.flatnonzero(~is_held)), dataset.select(np.flatnonzero(is_held))
 
 
 __all__ = ["held_out", "hold_out"]

@@ -1,0 +1,336 @@
+"""Shots of stills: a camera pans, zooms, turns and shakes over a still, or rests; cut-outs of others move over it.
+
+Points are (x, y), float64, in pixels of a still or a frame; 0 is the outer edge of the first pixel.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ..inference.blur import gaussian_blur
+
+# Of densities, see `video_density`: gaze on videos is more concentrated than gaze on stills.
+BLUR_SIGMA, PRIOR_SIGMA = 0.03, 0.22
+
+# Zoom of a camera: the share of the largest view of the still's that it shows. Resting cameras show more.
+MOVING_ZOOM, RESTING_ZOOM = (0.55, 0.92), (0.8, 1.0)
+# Views are drawn until one has this share of the fixations; after this many draws, the best one is taken.
+SUBJECT_SHARE, VIEW_DRAWS = 0.6, 10
+# How much a hand-held camera shakes, as a share of the frame's width.
+SHAKES = (0.0, 0.003, 0.009)
+# Probability that a cut-out shows what was much looked at, rather than anything.
+SALIENT_OBJECTS = 0.7
+# A cut-out with a smaller share of its still's fixations draws gaze, if it moves, to all of it.
+UNSEEN_SHARE = 0.05
+# Cut-outs seen smaller than they are by more than this are reduced, as sampling would alias.
+LARGEST_STEP = 1.25
+
+
+class Picture(NamedTuple):
+    """
+    A still, or a cut-out of one, with its fixations.
+
+    Attributes:
+        pixels: `(3, height, width)`, RGB in 0…255; of a cut-out float32 `(4, height, width)`, RGB multiplied by the
+            opacity, and the opacity in 0…1.
+        points: the fixations, `(n, 2)`.
+    """
+
+    pixels: torch.Tensor
+    points: np.ndarray
+
+    @property
+    def extent(self) -> np.ndarray:
+        """float64 `(2,)`: width and height in pixels."""
+        return np.array([self.pixels.shape[2], self.pixels.shape[1]], np.float64)
+
+
+class View(NamedTuple):
+    """
+    Where a picture is seen in each frame: `source = anchor + scale · R(angle) · (seen - at)`.
+
+    Attributes:
+        anchor: `(frames, 2)`, a point of the picture.
+        at: `(frames, 2)`, where in the frame it is seen.
+        scale: `(frames,)`, pixels of the picture per pixel of the frame.
+        angle: `(frames,)`, in radians.
+    """
+
+    anchor: np.ndarray
+    at: np.ndarray
+    scale: np.ndarray
+    angle: np.ndarray
+
+    @property
+    def moves(self) -> bool:
+        return any(np.ptp(values, axis=0).any() for values in self)
+
+    def matrix(self, frame: int) -> np.ndarray:
+        """`(2, 2)`, from the frame's coordinates to the picture's."""
+        cos, sin = math.cos(self.angle[frame]), math.sin(self.angle[frame])
+        return self.scale[frame] * np.array([[cos, -sin], [sin, cos]])
+
+    def to_source(self, points: np.ndarray, frame: int) -> np.ndarray:
+        """What is seen at points `(n, 2)` of a frame."""
+        return self.anchor[frame] + (points - self.at[frame]) @ self.matrix(frame).T
+
+    def to_frame(self, points: np.ndarray, frame: int) -> np.ndarray:
+        """Where in a frame points `(n, 2)` of the picture are seen."""
+        return self.at[frame] + (points - self.anchor[frame]) @ np.linalg.inv(self.matrix(frame)).T
+
+
+def progress(frames: int, rng: np.random.Generator) -> np.ndarray:
+    """`(frames,)`: how much of a way is done, 0…1, at constant, growing or falling speed."""
+    return np.linspace(0, 1, frames) ** math.exp(rng.uniform(-0.5, 0.5))
+
+
+def wander(frames: int, rng: np.random.Generator) -> np.ndarray:
+    """`(frames, 2)`: a smooth random walk of about unit speed that ends at 0, of a hand or of a bobbing object."""
+    steps = rng.normal(size=(2, frames + 8))
+    smooth = np.stack([np.convolve(axis, np.full(9, 1 / 3), "valid") for axis in steps], axis=1)
+    return smooth - smooth[-1]
+
+
+def seen_half(half: np.ndarray, scale: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """`(frames, 2)`: half the width and height, in the picture, of what a turned frame shows."""
+    cos, sin = np.abs(np.cos(angle))[:, None], np.abs(np.sin(angle))[:, None]
+    return (half * cos + half[::-1] * sin) * scale[:, None]
+
+
+def largest_scale(extent: np.ndarray, half: np.ndarray) -> float:
+    """The scale at which a frame of half that extent shows as much as it can of a picture of that extent."""
+    return float((extent / 2 / half).min())
+
+
+def subject_view(
+    picture: Picture, half: np.ndarray, zoom: tuple[float, float], rng: np.random.Generator
+) -> tuple[np.ndarray, float]:
+    """Centre `(2,)` and scale of a view that shows most of the fixations if one is found, and one at least."""
+    middle = picture.extent / 2
+    scales = largest_scale(picture.extent, half) * rng.uniform(*zoom, VIEW_DRAWS)
+    rooms = middle - half * scales[:, None]
+    centres = middle + rooms * rng.uniform(-1, 1, (VIEW_DRAWS, 2))
+    # One view is certain to show something.
+    centres[-1] = np.clip(rng.choice(picture.points), middle - rooms[-1], middle + rooms[-1])
+    distances = np.abs(picture.points - centres[:, None])
+    shares = (distances < half * scales[:, None, None]).all(axis=2).mean(axis=1)
+    chosen = (shares > SUBJECT_SHARE).argmax() if shares.max() > SUBJECT_SHARE else shares.argmax()
+    return centres[chosen], scales[chosen]
+
+
+def resting_camera(picture: Picture, half: np.ndarray, frames: int, rng: np.random.Generator) -> View:
+    centre, scale = subject_view(picture, half, RESTING_ZOOM, rng)
+    return View(np.tile(centre, (frames, 1)), np.tile(half, (frames, 1)), np.full(frames, scale), np.zeros(frames))
+
+
+def moving_camera(picture: Picture, half: np.ndarray, frames: int, rng: np.random.Generator) -> View:
+    """A pan, often with a zoom, a turn or a shaking hand, that shows nothing beyond the picture."""
+    middle = picture.extent / 2
+    widest = largest_scale(picture.extent, half)
+    last, last_scale = subject_view(picture, half, MOVING_ZOOM, rng)
+    amount = rng.uniform(0.1, 1.0)  # From almost at rest to a whip pan.
+    zoom = amount * (widest * rng.uniform(*MOVING_ZOOM) - last_scale) * (rng.random() < 0.6)
+    first = middle + (middle - half * (last_scale + zoom)) * rng.uniform(-1, 1, 2)
+    before = 1 - progress(frames, rng)
+    angle = before * rng.normal() * 0.03 * (rng.random() < 0.3)
+    # A turned frame needs more of the picture.
+    scale = np.minimum(last_scale + before * zoom, (middle / seen_half(half, np.ones(frames), angle)).min(axis=1))
+    shake = wander(frames, rng) * rng.choice(SHAKES) * 2 * half[0] * last_scale
+    room = middle - seen_half(half, scale, angle)
+    centre = np.clip(last + before[:, None] * amount * (first - last) + shake, middle - room, middle + room)
+    return View(centre, np.tile(half, (frames, 1)), scale, angle)
+
+
+def moving_object(centre: np.ndarray, scale: float, camera: View, half: np.ndarray, rng: np.random.Generator) -> View:
+    """The way of an object over the frame to anywhere; now and then the camera follows it."""
+    frames, width = len(camera.scale), 2 * half[0]
+    panned = np.linalg.norm(camera.anchor[0] - camera.anchor[-1]) / camera.scale[-1] > 0.05 * width
+    followed = panned and rng.random() < 0.3
+    distance = 0.0 if followed else width * rng.choice([0.08, 0.2, 0.5]) * rng.uniform(0.6, 1.4)
+    direction = rng.uniform(0, 2 * math.pi)
+    way = distance * np.array([math.cos(direction), 0.6 * math.sin(direction)])
+    bobbing = wander(frames, rng) * width * 0.004 * rng.random()
+    at = object_end(half, rng) - (1 - progress(frames, rng))[:, None] * way + bobbing
+    growth = np.linspace(1 + rng.normal() * 0.15, 1, frames).clip(0.7, 1.4)
+    return View(np.tile(centre, (frames, 1)), at, scale * growth, np.linspace(rng.normal() * 0.15, 0, frames))
+
+
+def lying_object(centre: np.ndarray, scale: float, camera: View, half: np.ndarray, rng: np.random.Generator) -> View:
+    """An object at rest in the scene, seen by the camera as the scene is."""
+    frames = len(camera.scale)
+    spot = camera.to_source(object_end(half, rng), -1)
+    at = np.stack([camera.to_frame(spot, frame) for frame in range(frames)])
+    return View(np.tile(centre, (frames, 1)), at, scale * camera.scale / camera.scale[-1], camera.angle)
+
+
+def object_end(half: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`(2,)`: where an object is seen in the last frame."""
+    return 2 * half * rng.normal(0.5, 0.17, 2).clip(0.12, 0.88)
+
+
+def cut_out(still: Picture, rng: np.random.Generator) -> tuple[Picture, np.ndarray]:
+    """A blob of a still, its fixations, and its centre `(2,)`, all in pixels of the blob's picture."""
+    radius = min(still.extent) * rng.uniform(0.08, 0.22)
+    centre = np.clip(object_centre(still, radius, rng), radius, still.extent - radius)
+    stretch = rng.uniform((0.75, 0.75), (1.4, 1.2))
+    waves = rng.normal(size=4) * 0.25 / np.arange(2, 6)
+    phases, softness = rng.uniform(0, 2 * math.pi, 4), rng.uniform(0.5, 2.0)
+
+    reach = (radius * (1 + np.abs(waves).sum()) + 6 * softness) / stretch
+    left, top = np.maximum(centre - reach, 0).astype(int).tolist()
+    right, bottom = np.minimum(centre + reach + 1, still.extent).astype(int).tolist()
+    x = (torch.arange(left, right) + 0.5 - centre[0]) * stretch[0]
+    y = (torch.arange(top, bottom) + 0.5 - centre[1])[:, None] * stretch[1]
+    theta, outline = torch.atan2(y, x), 1.0
+    for k, wave, phase in zip(range(2, 6), waves.tolist(), phases.tolist(), strict=True):
+        outline = outline + wave * torch.cos(k * theta + phase)
+    opacity = torch.sigmoid((radius * outline - torch.hypot(x, y)) / softness)
+
+    points = still.points - (left, top)
+    columns, rows = np.clip(points, 0, (right - left - 1, bottom - top - 1)).astype(np.int64).T
+    inside = ((points >= 0) & (points < (right - left, bottom - top))).all(axis=1)
+    points = points[inside & (opacity[rows, columns] > 0.5).numpy()]
+    centre = centre - (left, top)
+    if len(points) < UNSEEN_SHARE * len(still.points):
+        points = rng.normal(centre, radius / 4, (30, 2))
+    pixels = torch.cat([still.pixels[:, top:bottom, left:right] * opacity, opacity[None]])
+    # Nothing is seen beyond the edge, where sampling repeats the outermost pixels.
+    return Picture(F.pad(pixels, (1, 1, 1, 1)), points + 1), centre + 1
+
+
+def object_centre(still: Picture, radius: float, rng: np.random.Generator) -> np.ndarray:
+    """`(2,)`: the centre of a cut-out, mostly the middle of a group of fixations."""
+    if rng.random() >= SALIENT_OBJECTS:
+        return still.extent * rng.uniform(0.2, 0.8, 2)
+    distances = np.linalg.norm(still.points[:, None] - still.points, axis=2)
+    near = distances < radius
+    crowded = np.argsort(-near.sum(axis=1), kind="stable")[: max(1, len(near) // 4)]
+    return still.points[near[rng.choice(crowded)]].mean(axis=0)
+
+
+class SeenPicture:
+    """A picture, with float pixels, as it is seen in the frames of a clip."""
+
+    def __init__(self, picture: Picture, view: View):
+        self.extent, self.view, self.pixels = picture.extent, view, picture.pixels
+        shrink = 1 / view.scale.max()
+        if shrink * LARGEST_STEP < 1:
+            size = [max(1, round(side * shrink)) for side in picture.pixels.shape[1:]]
+            self.pixels = F.interpolate(picture.pixels[None], size, mode="bilinear", antialias=True)[0]
+
+    def sample(self, x: torch.Tensor, y: torch.Tensor, frame: int) -> torch.Tensor:
+        """
+        What is seen at points x, y of a frame, which broadcast to `(rows, columns)`: float32
+        `(channels, rows, columns)`; outside of the picture, its outermost pixels.
+        """
+        # Source coordinates run from −1 to 1.
+        matrix = self.view.matrix(frame) * (2 / self.extent)[:, None]
+        offset = self.view.anchor[frame] * 2 / self.extent - 1 - matrix @ self.view.at[frame]
+        source = [
+            (x * across + (y * down + constant))
+            for (across, down), constant in zip(matrix.tolist(), offset.tolist(), strict=True)
+        ]
+        grid = torch.stack(source, dim=-1)
+        return F.grid_sample(self.pixels[None], grid[None], padding_mode="border", align_corners=False)[0]
+
+    def paste(self, image: torch.Tensor, frame: int) -> None:
+        """Put a cut-out, as seen in a frame, over an image `(3, height, width)`, in place."""
+        corners = self.view.to_frame(np.array([(0, 0), (1, 0), (0, 1), (1, 1)]) * self.extent, frame)
+        limits = (image.shape[2], image.shape[1])
+        left, top = np.clip(np.floor(corners.min(axis=0)), 0, limits).astype(int).tolist()
+        right, bottom = np.clip(np.ceil(corners.max(axis=0)), 0, limits).astype(int).tolist()
+        if left < right and top < bottom:
+            pixels = self.sample(torch.arange(left, right) + 0.5, torch.arange(top, bottom)[:, None] + 0.5, frame)
+            image[:, top:bottom, left:right].mul_(1 - pixels[3:]).add_(pixels[:3])
+
+    def hides(self, points: np.ndarray) -> np.ndarray:
+        """bool `(n,)`: whether a cut-out covers points `(n, 2)` of the last frame."""
+        x, y = torch.from_numpy(points.astype(np.float32)).T[:, None]
+        return (self.sample(x, y, -1)[3, 0] > 0.5).numpy()
+
+
+class Shot:
+    """
+    A picture as a camera sees it, and objects over it.
+
+    Args:
+        picture: the scene, with float pixels.
+        camera: where it is seen.
+        size: (height, width) of the frames, in pixels.
+
+    Attributes:
+        points: `(n, 2)`, the fixations that are seen in the last frame.
+        weights: `(n,)`, how much each adds to the density.
+    """
+
+    def __init__(self, picture: Picture, camera: View, size: tuple[int, int]):
+        self.size = size
+        self.scene = SeenPicture(picture, camera)
+        self.objects: list[SeenPicture] = []
+        self.points = self._seen(picture, camera)
+        self.weights = np.full(len(self.points), 1 / max(1, len(self.points)))
+
+    def _seen(self, picture: Picture, view: View) -> np.ndarray:
+        points = view.to_frame(picture.points, -1)
+        return points[((points >= 0) & (points < self.size[::-1])).all(axis=1)]
+
+    def add(self, picture: Picture, view: View, share: float) -> None:
+        """Put a cut-out in front; it draws that share of the gaze, and nobody sees what is behind."""
+        self.objects.append(SeenPicture(picture, view))
+        own = self._seen(picture, view)
+        visible = ~self.objects[-1].hides(self.points)
+        weights = self.weights[visible]
+        weights = weights / max(weights.sum(), 1e-9) * (1 - share)
+        self.points = np.concatenate([self.points[visible], own])
+        self.weights = np.concatenate([weights, np.full(len(own), share / max(1, len(own)))])
+
+    def frames(self, first: int, stop: int) -> Iterator[torch.Tensor]:
+        """The frames `first` to `stop - 1`, float32 `(3, height, width)` each, about 0…255."""
+        x, y = torch.arange(self.size[1]) + 0.5, torch.arange(self.size[0])[:, None] + 0.5
+        scene = None
+        for frame in range(first, stop):
+            if scene is None or self.scene.view.moves:
+                scene = self.scene.sample(x, y, frame)
+            image = scene.clone()
+            for cut_out in self.objects:
+                cut_out.paste(image, frame)
+            yield image
+
+    def density(self) -> torch.Tensor:
+        """float32 `(height, width)` in 0…1, its maximum 1: the density of gaze on the last frame."""
+        weights = torch.zeros(self.size)
+        x, y = torch.from_numpy(self.points.astype(np.int64)).T
+        weights.index_put_((y, x), torch.from_numpy(self.weights).float(), accumulate=True)
+        return video_density(weights, BLUR_SIGMA, PRIOR_SIGMA)
+
+    def fixations(self) -> torch.Tensor:
+        """bool `(height, width)`: the fixated pixels of the last frame."""
+        fixations = torch.zeros(self.size, dtype=torch.bool)
+        x, y = torch.from_numpy(self.points.astype(np.int64)).T
+        fixations[y, x] = True
+        return fixations
+
+
+def video_density(looked_at: torch.Tensor, blur: float, prior: float) -> torch.Tensor:
+    """
+    The density of gaze on a frame of video, which keeps closer to the centre than gaze on stills.
+
+    Args:
+        looked_at: float32 `(height, width)`, how much, where.
+        blur: standard deviation of the blur, as a share of the width.
+        prior: standard deviation of a Gaussian in the middle, as a share of height and width, to multiply by.
+
+    Returns:
+        float32 `(height, width)`, its maximum 1.
+    """
+    density = gaussian_blur(looked_at, blur * looked_at.shape[1])
+    y, x = ((torch.arange(side) + 0.5) / side - 0.5 for side in looked_at.shape)
+    density = density * torch.exp(-0.5 * (y[:, None] ** 2 + x**2) / prior**2)
+    return density / density.max()
+
+
+__all__ = ["Picture", "Shot", "View", "video_density"]
