@@ -12,23 +12,6 @@ from torch.nn import functional as F
 CROP_DRAWS = 10
 
 
-class Window(NamedTuple):
-    """
-    The frames of a clip: indices `first, first + step, …` below `stop` in order of time.
-
-    Attributes:
-        first, stop, step: which frames of the video are read.
-        backward: whether time runs backwards, so that the first of them is shown last.
-        missing: how many copies of the frame shown first stand in front.
-    """
-
-    first: int
-    stop: int
-    step: int
-    backward: bool
-    missing: int
-
-
 class Transform(NamedTuple):
     """
     The changes drawn for one clip.
@@ -52,20 +35,15 @@ class Transform(NamedTuple):
     contrast: float
     saturation: float
 
-    def window(self, labelled: int, available: int, length: int) -> Window:
+    def window(self, labelled: int, available: int, length: int) -> range:
         """
-        The frames of the clip whose last frame is `labelled`.
-
-        Args:
-            labelled: index in the video of the frame that the labels belong to.
-            available: frames of the video.
-            length: frames of the clip.
+        The frames of the clip of a length whose last frame is `labelled`, in the order in which they are shown: fewer
+        where a video of so many frames as are `available` has no more of them.
         """
+        step = -self.stride if self.backward else self.stride
         before = available - 1 - labelled if self.backward else labelled
         count = min(length, before // self.stride + 1)
-        first = labelled if self.backward else labelled - self.stride * (count - 1)
-        stop = first + self.stride * (count - 1) + 1
-        return Window(first, stop, self.stride, self.backward, length - count)
+        return range(labelled - step * (count - 1), labelled + step, step)
 
     def crop(self, pixels: torch.Tensor) -> torch.Tensor:
         """The crop of frames or maps `(…, height, width)` at the frames' size, a view."""
@@ -77,13 +55,8 @@ class Transform(NamedTuple):
 
     def recolor(self, frames: list[torch.Tensor]) -> list[torch.Tensor]:
         """
-        Change brightness, then contrast about the clip's mean grey, then saturation, alike for all frames.
-
-        Args:
-            frames: each float `(…, 3, height, width)`, RGB in 0…255.
-
-        Returns:
-            The same shapes, dtypes and range.
+        Change brightness, then contrast about the clip's mean grey, then saturation, alike for all frames: each float
+        `(…, 3, height, width)`, RGB in 0…255, as are those returned.
         """
         luma = torch.tensor((0.299, 0.587, 0.114)).view(3, 1, 1)
         if self.brightness != 1:
@@ -93,11 +66,9 @@ class Transform(NamedTuple):
             grey = (torch.stack(means).mean(dim=0) * luma).sum(dim=-3, keepdim=True)
             frames = [torch.lerp(grey, frame, self.contrast).clamp_(0, 255) for frame in frames]
         if self.saturation != 1:
-            greys = [(frame * luma).sum(dim=-3, keepdim=True) for frame in frames]
-            frames = [
-                torch.lerp(grey, frame, self.saturation).clamp_(0, 255)
-                for grey, frame in zip(greys, frames, strict=True)
-            ]
+            greys = ((frame * luma).sum(dim=-3, keepdim=True) for frame in frames)
+            pairs = zip(greys, frames, strict=True)
+            frames = [torch.lerp(grey, frame, self.saturation).clamp_(0, 255) for grey, frame in pairs]
         return frames
 
     def density(self, density: torch.Tensor, frame_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
@@ -118,15 +89,8 @@ class Transform(NamedTuple):
 
     def fixations(self, fixations: np.ndarray, frame_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
         """
-        The fixations of the changed clip: each is moved as a point, so that none inside the crop is lost or doubled;
-        those that fall into one pixel become one.
-
-        Args:
-            fixations: bool `(height', width')`, usually at the frames' size.
-            frame_size, size: see [`density`].
-
-        Returns:
-            bool of that `size`.
+        The fixations of the changed clip, sizes as for [`density`]: each is moved as a point, so that none inside the
+        crop is lost or doubled; those that fall into one pixel become one.
         """
         y, x = fixated_points(fixations, frame_size)
         inside = self.shows(y, x)
@@ -143,7 +107,6 @@ class Transform(NamedTuple):
 
 
 def resized(density: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """One density `(height, width)`, resized bilinearly with antialiasing."""
     # Rounding may leave values of −1e-9 otherwise.
     return F.interpolate(density[None, None], size=tuple(size), mode="bilinear", antialias=True)[0, 0].clamp_min(0)
 
@@ -201,25 +164,13 @@ class Augmentation:
 
     def draw(self, rng: np.random.Generator, fixations: np.ndarray, frame_size: tuple[int, int]) -> Transform:
         """
-        Draw the changes of one clip; its crop shows a fixation if there are any.
-
-        Args:
-            rng: the source of chance.
-            fixations: bool `(height', width')` of the labelled frame.
-            frame_size: (height, width) of the video's frames, in pixels.
+        Draw the changes of one clip, of frames `(height, width)`; its crop shows one of the labelled frame's
+        fixations, bool `(height', width')`, if there are any.
         """
-        transform = Transform(
-            stride=int(rng.choice(self.temporal_strides)),
-            backward=bool(rng.random() < self.reverse),
-            top=0,
-            left=0,
-            height=frame_size[0],
-            width=frame_size[1],
-            flip=bool(rng.random() < self.horizontal_flip),
-            brightness=rng.uniform(1 - self.brightness, 1 + self.brightness),
-            contrast=rng.uniform(1 - self.contrast, 1 + self.contrast),
-            saturation=rng.uniform(1 - self.saturation, 1 + self.saturation),
-        )
+        stride = int(rng.choice(self.temporal_strides))
+        backward, flip = (bool(rng.random() < probability) for probability in (self.reverse, self.horizontal_flip))
+        colors = (rng.uniform(1 - most, 1 + most) for most in (self.brightness, self.contrast, self.saturation))
+        transform = Transform(stride, backward, 0, 0, *frame_size, flip, *colors)
         if self.crop[0] == 1:
             return transform
         points = fixated_points(fixations, frame_size)

@@ -53,17 +53,11 @@ class Item(Protocol):
 
 @dataclass
 class GazeConfig(datasets.BuilderConfig):
-    """
-    Options of the builders.
+    """Options of the builders."""
 
-    Attributes:
-        splits: the only ones to build; all that are there by default.
-        skip_invalid: leave out videos (or images) with problems.
-        state: stands for the files as they are, so that tables in the cache are not used once files have changed.
-    """
-
-    splits: tuple[str, ...] | None = None
-    skip_invalid: bool = False
+    splits: tuple[str, ...] | None = None  # the only ones to build; all that are there by default
+    skip_invalid: bool = False  # leave out videos (or images) with problems
+    # Stands for the files as they are, so that tables in the cache are not used once files have changed.
     state: str | None = None
 
 
@@ -71,13 +65,6 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
     """
     Base of the builders. A subclass says what it is, in class attributes, and where files are, in `looks_right` and
     `find`.
-
-    Args:
-        data_dir: the dataset's folder.
-        splits, skip_invalid: see [`GazeConfig`].
-
-    Raises:
-        DataError: the folder is not that of the dataset.
     """
 
     # Raise it when rows change, so that tables in the cache are made anew.
@@ -164,11 +151,9 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
     @classmethod
     def check(cls, data_dir: str | os.PathLike, split: str | None = None, decode: bool = False) -> Report:
         """
-        Whether a folder can be loaded.
+        Whether a folder, or one split in it, can be loaded.
 
         Args:
-            data_dir: the dataset's folder.
-            split: the only one to check; all by default.
             decode: read every file, with a progress bar, and compare the sizes of frames and maps. Otherwise only
                 names and headers are read.
 

@@ -46,12 +46,7 @@ def lazy_row(table: pa.Table) -> dict:
 
 
 class EpochDataset(data.Dataset):
-    """
-    A dataset whose items are drawn anew for every epoch, by a method `clip(index, epoch)`.
-
-    Args:
-        seed: of everything that is drawn, at least 0.
-    """
+    """A dataset whose items are drawn anew for every epoch, from a seed, by a method `clip(index, epoch)`."""
 
     def __init__(self, seed: int):
         self.seed = seed
@@ -192,11 +187,11 @@ class ClipDataset(EpochDataset):
     def _frames(
         self, sample: GazeVideo | GazeStill, labelled: int, transform: Transform, length: int, size: tuple[int, int]
     ) -> torch.Tensor:
-        """The frames of the clip whose last one is `labelled`, ready for the network."""
         target = SizeDict(height=size[0], width=size[1])
         window = transform.window(labelled, sample.num_frames, length)
+        in_time = window[::-1] if transform.backward else window
         frames = []
-        for frame in sample.frames(window.first, window.stop, window.step):
+        for frame in sample.frames(in_time.start, in_time.stop, in_time.step):
             if frame.shape[:2] != sample.size:
                 raise DataError(
                     f"{sample.id} has a frame of {frame.shape[1]}×{frame.shape[0]} pixels where the dataset says "
@@ -209,13 +204,13 @@ class ClipDataset(EpochDataset):
                     pixels, do_resize=True, size=target, keep_aspect_ratio=False, do_rescale=False, do_normalize=False
                 )
             )
-        if window.backward:
+        if transform.backward:
             frames.reverse()
         frames = [
             self.processor.prepare_frames(transform.mirror(frame), do_resize=False)
             for frame in transform.recolor(frames)
         ]
-        return torch.cat([frames[0]] * window.missing + frames)
+        return torch.cat([frames[0]] * (length - len(frames)) + frames)
 
 
 class MixtureDataset(EpochDataset):

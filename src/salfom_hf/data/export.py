@@ -28,12 +28,7 @@ COLUMN_BYTES = (1 << 31) - (1 << 20)
 
 
 def with_contents(row: pa.Table) -> pa.Table:
-    """
-    A row with its files' content in place of their paths.
-
-    Raises:
-        VideoError: a file cannot be read, or they are too large.
-    """
+    """A row with its files' content in place of their paths."""
     try:
         for name in ("frames", "maps", "fixations"):
             if name in row.column_names and sum(map(size_of, row[name][0].as_py())) > COLUMN_BYTES:

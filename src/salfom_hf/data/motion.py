@@ -86,7 +86,7 @@ class Synthesis:
         self.recolor = recoloring(rng)
 
     def clip(self, index: int) -> tuple[Iterator[torch.Tensor], Shot]:
-        """The frames of a clip, as of [`Shot.frames`], and the shot that its last frame belongs to, of a still."""
+        """The frames of a clip, as of [`Shot.frames`], and its last shot, which is of that still."""
         kind = self.rng.choice(list(KINDS), p=list(KINDS.values()))
         if kind != "cut":
             shot = self.shot(kind, index)
@@ -149,7 +149,7 @@ class MotionDataset(EpochDataset):
     which hide what is behind them and draw gaze to what is fixated in them (50 %); is cut from one such shot to
     another, of which only the latter counts (12 %); or rests (5 %). Colours vary, and some clips flicker or are noisy
     or coarse. The density is drawn closer to the fixations and to the centre than that of stills, as gaze on videos
-    is. It may be mixed with a [`ClipDataset`], which its items are like.
+    is.
 
     Args:
         dataset: stills with fixations; those without are left out.
@@ -159,12 +159,8 @@ class MotionDataset(EpochDataset):
             either to pictures of 4:3 or to those of 16:9, which differ where it keeps the aspect ratio.
         seed: of everything that is drawn, at least 0.
 
-    Items are dicts:
-        `pixel_values_videos`: float32 `(num_frames, 3, height, width)`, normalised by the processor.
-        `labels`: float32 `(height, width)`, the density of the last frame in 0…1, with a maximum of 1.
-        `fixations`: bool `(height, width)`, where the last frame is fixated; at least one pixel is.
-        `video_id`: str, the id of the still.
-        `frame`: int, index of the last frame.
+    Items are dicts as those of [`ClipDataset`], with the still's id as `video_id`; the density has a maximum of 1, and
+    at least one pixel is fixated.
 
     Raises:
         TypeError: the dataset is streamed.
@@ -211,13 +207,7 @@ class MotionDataset(EpochDataset):
         return len(self.dataset)
 
     def clip(self, index: int, epoch: int) -> dict:
-        """
-        Item `index` as it is in an epoch, whichever is set.
-
-        Raises:
-            DataError: an image is of another size than the row says.
-            VideoError: an image is missing or cannot be read.
-        """
+        """As [`ClipDataset.clip`]."""
         index = range(len(self))[index]
         rng = np.random.default_rng((self.seed, epoch, index))
         size = self.sizes[rng.integers(len(self.sizes))]

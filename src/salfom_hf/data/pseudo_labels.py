@@ -54,10 +54,7 @@ those maps. Train on them if you like; never report scores on them, nor publish 
 
 class AttentionCenter:
     """
-    Google's attention-center model, of which only the saliency map is used.
-
-    Args:
-        path: the TensorFlow Lite file.
+    Google's attention-center model, a TensorFlow Lite file, of which only the saliency map is used.
 
     Raises:
         ImportError: the package `ai-edge-litert` is not installed.
@@ -107,16 +104,7 @@ class AttentionCenter:
 
 
 def pseudo_density(saliency: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """
-    The density of gaze on a frame of video, as far as the teacher tells.
-
-    Args:
-        saliency: the teacher's map, float32 of any size.
-        size: (height, width) of the frame.
-
-    Returns:
-        float32 `(height, width)`, with a maximum of 1.
-    """
+    """The density of gaze on a frame of a size, as the teacher's map, of any size, tells; its maximum is 1."""
     density = F.interpolate(saliency[None, None], size, mode="bilinear", antialias=True)[0, 0].clamp_min(0) ** POWER
     return video_density(density, SIGMA, PRIOR_SIGMA).numpy()
 

@@ -65,29 +65,17 @@ class Made:
 
 
 class GazeTable(NamedTuple):
-    """
-    Where people looked.
+    """Where people looked."""
 
-    Attributes:
-        rows: for each name of a video, `when, x, y, when, x, y, …`.
-        by_frame: `when` is the number of a frame, from 0; otherwise seconds.
-        observers: who looked; empty if that is unknown.
-        incomplete: number of rows left out because a number is missing.
-    """
-
-    rows: dict[str, array]
-    by_frame: bool
-    observers: set[str]
-    incomplete: int
+    rows: dict[str, array]  # for each name of a video, `when, x, y, when, x, y, …`
+    by_frame: bool  # `when` is the number of a frame, from 0; otherwise seconds
+    observers: set[str]  # empty if unknown
+    incomplete: int  # number of rows left out because a number is missing
 
 
 def read_gaze(path: Path) -> GazeTable:
     """
-    Read a table of gaze, of which 24 bytes per row are kept.
-
-    Args:
-        path: a file separated by commas, semicolons or tabs, whose header names `video`, `x`, `y`, either `time` or
-            `frame`, and perhaps `observer`, in any order, among any others.
+    Read a table as for [`make_gazefolder`], of which 24 bytes per row are kept.
 
     Raises:
         DataError: the file cannot be read, or a column or a cell does not fit.
@@ -172,9 +160,7 @@ def find_videos(path: Path) -> list[Path]:
 
 
 def assign(table: GazeTable, videos: list[Path]) -> tuple[dict[Path, np.ndarray], list[str]]:
-    """
-    The gaze in each video that has some, float64 `(rows, 3)` of when, x, y; and names that are of no video.
-    """
+    """The gaze in each video that has some, float64 `(rows, 3)` of when, x, y; and names that are of no video."""
     named = {video.stem: video for video in videos} | {video.name: video for video in videos}
     parts = defaultdict(list)
     for name, rows in table.rows.items():
@@ -214,16 +200,7 @@ def make_clip_folder(folder: Path, info: VideoInfo) -> list[Path]:
 
 
 def write_frame(parts: list[Path], number: int, image: np.ndarray, density: np.ndarray, fixations: np.ndarray) -> None:
-    """
-    Write a frame and its labels.
-
-    Args:
-        parts: as `make_clip_folder` gives them.
-        number: of the frame, from 0.
-        image: uint8 `(height, width, 3)`.
-        density: float `(height, width)`, not negative; written divided by its maximum.
-        fixations: bool `(height, width)`.
-    """
+    """Write a frame, by its number from 0, and its labels, into parts as `make_clip_folder` gives them."""
     name = f"{number + 1:06d}"
     density = np.rint(density * (255 / (density.max() or 1))).astype(np.uint8)
     Image.fromarray(image).save(parts[0] / f"{name}.jpg", quality=JPEG_QUALITY)
@@ -235,8 +212,8 @@ def write_clip(
     folder: Path, info: VideoInfo, gaze: np.ndarray, by_frame: bool, sigma: float, progress: tqdm
 ) -> Counter[str]:
     """
-    Write the frames, densities (of a sigma in pixels of this video) and fixations of one video; a few frames are in
-    memory. Gives the number of `"frames"`, of `"fixations"`, and of rows outside the frame or the video.
+    Write one video, sigma in its pixels, with a few frames in memory; the number of `"frames"`, of `"fixations"`, and
+    of rows outside the frame or the video.
     """
     parts = make_clip_folder(folder, info)
     inside = ((gaze[:, 1:] >= 0) & (gaze[:, 1:] < (info.width, info.height))).all(axis=1)

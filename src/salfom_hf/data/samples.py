@@ -15,11 +15,9 @@ from ..video.seeking import read_frames_at
 from .features import DataError
 from .layout import FRAME_TOLERANCE
 
+# Standard deviation, in pixels of an image of that width, with which a still's fixations make its density.
 BLUR_SIGMA, BLUR_WIDTH = 24.0, 512
-"""Standard deviation, in pixels of an image of that width, with which a still's fixations make its density."""
-
-COLOUR = 24
-"""How much the channels of a grey map may differ, of 255: JPEG files leave traces."""
+COLOUR = 24  # How much the channels of a grey map may differ, of 255: JPEG files leave traces.
 
 
 class GazeVideo:
@@ -92,10 +90,8 @@ class GazeVideo:
 
     def density(self, index: int) -> np.ndarray:
         """
-        The density map of a frame as it is stored.
-
-        Returns:
-            float32 `(height', width')` of the map's own size, values in 0…1, or those of a float TIFF as they are.
+        The density map of a frame as it is stored: float32 `(height', width')` of the map's own size, values in 0…1,
+        or those of a float TIFF as they are.
 
         Raises:
             DataError: the video has no labels, or the file is missing, cannot be read or is in colour.
@@ -105,11 +101,8 @@ class GazeVideo:
 
     def fixations(self, index: int) -> np.ndarray:
         """
-        The pixels of a frame that were fixated: those above 0, or, in a JPEG file, where compression leaves traces
-        around each, above half of the brightest.
-
-        Returns:
-            bool `(height', width')` of the map's own size.
+        The pixels of a frame that were fixated, bool `(height', width')` of the map's own size: those above 0, or, in
+        a JPEG file, where compression leaves traces around each, above half of the brightest.
 
         Raises:
             DataError: as for [`density`], but for colours; or most of the pixels are fixated.
@@ -133,10 +126,7 @@ class GazeVideo:
         """Path or content of a frame's file, and what to call it."""
         if not 0 <= index < len(files):
             raise self._no_frame(index, len(files))
-        path, content = files[index]["path"], files[index]["bytes"]
-        if content is None:
-            return Path(path), path
-        return content, f"{path or f'of frame {index}'} of the video {self.id}"
+        return _source(files[index], f"of the video {self.id}", f"of frame {index}")
 
     def _no_frame(self, index: int, number: int) -> IndexError:
         return IndexError(f"The video {self.id} has {number} frames, counted from 0; there is no frame {index}.")
@@ -181,9 +171,7 @@ class GazeStill:
         return (self._frame() for _ in range(first, 1 if stop is None else min(stop, 1), step))
 
     def _frame(self) -> np.ndarray:
-        path, content = self._image["path"], self._image["bytes"]
-        source = (Path(path), path) if content is None else (content, f"{path or ''} of the still {self.id}")
-        frame = load_image(*source)
+        frame = load_image(*_source(self._image, f"of the still {self.id}"))
         if frame.shape[:2] != self.size:
             (height, width), shown = self.size, frame.shape
             raise DataError(
@@ -194,27 +182,14 @@ class GazeStill:
 
     def density(self, index: int = 0) -> np.ndarray:
         """
-        The fixations, each as often as it was made, blurred with a Gaussian, and divided by the maximum.
-
-        Returns:
-            float32 `(height, width)`, values in 0…1; all 0 if nobody looked anywhere.
-
-        Raises:
-            IndexError: the index is not 0.
+        The fixations, each as often as it was made, blurred with a Gaussian, and divided by the maximum: float32
+        `(height, width)`; all 0 if nobody looked anywhere.
         """
         self._check(index)
         return self._density(slice(None))
 
     def fixations(self, index: int = 0) -> np.ndarray:
-        """
-        The pixels that were fixated.
-
-        Returns:
-            bool `(height, width)`; fixations on or beyond the border belong to the outermost pixel.
-
-        Raises:
-            IndexError: the index is not 0.
-        """
+        """The fixated pixels, bool `(height, width)`; of fixations on or beyond the border, the outermost ones."""
         self._check(index)
         return self._counts(slice(None)) > 0
 
@@ -249,6 +224,12 @@ class GazeStill:
         return blurred / blurred.max() if blurred.any() else blurred
 
 
+def _source(file: dict, owner: str, unnamed: str = "") -> tuple[Path | bytes, str]:
+    """Path or content of a file of a row, and what to call it."""
+    path, content = file["path"], file["bytes"]
+    return (Path(path), path) if content is None else (content, f"{path or unnamed} {owner}")
+
+
 def check_steps(first: int, step: int) -> None:
     if first < 0 or step < 1:
         raise ValueError(f"Frames are read forwards from 0 or later, not from {first} in steps of {step}.")
@@ -261,15 +242,13 @@ def open_sample(row: dict) -> GazeVideo | GazeStill:
 
 def read_map(source: Path | bytes, name: str, allow_colour: bool = False) -> tuple[np.ndarray, bool]:
     """
-    A density or fixation map, and whether its format is lossy.
+    A density or fixation map, float32 `(height, width)`, grey values in 0…1 or floats as they are; and whether it is
+    a JPEG file.
 
     Args:
         source: path or content of a grey image file of 1, 8 or 16 bits, which may be stored as RGB, or of floats.
         name: what errors call it.
         allow_colour: take colours as grey; those of a heat map would make another map.
-
-    Returns:
-        float32 `(height, width)`, grey values in 0…1 (floats as they are), and whether the file is a JPEG.
 
     Raises:
         DataError: the file is missing, cannot be read, or is in colour.

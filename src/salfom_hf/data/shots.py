@@ -31,17 +31,11 @@ LARGEST_STEP = 1.25
 
 
 class Picture(NamedTuple):
-    """
-    A still, or a cut-out of one, with its fixations.
+    """A still, or a cut-out of one, with its fixations."""
 
-    Attributes:
-        pixels: `(3, height, width)`, RGB in 0…255; of a cut-out float32 `(4, height, width)`, RGB multiplied by the
-            opacity, and the opacity in 0…1.
-        points: the fixations, `(n, 2)`.
-    """
-
+    # `(3, height, width)`, RGB in 0…255; of a cut-out `(4, …)`, RGB times the opacity, and the opacity in 0…1.
     pixels: torch.Tensor
-    points: np.ndarray
+    points: np.ndarray  # `(n, 2)`
 
     @property
     def extent(self) -> np.ndarray:
@@ -50,20 +44,12 @@ class Picture(NamedTuple):
 
 
 class View(NamedTuple):
-    """
-    Where a picture is seen in each frame: `source = anchor + scale · R(angle) · (seen - at)`.
+    """Where a picture is seen in each frame: `source = anchor + scale · R(angle) · (seen - at)`."""
 
-    Attributes:
-        anchor: `(frames, 2)`, a point of the picture.
-        at: `(frames, 2)`, where in the frame it is seen.
-        scale: `(frames,)`, pixels of the picture per pixel of the frame.
-        angle: `(frames,)`, in radians.
-    """
-
-    anchor: np.ndarray
-    at: np.ndarray
-    scale: np.ndarray
-    angle: np.ndarray
+    anchor: np.ndarray  # `(frames, 2)`, a point of the picture
+    at: np.ndarray  # `(frames, 2)`, where in the frame it is seen
+    scale: np.ndarray  # `(frames,)`, pixels of the picture per pixel of the frame
+    angle: np.ndarray  # `(frames,)`, in radians
 
     @property
     def moves(self) -> bool:
@@ -255,12 +241,7 @@ class SeenPicture:
 
 class Shot:
     """
-    A picture as a camera sees it, and objects over it.
-
-    Args:
-        picture: the scene, with float pixels.
-        camera: where it is seen.
-        size: (height, width) of the frames, in pixels.
+    A picture, with float pixels, as a camera sees it, and objects over it, in frames of `size` (height, width).
 
     Attributes:
         points: `(n, 2)`, the fixations that are seen in the last frame.
