@@ -5,12 +5,9 @@ import shutil
 import pytest
 from PIL import Image
 
-import gaze_data
 from salfom_hf import cli
 from salfom_hf.cli.data import DATASETS as NAMES
-from salfom_hf.cli.data import FORMATS as NAMED_FORMATS
 from salfom_hf.data import DATASETS, export_dataset, load_export, load_ucf_sports
-from salfom_hf.data.export import FORMATS
 
 
 @pytest.fixture
@@ -51,27 +48,6 @@ def names(folder):
 
 def test_the_names_are_those_of_the_package():
     assert tuple(DATASETS) == NAMES
-    assert FORMATS == NAMED_FORMATS
-
-
-@pytest.mark.parametrize(
-    ("name", "source", "found"),
-    [
-        ("dhf1k", "dhf1k_official", "train: 2 of 600 videos, 40 frames"),
-        ("dhf1k", "dhf1k_frames", "test: 1 of 300 videos, 20 frames"),
-        ("hollywood2", "hollywood2", "train: 2 of 823 videos, 25 frames"),
-        ("ucf_sports", "ucf_sports", "test: 1 of 47 videos, 20 frames"),
-        ("stills", "stills_folder", "dev: 2 images"),
-    ],
-)
-def test_a_good_folder_is_said_to_be_good(request, salfom, name, source, found):
-    code, said = salfom("check", name, request.getfixturevalue(source))
-    assert code == 0
-    assert " 0 errors" in said.out
-    assert found.partition(": ")[0] in said.out
-    assert said.out.count("Found:") >= 2
-    if name != "hollywood2":  # Its number of shots is not what this is about.
-        assert found in said.out
 
 
 def test_missing_maps_are_reported(salfom, mine):
@@ -129,11 +105,6 @@ def test_what_is_invalid_is_left_out_on_demand(salfom, mine):
     assert cli.main([*evaluate, "--skip-invalid"]) == 0
 
 
-def test_only_what_takes_an_export_says_so(salfom):
-    for command, accepted in (("check", False), ("export", False), ("show", True)):
-        assert ("or an export of it" in " ".join(salfom(command, "--help")[1].out.split())) == accepted
-
-
 def test_show_takes_names_and_numbers(salfom, folder, ucf_sports):
     show = ("show", "ucf_sports", ucf_sports, "--video", "Lifting-003", "Diving-Side-002")
     assert salfom(*show, "-o", "sheets/five.png")[0] == 0
@@ -182,9 +153,8 @@ def test_show_of_an_unreadable_frame_names_it(salfom, folder, mine):
     assert names(folder) == ["ucf"]
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
-def test_export_writes_all_splits(salfom, folder, ucf_sports, file_format):
-    code, said = salfom("export", "ucf_sports", ucf_sports, "out", "--format", file_format, "--max-shard-size", "1KB")
+def test_export_writes_all_splits(salfom, folder, ucf_sports):
+    code, said = salfom("export", "ucf_sports", ucf_sports, "out", "--max-shard-size", "1KB")
     assert code == 0
     assert said.out == f"{ucf_sports} -> out: train 3, test 1\n"
     assert said.err == ""
@@ -221,7 +191,6 @@ def test_export_of_some_splits_in_some_shards(salfom, folder, dhf1k_official):
         (["--max-shard-size", "large"], "large is no size"),
         (["--num-shards", "0"], "0 is not a whole number"),
         (["--num-shards", "2", "--max-shard-size", "1MB"], "not allowed with"),
-        (["--format", "zip"], "invalid choice"),
         (["--split", "dev"], "'dev'"),
         ([], "out exists already"),
     ],
@@ -265,11 +234,3 @@ def test_an_export_is_neither_checked_nor_exported(salfom, folder, exported, com
     assert code == 2
     assert "is an export; give the folder of the dataset" in said.err
     assert names(folder) == []
-
-
-def test_warnings_are_printed_without_their_origin(salfom, folder):
-    root = gaze_data.write_stills(folder / "stills")  # The last image of each split has no fixations.
-    code, said = salfom("export", "stills", root, "out")
-    assert code == 0
-    assert said.err.startswith("salfom: Stills in")
-    assert ".py:" not in said.err

@@ -1,18 +1,15 @@
-"""Training clips against clips cut by hand from the same files, in one process, in several, and in streams."""
+"""Training clips against clips cut by hand from the same files, in one process and in several."""
 
 import io
-import itertools
 import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from accelerate.data_loader import prepare_data_loader
-from datasets import Dataset, IterableDataset
-from datasets.distributed import split_dataset_by_node
+from datasets import Dataset
 from PIL import Image
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
 from gaze_data import EMPTY_FRAME, gaze_stills, gaze_video
 from salfom_hf import SalFoMVideoProcessor
@@ -22,7 +19,6 @@ from salfom_hf.data import (
     ClipDataset,
     DataError,
     MixtureDataset,
-    StreamedClipDataset,
     collate_by_shape,
     load_dhf1k,
     load_hollywood2,
@@ -244,12 +240,8 @@ def test_a_seed_and_an_epoch_make_the_clip(train, processor):
     assert same(clip(0, 0), clip(0, 0))
     assert not same(clip(0, 0), clip(1, 0))
     assert not same(clip(0, 0), clip(0, 1))
-
-
-def test_items_are_indexed_as_in_a_list(train, processor):
     clips = ClipDataset(train, processor, num_frames=2, augmentation=EVERYTHING)
     assert same(clips[-1], clips[1])
-    assert len(list(clips)) == 2
     with pytest.raises(IndexError):
         clips[2]
 
@@ -284,28 +276,6 @@ def test_workers_give_the_same_clips_in_every_epoch(train, stills_parquet, proce
     for epoch, items in zip(expected, epochs(clips, **options), strict=True):
         assert len(epoch) == len(items)
         assert all(map(same, epoch, items))
-
-
-@pytest.mark.parametrize("by", ["torch", "accelerate"])
-def test_ranks_share_the_clips_out(processor, by):
-    clips = ClipDataset(videos(6), processor, num_frames=2, augmentation=EVERYTHING)
-    seen = {}
-    for rank in range(2):
-        if by == "torch":
-            sampler = DistributedSampler(clips, num_replicas=2, rank=rank, shuffle=True)
-            loader = DataLoader(clips, batch_size=1, sampler=sampler)
-        else:
-            loader = prepare_data_loader(
-                DataLoader(clips, batch_size=1, shuffle=False), num_processes=2, process_index=rank
-            )
-        for batch in loader:
-            (video,) = batch["video_id"]
-            assert video not in seen
-            seen[video] = {"frame": int(batch["frame"][0]), "labels": batch["labels"][0]}
-    assert set(seen) == set("012345")
-    for index in range(6):
-        assert seen[str(index)]["frame"] == clips[index]["frame"]
-        assert torch.equal(seen[str(index)]["labels"], clips[index]["labels"])
 
 
 def test_the_size_is_the_processors_unless_given(train):
@@ -361,22 +331,6 @@ def test_a_part_of_a_dataset_has_its_own_clips(hollywood2, processor):
     ]
 
 
-def test_colours_of_all_frames_change_by_one_factor(train):
-    processor = SalFoMVideoProcessor(size={"height": 64, "width": 96}, do_rescale=False, do_normalize=False)
-    options = {"num_frames": 3, "sampling": "regular"}
-    plain = ClipDataset(train, processor, **options)[2]["pixel_values_videos"]
-    brightness = Augmentation(brightness=0.5)
-    factors = set()
-    for seed in range(8):
-        found = ClipDataset(train, processor, **options, augmentation=brightness, seed=seed)[2]["pixel_values_videos"]
-        dark = (plain > 20) & (plain < 150)
-        factor = (found[dark] / plain[dark]).median()
-        torch.testing.assert_close(found, (plain * factor).clamp(0, 255))
-        factors.add(round(float(factor), 3))
-    assert 0.5 <= min(factors) < 0.9
-    assert 1.1 < max(factors) <= 1.5
-
-
 def test_unlabelled_videos_are_refused(dhf1k_official, processor):
     with pytest.raises(DataError, match="0701 has no density maps"):
         ClipDataset(load_dhf1k(dhf1k_official, split="test"), processor)[0]
@@ -423,15 +377,7 @@ def names_of(mixture, epoch):
     return [mixture[index]["video_id"] for index in range(len(mixture))]
 
 
-@pytest.mark.parametrize(("weights", "counts"), [((1, 1, 2), (10, 10, 20)), ((0.3, 0, 0.1), (30, 0, 10))])
-def test_a_mixture_has_the_shares_of_its_weights(parts, weights, counts):
-    names = names_of(MixtureDataset(parts, weights, length=40), 0)
-    assert Counter(name[0] for name in names) == {str(n): count for n, count in enumerate(counts) if count}
-    # Mixed, not one after the other.
-    assert sum(one[0] != other[0] for one, other in itertools.pairwise(names)) > 8
-
-
-@pytest.mark.parametrize(("weights", "length"), [((12, 1, 1), 140), ((12, 1, 1), 137), ((0.5, 0.3, 0.2), 91)])
+@pytest.mark.parametrize(("weights", "length"), [((12, 1, 1), 140), ((12, 1, 1), 137), ((0.3, 0, 0.1), 91)])
 def test_every_stretch_of_a_mixture_has_the_shares(parts, weights, length):
     mixture = MixtureDataset(parts, weights, length)
     orders = set()
@@ -447,20 +393,6 @@ def test_every_stretch_of_a_mixture_has_the_shares(parts, weights, length):
     # Where the shares are whole numbers, so are those of every batch, exactly.
     if length % 14 == 0:
         assert all(sorted(names[i : i + 14]) == ["0"] * 12 + ["1", "2"] for i in range(0, length, 14))
-
-
-def test_a_video_taken_again_in_one_epoch_gives_other_clips(parts):
-    mixture = MixtureDataset(parts[:1], [1], length=30)
-    frames = {"0/0": set(), "0/1": set(), "0/2": set()}
-    for item in mixture:
-        frames[item["video_id"]].add(item["frame"])
-    assert all(len(seen) > 2 for seen in frames.values())
-
-
-def test_an_epoch_of_a_mixture_is_as_long_as_its_datasets(parts):
-    mixture = MixtureDataset(parts, [1, 1, 1])
-    assert len(mixture) == 16
-    assert len(names_of(mixture, 0)) == 16
 
 
 def test_a_mixture_repeats_no_clip_before_all_were_seen(parts):
@@ -485,6 +417,7 @@ def test_a_mixture_repeats_no_clip_before_all_were_seen(parts):
 
 def test_a_mixture_depends_on_seed_and_epoch(parts):
     mixture = MixtureDataset(parts, [1, 1, 1])
+    assert len(mixture) == len(names_of(mixture, 0)) == 16
     assert names_of(mixture, 1) == names_of(MixtureDataset(parts, [2, 2, 2]), 1)
     assert names_of(mixture, 1) != names_of(mixture, 2)
     assert names_of(mixture, 1) != names_of(MixtureDataset(parts, [1, 1, 1], seed=1), 1)
@@ -512,56 +445,6 @@ def test_an_empty_dataset_cannot_be_mixed_in(parts, processor):
         MixtureDataset([parts[0], empty], [1, 1])
 
 
-# Streams.
-
-
-def test_a_stream_is_for_another_class(train, processor):
-    with pytest.raises(TypeError, match="make a StreamedClipDataset of it"):
+def test_a_stream_is_refused(train, processor):
+    with pytest.raises(TypeError, match="load it without streaming"):
         ClipDataset(train.to_iterable_dataset(), processor)
-
-
-def streamed(dataset, processor, **options):
-    return StreamedClipDataset(dataset, processor, num_frames=2, **options)
-
-
-@pytest.mark.parametrize("shards", [8, 3])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_workers_and_ranks_share_a_stream_out(processor, workers, shards):
-    source = videos(8).to_iterable_dataset(num_shards=shards)
-    seen = []
-    for rank in range(2):
-        clips = streamed(split_dataset_by_node(source, rank, 2), processor, sampling="regular", spacing=3)
-        for batch in DataLoader(clips, batch_size=2, num_workers=workers):
-            seen += zip(batch["video_id"], batch["frame"].tolist(), strict=True)
-    assert sorted(seen) == [(str(video), frame) for video in range(8) for frame in (2, 5)]
-
-
-@pytest.mark.parametrize("options", [{"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
-def test_a_streamed_clip_is_the_same_in_any_worker(processor, options):
-    source = videos(4).to_iterable_dataset(num_shards=4)
-    clips = streamed(source, processor, clips_per_video=2, augmentation=EVERYTHING)
-
-    def key(item):
-        return item["video_id"], item["frame"], float(item["labels"].sum())
-
-    alone = [sorted(map(key, items)) for items in epochs(clips)]
-    assert len(alone[0]) == 8
-    assert alone[0] != alone[1] != alone[2]
-    assert [sorted(map(key, items)) for items in epochs(clips, **options)] == alone
-
-
-def test_a_stream_is_shuffled_anew_in_every_epoch(processor):
-    source = videos(8).to_iterable_dataset(num_shards=2).shuffle(seed=0, buffer_size=8)
-    orders = [[item["video_id"] for item in items] for items in epochs(streamed(source, processor))]
-    assert len({tuple(order) for order in orders}) == 3
-    assert all(sorted(order) == list("01234567") for order in orders)
-
-
-def test_datasets_loaded_as_streams_give_the_clips_of_their_files(dhf1k_official, processor):
-    options = {"num_frames": 4, "sampling": "regular"}
-    stream = load_dhf1k(dhf1k_official, split="train", streaming=True)
-    assert isinstance(stream, IterableDataset)
-    found = list(StreamedClipDataset(stream, processor, **options))
-    expected = ClipDataset(load_dhf1k(dhf1k_official, split="train"), processor, **options)
-    assert len(found) == len(expected) == 10
-    assert all(map(same, found, expected))

@@ -76,19 +76,13 @@ def test_dots_lie_on_the_fixations(tmp_path):
     assert frame[2:] == density[2:] == (left, right)
     picture = sheet[top:bottom, left:right]
     height, width = picture.shape[:2]
+    rows, columns = np.mgrid[:height, :width] + 0.5
     for y, x in FIXATIONS:
-        at_y, at_x = (y + 0.5) / HEIGHT * height, (x + 0.5) / WIDTH * width
-        rows, columns = np.mgrid[:height, :width]
-        distance = np.hypot(rows + 0.5 - at_y, columns + 0.5 - at_x)
-        # From inside to outside: a red dot, a white ring, a dark edge, the frame.
-        red, green, blue = np.moveaxis(picture, -1, 0)
+        distance = np.hypot(rows - (y + 0.5) / HEIGHT * height, columns - (x + 0.5) / WIDTH * width)
+        red, green, _ = np.moveaxis(picture, -1, 0)
         assert (red[distance < 1.2] > 200).all()
         assert (green[distance < 1.2] < 120).all()
-        ring = (distance > 2.5) & (distance < 3.2)
-        assert np.median(picture[ring].min(axis=1)) > 180
-        assert picture[(distance > 3.8) & (distance < 4.4)].sum(axis=1).min() < 120
         assert where(picture, GREEN)[(distance > 6) & (distance < 9)].all()
-        assert blue[distance < 1.2].max() < 120
     # No other dots.
     assert where(picture, GREEN).mean() > 0.98
 
@@ -116,15 +110,6 @@ def test_frames_are_evenly_spaced(tmp_path, num_frames, expected):
     # Without labels there is nothing below the frames but those that do not fit beside them.
     assert [len(row) for row in cells] == {5: [5], 1: [1], 30: [12, 8]}[num_frames]
     assert [round((red - 40) / 10) for row in cells for red in row] == expected
-
-
-def test_empty_maps_leave_the_frame_as_it_is(tmp_path):
-    row = video_row(tmp_path)
-    for kind in LABELS:
-        Image.new("L", (WIDTH, HEIGHT)).save(row[kind][0]["path"])
-    sheet = sheet_of(row)
-    for top, bottom, left, right in boxes(sheet):
-        assert where(sheet[top:bottom, left:right], GREEN).all()
 
 
 def test_maps_of_another_size_than_the_frames(tmp_path):
@@ -168,40 +153,16 @@ def test_fixations_of_stills_are_pixels_from_the_corner(tmp_path):
     np.testing.assert_allclose(center, (48 / 64, 24 / 96), atol=0.004)
 
 
-def test_videos_stand_below_each_other(tmp_path):
-    rows = []
-    for name in ("one", "two", "three"):
-        (tmp_path / name).mkdir()
-        rows.append(video_row(tmp_path / name, 2, video_id=name))
-    found = boxes(sheet_of(*rows))
-    assert len(found) == 3 * 3 * 2
-    assert len({(left, right) for _, _, left, right in found}) == 2
-
-
-@pytest.mark.parametrize("width", [40, 120, 400])
+@pytest.mark.parametrize("width", [40, 120])
 def test_long_names_are_shortened_in_the_middle(width):
     font = ImageFont.load_default(16)
     name = "actioncliptrain00001_1_and_a_very_long_rest_0001"
     found = shortened(name, font, width)
-    assert font.getlength(found) <= width
     start, _, end = found.partition("...")
+    assert font.getlength(found) <= width
     assert name.startswith(start)
     assert name.endswith(end)
-    if width == 400:
-        assert len(found) > 40
     assert shortened("0001", font, 400) == "0001"
-
-
-def test_long_names_do_not_reach_into_the_next_column(tmp_path):
-    row = video_row(tmp_path, 2, labels=False)
-    for index, file in enumerate(row["frames"]):
-        path = tmp_path / f"{'wide_name_' * 12}{index}.png"
-        Image.new("RGB", (WIDTH, HEIGHT), GREEN).save(path)
-        file["path"] = str(path)
-    sheet = sheet_of(row)
-    (top, _, _, right), (_, _, left, _) = boxes(sheet)
-    gap = sheet[top - 40 : top, right:left]
-    assert (gap == gap[0, 0]).all()
 
 
 def test_nothing_to_show():

@@ -7,7 +7,6 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from gaze_data import gaze_stills
 from salfom_hf import SalFoMVideoProcessor
@@ -15,11 +14,11 @@ from salfom_hf.data import (
     STILL_FEATURES,
     ClipDataset,
     DataError,
-    MixtureDataset,
     MotionDataset,
     load_dhf1k,
     load_stills,
     motion,
+    shots,
 )
 
 SIZE = (96, 144)
@@ -64,7 +63,7 @@ def only(monkeypatch):
 
     def choose(kind):
         monkeypatch.setattr(motion, "KINDS", {kind: 1.0})
-        monkeypatch.setattr(motion, "SALIENT_OBJECTS", 1.0)
+        monkeypatch.setattr(shots, "SALIENT_OBJECTS", 1.0)
         monkeypatch.setattr(motion, "degraded", lambda frames, size, rng: (frame.clamp(0, 255) for frame in frames))
 
     return choose
@@ -244,20 +243,6 @@ def test_a_seed_an_epoch_and_an_index_make_the_clip(stills_parquet, processor):
     assert same(clip(0, 0), clip(0, 0, -2))
     assert not same(clip(0, 0), clip(1, 0))
     assert not same(clip(0, 0), clip(0, 1))
-
-
-def test_workers_give_the_same_mixture_in_every_epoch(stills_parquet, dhf1k_frames, processor):
-    videos = ClipDataset(load_dhf1k(dhf1k_frames, split="train"), processor, num_frames=4)
-    moving = MotionDataset(load_stills(stills_parquet, split="train"), processor, num_frames=4)
-    mixture = MixtureDataset([videos, moving], [1, 2], length=6)
-    loader = DataLoader(mixture, batch_size=3, num_workers=2, persistent_workers=True)
-    for epoch in range(2):
-        mixture.set_epoch(epoch)
-        expected = [mixture[index] for index in range(6)]
-        batches = list(loader)
-        assert sum(item["video_id"].startswith("train") for item in expected) == 4
-        for key in ("pixel_values_videos", "labels", "fixations"):
-            assert torch.equal(torch.cat([batch[key] for batch in batches]), torch.stack([i[key] for i in expected]))
 
 
 def test_bad_arguments_are_refused(stills_parquet, dhf1k_frames, processor):

@@ -120,23 +120,6 @@ def test_streams_have_the_same_rows(name, fixture, split, request):
     assert sorted(ids) == sorted(row.get("video_id", row.get("image_id")) for row in rows)
 
 
-def test_shards_of_a_stream_are_videos(dhf1k_official):
-    assert load_dhf1k(dhf1k_official, "train", streaming=True).num_shards == 2
-
-
-def test_the_builder_makes_all_splits(dhf1k_official, tmp_path):
-    builder = DHF1K(data_dir=dhf1k_official, cache_dir=str(tmp_path))
-    builder.download_and_prepare()
-    assert {split: len(rows) for split, rows in builder.as_dataset().items()} == {
-        "train": 2,
-        "validation": 2,
-        "test": 1,
-    }
-    assert len(builder.as_dataset(split="train")) == 2
-    assert "DHF1K" in builder.info.description
-    assert "CVPR 2018" in builder.info.citation
-
-
 def test_parts_and_sums_of_splits(dhf1k_official):
     assert load_dhf1k(dhf1k_official, "train[:50%]")["video_id"][:] == ["0001"]
     assert load_dhf1k(dhf1k_official, "val[1:] + train")["video_id"][:] == ["0602", "0001", "0002"]
@@ -174,14 +157,6 @@ def test_the_cache_is_used_and_follows_the_files(dhf1k_official, tmp_path, monke
     assert load_dhf1k("there")[0]["video"]["path"] == str(moved / "video" / "001.AVI")
 
 
-def test_frames_written_over_in_another_size_are_noticed(tmp_path):
-    root = gaze_data.write_ucf_sports(tmp_path, frames=4)
-    assert load_ucf_sports(root)[0]["width"] == 96
-    for path in root.glob("training/Diving-Side-002/*/*.??g"):
-        Image.open(path).resize((48, 32)).save(path)
-    assert load_ucf_sports(root)[0]["width"] == 48
-
-
 def test_errors_leave_nothing_in_the_cache_and_can_be_skipped(dhf1k_official, tmp_path):
     root = shutil.copytree(dhf1k_official, tmp_path / "DHF1K")
     (root / "video" / "001.AVI").write_bytes(b"none")
@@ -209,7 +184,7 @@ def test_a_mended_image_is_no_longer_left_out(tmp_path):
     assert len(load_ucf_sports(root, skip_invalid=True)) == 3
 
 
-def test_a_split_that_is_not_there(tmp_path, stills_parquet):
+def test_a_split_that_is_not_there(tmp_path, stills_parquet, ucf_sports):
     root = gaze_data.write_dhf1k(tmp_path, videos={"train": 1}, frames=4)
     with pytest.raises(DataError, match="no split 'trian', but train and validation and test"):
         load_dhf1k(root, "trian")
@@ -219,13 +194,10 @@ def test_a_split_that_is_not_there(tmp_path, stills_parquet):
         load_dhf1k(root, "train[")
     with pytest.raises(DataError, match="no split 'test', but dev and train"):
         load_stills(stills_parquet, "test")
-    with pytest.raises(DataError, match="choose one of dhf1k, hollywood2"):
-        load("dhf2k", root)
-
-
-def test_sets_without_a_validation_split_say_what_to_do(ucf_sports):
     with pytest.raises(DataError, match=r"UCF-Sports has no split 'validation', but train and test; hold_out"):
         load_ucf_sports(ucf_sports, "validation")
+    with pytest.raises(DataError, match="choose one of dhf1k, hollywood2"):
+        load("dhf2k", root)
 
 
 def expected_stills(split, count):

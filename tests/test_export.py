@@ -1,11 +1,7 @@
 """Exports of every dataset: what comes back is what went in, whoever reads it, and nothing is ever half there."""
 
-import io
-import json
 import os
 import resource
-import tarfile
-import zipfile
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -15,10 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets.distributed import split_dataset_by_node
 from huggingface_hub import DatasetCard
-from PIL import Image
 
 import gaze_data
-from salfom_hf.data import DATASETS, STILL_FEATURES, VIDEO_FEATURES, DataError, export_dataset, load, load_export
+from salfom_hf.data import DATASETS, STILL_FEATURES, DataError, export_dataset, load, load_export
 from salfom_hf.data.samples import open_sample
 from salfom_hf.errors import VideoError
 
@@ -30,7 +25,6 @@ SOURCES = {
     "stills_parquet": "stills",
     "stills_folder": "stills",
 }
-FORMATS = ("parquet", "webdataset")
 SHARD_SIZE = 3_000
 
 
@@ -40,14 +34,13 @@ def all_splits(name, folder):
     return dict(builder.as_dataset())
 
 
-@pytest.fixture(scope="module", params=[(source, kind) for source in SOURCES for kind in FORMATS], ids="-".join)
+@pytest.fixture(scope="module", params=SOURCES)
 def exported(request, tmp_path_factory):
     """Name of a dataset, its splits, and an export of it that has several shards."""
-    source, file_format = request.param
-    name = SOURCES[source]
-    splits = all_splits(name, request.getfixturevalue(source))
+    name = SOURCES[request.param]
+    splits = all_splits(name, request.getfixturevalue(request.param))
     folder = tmp_path_factory.mktemp("export") / "out"
-    export_dataset(splits, folder, name, file_format=file_format, max_shard_size=SHARD_SIZE)
+    export_dataset(splits, folder, name, max_shard_size=SHARD_SIZE)
     return name, splits, folder
 
 
@@ -107,13 +100,8 @@ def test_datasets_alone_reads_an_export(exported):
     for split, rows in splits.items():
         # A shard for each file, so that machines and workers can share them out.
         assert found[split].num_shards == len(list((folder / "data").glob(f"{split}-*")))
-        read = list(found[split])
-        assert len(read) == len(rows)
-        if "json" not in read[0]:
-            assert found[split].features == rows.features
-            continue
-        column = "image_id" if "image_id" in rows.features else "video_id"
-        assert [row["json"][column] for row in read] == rows[column]
+        assert found[split].features == rows.features
+        assert len(list(found[split])) == len(rows)
 
 
 def test_shards_are_not_larger_than_asked_unless_a_row_is(exported):
@@ -121,12 +109,8 @@ def test_shards_are_not_larger_than_asked_unless_a_row_is(exported):
     counts = {}
     for path in (folder / "data").iterdir():
         split = path.name.split("-")[0]
-        if path.suffix == ".parquet":
-            rows = pq.read_metadata(path).num_rows
-        else:
-            with tarfile.open(path) as archive:
-                rows = sum(name.endswith(".json") for name in archive.getnames())
-        # A tar ends with up to 10 kB of zeros, parquet with the names of columns.
+        rows = pq.read_metadata(path).num_rows
+        # Parquet ends with the names of columns.
         assert rows == 1 or path.stat().st_size < SHARD_SIZE + 10_240
         counts[split] = counts.get(split, 0) + rows
     assert counts == {split: len(rows) for split, rows in splits.items()}
@@ -137,15 +121,13 @@ def rows_of(splits):
     return next(iter(splits.values())).features
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
-def test_machines_get_equal_shares(stills, tmp_path, file_format):
-    export_dataset(stills, tmp_path / "out", "stills", file_format=file_format, num_shards=4)
+def test_machines_get_equal_shares(stills, tmp_path):
+    export_dataset(stills, tmp_path / "out", "stills", num_shards=4)
     stream = load_export(tmp_path / "out", streaming=True)
     shares = [[row["image_id"] for row in split_dataset_by_node(stream, rank, 4)] for rank in range(4)]
     assert [len(share) for share in shares] == [2, 2, 2, 2]
     assert sorted(chain(*shares)) == sorted(stills["train"]["image_id"])
-    suffix = {"parquet": "parquet", "webdataset": "tar"}[file_format]
-    assert files(tmp_path / "out" / "data") == [f"train-{shard:05d}-of-00004.{suffix}" for shard in range(4)]
+    assert files(tmp_path / "out" / "data") == [f"train-{shard:05d}-of-00004.parquet" for shard in range(4)]
 
 
 @pytest.mark.parametrize(("num_shards", "expected"), [(3, [2, 3, 3]), (1, [8]), (20, [1] * 8)])
@@ -171,39 +153,9 @@ def test_row_groups_are_small(tmp_path):
     assert max(sizes) < 20 << 20
 
 
-def test_what_a_tar_holds(dhf1k_official, tmp_path):
-    splits = all_splits("dhf1k", dhf1k_official)
-    export_dataset(splits, tmp_path / "out", "dhf1k", file_format="webdataset")
-    with tarfile.open(tmp_path / "out" / "data" / "train-00000-of-00001.tar") as archive:
-        parts = ("fixations.zip", "frames.zip", "json", "maps.zip", "video")
-        assert archive.getnames() == [f"{row:06d}.{part}" for row in range(2) for part in parts]
-        content = {name: archive.extractfile(name).read() for name in archive.getnames()}
-    assert content["000001.video"] == (dhf1k_official / "video" / "002.AVI").read_bytes()
-    described = json.loads(content["000001.json"])
-    assert described == {
-        **{"video_id": "0002", "video": "002.AVI", "num_frames": 20, "fps": 30.0, "width": 96, "height": 64}
-    }
-    with zipfile.ZipFile(io.BytesIO(content["000001.maps.zip"])) as maps:
-        assert maps.namelist() == [f"{frame:04d}.png" for frame in range(1, 21)]
-        expected = (dhf1k_official / "annotation" / "0002" / "maps" / "0007.png").read_bytes()
-        assert maps.read("0007.png") == expected
-
-
-def test_names_with_points_survive(tmp_path):
-    Image.new("RGB", (32, 32)).save(tmp_path / "a.1.png")
-    file = {"path": str(tmp_path / "a.1.png"), "bytes": None}
-    row = {"video_id": "clip.v1.0", "video": None, "frames": [file], "maps": [], "fixations": []}
-    row.update(num_frames=1, fps=25, width=32, height=32)
-    rows = datasets.Dataset.from_list([row], features=VIDEO_FEATURES)
-    export_dataset({"train": rows}, tmp_path / "out", "ucf_sports", file_format="webdataset")
-    (back,) = load_export(tmp_path / "out", streaming=True)
-    assert (back["video_id"], stem(back["frames"][0])) == ("clip.v1.0", "a.1.png")
-
-
 def test_the_same_data_makes_the_same_files(exported, tmp_path):
     name, splits, folder = exported
-    file_format = json.loads((folder / "salfom_export.json").read_text())["format"]
-    export_dataset(splits, tmp_path / "out", name, file_format=file_format, max_shard_size=SHARD_SIZE)
+    export_dataset(splits, tmp_path / "out", name, max_shard_size=SHARD_SIZE)
     assert files(tmp_path / "out") == files(folder)
     for file in files(folder):
         assert (tmp_path / "out" / file).read_bytes() == (folder / file).read_bytes(), file
@@ -227,26 +179,24 @@ def files_matching(folder, pattern):
     return sorted(str(path.relative_to(folder)) for path in folder.glob(pattern))
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("lost", ["video/002.AVI", "annotation/0002/fixation/0013.png"])
-def test_a_file_that_vanishes_leaves_nothing_half_written(tmp_path, file_format, lost):
+def test_a_file_that_vanishes_leaves_nothing_half_written(tmp_path, lost):
     source = gaze_data.write_dhf1k(tmp_path / "dhf1k", videos={"train": 3})
     splits = all_splits("dhf1k", source)
     (source / lost).unlink()
     with pytest.raises(VideoError, match=rf"^Cannot read .*{lost} \(.*\); .*export again\.$"):
-        export_dataset(splits, tmp_path / "out", "dhf1k", file_format=file_format, max_shard_size=1)
+        export_dataset(splits, tmp_path / "out", "dhf1k", max_shard_size=1)
     assert os.listdir(tmp_path) == ["dhf1k"]
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
-def test_a_full_disk_leaves_nothing_half_written(stills, tmp_path, file_format):
+def test_a_full_disk_leaves_nothing_half_written(stills, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
     try:
         with pytest.raises(
             VideoError, match=r"^Cannot write .*out \(.*File too large\); files there may not be so large.*\.$"
         ):
-            export_dataset(stills, tmp_path / "out", "stills", file_format=file_format)
+            export_dataset(stills, tmp_path / "out", "stills")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert os.listdir(tmp_path) == ["stills"]
@@ -288,13 +238,12 @@ def test_load_takes_an_export_for_the_dataset(exported, streaming):
         load(other, folder, "train")
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
-def test_what_the_cache_knows_of_an_earlier_export_is_forgotten(stills, tmp_path, file_format):
+def test_what_the_cache_knows_of_an_earlier_export_is_forgotten(stills, tmp_path):
     rows = stills["train"]
     for order in (range(8), range(7, -1, -1)):
         # As large as before, and described by the same card.
         again = {"train": rows.select(order)}
-        export_dataset(again, tmp_path / "out", "stills", file_format=file_format, overwrite=True)
+        export_dataset(again, tmp_path / "out", "stills", overwrite=True)
         found = load_export(tmp_path / "out")
         assert found["image_id"] == again["train"]["image_id"]
         assert found["fixation_x"] == again["train"]["fixation_x"]

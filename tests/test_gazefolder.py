@@ -6,7 +6,7 @@ from PIL import Image
 
 import gaze_data
 from salfom_hf import cli
-from salfom_hf.data import DataError, GazeFolder, export_dataset, load, load_export, load_gazefolder, open_sample
+from salfom_hf.data import DataError, GazeFolder, load, load_gazefolder, open_sample
 
 SIZE = (8, gaze_data.HEIGHT, gaze_data.WIDTH)
 
@@ -84,28 +84,11 @@ def test_a_changed_frame_rate_is_noticed(folder):
     assert load_gazefolder(folder)[1]["fps"] == 25
 
 
-def test_missing_maps_are_refused(folder):
-    next((folder / "train" / "walk" / "maps").iterdir()).unlink()
-    with pytest.raises(DataError, match="train/walk/maps: 1 of 8 frames lack one"):
-        load_gazefolder(folder)
-    assert len(load_gazefolder(folder, "validation")) == 1
-
-
 def test_a_folder_above_or_below_is_named(folder):
     with pytest.raises(DataError, match=rf"does not look like gazefolder.*did you mean {folder}\?"):
         load_gazefolder(folder.parent)
     with pytest.raises(DataError, match=rf"did you mean {folder}\?"):
         load_gazefolder(folder / "train")
-
-
-def test_an_export_has_the_same_samples(folder, tmp_path):
-    splits = {split: load_gazefolder(folder, split) for split in ("train", "validation")}
-    export_dataset(splits, tmp_path / "out", "gazefolder")
-    assert "Keep this repository private" in (tmp_path / "out" / "README.md").read_text()
-    before, after = open_sample(splits["train"][0]), open_sample(load_export(tmp_path / "out", "train")[0])
-    assert (before.id, before.fps, before.size) == (after.id, after.fps, after.size)
-    np.testing.assert_array_equal(next(before.frames(4)), next(after.frames(4)))
-    np.testing.assert_array_equal(before.density(4), after.density(4))
 
 
 def test_the_commands_take_it(folder, tmp_path, monkeypatch, capsys):

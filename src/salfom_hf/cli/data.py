@@ -259,13 +259,8 @@ def named(rows, split: str, ids: list[str]) -> list[dict]:
     from ..data.features import id_column
 
     column = id_column(rows.features)
-    if isinstance(rows, Sized):
-        places = {name: index for index, name in enumerate(rows[column])}
-        found = {name: rows[places[name]] for name in ids if name in places}
-    else:
-        found = {row[column]: row for row in rows if row[column] in ids}
-    missing = [name for name in ids if name not in found]
-    if missing:
+    found = {row[column]: row for row in rows.filter(lambda name: name in ids, input_columns=column)}
+    if missing := [name for name in ids if name not in found]:
         raise UsageError(f"There is no {missing[0]} in the split {split}; name others, or none to see some of all.")
     return [found[name] for name in ids]
 
