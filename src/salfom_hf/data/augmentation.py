@@ -187,6 +187,3 @@ class Augmentation:
         columns = min(width, max(1, round(width * math.sqrt(share * stretch))))
         top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
         return {"top": int(top), "left": int(left), "height": rows, "width": columns}
-
-
-__all__ = ["Augmentation"]

@@ -272,6 +272,3 @@ def decode_all(items: list[Item]) -> list[Problem]:
     finally:
         # An interrupted check does not go on with what is left, which may take an hour.
         pool.shutdown(cancel_futures=True)
-
-
-__all__ = ["PRIVATE", "GazeBuilder", "GazeConfig", "Source", "VideoBuilder"]

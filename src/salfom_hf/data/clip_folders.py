@@ -165,5 +165,3 @@ def frame_rate(file: Path, default: float) -> float:
 load_hollywood2 = Hollywood2.load
 load_ucf_sports = UCFSports.load
 load_gazefolder = GazeFolder.load
-
-__all__ = ["GazeFolder", "Hollywood2", "UCFSports", "load_gazefolder", "load_hollywood2", "load_ucf_sports"]

@@ -298,6 +298,3 @@ def collate_by_shape(clips: list[dict]) -> list[dict]:
     for place, clip in enumerate(clips):
         groups.setdefault(clip["pixel_values_videos"].shape, []).append({**clip, "place": place})
     return [default_collate(group) for group in groups.values()]
-
-
-__all__ = ["ClipDataset", "MixtureDataset", "collate_by_shape"]

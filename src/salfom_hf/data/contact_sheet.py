@@ -173,6 +173,3 @@ def contact_sheet(samples: Iterable[GazeVideo | GazeStill], num_frames: int = 5)
     strips = [np.asarray(drawn(block, width, cell)) for block in blocks]
     strips.append(np.full((MARGIN, width, 3), BACKGROUND, np.uint8))
     return Image.fromarray(np.concatenate(strips))
-
-
-__all__ = ["contact_sheet"]

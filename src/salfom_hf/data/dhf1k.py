@@ -19,13 +19,11 @@ DHF1K/
 └── test/0701 … 1000/images/0001.png …
 ```
 
-Where both are there, the videos are used. Videos may be `.avi` or `.mp4` too, and names are matched by their numbers,
-whatever their leading zeros. Videos 1–600 are for training, 601–700 for validation, and 701–1000 for testing, without
-labels.
+Where both are there, the videos are used, which may be `.mp4` too. Names are matched by their numbers, whatever their
+leading zeros: 1–600 are for training, 601–700 for validation, and 701–1000 for testing, without labels.
 
-A video whose header counts one or two frames more or fewer than there are maps is used as far as both go: `num_frames`
-is the smaller number. A larger difference is an error. Where fewer frames can be decoded than that, by up to two, the
-last one stands in for them.
+A video whose header counts one or two frames more or fewer than there are maps is used as far as both go; a larger
+difference is an error. Where up to two fewer can be decoded than that, the last one stands in for them.
 """
 
 from collections import Counter, defaultdict
@@ -157,5 +155,3 @@ def _find_frames(root: Path, splits: tuple[str, ...]) -> tuple[dict[str, list[Cl
 
 
 load_dhf1k = DHF1K.load
-
-__all__ = ["DHF1K", "load_dhf1k", "split_of"]

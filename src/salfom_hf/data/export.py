@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import Dataset, Value
 from datasets.table import embed_table_storage
 from datasets.utils.py_utils import convert_file_size_to_int
+from huggingface_hub import DatasetCardData
 from tqdm import tqdm
 
 from ..errors import VideoError, advice_for, reason_of
 from ..files import atomic_output
-from .export_card import dataset_card
+from ..hub.cards import TEMPLATES, TITLES, render
+from .features import MEANINGS
 from .loading import DATASETS, MARKER
 
 # Readers hold one row group at a time: a video, or several stills.
@@ -126,10 +128,52 @@ def export_dataset(
             split: write_split(dataset, split, temporary / "data", max_bytes, num_shards)
             for split, dataset in splits.items()
         }
-        card = dataset_card(name, DATASETS[name].SOURCE, splits, shards)
+        card = dataset_card(name, splits, shards)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         info = {"dataset": name, "format": "parquet", "splits": list(splits)}
         (temporary / MARKER).write_text(f"{json.dumps(info)}\n", encoding="utf-8")
+
+
+def described(feature) -> str:
+    """A feature in a few words."""
+    if hasattr(feature, "feature"):
+        return f"list of {described(feature.feature)}"
+    return feature.dtype if isinstance(feature, Value) else type(feature).__name__.lower()
+
+
+def dataset_card(name: str, splits: dict[str, Dataset], shards: dict[str, list[Path]]) -> str:
+    """The text of README.md, from the name of the dataset, the rows and the files of each split."""
+    features = next(iter(splits.values())).features
+    sizes = {split: sum(path.stat().st_size for path in paths) for split, paths in shards.items()}
+    rows = {split: len(dataset) for split, dataset in splits.items()}
+    data = DatasetCardData(
+        pretty_name=TITLES[name],
+        license="other",
+        task_categories=["other"],
+        tags=["saliency", "gaze", "eye-tracking", "salfom", "parquet"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits],
+            }
+        ],
+        dataset_info={
+            "features": features._to_yaml_list(),
+            "splits": [{"name": split, "num_bytes": sizes[split], "num_examples": rows[split]} for split in splits],
+            "download_size": sum(sizes.values()),
+            "dataset_size": sum(sizes.values()),
+        },
+    )
+    return render(
+        TEMPLATES / "dataset.md",
+        data,
+        title=TITLES[name],
+        source=DATASETS[name].SOURCE,
+        splits={split: {"rows": rows[split], "shards": len(shards[split]), "bytes": sizes[split]} for split in splits},
+        columns=[(column, described(feature), MEANINGS[column]) for column, feature in features.items()],
+        first_split=next(iter(splits)),
+        repository=name.replace("_", "-"),
+    )
 
 
 @contextmanager
@@ -139,6 +183,3 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         advice = advice_for(error, "choose another place")
         raise VideoError(f"Cannot write {folder} ({reason_of(error)}); {advice}.") from error
-
-
-__all__ = ["export_dataset"]

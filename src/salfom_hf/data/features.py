@@ -12,20 +12,17 @@ class DataError(ValueError):
 VIDEO_FEATURES = Features(
     {
         "video_id": Value("string"),
-        # None where the dataset holds frames.
         "video": Video(decode=False),
-        # One per frame in order; [] where `video` is given.
         "frames": List(Image(decode=False)),
         "num_frames": Value("int32"),
         "fps": Value("float32"),
         "width": Value("int32"),
         "height": Value("int32"),
-        # Density maps and binary fixation maps, one per frame in order; [] for videos without labels.
         "maps": List(Image(decode=False)),
         "fixations": List(Image(decode=False)),
     }
 )
-"""One row per video. Files are `{"path": …, "bytes": …}`, one of which may be None; sizes are in pixels."""
+"""One row per video; see `MEANINGS`. Files are `{"path": …, "bytes": …}`, one of which may be None."""
 
 STILL_FEATURES = Features(
     {
@@ -34,19 +31,33 @@ STILL_FEATURES = Features(
         "dataset": Value("string"),
         "width": Value("int32"),
         "height": Value("int32"),
-        # In pixels from the outer corner of the first pixel, whose centre is (0.5, 0.5).
         "fixation_x": List(Value("float32")),
         "fixation_y": List(Value("float32")),
-        # Who looked, one per fixation; [] where that is unknown.
         "observer": List(Value("int32")),
     }
 )
-"""One row per image, with the fixations of all observers."""
+"""One row per image, with the fixations of all observers, from the outer corner of the first pixel."""
+
+MEANINGS = {
+    "video_id": "name of the video",
+    "video": "the video file; null where the dataset holds frames",
+    "frames": "one image per frame, in order; empty where the dataset holds a video file",
+    "num_frames": "number of frames",
+    "fps": "frames per second",
+    "width": "width of the frames, pixels",
+    "height": "height of the frames, pixels",
+    "maps": "density of fixations, one grey image per frame, in order; empty without labels",
+    "fixations": "pixels that were fixated, one binary image per frame, in order; empty without labels",
+    "image": "the picture",
+    "image_id": "name of the picture",
+    "dataset": "which set of images it is from",
+    "fixation_x": "of all fixations, pixels from the left edge",
+    "fixation_y": "of all fixations, pixels from the upper edge",
+    "observer": "who looked, one number per fixation; empty where unknown",
+}
+"""What the columns hold, as cards of exports say it."""
 
 
 def id_column(columns: Iterable[str]) -> str:
     """The column that names the rows: `"image_id"` where they are stills, `"video_id"` where they are videos."""
     return "image_id" if "image_id" in columns else "video_id"
-
-
-__all__ = ["STILL_FEATURES", "VIDEO_FEATURES", "DataError", "id_column"]

@@ -307,6 +307,3 @@ def image_stamps(folder: Path) -> tuple:
         with os.scandir(folder) as entries:
             first = next(entries, None)
     return stamp(folder), stamp(first)
-
-
-__all__ = ["Clip"]

@@ -50,9 +50,6 @@ def splits_of(name: str, data_dir) -> list[str]:
     """
     The splits that a dataset's folder, or an export, holds.
 
-    Args:
-        name: one of [`DATASETS`].
-
     Raises:
         DataError: the folder is not that of the dataset.
     """
@@ -112,6 +109,3 @@ def load_export(
         raise DataError(missing.format(error)) from error
     except ValueError as error:
         raise DataError(f"Cannot load the split {split!r} of {path}: {error}") from error
-
-
-__all__ = ["DATASETS", "export_info", "load", "load_export", "splits_of"]

@@ -223,6 +223,3 @@ class MotionDataset(EpochDataset):
             "video_id": self.dataset[index]["image_id"][0].as_py(),
             "frame": self.num_frames - 1,
         }
-
-
-__all__ = ["MotionDataset"]

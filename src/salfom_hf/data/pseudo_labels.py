@@ -211,6 +211,3 @@ def pseudo_label(
         )
         (temporary / "README.md").write_text(readme, encoding="utf-8")
     return made
-
-
-__all__ = ["AttentionCenter", "pseudo_label"]

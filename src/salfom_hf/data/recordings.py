@@ -321,6 +321,3 @@ def _check_units(table: GazeTable, assigned: dict[Path, np.ndarray], infos: dict
             f"{gaze} has rows of the frame after a video's last one and none of frame 0, as if frames were counted "
             "from 1; subtract 1 in the column frame."
         )
-
-
-__all__ = ["Made", "make_gazefolder"]

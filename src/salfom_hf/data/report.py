@@ -137,6 +137,3 @@ def listed_names(names: Iterable[str]) -> str:
 
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-__all__ = ["Found", "Problem", "Report"]

@@ -269,6 +269,3 @@ def read_map(source: Path | bytes, name: str, allow_colour: bool = False) -> tup
             return np.asarray(image.convert("L")).astype(np.float32) / 255, is_lossy
     except Exception as error:  # Pillow's readers raise errors of any type for damaged files.
         raise DataError(f"Cannot read the map {name} ({reason_of(error)}); replace it.") from error
-
-
-__all__ = ["GazeStill", "GazeVideo", "open_sample", "read_map"]

@@ -312,6 +312,3 @@ def video_density(looked_at: torch.Tensor, blur: float, prior: float) -> torch.T
     y, x = ((torch.arange(side) + 0.5) / side - 0.5 for side in looked_at.shape)
     density = density * torch.exp(-0.5 * (y[:, None] ** 2 + x**2) / prior**2)
     return density / density.max()
-
-
-__all__ = ["Picture", "Shot", "View", "video_density"]

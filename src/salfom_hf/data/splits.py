@@ -48,6 +48,3 @@ def hold_out(
     held = held_out(set(groups), fraction, seed)
     is_held = np.array([group in held for group in groups])
     return dataset.select(np.flatnonzero(~is_held)), dataset.select(np.flatnonzero(is_held))
-
-
-__all__ = ["held_out", "hold_out"]

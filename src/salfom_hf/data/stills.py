@@ -365,5 +365,3 @@ def _cell(name: str, text: str) -> float | str:
 
 
 load_stills = Stills.load
-
-__all__ = ["Stills", "load_stills"]
