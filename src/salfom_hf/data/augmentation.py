@@ -133,13 +133,6 @@ class Augmentation:
 
     Raises:
         ValueError: a value is outside its range.
-
-    Example:
-
-    ```python
-    >>> from salfom_hf.data import Augmentation
-    >>> Augmentation(horizontal_flip=0.5, crop=(0.6, 1.0), temporal_strides=(1, 2), brightness=0.2)
-    ```
     """
 
     horizontal_flip: float = 0.0

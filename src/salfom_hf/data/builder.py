@@ -105,12 +105,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
 
     @classmethod
     def find_root(cls, data_dir: str | os.PathLike) -> Path:
-        """
-        The dataset's folder, as an absolute path.
-
-        Raises:
-            DataError: the folder is not there or is not the dataset's; the message says where it may be.
-        """
+        """The dataset's folder, as an absolute path; if it is another's, a `DataError` says where it may be."""
         root = Path(os.path.abspath(os.path.expanduser(data_dir)))
         if root.exists() and cls.looks_right(root):
             return root
@@ -168,9 +163,6 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         """
         A split, or a part or sum of splits, in the names that the tables have (`"val[:9]"`: `"validation[:9]"`); and
         those names.
-
-        Raises:
-            DataError: it is not written as such.
         """
         terms = [re.fullmatch(r"\s*([^\[\]\s]+)\s*(\[.*\])?\s*", term) for term in str(split).split("+")]
         if not all(terms):

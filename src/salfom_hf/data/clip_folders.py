@@ -147,12 +147,7 @@ def clips_in(folder: Path, fps: float) -> tuple[list[Clip], list[Problem]]:
 
 
 def frame_rate(file: Path, default: float) -> float:
-    """
-    Frames per second from a file that holds nothing else; the default if it does not exist.
-
-    Raises:
-        OSError, ValueError: it cannot be read, or is not a number above 0.
-    """
+    """Frames per second from a file that holds nothing else; the default if it does not exist."""
     if not os.path.lexists(file):
         return default
     check_file(file)

@@ -93,23 +93,6 @@ class ClipDataset(EpochDataset):
     Raises:
         TypeError: the dataset is streamed.
         ValueError: an argument is outside its range.
-
-    Example:
-
-    ```python
-    >>> from salfom_hf import SalFoMVideoProcessor
-    >>> from salfom_hf.data import Augmentation, ClipDataset, load_dhf1k
-    >>> clips = ClipDataset(
-    ...     load_dhf1k("/data/DHF1K", split="train"),
-    ...     SalFoMVideoProcessor.from_pretrained("salfom-large"),
-    ...     augmentation=Augmentation(horizontal_flip=0.5),
-    ... )
-    >>> loader = torch.utils.data.DataLoader(clips, batch_size=4, shuffle=True, num_workers=8)
-    >>> for epoch in range(10):
-    ...     clips.set_epoch(epoch)
-    ...     for batch in loader:
-    ...         loss = model(batch["pixel_values_videos"], labels=batch["labels"]).loss
-    ```
     """
 
     def __init__(

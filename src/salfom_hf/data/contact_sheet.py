@@ -81,13 +81,10 @@ def heated(frame: Image.Image, density: np.ndarray) -> Image.Image:
 
 
 def dotted(frame: Image.Image, points: np.ndarray) -> Image.Image:
-    """
-    The frame with a dot at each point: float `(points, 2)`, x and y as shares of width and height.
-
-    Rings and edges lie below all dots, so that those of a crowd do not hide each other.
-    """
+    """The frame with a dot at each point: float `(points, 2)`, x and y as shares of width and height."""
     frame = frame.copy()
     centers = points * frame.size * SMOOTHING
+    # Rings and edges lie below all dots, so that those of a crowd do not hide each other.
     for radius, color in DOT:
         mask = Image.new("L", (frame.width * SMOOTHING, frame.height * SMOOTHING))
         draw = ImageDraw.Draw(mask)

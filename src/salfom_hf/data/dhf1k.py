@@ -77,10 +77,8 @@ def _numbered(
     folder: Path, suffixes: set[str] | None = None, splits: tuple[str, ...] = tuple(_NUMBERS)
 ) -> tuple[dict[int, Path], set[int], list[Problem]]:
     """
-    The videos (`suffixes` given) or else folders in a folder, by the numbers that are their names, of these splits.
-
-    Returns:
-        paths by number, in order; numbers that are there but cannot be used; problems, among them what those have.
+    The videos (`suffixes` given) or else folders in a folder, by the numbers that are their names, of these splits, in
+    order; numbers that are there but cannot be used; problems, among them what those have.
     """
     paths: dict[int, list[Path]] = defaultdict(list)
     broken, problems = set(), []

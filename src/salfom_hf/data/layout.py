@@ -272,12 +272,7 @@ def ordered_images(folder: Path) -> list[str]:
 
 
 def decoded_size(file) -> tuple[int, int]:
-    """
-    (width, height) of an image, all of which is read.
-
-    Raises:
-        OSError: it is damaged.
-    """
+    """(width, height) of an image, all of which is read; an `OSError` tells that it is damaged."""
     try:
         if isinstance(file, Path):
             check_file(file)

@@ -26,12 +26,8 @@ MARKER = "salfom_export.json"
 
 def load(name: str, data_dir, split: str = "train", **options) -> Dataset | IterableDataset:
     """
-    One of the datasets by its name: `load("dhf1k", …)` is `load_dhf1k(…)`.
-
-    Args:
-        name: one of [`DATASETS`].
-        data_dir, split, options: as for [`load_dhf1k`]; the folder may also be an export, of which nothing but
-            `streaming` is asked.
+    One of the [`DATASETS`] by its name: `load("dhf1k", …)` is `load_dhf1k(…)`; the folder may also be an export, of
+    which nothing but `streaming` is asked.
 
     Raises:
         DataError: there is no such dataset, or it cannot be loaded.

@@ -165,17 +165,6 @@ class MotionDataset(EpochDataset):
     Raises:
         TypeError: the dataset is streamed.
         ValueError: an argument is outside its range, or there are no stills with fixations.
-
-    Example:
-
-    ```python
-    >>> from salfom_hf import SalFoMVideoProcessor
-    >>> from salfom_hf.data import MotionDataset, load_stills
-    >>> processor = SalFoMVideoProcessor.from_pretrained("salfom")
-    >>> clips = MotionDataset(load_stills("/data/stills", split="train"), processor, size=(288, 384))
-    >>> clips[0]["pixel_values_videos"].shape
-    torch.Size([16, 3, 288, 384])
-    ```
     """
 
     def __init__(

@@ -110,9 +110,7 @@ def pseudo_density(saliency: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def with_densities(frames: Iterable[np.ndarray], label, every: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """
-    Each frame and its density: `label(frame)` of every `every`-th one and of the last, interpolated linearly between.
-    """
+    """Each frame and its density: `label(frame)` of every so many and of the last, between them interpolated."""
     before, between = None, []
 
     def labelled():

@@ -135,12 +135,7 @@ def _read_rows(path: Path, reader) -> GazeTable:
 
 
 def find_videos(path: Path) -> list[Path]:
-    """
-    The video files in a folder, or a single one.
-
-    Raises:
-        DataError: there is none, or two would have the same name.
-    """
+    """The video files in a folder, of which there is one at least and no two have the same name; or a single one."""
     if not path.is_dir():
         return [path]
     with reported(f"Cannot read the folder {path}"):

@@ -298,15 +298,9 @@ class Shot:
 
 def video_density(looked_at: torch.Tensor, blur: float, prior: float) -> torch.Tensor:
     """
-    The density of gaze on a frame of video, which keeps closer to the centre than gaze on stills.
-
-    Args:
-        looked_at: float32 `(height, width)`, how much, where.
-        blur: standard deviation of the blur, as a share of the width.
-        prior: standard deviation of a Gaussian in the middle, as a share of height and width, to multiply by.
-
-    Returns:
-        float32 `(height, width)`, its maximum 1.
+    The density of gaze on a frame of video, its maximum 1, from what is looked at, float32 `(height, width)` each:
+    blurred by a share of the width, and, since gaze on video keeps closer to the centre than gaze on stills,
+    multiplied by a Gaussian in the middle with a share of height and width as its standard deviations.
     """
     density = gaussian_blur(looked_at, blur * looked_at.shape[1])
     y, x = ((torch.arange(side) + 0.5) / side - 0.5 for side in looked_at.shape)

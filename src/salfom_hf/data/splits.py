@@ -10,12 +10,7 @@ from .features import id_column
 
 
 def held_out(names: Collection[str], fraction: float, seed: int) -> set[str]:
-    """
-    A share of distinct names, the same for the same names and seed; at least one, and not all.
-
-    Raises:
-        ValueError: the fraction is not between 0 and 1, or there are not two names.
-    """
+    """A share of distinct names, the same for the same names and seed; at least one, and not all."""
     if not 0 < fraction < 1:
         raise ValueError(f"The fraction to hold out must be between 0 and 1, not {fraction}.")
     if len(names) < 2:

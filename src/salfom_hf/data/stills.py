@@ -307,13 +307,7 @@ class Folder:
 
 
 def _read_csv(path: Path) -> defaultdict[str, dict[str, list]]:
-    """
-    Fixations by the name of the image; observers by number, that in the file or one in the order of names there.
-
-    Raises:
-        DataError: a column is missing, or a cell does not fit; the message says which.
-        OSError, UnicodeDecodeError, csv.Error: it cannot be read.
-    """
+    """Fixations by the name of the image; observers by number, that in the file or one in the order of names there."""
     columns = {"x": "fixation_x", "y": "fixation_y", "observer": "observer"}
     fixations = defaultdict(lambda: {feature: [] for feature in columns.values()})
     observers = {}  # as an ordered set: names, or numbers as text
@@ -345,12 +339,6 @@ def _read_csv(path: Path) -> defaultdict[str, dict[str, list]]:
 
 
 def _cell(name: str, text: str) -> float | str:
-    """
-    What a cell stands for.
-
-    Raises:
-        ValueError: it is empty, or should be a number.
-    """
     if not text:
         raise ValueError("the cell is empty")
     if name == "observer":
