@@ -82,12 +82,6 @@ def test_draws_are_in_their_ranges_and_use_them():
     assert drawn(EVERYTHING, 7) == drawn(EVERYTHING, 7)
 
 
-def test_a_crop_keeps_the_shape_of_the_frame_unless_stretched():
-    for seed in range(50):
-        transform = drawn(Augmentation(crop=(0.2, 0.6)), seed)
-        assert abs(transform.width - transform.height * FRAME[1] / FRAME[0]) <= 1.3
-
-
 def test_a_crop_shows_a_fixation_if_there_is_one():
     fixations = np.zeros(FRAME, bool)
     fixations[3, 55] = True  # A corner, which few crops of this size show.
@@ -141,14 +135,6 @@ def test_density_and_fixations_stay_together(map_size):
         for axis, kept in enumerate((transform.height, transform.width)):
             pixel = size[axis] / kept * max(1, FRAME[axis] / map_size[axis])
             assert abs(fixated[axis] - peak[axis]) <= pixel + 1
-
-
-def test_a_density_is_averaged_when_it_shrinks():
-    density = torch.zeros(FRAME)
-    density[10, 11] = 1.0
-    small = drawn(Augmentation(), 0).density(density, FRAME, (10, 15))
-    assert small.sum() == pytest.approx(1 / 16, rel=1e-4)
-    assert (small > 0).sum() > 1
 
 
 @pytest.mark.parametrize(

@@ -144,15 +144,6 @@ def test_what_cannot_be_shown(salfom, folder, ucf_sports, arguments, message):
     assert (folder / "taken.png").read_bytes() == b"mine"
 
 
-def test_show_of_an_unreadable_frame_names_it(salfom, folder, mine):
-    damaged = mine / "testing" / "Diving-Side-001" / "maps" / "Diving-Side-001_100.png"
-    damaged.write_bytes(damaged.read_bytes()[:60])
-    code, said = salfom("show", "ucf_sports", mine, "--split", "test")
-    assert code == 2
-    assert "Diving-Side-001_100.png" in said.err
-    assert names(folder) == ["ucf"]
-
-
 def test_export_writes_all_splits(salfom, folder, ucf_sports):
     code, said = salfom("export", "ucf_sports", ucf_sports, "out", "--max-shard-size", "1KB")
     assert code == 0

@@ -268,9 +268,3 @@ def test_no_such_export_or_split(stills, tmp_path, streaming):
         load_export(tmp_path / "nowhere", streaming=streaming)
     with pytest.raises(DataError, match=r"dev.*train"):
         load_export(tmp_path / "out", "dev", streaming=streaming)
-
-
-def test_sizes_that_are_none(stills, tmp_path):
-    with pytest.raises(ValueError, match="large"):
-        export_dataset(stills, tmp_path / "out", "stills", max_shard_size="large")
-    assert os.listdir(tmp_path) == ["stills"]

@@ -87,24 +87,14 @@ def test_a_video_that_lacks_more_frames_is_refused(stored, folder):
         list(sample.frames(16))
 
 
-RANGES = [(), (5,), (0, 16), (13, 19, 2), (17, 99), (3, 3), (0, None, 7)]
-
-
-@pytest.mark.parametrize("bounds", RANGES)
-def test_frames_of_a_folder_are_those_of_the_range(stored, folder, bounds):
-    frames = list(open_sample(stored(frames_row(folder))).frames(*bounds))
-    expected = PICTURES[slice(*(bounds if len(bounds) > 1 else (*bounds, None)))]
-    assert len(frames) == len(expected)
-    assert all(np.array_equal(frame, picture) for frame, picture in zip(frames, expected, strict=True))
-
-
-@pytest.mark.parametrize("bounds", RANGES)
-def test_frames_of_a_video_file_are_those_of_the_range(stored, folder, bounds):
-    frames = list(open_sample(stored(avi_row(folder))).frames(*bounds))
-    decoded = [frame.image for frame in read_frames(folder / "007.AVI")]
-    expected = decoded[slice(*(bounds if len(bounds) > 1 else (*bounds, None)))]
-    assert len(frames) == len(expected)
-    assert all(np.array_equal(frame, picture) for frame, picture in zip(frames, expected, strict=True))
+@pytest.mark.parametrize("bounds", [(), (5,), (0, 16), (13, 19, 2), (17, 99), (3, 3), (0, None, 7)])
+def test_frames_are_those_of_the_range(stored, folder, bounds):
+    decoded = np.stack([frame.image for frame in read_frames(folder / "007.AVI")])
+    for row, pictures in ((frames_row(folder), PICTURES), (avi_row(folder), decoded)):
+        frames = list(open_sample(stored(row)).frames(*bounds))
+        expected = pictures[slice(*(bounds if len(bounds) > 1 else (*bounds, None)))]
+        assert len(frames) == len(expected)
+        assert all(map(np.array_equal, frames, expected))
 
 
 @pytest.mark.parametrize("make", [frames_row, avi_row])
@@ -159,8 +149,9 @@ def test_maps_that_would_be_misread(tmp_path):
         tmp_path / "heat.png"
     )
     Image.fromarray(255 * (1 - FIXATIONS[0].astype(np.uint8))).save(tmp_path / "inverted.png")
-    row = video_row(tmp_path, num_frames=3)
-    names = ("floats.tif", "heat.png", "inverted.png")
+    Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "empty.jpg")
+    names = ("floats.tif", "heat.png", "inverted.png", "empty.jpg")
+    row = video_row(tmp_path, num_frames=4)
     row["maps"] = row["fixations"] = [by_path(tmp_path / name) for name in names]
     sample = open_sample(row)
     np.testing.assert_array_equal(sample.density(0), density)
@@ -168,12 +159,7 @@ def test_maps_that_would_be_misread(tmp_path):
         sample.density(1)
     with pytest.raises(DataError, match=r"Most pixels of the fixation map .*inverted.png are above 0"):
         sample.fixations(2)
-
-
-def test_an_empty_lossy_fixation_map_has_no_fixation(tmp_path):
-    Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "0001.jpg")
-    files = [by_path(tmp_path / "0001.jpg")]
-    assert not open_sample(video_row(tmp_path, num_frames=1, maps=files, fixations=files)).fixations(0).any()
+    assert not sample.fixations(3).any()
 
 
 def test_what_is_missing_or_unreadable_is_named(folder, tmp_path):
@@ -287,14 +273,9 @@ def test_a_stills_density_is_its_blurred_fixations_over_their_maximum():
     assert sorted(zip(*np.nonzero(sample.fixations_of(np.array([0]))), strict=True)) == [(0, 0), (80, 150)]
 
 
-def test_a_still_nobody_looked_at_is_empty():
+def test_stills_without_fixations_or_observers():
     sample = open_sample(still_row([], [], []))
-    assert not sample.has_labels
-    assert not sample.density(0).any()
-    assert not sample.fixations(0).any()
-
-
-def test_observers_who_are_not_known_cannot_be_chosen():
+    assert [sample.has_labels, sample.density(0).any(), sample.fixations(0).any()] == [False] * 3
     sample = open_sample(still_row([1.0, 2.0], [1.0, 2.0], []))
     assert sample.fixations(0).sum() == 2
     for choose in (sample.density_of, sample.fixations_of):

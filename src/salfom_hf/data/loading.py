@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, IterableDataset, load_dataset
 
@@ -24,7 +25,9 @@ DATASETS: dict[str, type[GazeBuilder]] = {
 MARKER = "salfom_export.json"
 
 
-def load(name: str, data_dir, split: str = "train", **options) -> Dataset | IterableDataset:
+def load(
+    name: str, data_dir: str | os.PathLike[str], split: str = "train", **options: Any
+) -> Dataset | IterableDataset:
     """
     One of the [`DATASETS`] by its name: `load("dhf1k", …)` is `load_dhf1k(…)`; the folder may also be an export, of
     which nothing but `streaming` is asked.
@@ -42,7 +45,7 @@ def load(name: str, data_dir, split: str = "train", **options) -> Dataset | Iter
     return load_export(data_dir, split, streaming=options.get("streaming", False))
 
 
-def splits_of(name: str, data_dir) -> list[str]:
+def splits_of(name: str, data_dir: str | os.PathLike[str]) -> list[str]:
     """
     The splits that a dataset's folder, or an export, holds.
 

@@ -5,6 +5,7 @@ output is a point; what labels are made of is the saliency map inside.
 """
 
 import hashlib
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -139,9 +140,9 @@ def draw_points(density: np.ndarray, count: int, rng: np.random.Generator) -> np
 
 
 def pseudo_label(
-    videos,
-    folder,
-    teacher,
+    videos: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    teacher: str | os.PathLike[str],
     *,
     every: int = 5,
     frames: int = 400,

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import warnings
 from array import array
 from collections import Counter, defaultdict
@@ -232,9 +233,9 @@ def write_clip(
 
 
 def make_gazefolder(
-    videos,
-    gaze,
-    folder,
+    videos: str | os.PathLike[str],
+    gaze: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     *,
     split: str = "train",
     validation: float = 0.0,

@@ -1,7 +1,7 @@
 """One row of a gaze dataset, read lazily: its frames, and each frame's density and fixations."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -193,11 +193,11 @@ class GazeStill:
         self._check(index)
         return self._counts(slice(None)) > 0
 
-    def density_of(self, observers) -> np.ndarray:
+    def density_of(self, observers: Sequence[int] | np.ndarray) -> np.ndarray:
         """The density, as [`density`] makes it, of the fixations of some observers: ids as in `observer`."""
         return self._density(self._made_by(observers))
 
-    def fixations_of(self, observers) -> np.ndarray:
+    def fixations_of(self, observers: Sequence[int] | np.ndarray) -> np.ndarray:
         """The pixels, as [`fixations`] gives them, that some observers fixated: ids as in `observer`."""
         return self._counts(self._made_by(observers)) > 0
 
@@ -205,7 +205,7 @@ class GazeStill:
         if index != 0:
             raise IndexError(f"The still {self.id} has one frame, with the index 0; there is no frame {index}.")
 
-    def _made_by(self, observers) -> np.ndarray:
+    def _made_by(self, observers: Sequence[int] | np.ndarray) -> np.ndarray:
         if len(self.observer) != len(self.x):
             raise DataError(f"The still {self.id} does not tell who made its fixations; use all of them.")
         return np.isin(self.observer, np.asarray(observers))
