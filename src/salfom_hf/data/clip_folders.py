@@ -1,19 +1,13 @@
-"""Datasets of clips in folders `SPLIT/CLIP/{images,maps,fixation}`: Hollywood-2, UCF-Sports, and one's own.
+"""Datasets of clips in folders: Hollywood-2, UCF-Sports, and one's own.
 
-```
-FOLDER/
-├── training/CLIP/
-│   ├── images/*.png             names of any kind, such as Diving-Side_002_001.png
-│   ├── maps/*.png               density, one per frame
-│   ├── fixation/*.png           binary
-│   └── fps.txt                  frames per second, where they are others than the dataset's
-└── testing/CLIP/…
-```
+A clip is `SPLIT/CLIP/images/*.png`, with `maps/*.png` (densities) and `fixation/*.png` (binary) for each of the frames
+beside them, and in `fps.txt` frames per second, where they are others than the dataset's. Names may be of any kind,
+such as Diving-Side_002_001.png; those of a frame, its map and its fixations agree up to the suffix.
 
-The names of a frame, its map and its fixations agree up to the suffix. Hollywood-2 (shots of feature films) and
-UCF-Sports (sports broadcasts) are as re-released with DHF1K, https://github.com/wenguanwang/DHF1K: neither has a
-validation split; [`salfom_hf.data.hold_out`] makes one. A `gazefolder`, as `salfom data make` writes it, has
-`train`, `validation` and `test`, of which any may be missing, under these or other usual names.
+Hollywood-2 (shots of feature films) and UCF-Sports (sports broadcasts) are as re-released with DHF1K,
+https://github.com/wenguanwang/DHF1K, in the folders `training` and `testing`; [`salfom_hf.data.hold_out`] makes a
+validation set. A `gazefolder`, as `salfom data make` writes it, has `train`, `validation` and `test`, of which any may
+be missing, under these or other usual names.
 """
 
 import math

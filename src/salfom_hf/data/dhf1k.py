@@ -1,26 +1,9 @@
-"""DHF1K: 1000 videos, watched freely by 17 people. https://github.com/wenguanwang/DHF1K
+"""DHF1K: 1000 videos, watched freely by 17 people.
 
-The folder as published,
-
-```
-DHF1K/
-├── video/001.AVI … 1000.AVI
-└── annotation/0001 … 0700/
-    ├── maps/0001.png …          density, one per frame
-    └── fixation/0001.png …      binary
-```
-
-or with extracted frames,
-
-```
-DHF1K/
-├── train/0001 … 0600/{images,maps,fixation}/0001.png …
-├── val/0601 … 0700/{images,maps,fixation}/0001.png …
-└── test/0701 … 1000/images/0001.png …
-```
-
-Where both are there, the videos are used, which may be `.mp4` too. Names are matched by their numbers, whatever their
-leading zeros: 1–600 are for training, 601–700 for validation, and 701–1000 for testing, without labels.
+The folder is as published, `video/001.AVI` … and `annotation/0001/{maps,fixation}/0001.png` … (densities and binary
+images, one per frame), or with extracted frames, `{train,val,test}/0001/{images,maps,fixation}/0001.png` …. Where both
+are there, the videos are used, which may be `.mp4` too. Names are matched by their numbers, whatever their leading
+zeros: 1–600 are for training, 601–700 for validation, and 701–1000 for testing, without labels.
 
 A video whose header counts one or two frames more or fewer than there are maps is used as far as both go; a larger
 difference is an error. Where up to two fewer can be decoded than that, the last one stands in for them.

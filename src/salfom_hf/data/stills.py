@@ -1,26 +1,11 @@
 """Image gaze sets: pictures with lists of fixations, as parquet tables or folders.
 
-Tables,
+A table, `SPLIT.parquet` (or `SPLIT-00000-of-00004.parquet` …), has the columns `image` (`{"bytes", "path"}`),
+`fixation_x`, `fixation_y` (lists) and, if known, `image_id`, `dataset`, `width`, `height` and `observer` (a list).
+A folder, `SPLIT`, has `images` and `fixations.csv` with the columns `image` (file name), `x`, `y` and, if known,
+`observer`. A split is there once, with all parts of a table. One table or folder may be given by itself: it is the
+split that is asked for, "train" unless named.
 
-```
-stills/
-├── train.parquet                (or train-00000-of-00004.parquet …)
-└── dev.parquet
-```
-
-with columns `image` (`{"bytes", "path"}`), `fixation_x`, `fixation_y` (lists) and, if known, `image_id`, `dataset`,
-`width`, `height` and `observer` (a list); or folders,
-
-```
-stills/
-├── train/
-│   ├── images/*.jpg
-│   └── fixations.csv            columns image (file name), x, y and, if known, observer
-└── dev/…
-```
-
-Splits are named after tables or folders, and are there once, with all parts of a table. One table, or one folder with
-`images` and `fixations.csv`, may be given by itself: it is the split that is asked for, "train" unless named.
 Fixations are in pixels of the image as stored, from the outer corner of its first pixel; observers are whole numbers
 or names, which are numbered in the order in which a file has them. Images without fixations are kept.
 """
