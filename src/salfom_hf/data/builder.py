@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ class Item(Protocol):
     def state(self) -> Any:
         """What changes when files that the rows are made of are added, removed or written."""
 
-    def examine(self) -> tuple[list["Item"], list[Problem]]:
+    def examine(self) -> tuple[Sequence["Item"], list[Problem]]:
         """The parts that can be used, to be read one by one; problems."""
 
     def decode(self) -> list[Problem]:
@@ -99,7 +99,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         raise NotImplementedError
 
     @classmethod
-    def find(cls, root: Path, splits: tuple[str, ...] | None) -> tuple[dict[str, list[Item]], list[Problem]]:
+    def find(cls, root: Path, splits: tuple[str, ...] | None) -> tuple[Mapping[str, Sequence[Item]], list[Problem]]:
         """What each split holds, unexamined, and what is wrong with the folders around it; reads little."""
         raise NotImplementedError
 

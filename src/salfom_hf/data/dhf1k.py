@@ -40,8 +40,8 @@ class DHF1K(VideoBuilder):
     OFFICIAL: ClassVar = {split: last - first + 1 for split, (first, last) in _NUMBERS.items()}
     ALIASES: ClassVar = {"val": "validation"}
 
-    @staticmethod
-    def looks_right(folder: Path) -> bool:
+    @classmethod
+    def looks_right(cls, folder: Path) -> bool:
         parts = [folder / name for name in ("video", "train", "val", "test") if (folder / name).is_dir()]
         return any(entry.name.partition(".")[0].isdigit() for part in parts for entry in list_folder(part))
 
