@@ -15,6 +15,7 @@ STOPPED = "finished videos are kept: run the same command again to go on"
 
 
 def add(commands) -> None:
+    known = f"{', '.join(KNOWN)}, a folder, or a Hub name"
     command = commands.add_parser(
         "evaluate",
         help="score models, others' maps and baselines on a gaze dataset",
@@ -22,25 +23,22 @@ def add(commands) -> None:
         "video's scores are kept in the output folder: the same command goes on where it was stopped, and methods can "
         "be added later.",
     )
-    command.add_argument("--dataset", required=True, choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
-    command.add_argument("--data-dir", required=True, type=some_path, help="folder of the dataset")
-    command.add_argument(
+    option = command.add_argument
+    option("--dataset", required=True, choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
+    option("--data-dir", required=True, type=some_path, help="folder of the dataset")
+    option(
         "--split",
         help="default: the only one there is, or val (dhf1k), dev (stills), validation (gazefolder), else test",
     )
     add_skip_invalid(command)
-    command.add_argument(
-        "-o", "--output", type=some_path, help="folder of the results; default: evaluation_DATASET_SPLIT"
-    )
-    command.add_argument(
-        "--model", action="append", default=[], help=f"{', '.join(KNOWN)}, a folder, or a Hub name; may be repeated"
-    )
-    command.add_argument(
+    option("-o", "--output", type=some_path, help="folder of the results; default: evaluation_DATASET_SPLIT")
+    option("--model", action="append", default=[], help=f"{known}; may be repeated")
+    option(
         "--last-frame-alone",
         action="store_true",
         help="beside each model with its window, the same model on every frame by itself: what it gains from time",
     )
-    command.add_argument(
+    option(
         "--baseline",
         action="append",
         default=[],
@@ -49,7 +47,7 @@ def add(commands) -> None:
         help="center (density of the training split's fixations, or a Gaussian if there is none), spectral-residual, "
         "or for stills inter-observer; may be repeated",
     )
-    command.add_argument(
+    option(
         "--predictions",
         action="append",
         default=[],
@@ -58,29 +56,20 @@ def add(commands) -> None:
         help="maps made by any model, as DIR/VIDEO/FRAME.png (or .jpg, .npy), DIR/VIDEO.npz with the array 'maps', or "
         "for stills DIR/IMAGE.png; or the output folder of salfom predict --format maps or npz; may be repeated",
     )
-    command.add_argument(
+    option(
         "--metrics",
         nargs="+",
         metavar="NAME",
         help="auc_judd, auc_shuffled, auc_shuffled_exact, nss, cc, sim, kldiv, information_gain; default: all but "
         "auc_shuffled_exact, information_gain",
     )
-    command.add_argument(
-        "--blur",
-        type=not_negative,
-        default=0.0,
-        metavar="SIGMA",
-        help="blur every map before it is scored; 2 is the field's 11x11 kernel",
-    )
-    command.add_argument(
-        "--max-frames", type=at_least_one, help="score so many random frames; the official script: 50000"
-    )
-    command.add_argument(
-        "--seed", type=whole_number, default=0, help="of random frames and of shuffled AUC, default 0"
-    )
-    command.add_argument("--processes", type=at_least_one, default=1, help="how many work at once, default 1")
+    blur = "blur every map before it is scored; 2 is the field's 11x11 kernel"
+    option("--blur", type=not_negative, default=0.0, metavar="SIGMA", help=blur)
+    option("--max-frames", type=at_least_one, help="score so many random frames; the official script: 50000")
+    option("--seed", type=whole_number, default=0, help="of random frames and of shuffled AUC, default 0")
+    option("--processes", type=at_least_one, default=1, help="how many work at once, default 1")
     add_model_options(command)
-    command.add_argument("--overwrite", action="store_true", help="forget what the output folder holds")
+    option("--overwrite", action="store_true", help="forget what the output folder holds")
     command.set_defaults(run=lambda args: reporting(evaluate, args), stopped=STOPPED)
 
     command = commands.add_parser(
@@ -89,13 +78,14 @@ def add(commands) -> None:
         description="Write the maps of DHF1K's test videos as its server wants them, OUTPUT/0701/0001.png and so on, "
         "and check them. The same command goes on where it was stopped, and writes anew what does not pass the check.",
     )
-    command.add_argument("--data-dir", required=True, type=some_path, help="folder of DHF1K")
-    command.add_argument("--split", default="test", help="default: %(default)s")
-    command.add_argument("-o", "--output", type=some_path, default=Path("submission"), help="default: %(default)s")
-    command.add_argument("--model", default="salfom", help=f"{', '.join(KNOWN)}, a folder, or a Hub name")
+    option = command.add_argument
+    option("--data-dir", required=True, type=some_path, help="folder of DHF1K")
+    option("--split", default="test", help="default: %(default)s")
+    option("-o", "--output", type=some_path, default=Path("submission"), help="default: %(default)s")
+    option("--model", default="salfom", help=known)
     add_model_options(command)
-    command.add_argument("--check", type=some_path, metavar="DIR", help="only check this folder, whoever made it")
-    command.add_argument("--overwrite", action="store_true", help="write all videos anew")
+    option("--check", type=some_path, metavar="DIR", help="only check this folder, whoever made it")
+    option("--overwrite", action="store_true", help="write all videos anew")
     command.set_defaults(run=lambda args: reporting(submit, args), stopped=STOPPED)
 
 
@@ -131,8 +121,8 @@ def methods_for(args: argparse.Namespace, dataset) -> list:
     if args.last_frame_alone and not names:
         raise UsageError("--last-frame-alone needs a --model to score so.")
     kinds = (False, True) if args.last_frame_alone else (False,)
-    predictors = {name: load_predictor(name, args) for name in names}
-    methods = [Model(name, predictor, alone) for name, predictor in predictors.items() for alone in kinds]
+    predictors = [(name, load_predictor(name, args)) for name in names]
+    methods = [Model(name, predictor, alone) for name, predictor in predictors for alone in kinds]
     methods += [Predictions(folder) for folder in args.predictions]
     make = {"spectral-residual": SpectralResidual, "inter-observer": InterObserver}
     return methods + [make[name]() if name in make else center_for(args, dataset) for name in args.baseline]

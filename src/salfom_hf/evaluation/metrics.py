@@ -50,7 +50,7 @@ def auc_judd(saliency: torch.Tensor, fixations: torch.Tensor) -> torch.Tensor:
     Returns:
         float64 `(batch,)` or scalar, at most 1; it can fall below 0 with ties.
     """
-    shape, saliency, fixations = _rows(saliency, fixations=fixations)
+    shape, (saliency, fixations) = _rows(saliency, fixations=fixations)
     fixated = fixations > 0
     values, number = _fixated_values(saliency, fixated)
     others = saliency.shape[1] - number
@@ -92,9 +92,8 @@ def auc_shuffled(
     """
     if variant not in ("sampled", "exact"):
         raise ValueError(f'There is no shuffled AUC variant {variant!r}; take "sampled" or "exact".')
-    shape, saliency, fixations = _rows(saliency, fixations=fixations)
+    shape, (saliency, fixations, other) = _rows(saliency, fixations=fixations, other=other)
     fixated = fixations > 0
-    other = _aligned("other", other, shape, saliency.device, non_negative=True, shared=True)
     if variant == "exact":
         return _exact_area(saliency, fixated, other).reshape(shape[:-2])
     draws = _draw(other > 0, fixated.sum(1).tolist(), generator)
@@ -121,7 +120,7 @@ def nss(saliency: torch.Tensor, fixations: torch.Tensor) -> torch.Tensor:
     Returns:
         float64 `(batch,)` or scalar.
     """
-    shape, saliency, fixations = _rows(saliency, fixations=fixations)
+    shape, (saliency, fixations) = _rows(saliency, fixations=fixations)
     fixated = fixations > 0
     centred = saliency - saliency.mean(1, keepdim=True)
     deviation = (centred.square().sum(1) / (saliency.shape[1] - 1)).sqrt()
@@ -140,7 +139,7 @@ def cc(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     Returns:
         float64 `(batch,)` or scalar, in −1…1.
     """
-    shape, saliency, density = _rows(saliency, density=density)
+    shape, (saliency, density) = _rows(saliency, density=density)
     x = saliency - saliency.mean(1, keepdim=True)
     y = density - density.mean(1, keepdim=True)
     score = ((x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))).clamp(-1, 1)
@@ -157,7 +156,7 @@ def sim(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     Returns:
         float64 `(batch,)` or scalar, in 0…1; 0 for constant saliency, nothing of which is left after scaling.
     """
-    shape, saliency, density = _rows(saliency, density=density)
+    shape, (saliency, density) = _rows(saliency, density=density)
     # The division by the range would cancel in the one by the sum.
     p, q = (maps - maps.amin(1, keepdim=True) for maps in (saliency, density))
     score = torch.minimum(p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)).sum(1)
@@ -177,7 +176,7 @@ def kldiv(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     Returns:
         float64 `(batch,)` or scalar, at least 0 (within ε), in nats; smaller is better.
     """
-    shape, saliency, density = _rows(saliency, density=density)
+    shape, (saliency, density) = _rows(saliency, density=density)
     _demand_non_negative("saliency", saliency)
     p, q = _shares(saliency), _shares(density)
     score = (q * (EPSILON + q / (p + EPSILON)).log()).sum(1)
@@ -201,9 +200,8 @@ def information_gain(saliency: torch.Tensor, fixations: torch.Tensor, prior: tor
     Returns:
         float64 `(batch,)` or scalar, in bits per fixation; 0 for the prior itself.
     """
-    shape, saliency, fixations = _rows(saliency, fixations=fixations)
+    shape, (saliency, fixations, prior) = _rows(saliency, fixations=fixations, prior=prior)
     _demand_non_negative("saliency", saliency)
-    prior = _aligned("prior", prior, shape, saliency.device, non_negative=True, shared=True)
     if (prior.sum(1) == 0).any():
         raise ValueError("The prior is empty (all zeros); it has to be a probability distribution, on any scale.")
     fixated = fixations > 0
@@ -239,46 +237,39 @@ def counted(
     return scores.masked_fill(constant & ~scores.isnan(), CHANCE[metric])
 
 
-def _rows(saliency, **target) -> tuple[torch.Size, torch.Tensor, torch.Tensor]:
-    """The shape of the saliency; both maps, checked, as float64 `(batch, pixels)`, constant if they are so nearly."""
-    saliency = torch.as_tensor(saliency)
-    shape = saliency.shape
+def _rows(saliency: torch.Tensor, **others: torch.Tensor) -> tuple[torch.Size, list[torch.Tensor]]:
+    """The shape of the saliency; it and the other maps, checked, as float64 `(batch, pixels)` on its device."""
+    shape, rows = torch.as_tensor(saliency).shape, []
     if len(shape) not in (2, 3) or 0 in shape[-2:]:
         raise ValueError(f"saliency must be (batch, height, width) or (height, width), not {tuple(shape)}.")
-    ((name, maps),) = target.items()
-    return (
-        shape,
-        _without_rounding(_aligned("saliency", saliency, shape, saliency.device)),
-        _without_rounding(_aligned(name, maps, shape, saliency.device, non_negative=name == "density")),
-    )
+    for name, maps in {"saliency": saliency, **others}.items():
+        maps, shared = torch.as_tensor(maps), name in ("other", "prior")
+        if maps.shape != shape and not (shared and maps.shape == shape[-2:]):
+            raise ValueError(
+                f"{name} has the shape {tuple(maps.shape)}, but saliency has {tuple(shape)}; bring both to one size."
+            )
+        maps = maps.to(device=rows[0].device if rows else None, dtype=torch.float64).expand(shape).flatten(-2)
+        maps = maps if len(shape) == 3 else maps.unsqueeze(0)
+        # One number is cheaper to look at: NaN and infinity survive in a sum.
+        if not maps.sum().isfinite():
+            raise ValueError(
+                f"{name} holds values that are not finite (NaN or infinity); repair or leave out that map."
+            )
+        if name not in ("saliency", "fixations"):
+            _demand_non_negative(name, maps)
+        rows.append(maps if shared else _without_rounding(maps))
+    return shape, rows
+
+
+def _demand_non_negative(name: str, maps: torch.Tensor) -> None:
+    if (maps < 0).any():
+        raise ValueError(f"{name} holds negative values; give it as non-negative numbers, on any scale.")
 
 
 def _without_rounding(maps: torch.Tensor) -> torch.Tensor:
     """The rows; those that vary by no more than rounding errors become exactly constant."""
     low, high = maps.aminmax(dim=-1, keepdim=True)
     return torch.where(high - low <= ROUNDING * torch.maximum(low.abs(), high.abs()), low, maps)
-
-
-def _aligned(name, maps, shape, device, non_negative=False, shared=False) -> torch.Tensor:
-    """The maps as float64 `(batch, pixels)` on the device, checked to go with saliency of that shape."""
-    maps = torch.as_tensor(maps)
-    if maps.shape != shape and not (shared and maps.shape == shape[-2:]):
-        raise ValueError(
-            f"{name} has the shape {tuple(maps.shape)}, but saliency has {tuple(shape)}; bring both to one size."
-        )
-    maps = maps.to(device=device, dtype=torch.float64).expand(shape).flatten(-2)
-    maps = maps if len(shape) == 3 else maps.unsqueeze(0)
-    # One number is cheaper to look at: NaN and infinity survive in a sum.
-    if not maps.sum().isfinite():
-        raise ValueError(f"{name} holds values that are not finite (NaN or infinity); repair or leave out that map.")
-    if non_negative:
-        _demand_non_negative(name, maps)
-    return maps
-
-
-def _demand_non_negative(name: str, maps: torch.Tensor) -> None:
-    if (maps < 0).any():
-        raise ValueError(f"{name} holds negative values; give it as non-negative numbers, on any scale.")
 
 
 def _draw(places: torch.Tensor, numbers: list[int], generator: torch.Generator | None) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """Scores of saliency maps, frame by frame, as the field computes them."""
 
 import functools
-import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from torch.nn import functional as F
 
 from ..data.features import DataError
 from ..data.samples import open_sample
-from ..inference.sliding_window import batched
 from . import metrics
 from .baselines import Center, gaze_alone
 from .methods import EvaluationError, Method, Sample
@@ -32,7 +30,6 @@ METRICS = {
 DEFAULT_METRICS = ("auc_judd", "auc_shuffled", "nss", "cc", "sim", "kldiv")
 
 OTHER_FRAMES = 10  # from which the negatives of shuffled AUC come
-SCORED_AT_ONCE = 8  # frames
 
 WITHOUT_FIXATIONS = "without fixations"
 # Raised when scores of the same maps change, so that no run goes on with scores of another kind.
@@ -155,6 +152,9 @@ class Scorer:
         self._gaze = functools.lru_cache(256)(gaze_alone(dataset))
         # DHF1K's validation split as a whole; of larger ones as much as some 200 MB hold.
         self._fixated = functools.lru_cache(2**16)(self._read_fixated)
+        self._prior = functools.lru_cache(1)(
+            lambda row, size: self.prepare(next(self.prior.maps(self.sample(row), [0])), size)
+        )
 
     def score(self, method: Method, row: int, advance: Callable[[int], None] = lambda frames: None) -> dict:
         """
@@ -174,51 +174,43 @@ class Scorer:
         sample, indices = self.sample(row), self.chosen[row]
         scored: list[int] = []
         scores: dict[str, list] = {metric: [] for metric in self.protocol.metrics}
-        maps = zip(indices, method.finite_maps(sample, indices) if indices else (), strict=True)
-        for batch in batched(maps, SCORED_AT_ONCE):
-            frames = [(index, saliency, *method.truth(sample, index)) for index, saliency in batch]
-            rated = [frame for frame in frames if frame[2].any()]
-            for _, of_one_size in itertools.groupby(rated, lambda frame: frame[2].shape):
+        maps = method.finite_maps(sample, indices) if indices else ()
+        for index, saliency in zip(indices, maps, strict=True):
+            fixations, density = method.truth(sample, index)
+            if fixations.any():
                 try:
-                    found = self._score_batch(sample, row, list(of_one_size))
+                    values = self._score_frame(row, index, saliency, fixations, density)
                 except DataError:
                     raise
                 except ValueError as error:
                     raise EvaluationError(f"Cannot score {method.name} on {sample.id}: {error}") from error
-                for metric, values in found.items():
-                    scores[metric] += [None if np.isnan(value) else value for value in values]
-            scored += [index for index, *_ in rated]
-            advance(len(batch))
+                for metric, value in values.items():
+                    scores[metric].append(None if np.isnan(value) else value)
+                scored.append(index)
+            advance(1)
         missing = len(indices) - len(scored)
         left_out = {WITHOUT_FIXATIONS: missing} if missing else {}
         return {"video_id": sample.id, "frames": scored, "scores": scores, "left_out": left_out}
 
-    def _score_batch(self, sample: Sample, row: int, batch: list[tuple]) -> dict[str, list[float]]:
-        size = batch[0][2].shape
-        maps = torch.stack([self.prepare(saliency, size) for _, saliency, *_ in batch])
-        fixations = torch.stack([torch.from_numpy(np.ascontiguousarray(fixations)) for _, _, fixations, _ in batch])
-        # Maps of another size than the fixations' are rare enough to be worth no second comparison.
-        density = torch.stack([resized_bilinearly(density, size).clamp_min(0) for *_, density in batch])
-        negatives = []
-        if {"auc_shuffled", "auc_shuffled_exact"} & set(self.protocol.metrics):
-            negatives = [self.negatives(row, index, size) for index, *_ in batch]
-        scores = {}
+    def _score_frame(self, row: int, index: int, saliency, fixations, density) -> dict[str, float]:
+        size = fixations.shape
+        saliency, fixations = self.prepare(saliency, size), torch.from_numpy(np.ascontiguousarray(fixations))
+        density = resized_bilinearly(density, size).clamp_min(0)
+        values = {}
         for metric in self.protocol.metrics:
             if metric == "auc_shuffled":
-                # Each frame has its own generator, so that neither batches nor processes change a number.
-                triples = zip(maps, fixations, negatives, strict=True)
-                found = torch.stack([counted(metrics.auc_shuffled, m, f, o, generator=g) for m, f, (o, g) in triples])
+                other, generator = self.negatives(row, index, size)
+                value = counted(metrics.auc_shuffled, saliency, fixations, other, generator=generator)
             elif metric == "auc_shuffled_exact":
-                others = torch.stack([other for other, _ in negatives])
-                found = counted(metrics.auc_shuffled, maps, fixations, others, variant="exact")
+                other, _ = self.negatives(row, index, size)
+                value = counted(metrics.auc_shuffled, saliency, fixations, other, variant="exact")
             elif metric == "information_gain":
-                prior = next(self.prior.maps(sample, [0]))
-                found = metrics.information_gain(maps, fixations, self.prepare(prior, size))
+                value = metrics.information_gain(saliency, fixations, self._prior(row, size))
             else:
                 truth = fixations if metric in ("auc_judd", "nss") else density
-                found = counted(getattr(metrics, metric), maps, truth)
-            scores[metric] = found.tolist()
-        return scores
+                value = counted(getattr(metrics, metric), saliency, truth)
+            values[metric] = value.item()
+        return values
 
     def prepare(self, saliency: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         """A method's map as it is scored: resized bilinearly to `size`, blurred if the protocol says so, float64."""
