@@ -1,6 +1,5 @@
 """Scoring of a whole dataset: in units that are kept as soon as they are done, in one process or several."""
 
-import functools
 import hashlib
 import json
 import multiprocessing
@@ -9,7 +8,7 @@ import re
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -127,13 +126,14 @@ def evaluate(
     waiting = [job for job in jobs if not job.path.is_file()]
     total = sum(job.frames for job in jobs)
     done = total - sum(job.frames for job in waiting)
-    work = Work(dataset, {method.name: method for method in methods}, protocol, prior)
+    by_name = {method.name: method for method in methods}
     with tqdm(total=total, initial=done, unit="frame", disable=None, dynamic_ncols=True) as bar:
         if processes == 1:
+            scorer = Scorer(dataset, protocol, prior)
             for job in waiting:
-                work.do(job, bar)
+                score(job, scorer, by_name, bar.update)
         elif waiting:
-            run_in_processes(waiting, work, bar, min(processes, len(waiting)))
+            run_in_processes(waiting, (dataset, protocol, prior), by_name, min(processes, len(waiting)), bar)
     return [scores_of(method.name, jobs, method.description, method.fingerprint) for method in methods]
 
 
@@ -236,31 +236,19 @@ def write_json(path: Path, content) -> None:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-@dataclass
-class Work:
-    """What a process needs to know for any job; the scorer, which holds open files, is made in the process."""
-
-    dataset: object
-    methods: dict[str, Method]
-    protocol: Protocol
-    prior: Center | None
-
-    @functools.cached_property
-    def scorer(self) -> Scorer:
-        return Scorer(self.dataset, self.protocol, self.prior)
-
-    def do(self, job: Job, bar: tqdm) -> None:
-        method = self.methods[job.method]
-        write_json(job.path, [self.scorer.score(method, row, bar.update) for row in job.rows])
+def score(job: Job, scorer: Scorer, methods: dict[str, Method], advance: Callable[[int], None]) -> None:
+    write_json(job.path, [scorer.score(methods[job.method], row, advance) for row in job.rows])
 
 
-def run_in_processes(jobs: Sequence[Job], work: Work, bar: tqdm, processes: int) -> None:
+def run_in_processes(
+    jobs: Sequence[Job], to_score: tuple, methods: dict[str, Method], processes: int, bar: tqdm
+) -> None:
     threads = max(1, torch.get_num_threads() // processes)
     # Long videos first: the processes then finish at about the same time.
     jobs = sorted(jobs, key=lambda job: -job.frames)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, start_process, (work, threads)) as pool:
-        running = {pool.submit(do_in_process, job): job for job in jobs}
+    with ProcessPoolExecutor(processes, context, start_process, (to_score, methods, threads)) as pool:
+        running = {pool.submit(score_in_process, job): job for job in jobs}
         try:
             for future in as_completed(running):
                 future.result()
@@ -274,13 +262,14 @@ def run_in_processes(jobs: Sequence[Job], work: Work, bar: tqdm, processes: int)
             pool.shutdown(cancel_futures=True)
 
 
-# What this process works on, if it is one of several.
-_work: Work | None = None
+# What this process, if it is one of several, scores with.
+_scorer: Scorer | None = None
+_methods: dict[str, Method] = {}
 
 
-def start_process(work: Work, threads: int) -> None:
-    global _work
-    _work = work
+def start_process(to_score: tuple, methods: dict[str, Method], threads: int) -> None:
+    global _scorer, _methods
+    _scorer, _methods = Scorer(*to_score), methods
     torch.set_num_threads(threads)
     # Each process loads the model anew; its bars would run across that of the whole.
     transformers.logging.disable_progress_bar()
@@ -293,8 +282,8 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def do_in_process(job: Job) -> None:
-    _work.do(job, tqdm(disable=True))
+def score_in_process(job: Job) -> None:
+    score(job, _scorer, _methods, lambda frames: None)
 
 
 __all__ = ["REPORTS", "check_dataset", "evaluate", "kept_scores", "noted", "write_json"]
