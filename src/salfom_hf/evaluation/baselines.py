@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -42,7 +43,7 @@ class Center(Method):
         self.fingerprint = hashlib.sha256(data).hexdigest()[:16]
 
     @classmethod
-    def fitted(cls, dataset, split: str) -> "Center":
+    def fitted(cls, dataset: Dataset, split: str) -> "Center":
         """
         The density of all fixations of a dataset, in coordinates relative to the frame; one more is spread evenly.
 
@@ -77,7 +78,7 @@ class Center(Method):
             yield saliency
 
 
-def gaze_alone(dataset) -> Callable[[int], Sample]:
+def gaze_alone(dataset: Dataset) -> Callable[[int], Sample]:
     """Opens rows of a dataset, which may hold whole videos, for their fixations: nothing else is read."""
     unneeded = {"image", "video", "frames", "maps"} & set(dataset.features)
     light = dataset.remove_columns(sorted(unneeded))
@@ -142,7 +143,7 @@ class InterObserver(Method):
     description = "every other observer's density, scored against the other observers' fixations"
     fingerprint = description
 
-    def check(self, dataset) -> None:
+    def check(self, dataset: Dataset) -> None:
         if "observer" not in dataset.features or not any(len(set(ids)) > 1 for ids in dataset["observer"]):
             raise EvaluationError(
                 "The baseline inter-observer needs to know who made each fixation, which this dataset does not tell; "

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from datasets import Dataset
 
 from ..data.samples import GazeStill, GazeVideo
 from ..inference.predictor import SaliencyPredictor
@@ -33,7 +34,7 @@ class Method:
     description: str
     fingerprint: str
 
-    def check(self, dataset) -> None:
+    def check(self, dataset: Dataset) -> None:
         """Raise an EvaluationError if the method has no maps for the dataset."""
 
     def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:

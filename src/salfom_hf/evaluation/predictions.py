@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from datasets import Dataset
 
 from ..data.features import DataError
 from ..data.layout import FRAME_TOLERANCE, natural_key
@@ -45,7 +46,7 @@ class Predictions(Method):
             digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         self.fingerprint = digest.hexdigest()[:16]
 
-    def check(self, dataset) -> None:
+    def check(self, dataset: Dataset) -> None:
         missing, expected, owners = [], 0, {}
         for row in dataset:
             sample = open_sample(row)

@@ -215,7 +215,7 @@ def ranking(scores: Scores, metric: str) -> list[tuple[int, int]]:
         for frame, value in zip(video["frames"], video["scores"][metric], strict=True)
         if value is not None
     ]
-    return [place for _, *place in sorted(places)]
+    return [(row, frame) for _, row, frame in sorted(places)]
 
 
 def dissimilar(ranked: list, count: int, scores: Scores) -> list:

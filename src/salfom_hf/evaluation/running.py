@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from datasets import Dataset
 from tqdm import tqdm
 
 from ..data.clips import LazyList, lazy_row
@@ -31,7 +32,7 @@ SETTINGS = "settings.json"
 REPORTS = ("results.json", "videos.csv", "frames.png")  # beside the scores of each video
 
 
-def check_dataset(dataset) -> None:
+def check_dataset(dataset: Dataset) -> None:
     """Raise an EvaluationError if there is nothing to score against."""
     if not len(dataset):
         raise EvaluationError("The dataset has no videos; name another split.")
@@ -54,7 +55,7 @@ def check_dataset(dataset) -> None:
         )
 
 
-def light_rows(dataset, columns: list[str]) -> Iterator[dict]:
+def light_rows(dataset: Dataset, columns: list[str]) -> Iterator[dict]:
     """Some columns of all rows; lists of files, which may be held in the rows, are not read until they are used."""
     light = dataset.select_columns(columns).with_format("arrow")
     return (lazy_row(light[index]) for index in range(len(light)))
@@ -71,7 +72,7 @@ class Job:
 
 
 def evaluate(
-    dataset,
+    dataset: Dataset,
     methods: Sequence[Method],
     output: str | os.PathLike,
     protocol: Protocol | None = None,
@@ -120,7 +121,15 @@ def evaluate(
     check_dataset(dataset)
     for method in methods:
         method.check(dataset)
-    claim(output, dataset, methods, protocol, prior, overwrite, about or {})
+    settings = {
+        **(about or {}),
+        "scoring": VERSION,
+        "videos": digest_of(dataset),
+        **asdict(protocol),
+        "metrics": list(protocol.metrics),
+        "prior": prior and prior.fingerprint,
+    }
+    claim(output, settings, methods, overwrite)
 
     jobs = list(planned(dataset, [method.name for method in methods], protocol, output))
     waiting = [job for job in jobs if not job.path.is_file()]
@@ -142,7 +151,9 @@ def scores_of(name: str, jobs: Sequence[Job], description: str, fingerprint: str
     return Scores(name, description, fingerprint, records)
 
 
-def kept_scores(dataset, methods: Sequence[Method], output: str | os.PathLike, protocol: Protocol) -> list[Scores]:
+def kept_scores(
+    dataset: Dataset, methods: Sequence[Method], output: str | os.PathLike, protocol: Protocol
+) -> list[Scores]:
     """
     The scores of the other methods in a folder of results: those of earlier runs that are complete.
 
@@ -155,7 +166,7 @@ def kept_scores(dataset, methods: Sequence[Method], output: str | os.PathLike, p
     return [scores_of(name, jobs, **about) for name, about in noted_methods.items() if name not in left]
 
 
-def planned(dataset, methods: Sequence[str], protocol: Protocol, output: Path) -> Iterator[Job]:
+def planned(dataset: Dataset, methods: Sequence[str], protocol: Protocol, output: Path) -> Iterator[Job]:
     """The units of work, one video or some stills each, for methods of these names."""
     frames = [len(chosen) for chosen in chosen_frames(frame_counts(dataset), protocol)]
     size = 1 if "num_frames" in dataset.features else STILLS_AT_ONCE
@@ -170,15 +181,8 @@ def folder_name(name: str) -> str:
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
-def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: bool, about: dict) -> None:
+def claim(output: Path, settings: dict, methods: Sequence[Method], overwrite: bool) -> None:
     """Note the settings in the folder. Raise an EvaluationError if it holds results of others, or other files."""
-    settings = {
-        **about,
-        "scoring": VERSION,
-        "videos": digest_of(dataset),
-        **{name: list(value) if name == "metrics" else value for name, value in asdict(protocol).items()},
-        "prior": prior and prior.fingerprint,
-    }
     maps = {m.name: {"description": m.description, "fingerprint": m.fingerprint} for m in methods}
     earlier = noted(output / SETTINGS, "methods")
     if earlier and overwrite:
@@ -200,7 +204,7 @@ def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: 
     write_json(output / SETTINGS, {**settings, "methods": maps})
 
 
-def digest_of(dataset) -> str:
+def digest_of(dataset: Dataset) -> str:
     """
     Text that changes with what is scored against: names and sizes of all rows, and the fixations of stills or, of
     videos, the files of three frames. Where these lie does not matter: a run may be resumed on another machine.
@@ -263,8 +267,8 @@ def run_in_processes(
 
 
 # What this process, if it is one of several, scores with.
-_scorer: Scorer | None = None
-_methods: dict[str, Method] = {}
+_scorer: Scorer
+_methods: dict[str, Method]
 
 
 def start_process(to_score: tuple, methods: dict[str, Method], threads: int) -> None:
@@ -278,7 +282,8 @@ def start_process(to_score: tuple, methods: dict[str, Method], threads: int) -> 
 
 
 def end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    if parent := multiprocessing.parent_process():
+        parent.join()
     os._exit(1)
 
 

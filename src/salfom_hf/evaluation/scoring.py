@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch.nn import functional as F
 
 from ..data.features import DataError
@@ -142,7 +143,7 @@ class Scorer:
         prior: the method whose maps information gain is measured over; needed for that metric only.
     """
 
-    def __init__(self, dataset, protocol: Protocol, prior: Center | None = None):
+    def __init__(self, dataset: Dataset, protocol: Protocol, prior: Center | None = None):
         self.protocol, self.prior = protocol, prior
         counts = frame_counts(dataset)
         self.chosen = chosen_frames(counts, protocol)
@@ -152,9 +153,7 @@ class Scorer:
         self._gaze = functools.lru_cache(256)(gaze_alone(dataset))
         # DHF1K's validation split as a whole; of larger ones as much as some 200 MB hold.
         self._fixated = functools.lru_cache(2**16)(self._read_fixated)
-        self._prior = functools.lru_cache(1)(
-            lambda row, size: self.prepare(next(self.prior.maps(self.sample(row), [0])), size)
-        )
+        self._prior_map = functools.lru_cache(1)(self._make_prior_map)
 
     def score(self, method: Method, row: int, advance: Callable[[int], None] = lambda frames: None) -> dict:
         """
@@ -205,7 +204,7 @@ class Scorer:
                 other, _ = self.negatives(row, index, size)
                 value = counted(metrics.auc_shuffled, saliency, fixations, other, variant="exact")
             elif metric == "information_gain":
-                value = metrics.information_gain(saliency, fixations, self._prior(row, size))
+                value = metrics.information_gain(saliency, fixations, self._prior_map(row, size))
             else:
                 truth = fixations if metric in ("auc_judd", "nss") else density
                 value = counted(getattr(metrics, metric), saliency, truth)
@@ -214,8 +213,12 @@ class Scorer:
 
     def prepare(self, saliency: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         """A method's map as it is scored: resized bilinearly to `size`, blurred if the protocol says so, float64."""
-        saliency = resized_bilinearly(saliency, size)
-        return opencv_blur(saliency, self.protocol.blur) if self.protocol.blur else saliency
+        resized = resized_bilinearly(saliency, size)
+        return opencv_blur(resized, self.protocol.blur) if self.protocol.blur else resized
+
+    def _make_prior_map(self, row: int, size: tuple[int, int]) -> torch.Tensor:
+        assert self.prior is not None
+        return self.prepare(next(self.prior.maps(self.sample(row), [0])), size)
 
     def negatives(self, row: int, index: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Generator]:
         """
@@ -234,9 +237,10 @@ class Scorer:
             np.add.at(counts, (y, x), 1)
         return torch.from_numpy(counts), torch.Generator().manual_seed(int(rng.integers(2**62)))
 
-    def _read_fixated(self, row: int, index: int) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
+    def _read_fixated(self, row: int, index: int) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
         fixations = self._gaze(row).fixations(index)
-        return fixations.shape, *(axis.astype(np.int32) for axis in np.nonzero(fixations))
+        rows, columns = (axis.astype(np.int32) for axis in np.nonzero(fixations))
+        return fixations.shape, rows, columns
 
 
 def resized_bilinearly(saliency: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
@@ -266,7 +270,7 @@ def blur_radius(sigma: float) -> int:
     return max(1, round(2.5 * sigma))
 
 
-def frame_counts(dataset) -> list[int]:
+def frame_counts(dataset: Dataset) -> list[int]:
     return list(dataset["num_frames"]) if "num_frames" in dataset.features else [1] * len(dataset)
 
 

@@ -4,12 +4,13 @@ import os
 import shutil
 from pathlib import Path
 
+from datasets import Dataset
 from PIL import Image
 from tqdm import tqdm
 
 from .. import __version__
 from ..data.dhf1k import DHF1K, split_of
-from ..data.samples import GazeVideo, open_sample
+from ..data.samples import GazeVideo
 from ..errors import check_file
 from ..files import atomic_output
 from ..video.drawing import to_gray
@@ -19,7 +20,7 @@ from .running import noted, write_json
 LISTED = 10  # problems that are told one by one
 
 
-def write_submission(dataset, method: Method, output: str | os.PathLike, *, overwrite: bool = False) -> int:
+def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike, *, overwrite: bool = False) -> int:
     """
     Write `output/VIDEO/FRAME.png`, each map scaled from its minimum…maximum to 0…255, at the size of the video.
 
@@ -43,7 +44,7 @@ def write_submission(dataset, method: Method, output: str | os.PathLike, *, over
     claim_folder(output, dataset["video_id"], method, overwrite)
     written = 0
     with frame_bar(dataset, output.name) as bar:
-        for sample in map(open_sample, dataset):
+        for sample in map(GazeVideo, dataset):
             folder = output / sample.id
             if not faults(sample, folder):
                 bar.update(sample.num_frames)
@@ -86,7 +87,7 @@ def claim_folder(output: Path, videos: list[str], method: Method, overwrite: boo
     write_json(place, note)
 
 
-def check_submission(dataset, folder: str | os.PathLike) -> str:
+def check_submission(dataset: Dataset, folder: str | os.PathLike) -> str:
     """
     Whether a folder holds one grey PNG of the right name and size for every frame, and nothing else.
 
@@ -106,7 +107,7 @@ def check_submission(dataset, folder: str | os.PathLike) -> str:
     problems: list[str] = []
     expected: set[str] = set()
     with frame_bar(dataset, "checking") as bar:
-        for sample in map(open_sample, dataset):
+        for sample in map(GazeVideo, dataset):
             expected.add(sample.id)
             problems += faults(sample, folder / sample.id) + strays(sample, folder / sample.id)
             bar.update(sample.num_frames)
@@ -126,7 +127,7 @@ def check_submission(dataset, folder: str | os.PathLike) -> str:
     )
 
 
-def frame_bar(dataset, what: str) -> tqdm:
+def frame_bar(dataset: Dataset, what: str) -> tqdm:
     return tqdm(total=sum(dataset["num_frames"]), unit="frame", desc=what, disable=None, dynamic_ncols=True)
 
 
