@@ -16,6 +16,7 @@ from ..video.reading import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from .methods import EvaluationError, Method, Sample
 
 MAP_SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
+READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class Predictions(Method):
@@ -158,8 +159,7 @@ def read_archive(path: Path, num_frames: int, indices: Sequence[int]) -> Iterato
     try:
         check_file(path)
         with zipfile.ZipFile(path) as archive, archive.open("maps.npy") as entry:
-            np.lib.format.read_magic(entry)
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(entry)
+            shape, fortran, dtype = READ_HEADER[np.lib.format.read_magic(entry)](entry)
             # Of a video whose last frames have no gaze, `salfom predict` writes maps all the same.
             surplus = shape[0] - num_frames if len(shape) == 3 else -1
             if not 0 <= surplus <= FRAME_TOLERANCE or fortran or dtype.hasobject:
