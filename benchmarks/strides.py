@@ -88,7 +88,7 @@ def main(given: list[str] | None = None) -> None:
     methods = [method_of(stride, args) for stride in args.strides]
     with tempfile.TemporaryDirectory() as folder:
         protocol = Protocol(SHOWN, max_frames=args.max_frames)
-        scores = evaluate(dataset, methods, Path(folder, "scores"), protocol, progress=None)
+        scores = evaluate(dataset, methods, Path(folder, "scores"), protocol)
     times = milliseconds(methods, args.frames, args.rounds)
     rows = [
         row_of(stride, found, taken, times[0])

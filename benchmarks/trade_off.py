@@ -22,9 +22,9 @@ from PIL import Image, ImageDraw, ImageFont
 from salfom_hf import SaliencyPredictor, __version__
 from salfom_hf.data import load
 from salfom_hf.evaluation import Model, Protocol, Scores, evaluate
-from salfom_hf.evaluation.report import aligned
 from salfom_hf.files import atomic_output
 from salfom_hf.inference.cpu import keep_freed_memory
+from salfom_hf.inference.profiling import aligned
 
 METRICS = ("nss", "cc", "sim", "auc_judd")
 
@@ -178,7 +178,7 @@ def main(given: list[str] | None = None) -> None:
     methods = [method for _, method in labelled]
     keep_freed_memory()
     dataset = load("stills", args.stills, args.split)
-    scores = evaluate(dataset, methods, args.output / "scores", Protocol(METRICS), progress=None)
+    scores = evaluate(dataset, methods, args.output / "scores", Protocol(METRICS))
     times = milliseconds(methods, args.frames, args.rounds)
     points = [
         point(label, method, found, taken)

@@ -11,7 +11,7 @@ from salfom_hf import SaliencyPredictor
 from salfom_hf.data import load_dhf1k, load_stills, load_ucf_sports
 from salfom_hf.data.samples import open_sample
 from salfom_hf.evaluation import Center, EvaluationError, InterObserver, Model, Predictions, SpectralResidual
-from salfom_hf.evaluation.methods import spectral_residual
+from salfom_hf.evaluation.baselines import spectral_residual
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_the_centre_is_fitted_to_the_fixations_of_stills(stills_parquet):
     assert saliency.shape == (96, 64)
 
 
-def test_the_centre_is_fitted_to_the_fixations_of_videos(training):
+def test_the_centre_is_fitted_to_the_fixations_of_videos(training, testing):
     center = Center.fitted(training, "train")
     points = []
     for row in training:
@@ -92,15 +92,12 @@ def test_the_centre_is_fitted_to_the_fixations_of_videos(training):
         for index in range(sample.num_frames):
             y, x = np.nonzero(sample.fixations(index))
             points += list(zip((y + 0.5) / sample.size[0], (x + 0.5) / sample.size[1], strict=True))
+    assert len({Center().fingerprint, center.fingerprint, Center.fitted(testing, "train").fingerprint}) == 3
     height, width = center.prior.shape
     assert width == 512
     assert height == round(512 * 64 / 96)
     expected = density_of_points([(y * height, x * width) for y, x in points], height, width, 24)
     assert np.corrcoef(center.prior.ravel(), expected.ravel())[0, 1] > 0.999
-
-
-def test_centres_of_other_fixations_have_another_fingerprint(training, testing):
-    assert len({Center().fingerprint, *(Center.fitted(d, "train").fingerprint for d in (training, testing))}) == 3
 
 
 def test_spectral_residual_by_its_formula():
@@ -117,14 +114,6 @@ def test_spectral_residual_by_its_formula():
     for axis in (0, 1):
         expected = np.apply_along_axis(np.convolve, axis, expected, kernel, "valid")
     np.testing.assert_allclose(spectral_residual(image), expected, rtol=1e-6)
-
-
-def test_spectral_residual_finds_what_differs():
-    image = np.random.default_rng(0).integers(100, 120, (240, 320, 1), dtype=np.uint8).repeat(3, 2)
-    image[60:84, 200:224] = 240
-    y, x = np.unravel_index(spectral_residual(image).argmax(), image.shape[:2])
-    assert 50 < y < 94
-    assert 190 < x < 234
 
 
 def test_spectral_residual_of_some_frames(video):
@@ -156,7 +145,7 @@ def test_videos_do_not_tell_who_looked(testing):
         InterObserver().check(testing)
 
 
-@pytest.mark.parametrize(("stride", "indices"), [(1, [0, 1, 9, 19]), (1, [12]), (3, [1, 2, 13]), (3, [18])])
+@pytest.mark.parametrize(("stride", "indices"), [(1, [0, 9, 10, 19]), (1, [12]), (3, [1, 2, 13]), (3, [18])])
 def test_a_model_gives_the_maps_of_some_frames(framewise_model, processor, video, stride, indices):
     predictor = SaliencyPredictor(framewise_model, processor, stride)
     expected = predictor.predict(np.stack(list(video.frames())))[indices]
@@ -242,8 +231,8 @@ def test_a_video_may_end_after_its_labels(tmp_path, video):
     np.testing.assert_allclose(next(Predictions(tmp_path).maps(video, [19])), maps[19], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["0601", "601"])
 @pytest.mark.parametrize("end", ["_npz.npz", ".npz", "_maps", ""])
+@pytest.mark.parametrize("name", ["0601", "601"])
 def test_maps_may_have_the_id_of_a_video_or_the_name_of_its_file(tmp_path, dhf1k_official, name, end):
     dataset = load_dhf1k(dhf1k_official, "val").select([0])
     if end.endswith(".npz"):
@@ -251,21 +240,12 @@ def test_maps_may_have_the_id_of_a_video_or_the_name_of_its_file(tmp_path, dhf1k
     else:
         folder = tmp_path / f"{name}{end}"
         folder.mkdir()
+        digits = 4 if end else len(name)  # Some write numbers of three digits.
         for number in range(20):
-            Image.fromarray(np.full((2, 2), number, np.uint8)).save(folder / f"{number + 1:04d}.png")
+            Image.fromarray(np.full((2, 2), number, np.uint8)).save(folder / f"{number + 1:0{digits}d}.png")
     method = Predictions(tmp_path)
     method.check(dataset)
     assert corners(method, open_sample(dataset[0]), [0, 11]) == [0, 11]
-
-
-def test_numbers_may_have_three_digits(tmp_path, dhf1k_frames):
-    dataset = load_dhf1k(dhf1k_frames, "val").select([0])
-    (tmp_path / "601").mkdir()
-    for number in range(1, 21):
-        Image.fromarray(np.full((2, 2), number, np.uint8)).save(tmp_path / "601" / f"{number:03d}.png")
-    method = Predictions(tmp_path)
-    method.check(dataset)
-    assert corners(method, open_sample(dataset[0]), [0, 11]) == [1, 12]
 
 
 def test_maps_of_stills_have_the_names_of_images(tmp_path, stills_parquet):

@@ -397,7 +397,6 @@ def test_an_input_is_never_replaced(folder, salfom, model_folder, monkeypatch, a
         "evaluate --dataset gazefolder --split test --data-dir in -o .",
         "evaluate --dataset gazefolder --split test --data-dir data -o in --predictions in/videos",
         "submit --data-dir in/videos -o in",
-        "steadiness in/results.json -o in/results.json",
         "benchmark --model in -o in/results.json",
         "live in/a.mp4 -o in/a.mp4",
         "live file:in/a.mp4 -o in/a.mp4",

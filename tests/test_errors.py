@@ -195,7 +195,6 @@ def test_advice_fits_the_error(error, words):
         ["data", "check", "dhf1k", "nowhere"],
         ["evaluate", "--dataset", "dhf1k", "--data-dir", "nowhere", "--baseline", "center"],
         ["submit", "--data-dir", "nowhere", "-o", "out"],
-        ["steadiness", "nowhere.mp4"],
     ],
     ids=lambda command: command[0],
 )

@@ -14,7 +14,6 @@ from PIL import Image
 
 from conftest import noise, write_clip
 from salfom_hf import SalFoMVideoProcessor, SaliencyPredictor, VideoError
-from salfom_hf.evaluation.methods import maps_of_stills
 from salfom_hf.inference.blur import gaussian_blur
 from salfom_hf.inference.shared_windows import FrameEncoder
 from salfom_hf.inference.sliding_window import STILL_BLUR, saliency_maps, sees_stills
@@ -108,8 +107,6 @@ def test_a_still_is_predicted_at_its_own_size(framewise_model):
     predictor = SaliencyPredictor(framewise_model, both)
     np.testing.assert_array_equal(predictor.predict(VIDEO[:1]), of["large"].predict(VIDEO[:1]))
     np.testing.assert_allclose(predictor.predict(VIDEO[:2]), of["small"].predict(VIDEO[:2]), atol=1e-6)
-    (alone,) = maps_of_stills(predictor, VIDEO[:1])
-    np.testing.assert_array_equal(alone, of["large"].predict(VIDEO[:1])[0])
 
 
 def test_a_compiled_network_sees_batches_of_one_size(umt_model, processor, monkeypatch):

@@ -49,9 +49,7 @@ def tree(folder):
 
 
 def test_every_frame_is_a_grey_picture_of_its_map(withheld, model, tmp_path):
-    frames = []
-    assert write_submission(withheld, model, tmp_path / "maps", advance=frames.append) == 1
-    assert sum(frames) == 20
+    assert write_submission(withheld, model, tmp_path / "maps") == 1
     assert tree(tmp_path / "maps") == [f"0701/{number:04d}.png" for number in range(1, 21)]
     expected = model.predictor.predict(np.stack(list(open_sample(withheld[0]).frames())))
     for number, saliency in enumerate(expected, 1):

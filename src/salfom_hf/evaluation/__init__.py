@@ -1,5 +1,5 @@
 """
-Scoring of saliency maps on gaze datasets, how steady they are in time, and submissions to the DHF1K server.
+Scoring of saliency maps on gaze datasets, and submissions to the DHF1K server.
 
 Names are imported when they are first used (PEP 562): `salfom_hf.metrics` needs none of what reads datasets.
 """
@@ -8,18 +8,11 @@ from importlib import import_module
 
 # Module → names that it defines.
 _NAMES = {
-    "methods": (
-        "BASELINES",
-        "Center",
-        "EvaluationError",
-        "InterObserver",
-        "Method",
-        "Model",
-        "Predictions",
-        "SpectralResidual",
-    ),
-    "report": ("picture", "save_picture", "table", "write_reports"),
-    "running": ("REPORTS", "check_dataset", "evaluate", "has_changed", "kept_scores"),
+    "baselines": ("Center", "InterObserver", "SpectralResidual"),
+    "methods": ("EvaluationError", "Method", "Model"),
+    "predictions": ("Predictions",),
+    "report": ("picture", "table", "write_reports"),
+    "running": ("REPORTS", "check_dataset", "evaluate", "kept_scores"),
     "scoring": ("DEFAULT_METRICS", "METRICS", "Protocol", "Scorer", "Scores"),
     "submission": ("check_submission", "write_submission"),
 }

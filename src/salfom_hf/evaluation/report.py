@@ -1,7 +1,6 @@
 """What is left of an evaluation: a table, JSON, CSV, and a picture of the best and worst frames."""
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,22 +10,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .. import __version__
-from ..data.contact_sheet import fitted, shortened
+from ..data.contact_sheet import dotted, fitted, heated, shortened
 from ..files import atomic_output
 from ..inference.profiling import aligned
-from ..video.drawing import overlay
-from .methods import Center, Method
-from .scoring import (
-    METRICS,
-    OTHER_FRAMES,
-    Protocol,
-    Scorer,
-    Scores,
-    blur_radius,
-    mean,
-    resized_bilinearly,
-    standard_error,
-)
+from .baselines import Center
+from .methods import Method
+from .running import write_json
+from .scoring import METRICS, OTHER_FRAMES, Protocol, Scorer, Scores, blur_radius, mean, standard_error
 
 LOWER_IS_BETTER = {"kldiv"}
 DEFINITIONS = {
@@ -57,7 +47,7 @@ def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool
         stills: whether each video is one image, for which both means are the same.
         prior: the center that information gain is measured over.
     """
-    one, many = ("image", "images") if stills else ("frame", "frames")
+    one, many, units = ("image", "images", "images") if stills else ("frame", "frames", "videos")
     parts = [title]
     if not stills:
         rows = [
@@ -65,7 +55,6 @@ def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool
             for method in scores
         ]
         parts += ["", "Mean over frames", "", *grid(rows, protocol, "frames")]
-    units = "images" if stills else "videos"
     heading = "Mean over images" if stills else "Mean over videos (of each video's mean over its frames)"
     rows = [row_of_means(method, protocol) for method in scores]
     has_errors = any("±" in cell for row in rows for cell in row)
@@ -78,12 +67,11 @@ def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool
     parts += ["", *(f"{method.name}: {method.description}." for method in scores)]
     parts += [f"{METRICS[metric]}: {definition}." for metric, definition in definitions(protocol, prior).items()]
     how = f"Maps: resized bilinearly to the native size as floating-point numbers, {blur_text(protocol)}."
-    parts += [how, CONSTANT_MAPS, *omissions(scores, protocol, one, many)]
-    return "\n".join(parts)
+    return "\n".join([*parts, how, CONSTANT_MAPS, *omissions(scores, protocol, one, many)])
 
 
 def row_of_means(method: Scores, protocol: Protocol, base: Scores | None = None) -> list[str]:
-    """One line of a table of means over videos, of what a method scores or of how much more than `base`, pairwise."""
+    """A method's means over videos, or how much more than `base`, pairwise, it scores."""
     cells = []
     for metric in protocol.metrics:
         values = method.video_means(metric)
@@ -95,21 +83,17 @@ def row_of_means(method: Scores, protocol: Protocol, base: Scores | None = None)
 
 
 def grid(rows: Sequence[Sequence[str]], protocol: Protocol, counted: str) -> list[str]:
-    """A markdown table of methods, their metrics, and the number of what was `counted`."""
-    arrows = {metric: "↓" if metric in LOWER_IS_BETTER else "↑" for metric in protocol.metrics}
-    return aligned(["method", *(f"{METRICS[metric]} {arrow}" for metric, arrow in arrows.items()), counted], rows)
+    headings = [f"{METRICS[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in protocol.metrics]
+    return aligned(["method", *headings, counted], rows)
 
 
 def definitions(protocol: Protocol, prior: Center | None) -> dict[str, str]:
     """What each metric of the protocol is, in words."""
-    found = {metric: DEFINITIONS[metric] for metric in protocol.metrics}
-    negatives = f"negatives from {OTHER_FRAMES} random other frames of the whole dataset, seed {protocol.seed}"
-    for metric in ("auc_shuffled", "auc_shuffled_exact"):
-        if metric in found:
-            found[metric] += f", {negatives}"
-    if "information_gain" in found:
-        found["information_gain"] += f" over a {prior.description}"
-    return found
+    negatives = f", negatives from {OTHER_FRAMES} random other frames of the whole dataset, seed {protocol.seed}"
+    more = {"auc_shuffled": negatives, "auc_shuffled_exact": negatives}
+    if prior is not None:
+        more["information_gain"] = f" over a {prior.description}"
+    return {metric: DEFINITIONS[metric] + more.get(metric, "") for metric in protocol.metrics}
 
 
 def blur_text(protocol: Protocol) -> str:
@@ -121,19 +105,18 @@ def blur_text(protocol: Protocol) -> str:
 
 def omissions(scores: Sequence[Scores], protocol: Protocol, one: str, many: str) -> list[str]:
     """Which frames were left out, and why; methods with the same omissions share a line."""
+    sampled = []
+    if protocol.max_frames is not None:
+        sampled = [f"At most {protocol.max_frames:,} {many} are scored, drawn at random with seed {protocol.seed}."]
     lines: dict[str, list[str]] = {}
     for method in scores:
         total = method.num_frames + sum(method.left_out.values())
         reasons = [f"{count:,} {reason}" for reason, count in method.left_out.items()]
         text = f"{method.num_frames:,} of {total:,} {one if total == 1 else many} scored"
         text += f"; left out: {', '.join(reasons)}" if reasons else ", none left out"
-        undefined = {metric: method.undefined(metric) for metric in protocol.metrics}
-        undefined = [f"{METRICS[metric]} for {count:,}" for metric, count in undefined.items() if count]
+        undefined = [f"{METRICS[m]} for {count:,}" for m in protocol.metrics if (count := method.undefined(m))]
         text += f"; not defined by the ground truth: {', '.join(undefined)}" if undefined else ""
         lines.setdefault(text, []).append(method.name)
-    sampled = [] if protocol.max_frames is None else [
-        f"At most {protocol.max_frames:,} {many} are scored, drawn at random with seed {protocol.seed}."
-    ]  # fmt: skip
     if len(lines) == 1:
         return [*sampled, f"{next(iter(lines))}."]
     return [*sampled, *(f"{', '.join(names)}: {text}." for text, names in lines.items())]
@@ -175,8 +158,7 @@ def write_reports(
             for method in scores
         ],
     }
-    with atomic_output(output / "results.json", overwrite=True) as temporary:
-        temporary.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(output / "results.json", results)
     with (
         atomic_output(output / "videos.csv", overwrite=True) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
@@ -197,12 +179,6 @@ def number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def save_picture(sheet: Image.Image, output: Path) -> None:
-    """Write it as `frames.png`."""
-    with atomic_output(output / "frames.png", overwrite=True) as temporary:
-        sheet.save(temporary)
-
-
 # --------------------------------------------------------------------------------------------- best and worst frames
 def picture(scorer: Scorer, methods: Sequence[Method], scores: Sequence[Scores]) -> Image.Image | None:
     """
@@ -218,20 +194,16 @@ def picture(scorer: Scorer, methods: Sequence[Method], scores: Sequence[Scores])
         return None
     best = dissimilar(ranked, count, scores[0])
     worst = dissimilar([place for place in reversed(ranked) if place not in best], count, scores[0])
-    shown = [name for name in (metric, "cc") if name in scorer.protocol.metrics]
-    rows = [(f"best {n}", *place) for n, place in enumerate(best, 1)]
-    rows += [(f"worst {n}", *place) for n, place in enumerate(worst, 1)]
-    strips = [strip(scorer, methods, scores, list(dict.fromkeys(shown)), *row) for row in rows]
-
+    shown = [name for name in dict.fromkeys((metric, "cc")) if name in scorer.protocol.metrics]
+    strips = [
+        strip(scorer, methods, scores, shown, f"{rank} {number}", *place)
+        for rank, places in (("best", best), ("worst", worst))
+        for number, place in enumerate(places, 1)
+    ]
+    heading = Image.new("RGB", (strips[0].width, LINE + 2 * GAP), BACKGROUND)
     order = f"Frames on which {scores[0].name} has the highest and the lowest {METRICS[metric]}"
-    title = Image.new("RGB", (strips[0].width, LINE + 2 * GAP), BACKGROUND)
-    write_text(ImageDraw.Draw(title), (GAP, GAP), order, title.width - 2 * GAP)
-    sheet = Image.new("RGB", (title.width, title.height + sum(part.height for part in strips)), BACKGROUND)
-    top = 0
-    for part in (title, *strips):
-        sheet.paste(part, (0, top))
-        top += part.height
-    return sheet
+    write_text(heading, (GAP, GAP), order, heading.width - 2 * GAP)
+    return Image.fromarray(np.concatenate([np.asarray(part) for part in (heading, *strips)]))
 
 
 def ranking(scores: Scores, metric: str) -> list[tuple[int, int]]:
@@ -243,7 +215,7 @@ def ranking(scores: Scores, metric: str) -> list[tuple[int, int]]:
         for frame, value in zip(video["frames"], video["scores"][metric], strict=True)
         if value is not None
     ]
-    return [place for _, *place in sorted(places)]
+    return [(row, frame) for _, row, frame in sorted(places)]
 
 
 def dissimilar(ranked: list, count: int, scores: Scores) -> list:
@@ -265,25 +237,21 @@ def dissimilar(ranked: list, count: int, scores: Scores) -> list:
 def strip(scorer: Scorer, methods, scores, metrics: list[str], rank: str, row: int, index: int) -> Image.Image:
     """One line of the picture: the frame, people's gaze, and each method's map with its scores."""
     sample = scorer.sample(row)
-    frame = next(iter(sample.frames(index, index + 1)))
-    size = frame.shape[:2]
-    fixations = sample.fixations(index)
+    image = next(sample.frames(index, index + 1))
+    frame, fixations = fitted(image, CELL), sample.fixations(index)
+    points = (np.argwhere(fixations)[:, ::-1] + 0.5) / fixations.shape[::-1]
     where = sample.id if sample.num_frames == 1 else f"{sample.id}, frame {sample.frame_names[index]}"
-    density = resized_bilinearly(sample.density(index), size).numpy()
-    gaze = mark_fixations(fitted(overlay(frame, density), CELL), fixations)
-    cells = [(rank, where, fitted(frame, CELL)), ("human gaze", f"density and {fixations.sum()} fixated pixels", gaze)]
+    gaze = dotted(heated(frame, sample.density(index)), points)
+    cells = [(rank, where, frame), ("human gaze", f"density and {len(points)} fixated pixels", gaze)]
     for method, found in zip(methods, scores, strict=True):
-        saliency = scorer.prepare(next(iter(method.maps(sample, [index]))), size).numpy()
-        cells.append((method.name, score_text(found, row, index, metrics), fitted(overlay(frame, saliency), CELL)))
-
-    height = max(image.height for *_, image in cells)
-    canvas = Image.new("RGB", (GAP + len(cells) * (CELL[0] + GAP), 2 * LINE + height + 2 * GAP), BACKGROUND)
-    draw = ImageDraw.Draw(canvas)
-    for column, (heading, text, image) in enumerate(cells):
+        saliency = scorer.prepare(next(method.maps(sample, [index])), image.shape[:2]).float().numpy()
+        cells.append((method.name, score_text(found, row, index, metrics), heated(frame, saliency)))
+    canvas = Image.new("RGB", (GAP + len(cells) * (CELL[0] + GAP), 2 * LINE + frame.height + 2 * GAP), BACKGROUND)
+    for column, (heading, text, drawn) in enumerate(cells):
         left = GAP + column * (CELL[0] + GAP)
-        write_text(draw, (left, 0), heading, CELL[0])
-        write_text(draw, (left, LINE), text, CELL[0], FAINT)
-        canvas.paste(image, (left, 2 * LINE))
+        write_text(canvas, (left, 0), heading, CELL[0])
+        write_text(canvas, (left, LINE), text, CELL[0], FAINT)
+        canvas.paste(drawn, (left, 2 * LINE))
     return canvas
 
 
@@ -298,19 +266,10 @@ def score_text(scores: Scores, row: int, index: int, metrics: list[str]) -> str:
     )
 
 
-def mark_fixations(image: Image.Image, fixations: np.ndarray) -> Image.Image:
-    """A small white dot at every fixated pixel: some datasets mark a fixation by many."""
-    draw = ImageDraw.Draw(image)
-    for y, x in zip(*np.nonzero(fixations), strict=True):
-        x, y = (x + 0.5) * image.width / fixations.shape[1], (y + 0.5) * image.height / fixations.shape[0]
-        draw.ellipse((x - 1, y - 1, x + 1, y + 1), fill="white")
-    return image
-
-
-def write_text(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, width: int, ink=INK) -> None:
+def write_text(canvas: Image.Image, place: tuple[int, int], text: str, width: int, ink=INK) -> None:
     """One line, shortened in the middle where it is too long."""
     font = ImageFont.load_default(TEXT)
-    draw.text(place, shortened(text, font, width), fill=ink, font=font)
+    ImageDraw.Draw(canvas).text(place, shortened(text, font, width), fill=ink, font=font)
 
 
-__all__ = ["aligned", "number", "picture", "save_picture", "table", "write_reports"]
+__all__ = ["picture", "table", "write_reports"]

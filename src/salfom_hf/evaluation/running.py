@@ -1,6 +1,5 @@
 """Scoring of a whole dataset: in units that are kept as soon as they are done, in one process or several."""
 
-import functools
 import hashlib
 import json
 import multiprocessing
@@ -10,19 +9,21 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import transformers
+from datasets import Dataset
 from tqdm import tqdm
 
 from ..data.clips import LazyList, lazy_row
 from ..files import atomic_output
 from ..inference.sliding_window import batched
-from .methods import Center, EvaluationError, Method
+from .baselines import Center
+from .methods import EvaluationError, Method
 from .scoring import VERSION, Protocol, Scorer, Scores, chosen_frames, frame_counts
 
 STILLS_AT_ONCE = 10  # images per unit of work
@@ -31,47 +32,47 @@ SETTINGS = "settings.json"
 REPORTS = ("results.json", "videos.csv", "frames.png")  # beside the scores of each video
 
 
-def check_dataset(dataset) -> None:
-    """
-    Raises:
-        EvaluationError: there is nothing to score against.
-    """
+def check_dataset(dataset: Dataset) -> None:
+    """Raise an EvaluationError if there is nothing to score against."""
     if not len(dataset):
         raise EvaluationError("The dataset has no videos; name another split.")
     if "maps" not in dataset.features:
         return
-    # A row may hold whole files, of which nothing is read here.
-    light = dataset.select_columns(["video_id", "num_frames", "maps", "fixations"]).with_format("arrow")
-    rows = (lazy_row(light[index]) for index in range(len(light)))
     unlabelled = [
         row["video_id"]
-        for row in rows
+        for row in light_rows(dataset, ["video_id", "num_frames", "maps", "fixations"])
         if min(len(row[labels] or ()) for labels in ("maps", "fixations")) < row["num_frames"]
     ]
-    if len(unlabelled) == len(light):
+    if len(unlabelled) == len(dataset):
         raise EvaluationError(
             "This split comes without density and fixation maps, so it cannot be scored here; write its maps for the "
             "DHF1K server with `salfom submit`, or name another split."
         )
     if unlabelled:
         raise EvaluationError(
-            f"{len(unlabelled)} of {len(light)} videos lack density or fixation maps, such as {unlabelled[0]}; name a "
-            "split that has them for every frame."
+            f"{len(unlabelled)} of {len(dataset)} videos lack density or fixation maps, such as {unlabelled[0]}; name "
+            "a split that has them for every frame."
         )
+
+
+def light_rows(dataset: Dataset, columns: list[str]) -> Iterator[dict]:
+    """Some columns of all rows; lists of files, which may be held in the rows, are not read until they are used."""
+    light = dataset.select_columns(columns).with_format("arrow")
+    return (lazy_row(light[index]) for index in range(len(light)))
 
 
 @dataclass(frozen=True)
 class Job:
-    """Rows that one method is scored on, and the file for their records."""
+    """Rows that the method of this name is scored on, and the file for their records."""
 
-    method: int
-    rows: tuple[int, ...]
+    method: str
+    rows: list[int]
     path: Path
     frames: int
 
 
 def evaluate(
-    dataset,
+    dataset: Dataset,
     methods: Sequence[Method],
     output: str | os.PathLike,
     protocol: Protocol | None = None,
@@ -79,7 +80,6 @@ def evaluate(
     prior: Center | None = None,
     processes: int = 1,
     overwrite: bool = False,
-    progress: bool | None = False,
     about: dict | None = None,
 ) -> list[Scores]:
     """
@@ -93,7 +93,6 @@ def evaluate(
         prior: the center that information gain is measured over.
         processes: how many work at once, sharing PyTorch's threads.
         overwrite: forget what `output` holds.
-        progress: whether to show a progress bar; `None` shows it in a terminal.
         about: more settings that results depend on, such as the name of the dataset.
 
     Returns:
@@ -122,125 +121,98 @@ def evaluate(
     check_dataset(dataset)
     for method in methods:
         method.check(dataset)
-    claim(output, dataset, methods, protocol, prior, overwrite, about or {})
+    settings = {
+        **(about or {}),
+        "scoring": VERSION,
+        "videos": digest_of(dataset),
+        **asdict(protocol),
+        "metrics": list(protocol.metrics),
+        "prior": prior and prior.fingerprint,
+    }
+    claim(output, settings, methods, overwrite)
 
-    names = [method.name for method in methods]
-    jobs = list(planned(dataset, names, protocol, output))
+    jobs = list(planned(dataset, [method.name for method in methods], protocol, output))
     waiting = [job for job in jobs if not job.path.is_file()]
     total = sum(job.frames for job in jobs)
     done = total - sum(job.frames for job in waiting)
-    disable = None if progress is None else not progress
-    with tqdm(total=total, initial=done, unit="frame", disable=disable, dynamic_ncols=True) as bar:
-        run = run_here if processes == 1 else functools.partial(run_in_processes, processes=processes)
-        run(waiting, Work(dataset, list(methods), protocol, prior), bar)
-    return [
-        Scores(method.name, method.description, method.fingerprint, records(jobs, number))
-        for number, method in enumerate(methods)
-    ]
+    by_name = {method.name: method for method in methods}
+    with tqdm(total=total, initial=done, unit="frame", disable=None, dynamic_ncols=True) as bar:
+        if processes == 1:
+            scorer = Scorer(dataset, protocol, prior)
+            for job in waiting:
+                score(job, scorer, by_name, bar.update)
+        elif waiting:
+            run_in_processes(waiting, (dataset, protocol, prior), by_name, min(processes, len(waiting)), bar)
+    return [scores_of(method.name, jobs, method.description, method.fingerprint) for method in methods]
 
 
-def records(jobs: Sequence[Job], method: int) -> list[dict]:
-    """What the files of the jobs of one method hold."""
-    return [record for job in jobs if job.method == method for record in read_json(job.path)]
+def scores_of(name: str, jobs: Sequence[Job], description: str, fingerprint: str) -> Scores:
+    records = [record for job in jobs if job.method == name for record in read_json(job.path)]
+    return Scores(name, description, fingerprint, records)
 
 
-def kept_scores(dataset, methods: Sequence[Method], output: str | os.PathLike, protocol: Protocol) -> list[Scores]:
+def kept_scores(
+    dataset: Dataset, methods: Sequence[Method], output: str | os.PathLike, protocol: Protocol
+) -> list[Scores]:
     """
     The scores of the other methods in a folder of results: those of earlier runs that are complete.
 
     Args:
         dataset, methods, output, protocol: as [`evaluate`] was just called with.
     """
-    output = Path(output)
-    others = read_json(output / SETTINGS)["methods"]
-    for method in methods:
-        others.pop(method.name, None)
-    jobs = list(planned(dataset, list(others), protocol, output))
-    unfinished = {job.method for job in jobs if not job.path.is_file()}
-    return [
-        Scores(name, about["description"], about["fingerprint"], records(jobs, number))
-        for number, (name, about) in enumerate(others.items())
-        if number not in unfinished
-    ]
+    noted_methods = read_json(Path(output, SETTINGS))["methods"]
+    jobs = list(planned(dataset, list(noted_methods), protocol, Path(output)))
+    left = {method.name for method in methods} | {job.method for job in jobs if not job.path.is_file()}
+    return [scores_of(name, jobs, **about) for name, about in noted_methods.items() if name not in left]
 
 
-def has_changed(output: str | os.PathLike, report: str) -> bool:
-    """Whether scores in a folder of results are newer than a report there, or the report is missing."""
-    output = Path(output)
-    if not (output / report).is_file():
-        return True
-    written = (output / report).stat().st_mtime_ns
-    return any(path.stat().st_mtime_ns > written for path in (output / "videos").glob("*/*.json"))
-
-
-def planned(dataset, methods: Sequence[str], protocol: Protocol, output: Path) -> Iterator[Job]:
-    """The units of work: one video, or some stills, by one method; `methods` are names."""
+def planned(dataset: Dataset, methods: Sequence[str], protocol: Protocol, output: Path) -> Iterator[Job]:
+    """The units of work, one video or some stills each, for methods of these names."""
     frames = [len(chosen) for chosen in chosen_frames(frame_counts(dataset), protocol)]
     size = 1 if "num_frames" in dataset.features else STILLS_AT_ONCE
-    for number, name in enumerate(methods):
+    for name in methods:
         for rows in batched(range(len(dataset)), size):
             path = output / "videos" / folder_name(name) / f"{rows[0]:06d}.json"
-            yield Job(number, tuple(rows), path, sum(frames[row] for row in rows))
+            yield Job(name, rows, path, sum(frames[row] for row in rows))
 
 
 def folder_name(name: str) -> str:
-    """A name for a folder, of its own for every method's name."""
     plain = re.sub(r"[^\w.-]+", "_", name).strip("._")
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
-def claim(output: Path, dataset, methods, protocol: Protocol, prior, overwrite: bool, about: dict) -> None:
-    """
-    Note the settings in the folder, or find that they are those of the run that is resumed.
-
-    Raises:
-        EvaluationError: the folder holds other results, or other files.
-    """
-    settings = {
-        **about,
-        "scoring": VERSION,
-        "videos": digest_of(dataset),
-        **{name: list(value) if name == "metrics" else value for name, value in asdict(protocol).items()},
-        "prior": prior and prior.fingerprint,
-        "methods": {m.name: {"description": m.description, "fingerprint": m.fingerprint} for m in methods},
-    }
-    place = output / SETTINGS
-    earlier = noted(place, "methods")
+def claim(output: Path, settings: dict, methods: Sequence[Method], overwrite: bool) -> None:
+    """Note the settings in the folder. Raise an EvaluationError if it holds results of others, or other files."""
+    maps = {m.name: {"description": m.description, "fingerprint": m.fingerprint} for m in methods}
+    earlier = noted(output / SETTINGS, "methods")
     if earlier and overwrite:
         shutil.rmtree(output / "videos", ignore_errors=True)
         for name in REPORTS:
             (output / name).unlink(missing_ok=True)
     elif earlier:
-        earlier_methods = earlier.pop("methods")
-        ours = {name: value for name, value in settings.items() if name != "methods"}
-        changed = [name for name in {**earlier, **ours} if earlier.get(name) != ours.get(name)]
-        changed += [f"the maps of {name}" for name, maps in settings["methods"].items()
-                    if earlier_methods.get(name, maps) != maps]  # fmt: skip
+        earlier_maps = earlier.pop("methods")
+        changed = [name for name in {**earlier, **settings} if earlier.get(name) != settings.get(name)]
+        changed += [f"the maps of {name}" for name in maps if earlier_maps.get(name, maps[name]) != maps[name]]
         if changed:
             raise EvaluationError(
                 f"{output} holds results of other settings ({', '.join(changed)}); choose another --output or pass "
                 "--overwrite."
             )
-        settings["methods"] = {**earlier_methods, **settings["methods"]}
+        maps = {**earlier_maps, **maps}
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise EvaluationError(f"{output} holds other files; choose a new folder for the results.")
-    write_json(place, settings)
+    write_json(output / SETTINGS, {**settings, "methods": maps})
 
 
-def digest_of(dataset) -> str:
+def digest_of(dataset: Dataset) -> str:
     """
     Text that changes with what is scored against: names and sizes of all rows, and the fixations of stills or, of
     videos, the files of three frames. Where these lie does not matter: a run may be resumed on another machine.
-
-    Raises:
-        OSError: a file cannot be read.
     """
     stills = ["image_id", "width", "height", "fixation_x", "fixation_y", "observer"]
     videos = ["video_id", "width", "height", "num_frames", "frames", "maps", "fixations"]
-    light = dataset.select_columns(videos if "video_id" in dataset.features else stills)
-    light, digest = light.with_format("arrow"), hashlib.sha256()
-    for index in range(len(light)):
-        row = lazy_row(light[index])
+    digest = hashlib.sha256()
+    for row in light_rows(dataset, videos if "video_id" in dataset.features else stills):
         files = [row.pop(name) for name in ("frames", "maps", "fixations") if name in row]
         digest.update(repr([list(value) if isinstance(value, LazyList) else value for value in row.values()]).encode())
         for part in files:
@@ -251,7 +223,7 @@ def digest_of(dataset) -> str:
 
 
 def noted(path: Path, key: str) -> dict | None:
-    """What an earlier run has noted in a file, which holds this key; None for other files."""
+    """What an earlier run has noted in a file, with this key; None for other files."""
     try:
         content = read_json(path)
     except (OSError, ValueError):
@@ -265,53 +237,26 @@ def read_json(path: Path):
 
 def write_json(path: Path, content) -> None:
     with atomic_output(path, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-@dataclass
-class Work:
-    """What a process needs to know for any job; the scorer, which holds open files, is made in the process."""
-
-    dataset: object
-    methods: list[Method]
-    protocol: Protocol
-    prior: Center | None
-
-    @functools.cached_property
-    def scorer(self) -> Scorer:
-        return Scorer(self.dataset, self.protocol, self.prior)
-
-    def do(self, job: Job, advance: Callable[[int], None]) -> None:
-        method = self.methods[job.method]
-        write_json(job.path, [self.scorer.score(method, row, advance) for row in job.rows])
+def score(job: Job, scorer: Scorer, methods: dict[str, Method], advance: Callable[[int], None]) -> None:
+    write_json(job.path, [scorer.score(methods[job.method], row, advance) for row in job.rows])
 
 
-def run_here(jobs: Sequence[Job], work: Work, bar: tqdm) -> None:
-    for job in jobs:
-        work.do(job, bar.update)
-
-
-def run_in_processes(jobs: Sequence[Job], work: Work, bar: tqdm, processes: int) -> None:
-    """
-    Raises:
-        EvaluationError: a process was ended from outside.
-    """
-    if not jobs:
-        return
-    processes = min(processes, len(jobs))
-    context = multiprocessing.get_context("spawn")
-    counter, begun = context.Value("q", 0), bar.n
+def run_in_processes(
+    jobs: Sequence[Job], to_score: tuple, methods: dict[str, Method], processes: int, bar: tqdm
+) -> None:
     threads = max(1, torch.get_num_threads() // processes)
     # Long videos first: the processes then finish at about the same time.
     jobs = sorted(jobs, key=lambda job: -job.frames)
-    with ProcessPoolExecutor(processes, context, start_process, (work, counter, threads)) as pool:
-        waiting = {pool.submit(do_in_process, job) for job in jobs}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, start_process, (to_score, methods, threads)) as pool:
+        running = {pool.submit(score_in_process, job): job for job in jobs}
         try:
-            while waiting:
-                finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    future.result()
-                bar.update(begun + counter.value - bar.n)
+            for future in as_completed(running):
+                future.result()
+                bar.update(running[future].frames)
         except BrokenProcessPool as error:
             raise EvaluationError(
                 "A process was ended, perhaps because memory ran out; run it again with fewer --processes, to "
@@ -321,14 +266,14 @@ def run_in_processes(jobs: Sequence[Job], work: Work, bar: tqdm, processes: int)
             pool.shutdown(cancel_futures=True)
 
 
-# What this process works on, if it is one of several.
-_work: Work | None = None
-_counter = None
+# What this process, if it is one of several, scores with.
+_scorer: Scorer
+_methods: dict[str, Method]
 
 
-def start_process(work: Work, counter, threads: int) -> None:
-    global _work, _counter
-    _work, _counter = work, counter
+def start_process(to_score: tuple, methods: dict[str, Method], threads: int) -> None:
+    global _scorer, _methods
+    _scorer, _methods = Scorer(*to_score), methods
     torch.set_num_threads(threads)
     # Each process loads the model anew; its bars would run across that of the whole.
     transformers.logging.disable_progress_bar()
@@ -337,17 +282,13 @@ def start_process(work: Work, counter, threads: int) -> None:
 
 
 def end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    if parent := multiprocessing.parent_process():
+        parent.join()
     os._exit(1)
 
 
-def count_frames(frames: int) -> None:
-    with _counter.get_lock():
-        _counter.value += frames
+def score_in_process(job: Job) -> None:
+    score(job, _scorer, _methods, lambda frames: None)
 
 
-def do_in_process(job: Job) -> None:
-    _work.do(job, count_frames)
-
-
-__all__ = ["REPORTS", "check_dataset", "evaluate", "has_changed", "kept_scores"]
+__all__ = ["REPORTS", "check_dataset", "evaluate", "kept_scores", "noted", "write_json"]

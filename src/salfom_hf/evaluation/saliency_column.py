@@ -27,7 +27,7 @@ class SaliencyColumn:
 
     Args:
         name: of the model, as for `SaliencyPredictor.from_pretrained`; other processes load it again.
-        device, dtype, stride, batch_size: as there.
+        options: `device`, `dtype`, `stride` and `batch_size`, as there.
 
     Example:
 
@@ -39,16 +39,9 @@ class SaliencyColumn:
     ```
     """
 
-    def __init__(
-        self,
-        name: str | os.PathLike = "salfom",
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        stride: int = 1,
-        batch_size: int = 4,
-    ):
+    def __init__(self, name: str | os.PathLike = "salfom", **options):
         # It pickles as its weights' digest, so that `datasets` takes results from its cache only while they are true.
-        self.model = Model(str(name), SaliencyPredictor.from_pretrained(name, device, dtype, stride, batch_size))
+        self.model = Model(str(name), SaliencyPredictor.from_pretrained(name, **options))
 
     def features(self, features: Features) -> Features:
         """What the rows hold afterwards, for the argument `features` of `datasets.map`."""
@@ -68,15 +61,13 @@ class SaliencyColumn:
         if os.getpid() != IMPORTED_IN:
             # A process of `num_proc`: OpenMP's threads are not in a forked process, which would wait for them.
             torch.set_num_threads(1)
-        sample = open_sample(row)
+        sample, pictures = open_sample(row), []
         maps = self.model.maps(sample, range(sample.num_frames))
-        return {COLUMN: [picture(saliency, name) for name, saliency in zip(sample.frame_names, maps, strict=True)]}
-
-
-def picture(saliency, name: str) -> dict:
-    content = io.BytesIO()
-    Picture.fromarray(to_gray(saliency)).save(content, "PNG")
-    return {"path": f"{name}.png", "bytes": content.getvalue()}
+        for name, saliency in zip(sample.frame_names, maps, strict=True):
+            content = io.BytesIO()
+            Picture.fromarray(to_gray(saliency)).save(content, "PNG")
+            pictures.append({"path": f"{name}.png", "bytes": content.getvalue()})
+        return {COLUMN: pictures}
 
 
 __all__ = ["SaliencyColumn"]

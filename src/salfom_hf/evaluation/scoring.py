@@ -1,20 +1,20 @@
 """Scores of saliency maps, frame by frame, as the field computes them."""
 
 import functools
-import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch.nn import functional as F
 
 from ..data.features import DataError
 from ..data.samples import open_sample
-from ..inference.sliding_window import batched
 from . import metrics
-from .methods import Center, EvaluationError, Method, Sample
+from .baselines import Center, gaze_alone
+from .methods import EvaluationError, Method, Sample
 from .metrics import counted
 
 # Name → heading in tables.
@@ -31,7 +31,6 @@ METRICS = {
 DEFAULT_METRICS = ("auc_judd", "auc_shuffled", "nss", "cc", "sim", "kldiv")
 
 OTHER_FRAMES = 10  # from which the negatives of shuffled AUC come
-SCORED_AT_ONCE = 8  # frames
 
 WITHOUT_FIXATIONS = "without fixations"
 # Raised when scores of the same maps change, so that no run goes on with scores of another kind.
@@ -51,7 +50,7 @@ class Protocol:
         seed: of the frames drawn and of the negatives of shuffled AUC.
 
     Raises:
-        ValueError: a value is outside its range.
+        EvaluationError: a value is outside its range.
     """
 
     metrics: tuple[str, ...] = DEFAULT_METRICS
@@ -61,9 +60,9 @@ class Protocol:
 
     def __post_init__(self):
         if not self.metrics or not set(self.metrics) <= set(METRICS):
-            raise ValueError(f"metrics must be some of {', '.join(METRICS)}, not {', '.join(self.metrics)}.")
+            raise EvaluationError(f"metrics must be some of {', '.join(METRICS)}, not {', '.join(self.metrics)}.")
         if not 0 <= self.blur < np.inf or self.seed < 0 or (self.max_frames is not None and self.max_frames < 1):
-            raise ValueError("blur and seed must be at least 0, and max_frames at least 1.")
+            raise EvaluationError("blur and seed must be at least 0, and max_frames at least 1.")
 
 
 @dataclass(frozen=True)
@@ -144,19 +143,17 @@ class Scorer:
         prior: the method whose maps information gain is measured over; needed for that metric only.
     """
 
-    def __init__(self, dataset, protocol: Protocol, prior: Center | None = None):
+    def __init__(self, dataset: Dataset, protocol: Protocol, prior: Center | None = None):
         self.protocol, self.prior = protocol, prior
         counts = frame_counts(dataset)
         self.chosen = chosen_frames(counts, protocol)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         self.sample: Callable[[int], Sample] = functools.lru_cache(1)(lambda row: open_sample(dataset[row]))
-        # Negatives come from all over the dataset, whose rows may hold whole videos: only fixations are read. Every
-        # frame is drawn about ten times.
-        unneeded = {"image", "video", "frames", "maps"} & set(dataset.features)
-        self._light_rows = dataset.remove_columns(sorted(unneeded))
-        self._light_sample = functools.lru_cache(256)(self._open_light)
+        # Negatives come from all over the dataset; every frame is drawn about ten times.
+        self._gaze = functools.lru_cache(256)(gaze_alone(dataset))
         # DHF1K's validation split as a whole; of larger ones as much as some 200 MB hold.
         self._fixated = functools.lru_cache(2**16)(self._read_fixated)
+        self._prior_map = functools.lru_cache(1)(self._make_prior_map)
 
     def score(self, method: Method, row: int, advance: Callable[[int], None] = lambda frames: None) -> dict:
         """
@@ -173,115 +170,91 @@ class Scorer:
                 gain, negative values.
             DataError, VideoError: a file of the dataset cannot be read.
         """
-        try:
-            return self._score(method, row, advance)
-        except DataError:
-            raise
-        except ValueError as error:
-            raise EvaluationError(f"Cannot score {method.name} on {self.sample(row).id}: {error}") from error
-
-    def _score(self, method: Method, row: int, advance: Callable[[int], None]) -> dict:
         sample, indices = self.sample(row), self.chosen[row]
         scored: list[int] = []
         scores: dict[str, list] = {metric: [] for metric in self.protocol.metrics}
-        left_out: Counter[str] = Counter()
-        maps = zip(indices, method.finite_maps(sample, indices) if indices else (), strict=True)
-        for batch in batched(maps, SCORED_AT_ONCE):
-            rated = []
-            for index, saliency in batch:
-                fixations, density = method.truth(sample, index)
-                if fixations.any():
-                    rated.append((index, saliency, fixations, density))
-                else:
-                    left_out[WITHOUT_FIXATIONS] += 1
-            for _, of_one_size in itertools.groupby(rated, lambda frame: frame[2].shape):
-                for metric, values in self._score_batch(sample, row, list(of_one_size)).items():
-                    scores[metric] += [None if np.isnan(value) else value for value in values]
-            scored += [index for index, *_ in rated]
-            advance(len(batch))
-        return {"video_id": sample.id, "frames": scored, "scores": scores, "left_out": dict(left_out)}
+        maps = method.finite_maps(sample, indices) if indices else ()
+        for index, saliency in zip(indices, maps, strict=True):
+            fixations, density = method.truth(sample, index)
+            if fixations.any():
+                try:
+                    values = self._score_frame(row, index, saliency, fixations, density)
+                except DataError:
+                    raise
+                except ValueError as error:
+                    raise EvaluationError(f"Cannot score {method.name} on {sample.id}: {error}") from error
+                for metric, value in values.items():
+                    scores[metric].append(None if np.isnan(value) else value)
+                scored.append(index)
+            advance(1)
+        missing = len(indices) - len(scored)
+        left_out = {WITHOUT_FIXATIONS: missing} if missing else {}
+        return {"video_id": sample.id, "frames": scored, "scores": scores, "left_out": left_out}
 
-    def _score_batch(self, sample: Sample, row: int, batch: list[tuple]) -> dict[str, list[float]]:
-        size = batch[0][2].shape
-        maps = torch.stack([self.prepare(saliency, size) for _, saliency, *_ in batch])
-        fixations = torch.stack([torch.from_numpy(np.ascontiguousarray(fixations)) for _, _, fixations, _ in batch])
-        # Maps of another size than the fixations' are rare enough to be worth no second comparison.
-        density = torch.stack([resized_bilinearly(density, size).clamp_min(0) for *_, density in batch])
-        negatives = None
-        if {"auc_shuffled", "auc_shuffled_exact"} & set(self.protocol.metrics):
-            negatives = [self.negatives(row, index, size) for index, *_ in batch]
-        scores = {}
+    def _score_frame(self, row: int, index: int, saliency, fixations, density) -> dict[str, float]:
+        size = fixations.shape
+        saliency, fixations = self.prepare(saliency, size), torch.from_numpy(np.ascontiguousarray(fixations))
+        density = resized_bilinearly(density, size).clamp_min(0)
+        values = {}
         for metric in self.protocol.metrics:
             if metric == "auc_shuffled":
-                # Each frame has its own generator, so that neither batches nor processes change a number.
-                triples = zip(maps, fixations, negatives, strict=True)
-                found = torch.stack([counted(metrics.auc_shuffled, m, f, o, generator=g) for m, f, (o, g) in triples])
+                other, generator = self.negatives(row, index, size)
+                value = counted(metrics.auc_shuffled, saliency, fixations, other, generator=generator)
             elif metric == "auc_shuffled_exact":
-                others = torch.stack([other for other, _ in negatives])
-                found = counted(metrics.auc_shuffled, maps, fixations, others, variant="exact")
+                other, _ = self.negatives(row, index, size)
+                value = counted(metrics.auc_shuffled, saliency, fixations, other, variant="exact")
             elif metric == "information_gain":
-                prior = next(self.prior.maps(sample, [0]))
-                found = metrics.information_gain(maps, fixations, self.prepare(prior, size))
+                value = metrics.information_gain(saliency, fixations, self._prior_map(row, size))
             else:
                 truth = fixations if metric in ("auc_judd", "nss") else density
-                found = counted(getattr(metrics, metric), maps, truth)
-            scores[metric] = found.tolist()
-        return scores
+                value = counted(getattr(metrics, metric), saliency, truth)
+            values[metric] = value.item()
+        return values
 
     def prepare(self, saliency: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         """A method's map as it is scored: resized bilinearly to `size`, blurred if the protocol says so, float64."""
-        saliency = resized_bilinearly(saliency, size)
-        return opencv_blur(saliency, self.protocol.blur) if self.protocol.blur else saliency
+        resized = resized_bilinearly(saliency, size)
+        return opencv_blur(resized, self.protocol.blur) if self.protocol.blur else resized
+
+    def _make_prior_map(self, row: int, size: tuple[int, int]) -> torch.Tensor:
+        assert self.prior is not None
+        return self.prepare(next(self.prior.maps(self.sample(row), [0])), size)
 
     def negatives(self, row: int, index: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Generator]:
         """
-        What shuffled AUC draws from: the fixations of 10 random other frames of the whole dataset, and the generator.
-
-        Args:
-            row, index: of the frame that is scored.
-            size: its (height, width); fixations of frames of another size are moved in proportion.
-
-        Returns:
-            float64 `(height, width)`, number of fixations at each pixel; and the frame's own source of chance.
+        What shuffled AUC of a frame draws from: how many fixations of 10 random other frames of the whole dataset each
+        pixel has, float64 of the frame's `size` (height, width), to which others are moved in proportion; and the
+        frame's own source of chance.
         """
         rng = np.random.default_rng([self.protocol.seed, row, index])
         total, own = int(self._starts[-1]), int(self._starts[row]) + index
         drawn = rng.choice(total - 1, min(OTHER_FRAMES, total - 1), replace=False)
-        counts = torch.zeros(size, dtype=torch.float64)
+        counts = np.zeros(size)
         for frame in drawn + (drawn >= own):
             other_row = int(np.searchsorted(self._starts, frame, side="right")) - 1
             (height, width), rows, columns = self._fixated(other_row, int(frame - self._starts[other_row]))
-            y = torch.from_numpy(((rows + 0.5) * size[0] / height).astype(np.int64))
-            x = torch.from_numpy(((columns + 0.5) * size[1] / width).astype(np.int64))
-            counts.index_put_((y, x), torch.ones(1, dtype=torch.float64), accumulate=True)
-        return counts, torch.Generator().manual_seed(int(rng.integers(2**62)))
+            y, x = ((rows + 0.5) * size[0] / height).astype(int), ((columns + 0.5) * size[1] / width).astype(int)
+            np.add.at(counts, (y, x), 1)
+        return torch.from_numpy(counts), torch.Generator().manual_seed(int(rng.integers(2**62)))
 
-    def _open_light(self, row: int) -> Sample:
-        light = self._light_rows[row]
-        # Videos without maps count as unlabelled; these are not looked at.
-        return open_sample({"image": None, "video": None, "frames": [], "maps": light.get("fixations"), **light})
-
-    def _read_fixated(self, row: int, index: int) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
-        fixations = self._light_sample(row).fixations(index)
-        return fixations.shape, *(axis.astype(np.int32) for axis in np.nonzero(fixations))
+    def _read_fixated(self, row: int, index: int) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+        fixations = self._gaze(row).fixations(index)
+        rows, columns = (axis.astype(np.int32) for axis in np.nonzero(fixations))
+        return fixations.shape, rows, columns
 
 
 def resized_bilinearly(saliency: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     """One map, resized bilinearly: float64 of that (height, width)."""
     tensor = torch.as_tensor(np.ascontiguousarray(saliency), dtype=torch.float64)
-    if tensor.shape == tuple(size):
+    if tensor.shape == size:
         return tensor
-    return F.interpolate(tensor[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
+    return F.interpolate(tensor[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def opencv_blur(saliency: torch.Tensor, sigma: float) -> torch.Tensor:
     """
-    One map blurred as OpenCV does in the field's code: a short Gaussian kernel, and the mirror image outside, which
-    begins next to the outermost pixel.
-
-    Args:
-        saliency: float `(height, width)`.
-        sigma: standard deviation in pixels; the kernel ends at 2.5 of them, as 11×11 does for 2.
+    One map `(height, width)` blurred as OpenCV does in the field's code: a Gaussian kernel that ends at 2.5 standard
+    deviations, and the mirror image outside, which begins next to the outermost pixel.
     """
     radius = blur_radius(sigma)
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=saliency.dtype) / sigma) ** 2)
@@ -297,8 +270,7 @@ def blur_radius(sigma: float) -> int:
     return max(1, round(2.5 * sigma))
 
 
-def frame_counts(dataset) -> list[int]:
-    """Number of frames of each row."""
+def frame_counts(dataset: Dataset) -> list[int]:
     return list(dataset["num_frames"]) if "num_frames" in dataset.features else [1] * len(dataset)
 
 

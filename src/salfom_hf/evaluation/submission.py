@@ -2,14 +2,15 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
+from datasets import Dataset
 from PIL import Image
+from tqdm import tqdm
 
 from .. import __version__
 from ..data.dhf1k import DHF1K, split_of
-from ..data.samples import GazeVideo, open_sample
+from ..data.samples import GazeVideo
 from ..errors import check_file
 from ..files import atomic_output
 from ..video.drawing import to_gray
@@ -19,19 +20,7 @@ from .running import noted, write_json
 LISTED = 10  # problems that are told one by one
 
 
-def note_of(output: Path) -> Path:
-    """The file beside a submission that says how it was made; inside, it would be uploaded."""
-    return output.with_name(f"{output.name}.json")
-
-
-def write_submission(
-    dataset,
-    method: Method,
-    output: str | os.PathLike,
-    *,
-    overwrite: bool = False,
-    advance: Callable[[int], None] = lambda frames: None,
-) -> int:
+def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike, *, overwrite: bool = False) -> int:
     """
     Write `output/VIDEO/FRAME.png`, each map scaled from its minimum…maximum to 0…255, at the size of the video.
 
@@ -43,7 +32,6 @@ def write_submission(
         method: what gives the maps.
         output: folder; how it was made is noted beside it, in a file of its name and .json.
         overwrite: write all videos anew, and replace those there, whatever model they are of.
-        advance: called with the number of frames that have been dealt with, again and again.
 
     Returns:
         Number of videos written.
@@ -53,9 +41,34 @@ def write_submission(
             to be written anew; or a map holds NaN or infinity.
     """
     output = Path(output)
+    claim_folder(output, dataset["video_id"], method, overwrite)
+    written = 0
+    with frame_bar(dataset, output.name) as bar:
+        for sample in map(GazeVideo, dataset):
+            folder = output / sample.id
+            if not faults(sample, folder):
+                bar.update(sample.num_frames)
+                continue
+            if others := strays(sample, folder):
+                raise EvaluationError(f"{others[0]}; move them elsewhere, for its maps have to be written anew.")
+            with atomic_output(folder, overwrite=True) as temporary:
+                temporary.mkdir()
+                maps = method.finite_maps(sample, range(sample.num_frames))
+                for name, saliency in zip(sample.frame_names, maps, strict=True):
+                    Image.fromarray(to_gray(saliency)).save(temporary / f"{name}.png")
+                    bar.update()
+            written += 1
+    return written
+
+
+def claim_folder(output: Path, videos: list[str], method: Method, overwrite: bool) -> None:
+    """
+    Note how the maps are made, beside the folder: inside, the note would be uploaded. Raise an EvaluationError if maps
+    that are there were made otherwise, or nobody knows how.
+    """
     note = {"package": "salfom-hf", "version": __version__, "model": method.name, "maps": method.description,
             "fingerprint": method.fingerprint}  # fmt: skip
-    place = note_of(output)
+    place = output.with_name(f"{output.name}.json")
     earlier = noted(place, "fingerprint")
     if earlier is None and os.path.lexists(place):
         raise EvaluationError(f"{place} is not the note on how maps were made; choose another --output.")
@@ -64,42 +77,23 @@ def write_submission(
             raise EvaluationError(f"{output} holds files of unknown origin; choose a new folder as --output.")
         if overwrite:
             # All at once: maps of both models would be mixed if this run were stopped.
-            for video_id in dataset["video_id"]:
+            for video_id in videos:
                 shutil.rmtree(output / video_id, ignore_errors=True)
-        elif earlier["fingerprint"] != note["fingerprint"]:
+        elif earlier["fingerprint"] != method.fingerprint:
             raise EvaluationError(
                 f"{output} holds maps of {earlier['model']}, or of other options; choose another --output or pass "
                 "--overwrite."
             )
     write_json(place, note)
-    written = 0
-    for row in dataset:
-        sample = open_sample(row)
-        folder = output / sample.id
-        if not faults(sample, folder):
-            advance(sample.num_frames)
-            continue
-        others = strays(sample, folder)
-        if others:
-            raise EvaluationError(f"{'; '.join(others)}; move them elsewhere, for its maps have to be written anew.")
-        with atomic_output(folder, overwrite=True) as temporary:
-            temporary.mkdir()
-            maps = method.finite_maps(sample, range(sample.num_frames))
-            for name, saliency in zip(sample.frame_names, maps, strict=True):
-                Image.fromarray(to_gray(saliency)).save(temporary / f"{name}.png")
-                advance(1)
-        written += 1
-    return written
 
 
-def check_submission(dataset, folder: str | os.PathLike, advance: Callable[[int], None] = lambda frames: None) -> str:
+def check_submission(dataset: Dataset, folder: str | os.PathLike) -> str:
     """
     Whether a folder holds one grey PNG of the right name and size for every frame, and nothing else.
 
     Args:
         dataset: the rows of the split that it was made for.
         folder: of the submission, whoever made it.
-        advance: called with the number of frames that have been checked, again and again.
 
     Returns:
         What was found, in one line.
@@ -112,19 +106,18 @@ def check_submission(dataset, folder: str | os.PathLike, advance: Callable[[int]
         raise EvaluationError(f"There is no folder {folder} to check; check the path.")
     problems: list[str] = []
     expected: set[str] = set()
-    frames = 0
-    for row in dataset:
-        sample = open_sample(row)
-        expected.add(sample.id)
-        problems += faults(sample, folder / sample.id) + strays(sample, folder / sample.id)
-        frames += sample.num_frames
-        advance(sample.num_frames)
+    with frame_bar(dataset, "checking") as bar:
+        for sample in map(GazeVideo, dataset):
+            expected.add(sample.id)
+            problems += faults(sample, folder / sample.id) + strays(sample, folder / sample.id)
+            bar.update(sample.num_frames)
     problems += [f"{name} does not belong here" for name in sorted({p.name for p in folder.iterdir()} - expected)]
     if problems:
         more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
         raise EvaluationError(
             f"{folder} is not fit to be submitted: {'; '.join(problems[:LISTED])}{more}; write what is wrong anew."
         )
+    frames = sum(dataset["num_frames"])
     tests, wanted = sum(split_of(int(name)) == "test" for name in expected), DHF1K.OFFICIAL["test"]
     if tests == wanted:
         return f"{folder} is complete: {tests} test videos, {frames:,} grey maps."
@@ -134,13 +127,15 @@ def check_submission(dataset, folder: str | os.PathLike, advance: Callable[[int]
     )
 
 
-def map_names(sample: GazeVideo) -> list[str]:
-    return [f"{name}.png" for name in sample.frame_names]
+def frame_bar(dataset: Dataset, what: str) -> tqdm:
+    return tqdm(total=sum(dataset["num_frames"]), unit="frame", desc=what, disable=None, dynamic_ncols=True)
 
 
 def strays(sample: GazeVideo, folder: Path) -> list[str]:
     """Which other files are in the folder of a video, in words."""
-    surplus = sorted({path.name for path in folder.iterdir()} - set(map_names(sample))) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    surplus = sorted({path.name for path in folder.iterdir()} - {f"{name}.png" for name in sample.frame_names})
     return [f"{folder.name} has {len(surplus)} other files, the first is {surplus[0]}"] if surplus else []
 
 
@@ -148,27 +143,26 @@ def faults(sample: GazeVideo, folder: Path) -> list[str]:
     """What is wrong with the maps of one video, in words."""
     if not folder.is_dir():
         return [f"the folder {folder.name} is missing"]
-    names = map_names(sample)
-    found = {path.name for path in folder.iterdir()}
-    missing = [name for name in names if name not in found]
+    files = [folder / f"{name}.png" for name in sample.frame_names]
     problems = []
-    if missing:
-        problems.append(f"{folder.name} lacks {len(missing)} of {len(names)} maps, the first is {missing[0]}")
+    if missing := [file.name for file in files if not file.exists()]:
+        problems.append(f"{folder.name} lacks {len(missing)} of {len(files)} maps, the first is {missing[0]}")
     height, width = sample.size
-    for name in names:
-        if name in found:
-            try:
-                check_file(folder / name)
-                with Image.open(folder / name) as image:
-                    image.load()
-            except (OSError, ValueError, SyntaxError) as error:
-                problems.append(f"{folder.name}/{name} cannot be read ({error})")
-                continue
-            if (image.format, image.mode, image.size) != ("PNG", "L", (width, height)):
-                problems.append(
-                    f"{folder.name}/{name} is {image.format} {image.mode} {image.width}x{image.height} instead of PNG "
-                    f"L {width}x{height}"
-                )
+    for file in files:
+        if file.name in missing:
+            continue
+        try:
+            check_file(file)
+            with Image.open(file) as image:
+                image.load()
+        except (OSError, ValueError, SyntaxError) as error:
+            problems.append(f"{folder.name}/{file.name} cannot be read ({error})")
+            continue
+        if (image.format, image.mode, image.size) != ("PNG", "L", (width, height)):
+            problems.append(
+                f"{folder.name}/{file.name} is {image.format} {image.mode} {image.width}x{image.height} instead of "
+                f"PNG L {width}x{height}"
+            )
     return problems
 
 

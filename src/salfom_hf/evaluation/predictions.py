@@ -1,0 +1,181 @@
+"""Maps that other models have written, read from a folder."""
+
+import hashlib
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from ..data.features import DataError
+from ..data.layout import FRAME_TOLERANCE, natural_key
+from ..data.samples import GazeStill, open_sample, read_map
+from ..errors import check_file
+from ..video.reading import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from .methods import EvaluationError, Method, Sample
+
+MAP_SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
+READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+class Predictions(Method):
+    """
+    Maps that another model has written: `FOLDER/VIDEO/FRAME.png` (or .jpg, .npy), `FOLDER/VIDEO.npz` with the array
+    `maps` `(frames, height, width)`, or for stills `FOLDER/IMAGE.png`; or as `salfom predict` writes them,
+    `FOLDER/VIDEO_maps/0001.png` and so on, or `FOLDER/VIDEO_npz.npz`.
+
+    Args:
+        folder: of the maps, which may have any size; pictures are grey of 8 or 16 bits.
+
+    Raises:
+        EvaluationError: there is no such folder. On [`check`] and [`maps`]: maps are missing, may be those of other
+            frames, are in colour or cannot be read.
+    """
+
+    description = "maps read from this folder"
+
+    def __init__(self, folder: str | Path):
+        self.folder, self.name = Path(folder), str(folder)
+        if not self.folder.is_dir():
+            raise EvaluationError(f"There is no folder {folder} with predictions; check the path.")
+        digest = hashlib.sha256()
+        for file in sorted(self.folder.rglob("*")):
+            name, stat = file.relative_to(self.folder), file.stat()
+            if any(part.startswith(".") for part in name.parts):  # Such as .DS_Store, which comes by itself.
+                continue
+            digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        self.fingerprint = digest.hexdigest()[:16]
+
+    def check(self, dataset: Dataset) -> None:
+        missing, expected, owners = [], 0, {}
+        for row in dataset:
+            sample = open_sample(row)
+            expected += sample.num_frames
+            archives, frames = places(sample)
+            found = [name for name in dict.fromkeys([*archives, *frames[0]]) if (self.folder / name).is_file()]
+            if len(found) > 1:
+                raise EvaluationError(
+                    f"{self.folder} holds maps of {sample.id} twice, {found[0]} and {found[1]}; remove the wrong ones."
+                )
+            for name in found:
+                if name in owners:
+                    raise EvaluationError(
+                        f"{self.folder / name} is the map of both {owners[name]} and {sample.id}; name each map by "
+                        f"the whole name of its image, such as {sample.id}.png."
+                    )
+                owners[name] = sample.id
+                if not isinstance(sample, GazeStill) and name not in archives:
+                    check_numbers(self.folder / name, sample)
+            if self._existing(archives) is None:
+                missing += [self.folder / names[0] for names in frames if self._existing(names) is None]
+        if missing:
+            raise EvaluationError(
+                f"{len(missing)} of {expected} predictions are missing, the first of them {missing[0]} "
+                "(.png, .jpg and .npy are read, and an .npz with `maps` per video); add them, or score another split."
+            )
+
+    def _existing(self, names: list[str]) -> Path | None:
+        """The first of some places where there is a file."""
+        return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
+
+    def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        archives, frames = places(sample)
+        archive = self._existing(archives)
+        if archive is None:
+            files = (self._existing(frames[index]) or self.folder / frames[index][0] for index in indices)
+            read = ((file, read_prediction(file)) for file in files)
+        else:
+            read = ((archive, saliency) for saliency in read_archive(archive, sample.num_frames, indices))
+        for file, saliency in read:
+            if saliency.ndim != 2 or not np.isfinite(saliency).all():
+                raise EvaluationError(f"{file} must hold one map of finite numbers, not shape {saliency.shape}.")
+            if saliency.shape == sample.size[::-1] != sample.size:
+                raise EvaluationError(
+                    f"The maps in {file} have the frame's width as their height; transpose them to (height, width)."
+                )
+            yield saliency
+
+
+def places(sample: Sample) -> tuple[list[str], list[list[str]]]:
+    """Where maps may be in a folder: in archives of the whole sample; frame by frame. The usual place is first."""
+    names = list(dict.fromkeys(name for own in (sample.id, sample.file_name) for name in spellings(own)))
+    archives = [f"{name}{end}" for name in names for end in (".npz", "_npz.npz")]
+    frames = []
+    for number, frame in enumerate(sample.frame_names, 1):
+        stems = names
+        if not isinstance(sample, GazeStill):
+            stems = [f"{name}/{stem}" for name in names for stem in spellings(frame)]
+        files = [f"{stem}{suffix}" for stem in stems for suffix in MAP_SUFFIXES]
+        frames.append(files + [f"{name}_maps/{number:04d}.png" for name in names])
+    return archives, frames
+
+
+def spellings(name: str) -> list[str]:
+    """How others may have written a name: without its suffix, or DHF1K's numbers with 3 digits instead of 4."""
+    names = [name]
+    if Path(name).suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
+        names.append(Path(name).stem)
+    if name.isdecimal():
+        names.append(f"{int(name):03d}")
+    return names
+
+
+def check_numbers(first: Path, sample: Sample) -> None:
+    """
+    Refuse maps whose numbers may not be those of the frames: beside the map of the first frame are some of frames that
+    the video lacks, before that one or more than the one or two at the end that `salfom predict` may write.
+    """
+    if natural_key(first.stem) == natural_key(sample.frame_names[0]):
+        frames = {natural_key(name) for name in sample.frame_names}
+    else:
+        frames = {natural_key(f"{number}") for number in range(1, sample.num_frames + 1)}
+    start = min(frames)
+    keys = {natural_key(file.stem): file.name for file in first.parent.iterdir() if file.suffix in MAP_SUFFIXES}
+    # Files of other names, such as pictures of the same maps, are no maps of frames.
+    others = sorted(key for key in keys.keys() - frames if key[::2] == start[::2])
+    if others and (others[0] < start or len(others) > FRAME_TOLERANCE):
+        raise EvaluationError(
+            f"{first.parent} has {len(others)} maps that are of no frame of {sample.id}, such as {keys[others[0]]}; "
+            f"its {sample.num_frames} frames begin with {sample.frame_names[0]}: name each map as its frame."
+        )
+
+
+def read_prediction(path: Path) -> np.ndarray:
+    """One map from a grey picture or .npy, float32 `(height, width)`."""
+    try:
+        check_file(path)
+        if path.suffix.lower() == ".npy":
+            return np.load(path, allow_pickle=False).astype(np.float32)
+        return read_map(path, str(path))[0]
+    except DataError as error:
+        raise EvaluationError(str(error)) from error
+    except (OSError, ValueError, EOFError) as error:
+        raise EvaluationError(f"Cannot read the prediction {path} ({error}); write it anew.") from error
+
+
+def read_archive(path: Path, num_frames: int, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    """Some maps of an .npz, which may be larger than memory, read one by one: float32 `(height, width)`."""
+    try:
+        check_file(path)
+        with zipfile.ZipFile(path) as archive, archive.open("maps.npy") as entry:
+            shape, fortran, dtype = READ_HEADER[np.lib.format.read_magic(entry)](entry)
+            # Of a video whose last frames have no gaze, `salfom predict` writes maps all the same.
+            surplus = shape[0] - num_frames if len(shape) == 3 else -1
+            if not 0 <= surplus <= FRAME_TOLERANCE or fortran or dtype.hasobject:
+                raise EvaluationError(
+                    f"`maps` in {path} has the shape {shape}, the video has {num_frames} frames; "
+                    "write one map (height, width) per frame."
+                )
+            size = shape[1] * shape[2] * dtype.itemsize
+            for index in range(max(indices) + 1):
+                data = entry.read(size)
+                if len(data) < size:
+                    raise EOFError("it breaks off")
+                if index in indices:
+                    yield np.frombuffer(data, dtype).reshape(shape[1:]).astype(np.float32)
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise EvaluationError(f"Cannot read the predictions {path} ({error}); write them anew.") from error
+
+
+__all__ = ["Predictions"]
