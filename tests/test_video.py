@@ -95,7 +95,7 @@ def test_missing_timestamps_follow_at_the_frame_rate(tmp_path):
 def test_timestamps_strictly_increase_whatever_the_file_says(clip, monkeypatch, pts, expected):
     import salfom_hf.video.reading as module
 
-    def decoded(container, stream, rate):
+    def decoded(container, stream, rate, check):
         for ticks in pts:
             frame = av.VideoFrame(WIDTH, HEIGHT, "rgb24")
             frame.pts = None if ticks is None else round(ticks / 30 / stream.time_base)
@@ -176,8 +176,8 @@ def test_reading_is_lazy(clip, monkeypatch):
     import salfom_hf.video.reading as module
 
     made = []
-    original = module._rgb
-    monkeypatch.setattr(module, "_rgb", lambda frame: made.append(1) or original(frame))
+    original = module.image_of
+    monkeypatch.setattr(module, "image_of", lambda frame: made.append(1) or original(frame))
     frames = read_frames(clip)
     assert not made
     for count in range(1, 4):

@@ -61,7 +61,9 @@ class Inputs:
         """
         for identity in _identities(Path(path)):
             if folder := self._inputs.get(identity):
-                raise VideoError(f"{path} exists already; choose another output, for it is part of the input {folder}.")
+                raise VideoError(
+                    f"{path} exists already; choose another output, for it is part of the input {folder}."
+                )
 
 
 def _identity(path: Path) -> _Identity | None:

@@ -83,6 +83,3 @@ def path_in_words(timestamps: Sequence[float], frames: Sequence[Attention]) -> s
     words = [f"{name} from {time:.1f} s" for time, name in stays[:MOST_STAYS]]
     more = [f"and {len(stays) - MOST_STAYS} more places"] if len(stays) > MOST_STAYS else []
     return ", ".join(words + more)
-
-
-__all__ = ["Attention", "attention", "path_in_words", "place", "write_csv"]
