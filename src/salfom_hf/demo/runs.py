@@ -53,30 +53,26 @@ Progress = Callable[[int, int | None, str], None]
 
 
 class Maps(NamedTuple):
-    """
-    The predicted maps of a clip.
-
-    Attributes:
-        info: of the source.
-        saliency: float16 `(frames, height, width)`, values in 0…1, at most `MAP_SIDE` wide and high.
-        timestamps: seconds on the source's clock.
-        numbers: each map's.
-    """
+    """What is predicted of a part of a source."""
 
     info: VideoInfo
-    saliency: np.ndarray
-    timestamps: list[Fraction]
+    saliency: np.ndarray  # float16 (frames, height, width), 0…1, at most `MAP_SIDE` wide and high
+    timestamps: list[Fraction]  # seconds on the source's clock
     numbers: list[Attention]
+
+
+class BoundsError(Exception):
+    """An upload, or what is asked of it, is beyond the bounds; the message names the bound."""
+
+
+class ModelError(Exception):
+    """A model cannot be loaded."""
 
 
 def within(height: int, width: int, side: int) -> tuple[int, int]:
     """The largest size of the same shape that does not exceed `side` or the size itself; even, as players want it."""
     scale = min(1.0, side / max(height, width))
     return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
-
-
-class BoundsError(Exception):
-    """An upload, or what is asked of it, is beyond the bounds; the message names the bound."""
 
 
 class Bounds:
@@ -115,13 +111,7 @@ class Bounds:
 
 
 def check_picture(path: str | Path, bounds: Bounds) -> None:
-    """
-    Look at a picture's header, before anything is decoded.
-
-    Raises:
-        VideoError: it is no picture.
-        BoundsError: it has too many pixels.
-    """
+    """Look at a picture's header, before anything is decoded: a `VideoError` if it is none, else as `Bounds`."""
     path = Path(path)
     advice = f"upload a whole one, of the kind {listed(IMAGE_SUFFIXES)}"
     with reported(f"Cannot read {path.name} as a picture", advice):
@@ -138,13 +128,7 @@ def check_picture(path: str | Path, bounds: Bounds) -> None:
 
 
 def checked(path: str | Path, bounds: Bounds) -> VideoInfo:
-    """
-    Probe an upload.
-
-    Raises:
-        VideoError: it cannot be read.
-        BoundsError: it is too large.
-    """
+    """Probe an upload: a `VideoError` if it cannot be read, a `BoundsError` if it is too large."""
     path = Path(path)
     # A folder would be read as a video of its images.
     if not path.is_file():
@@ -167,17 +151,8 @@ def num_frames(info: VideoInfo, start: float, length: float) -> int | None:
     return min(round(min(rest, length) * info.frame_rate), MAX_FRAMES)
 
 
-class ModelError(Exception):
-    """A model cannot be loaded."""
-
-
 class Demo:
-    """
-    Predicts for many people, one at a time.
-
-    Args:
-        models: name → what gives its predictor; called when the model is first used.
-    """
+    """Predicts for many people, one at a time; `models` has, by name, what gives a predictor when it is first used."""
 
     def __init__(self, models: Mapping[str, Callable[[], SaliencyPredictor]]) -> None:
         self.models = models
@@ -223,15 +198,8 @@ class Demo:
         progress: Progress,
     ) -> Maps:
         """
-        Predict a part of a file, or take it from the last few that were predicted: another colour needs no network.
-
-        Args:
-            model: one of the names given.
-            path: of the upload.
-            start, length: in seconds; images have no length.
-            stride: see [`SaliencyPredictor`].
-            bounds: of this run.
-            progress: called after every frame.
+        Predict a part, in seconds (images have no length), of an upload, or take it from the last few that were
+        predicted: another colour needs no network.
 
         Raises:
             VideoError: the file cannot be read.
@@ -274,19 +242,10 @@ def write_files(
     progress: Progress,
 ) -> list[Path]:
     """
-    Write the results of a prediction.
-
-    Args:
-        maps: of this part of the source.
-        folder: an empty one.
-        start, length: the part, in seconds.
-        colormap: a name in [`COLORMAPS`][salfom_hf.video.drawing.COLORMAPS].
-        opacity: 0…1.
-        bounds: of this run.
-        progress: called after every frame.
+    Write the maps of this part, in seconds, of the source into an empty folder.
 
     Returns:
-        the files: overlay, heat map, and frame with overlay beside it (MP4, or PNG for an image); maps and table.
+        overlay, heat map, and frame with overlay beside it (MP4, or PNG for an image); maps (NPZ) and table (CSV).
 
     Raises:
         BoundsError: it takes too long.

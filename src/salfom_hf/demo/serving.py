@@ -26,12 +26,8 @@ SERVICES = r"/gradio_api/(component_server|deep_link|process_recording)/?$"
 
 class Page(gr.Blocks):
     """
-    A page that deletes its files after `KEPT`, and that refuses what Gradio takes from programs: addresses in place of
-    files, which it would fetch whatever their size, and settings without a value.
-
-    Args:
-        title: of the browser's window.
-        max_pixels: of a picture, by default `MAX_PIXELS`.
+    A page that deletes its files after `KEPT`. It refuses pictures of more than `max_pixels`, and what Gradio takes from
+    programs: addresses in place of files, which it would fetch whatever their size, and settings without a value.
     """
 
     def __init__(self, title: str, max_pixels: int | None = None) -> None:
@@ -79,10 +75,7 @@ def in_one_sentence(path: str) -> Iterator[None]:
 class RequestFilter:
     """
     Keeps a server (ASGI) from what Gradio does for anybody who asks: fetching what `file=https://…` names, the
-    `SERVICES`, and taking requests of any size.
-
-    Args:
-        max_bytes: of a file; a request has little more.
+    `SERVICES`, and taking requests of much more than `max_bytes`.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -117,16 +110,7 @@ class RequestFilter:
 
 
 def serve(page: Page, max_bytes: int = MAX_BYTES, **options: Any) -> Any:
-    """
-    Serve a page to strangers.
-
-    Args:
-        max_bytes: of an upload.
-        options: of `gradio.Blocks.launch`, such as `server_port`.
-
-    Returns:
-        what `gradio.Blocks.launch` returns.
-    """
+    """`gradio.Blocks.launch`, with its options, for strangers: an upload has at most `max_bytes`."""
     return page.queue(max_size=MAX_QUEUE).launch(
         theme=gr.themes.Soft(),
         max_file_size=max_bytes,

@@ -23,9 +23,7 @@ from ..errors import VideoError, advice_for, listed, reason_of, refuse_pipe, rep
 
 # Images that are read and written, and those that are read too where Pillow can.
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-
 READ_IMAGES = IMAGE_SUFFIXES | {".avif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".pgm", ".pnm", ".ppm", ".tga"}
-
 VIDEO_SUFFIXES = frozenset(
     {
         *(".264", ".265", ".3g2", ".3gp", ".apng", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264"),
@@ -34,40 +32,29 @@ VIDEO_SUFFIXES = frozenset(
         *(".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m"),
     }
 )
-
 IMAGE_RATE = Fraction(25)
-
 MIN_SIDE = 16  # pixels
-
 FILE_PROTOCOL = "file:"  # Keeps a colon in a file's name from being taken for a network protocol.
-
 # Matroska rounds timestamps to milliseconds, so a frame may lie half of one before the time it stands for.
 _TOLERANCE = Fraction(1, 2000)
-
 # Since PyAV 17 each frame's conversion starts threads of its own, which takes longer than the conversion.
 ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
-
 # Called with the width and height, in pixels, of what a video's decoder holds.
 Check = Callable[[int, int], None]
-
 # A frame's timestamp, and what makes its image.
 _Timed = tuple[Fraction, Callable[[], np.ndarray]]
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known of a source before reading all of it.
-
-    `width` and `height` are in pixels, after rotation; `frame_rate` is the average, in frames per second; `num_frames`
-    is an estimate; `duration` is in seconds.
-    """
+    """What is known of a source before reading all of it."""
 
     path: Path
-    width: int
+    width: int  # pixels, after rotation
     height: int
-    frame_rate: Fraction
-    num_frames: int | None
-    duration: float | None
+    frame_rate: Fraction  # the average, in frames per second
+    num_frames: int | None  # an estimate
+    duration: float | None  # seconds
     has_audio: bool
 
 

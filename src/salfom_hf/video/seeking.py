@@ -77,25 +77,18 @@ def read_frames_at(
 
 @dataclass(frozen=True)
 class _FrameIndex:
-    """Where a video file keeps its frames.
+    """Where a video file keeps its frames. A packet's number is its place in the file."""
 
-    A packet's number is its place in the file. `order` has the number of each frame's packet, in the order of showing;
-    where packets do not hold one frame each, `counted` is true and the numbers are those of the frames themselves.
-    `shown` has where the frame of each key packet stands in `order`, `times` is what to seek for it, in ticks, and
-    `known` finds a key packet's number by its place in bytes and size. `width` and `height` are in pixels, before
-    rotation.
-    """
-
-    width: int
+    width: int  # pixels, before rotation
     height: int
-    order: np.ndarray
-    counted: bool
-    shown: dict[int, int]
-    times: dict[int, int]
-    known: dict[tuple[int, int], int]
+    order: np.ndarray  # the number of each frame's packet, in the order of showing
+    counted: bool  # Packets do not hold one frame each; the numbers are those of the frames themselves.
+    shown: dict[int, int]  # number of a key packet → place of its frame in `order`
+    times: dict[int, int]  # number of a key packet → what to seek for it, in ticks
+    known: dict[tuple[int, int], int]  # place in bytes and size of a key packet → its number
 
     def key_before(self, index: int) -> int:
-        """Return the number of the last key packet whose frame is shown no later than the frame `index`."""
+        """The number of the last key packet whose frame is shown no later than the frame `index`."""
         return max((key for key, shown in self.shown.items() if shown <= index), default=0)
 
 

@@ -16,14 +16,10 @@ from ..files import atomic_output, check_free
 from .reading import FILE_PROTOCOL, ONE_THREAD, exact_part, image_files, opened, origin_of, video_stream
 
 _BT709 = _LIMITED = 1  # FFmpeg's numbers for the colours written, which all players know.
-
 # As good to the eye as slower presets, in files a quarter larger: all of the processor is needed for prediction.
 _X264 = ("libx264", {"preset": "superfast", "crf": "20"})
-
 _X264_FASTSTART = (*_X264, "aac", {"movflags": "+faststart"})
-
 _VP9 = ("libvpx-vp9", {"crf": "30", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"})
-
 # Suffix: video encoder and its options, audio encoder for sound that cannot be copied, options of the container.
 CONTAINERS: dict[str, tuple[str, dict[str, str], str, dict[str, str]]] = {
     ".mp4": _X264_FASTSTART,
@@ -197,11 +193,8 @@ class _Audio:
         return None
 
     def _primes(self, packet: Any) -> bool:
-        """Tell whether a packet from before 0 is there to start up the sound of a whole file.
-
-        MP4 and MOV hold on to such packets without playing them; in the others, one that ends before 0 would put off
-        the pictures.
-        """
+        """Whether a packet from before 0 starts up the sound of a whole file."""
+        # MP4 and MOV keep such packets without playing them; elsewhere, one that ends before 0 would put off pictures.
         ends = self._time(packet) + (packet.duration or 0) * packet.time_base
         return not self._start and (ends > 0 or self._output.format.name in ("mp4", "mov"))
 
