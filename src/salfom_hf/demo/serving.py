@@ -26,8 +26,8 @@ SERVICES = r"/gradio_api/(component_server|deep_link|process_recording)/?$"
 
 class Page(gr.Blocks):
     """
-    A page that deletes its files after `KEPT`. It refuses pictures of more than `max_pixels`, and what Gradio takes from
-    programs: addresses in place of files, which it would fetch whatever their size, and settings without a value.
+    A page that deletes its files after `KEPT`. It refuses pictures of more than `max_pixels`, and what Gradio takes
+    from programs: addresses in place of files, which it would fetch whatever their size, and settings without a value.
     """
 
     def __init__(self, title: str, max_pixels: int | None = None) -> None:
