@@ -87,12 +87,6 @@ def test_numbers_of_an_even_map(value):
     assert found.spread == pytest.approx(np.sqrt((6**2 - 1) / 12 + (8**2 - 1) / 12) / 10)
 
 
-def test_numbers_of_one_pixel():
-    saliency = np.zeros((3, 4), np.float32)
-    saliency[2, 0] = 0.5
-    assert attention.attention(saliency) == pytest.approx((0.125, 2.5 / 3, 0, 0))
-
-
 def test_the_path_in_words():
     def at(x, y):
         return attention.Attention(x, y, 0, 0)
@@ -105,14 +99,6 @@ def test_the_path_in_words():
     many = [at(x, 0.5) for x in [0.1] * 5 + [0.9] * 5] * 6
     assert attention.path_in_words([index / 10 for index in range(60)], many).endswith("and 4 more places")
     assert attention.path_in_words([0.0], [at(0, 1)]) == "bottom left from 0.0 s"
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((1080, 1920), (540, 960)), ((1920, 1080), (960, 540)), ((121, 161), (120, 160)), ((16, 4000), (4, 960))],
-)
-def test_sizes_are_even_and_bounded(size, expected):
-    assert runs.within(*size, 960) == expected
 
 
 # Bounds.
@@ -157,18 +143,17 @@ def checked(path):
     return runs.checked(path, runs.Bounds(path))
 
 
-@pytest.mark.parametrize("make", [playlist, concatenation, broken, text])
+def folder(path, clip):
+    """It would be read as a video of everybody's images."""
+    path.mkdir()
+    Image.fromarray(noise(1)[0]).save(path / "somebodys.png")
+
+
+@pytest.mark.parametrize("make", [playlist, concatenation, broken, text, folder])
 def test_refused_files(tmp_path, clip, make):
     make(tmp_path / "bad.mp4", clip)
     with pytest.raises(VideoError, match=r"bad\.mp4"):
         checked(tmp_path / "bad.mp4")
-
-
-def test_a_folder_is_refused(tmp_path):
-    # It would be read as a video of everybody's images.
-    Image.fromarray(noise(1)[0]).save(tmp_path / "somebodys.png")
-    with pytest.raises(VideoError, match="not a file"):
-        checked(tmp_path)
 
 
 @pytest.mark.parametrize(("bound", "value", "words"), [("MAX_BYTES", 1 << 10, "MB"), ("MAX_PIXELS", 6143, "96×64")])
@@ -683,14 +668,6 @@ def test_who_waits_sees_progress_and_a_full_queue_is_told(model_folder, clip, tm
     finally:
         go_on.set()
         made.close()
-
-
-def test_bounds_of_the_queue(model_folder):
-    made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
-    heavy = [function for function in made.fns.values() if function.concurrency_id == "network"]
-    # A button, an example and other colours, of a video and of a picture.
-    assert len(heavy) == 6
-    assert {function.concurrency_limit for function in heavy} == {1}
 
 
 # The command, the Space, the documents.

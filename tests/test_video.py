@@ -40,10 +40,6 @@ def test_every_frame_is_read_in_order_and_described(tmp_path, name, codec):
     assert [float(f.timestamp) for f in frames] == pytest.approx([i / 30 for i in range(60)], abs=6e-4)
 
 
-def test_sound_is_noticed(clip):
-    assert probe(clip).has_audio
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi"])
 def test_a_range_starts_and_ends_at_the_right_frames(tmp_path, suffix):
     path = make_video(tmp_path / f"clip{suffix}", range(150), codec="mpeg4" if suffix == ".avi" else "libx264")
@@ -170,19 +166,6 @@ def test_a_size_that_changes_on_the_way_is_scaled_to_the_first(tmp_path):
     frames = list(read_frames(joined))
     assert {f.image.shape for f in frames} == {(HEIGHT, WIDTH, 3)}
     assert [number_of(f.image) for f in frames] == list(range(20))
-
-
-def test_reading_is_lazy(clip, monkeypatch):
-    import salfom_hf.video.reading as module
-
-    made = []
-    original = module.image_of
-    monkeypatch.setattr(module, "image_of", lambda frame: made.append(1) or original(frame))
-    frames = read_frames(clip)
-    assert not made
-    for count in range(1, 4):
-        next(frames)
-        assert len(made) == count
 
 
 # Frames by number.
