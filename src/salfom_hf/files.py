@@ -20,12 +20,7 @@ _Identity = tuple[int, int]  # of a file or folder, whatever it is called
 
 
 class Inputs:
-    """
-    Files and folders that a command reads, known again under any name: by links, in other spellings.
-
-    Args:
-        paths: of the inputs; those that do not exist are passed over.
-    """
+    """Files and folders that a command reads, known again under any name; those that do not exist are passed over."""
 
     def __init__(self, *paths: str | os.PathLike[str]) -> None:
         self._paths = [Path(path) for path in paths]
@@ -46,19 +41,13 @@ class Inputs:
         return found
 
     def refuse(self, path: str | os.PathLike[str]) -> None:
-        """
-        Raises:
-            VideoError: an input is gone when `path` is replaced or removed.
-        """
+        """Raise a `VideoError` if an input is gone when `path` is replaced or removed."""
         identity = _identity(Path(path))
         if identity and (lost := self._inputs_and_folders.get(identity)):
             raise VideoError(f"{path} exists already; choose another output, for the input {lost} would be lost.")
 
     def refuse_part(self, path: str | os.PathLike[str]) -> None:
-        """
-        Raises:
-            VideoError: `path` is in an input that is a folder.
-        """
+        """Raise a `VideoError` if `path` is in an input that is a folder."""
         for identity in _identities(Path(path)):
             if folder := self._inputs.get(identity):
                 raise VideoError(
@@ -134,10 +123,7 @@ def is_taken(path: Path) -> bool:
 
 
 def check_free(path: str | os.PathLike[str], overwrite: bool, inputs: Inputs | None = None) -> None:
-    """
-    Raises:
-        VideoError: something is at `path` and `overwrite` is false, or it is an input, holds one, or is part of one.
-    """
+    """Raise a `VideoError` if `path` is taken, unless `overwrite`, or if it is, holds, or is part of an input."""
     path = Path(path)
     if not is_taken(path):
         return
@@ -149,13 +135,7 @@ def check_free(path: str | os.PathLike[str], overwrite: bool, inputs: Inputs | N
 
 
 def check_suffix(path: str | os.PathLike[str], suffixes: Collection[str], content: str) -> None:
-    """
-    Args:
-        content: what such an output is, in words with an article.
-
-    Raises:
-        VideoError: the name of an output ends in none of the suffixes.
-    """
+    """Raise a `VideoError` if an output, such as "a video", has a name that ends in none of the suffixes."""
     if Path(path).suffix.lower() not in suffixes:
         raise VideoError(f"Cannot write: {path} is not {content}; name an output that ends in {listed(suffixes)}.")
 
@@ -172,10 +152,7 @@ def may_be_folder(path: str | os.PathLike[str]) -> bool:
 def remove_unfinished(folder: Path) -> None:
     """
     Remove what killed processes have not finished writing in a folder; what living ones write, on any machine that
-    shares the folder, stays.
-
-    Raises:
-        VideoError: the output that one of them was to replace cannot be put back.
+    shares the folder, stays. A `VideoError` if the output that one of them was to replace cannot be put back.
     """
     for left in folder.glob(f"{PREFIX}*"):
         _remove(left)

@@ -85,12 +85,7 @@ def add_model_options(command: argparse.ArgumentParser, batches: bool = True) ->
 
 
 def usable_device(name: str | None) -> str:
-    """
-    The device of this name; without one, cuda if there is one, else cpu.
-
-    Raises:
-        UsageError: this machine has no such device.
-    """
+    """The device of this name, or cuda if there is one, else cpu; a `UsageError` if this machine does not have it."""
     import torch
 
     device = name or ("cuda" if torch.cuda.is_available() else "cpu")
