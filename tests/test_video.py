@@ -244,21 +244,26 @@ def test_frames_of_joined_recordings_are_found(tmp_path):
     assert [numbers_at(joined, [index])[0] for index in range(len(expected))] == expected
 
 
-def test_a_frame_that_cannot_be_decoded_does_not_shift_the_others(tmp_path):
-    path = make_video(tmp_path / "bad.webm", codec="libvpx")
+def with_bad_packet(path, codec, number):
+    """A video of which one packet is no packet of a picture."""
+    make_video(path, codec=codec)
     with av.open(str(path)) as container:
-        payload = bytes(next(p for i, p in enumerate(container.demux(video=0)) if i == 20))
-    path.write_bytes(path.read_bytes().replace(payload, b"\xff" * len(payload)))
+        payload = bytes(next(p for i, p in enumerate(container.demux(video=0)) if i == number))
+    data = path.read_bytes()
+    assert data.count(payload) == 1
+    path.write_bytes(data.replace(payload, b"\xff" * len(payload)))
+    return path
+
+
+def test_a_frame_that_cannot_be_decoded_does_not_shift_the_others(tmp_path):
+    path = with_bad_packet(tmp_path / "bad.webm", "libvpx", 20)
     expected = numbers(path)
     assert len(expected) < 60
     assert [numbers_at(path, [index])[0] for index in range(len(expected))] == expected
 
 
 def test_a_damaged_frame_is_reported_by_its_number(tmp_path):
-    path = make_video(tmp_path / "bad.webm", codec="libvpx-vp9")
-    with av.open(str(path)) as container:
-        payload = bytes(next(p for i, p in enumerate(container.demux(video=0)) if i == 20))
-    path.write_bytes(path.read_bytes().replace(payload, b"\xff" * len(payload)))
+    path = with_bad_packet(tmp_path / "bad.webm", "libvpx-vp9", 20)
     with pytest.raises(VideoError, match=r"bad\.webm .*frame 20"):
         numbers_at(path, [20])
     assert numbers_at(path, [3, 24, 40]) == [3, 24, 40]
@@ -441,14 +446,7 @@ def test_a_file_that_breaks_off_gives_its_frames_and_then_an_error(tmp_path, suf
 
 
 def test_one_bad_packet_is_skipped(tmp_path):
-    path = make_video(tmp_path / "bad.webm", codec="libvpx-vp9")
-    with av.open(str(path)) as container:
-        packet = next(p for i, p in enumerate(container.demux(video=0)) if i == 24)
-        payload = bytes(packet)
-    data = path.read_bytes()
-    assert data.count(payload) == 1
-    path.write_bytes(data.replace(payload, b"\xff" * len(payload)))
-    seen = numbers(path)
+    seen = numbers(with_bad_packet(tmp_path / "bad.webm", "libvpx-vp9", 24))
     assert len(seen) >= 48
     assert seen[:24] == list(range(24))
     assert seen[-12:] == list(range(48, 60))
