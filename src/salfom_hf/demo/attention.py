@@ -1,9 +1,7 @@
 """What a saliency map says in numbers and in words: where its peak is, how far it spreads, how even it is."""
 
-import csv
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -39,15 +37,6 @@ def attention(saliency: np.ndarray) -> Attention:
         spread=float(np.sqrt(variance) / np.hypot(height, width)),
         entropy=float(-(present * np.log2(present)).sum()),
     )
-
-
-def write_csv(path: Path, timestamps: Sequence[float], frames: Sequence[Attention]) -> None:
-    """A table with a row per frame: its number from 1, its time in seconds, and its numbers."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("frame", "time", *Attention._fields))
-        for number, (time, frame) in enumerate(zip(timestamps, frames, strict=True), 1):
-            table.writerow((number, f"{time:.4f}", *(f"{value:.4f}" for value in frame)))
 
 
 def place(frame: Attention) -> str:

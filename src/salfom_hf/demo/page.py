@@ -123,13 +123,13 @@ def legend(colormap: str) -> str:
     )
 
 
-def path_of_peak(seconds: list[float], maps: Maps) -> pd.DataFrame:
+def path_of_peak(maps: Maps) -> pd.DataFrame:
     """Two lines over time, in percent of the frame."""
     lines = {
         LEFT_RIGHT: [100 * frame.peak_x for frame in maps.numbers],
         DOWN_UP: [100 * (1 - frame.peak_y) for frame in maps.numbers],
     }
-    columns = [pd.DataFrame({"seconds": seconds, "percent": line, "peak": name}) for name, line in lines.items()]
+    columns = [pd.DataFrame({"seconds": maps.seconds, "percent": line, "peak": name}) for name, line in lines.items()]
     return pd.concat(columns, ignore_index=True)
 
 
@@ -192,10 +192,10 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         if video is None:
             raise gr.Error("Choose a video first, or try the example.", print_exception=False)
         with results(video, model, start, length, int(stride), colormap, opacity, progress) as (maps, files):
-            seconds = [float(timestamp) for timestamp in maps.timestamps]
-            most = " (the most that this page takes)" if len(seconds) == MAX_FRAMES else ""
-            words = in_words(path_in_words(seconds, maps.numbers), model, f"{len(seconds)} frames{most}. ")
-            yield *files, words, path_of_peak(seconds, maps)
+            count = len(maps.timestamps)
+            most = " (the most that this page takes)" if count == MAX_FRAMES else ""
+            words = in_words(path_in_words(maps.seconds, maps.numbers), model, f"{count} frames{most}. ")
+            yield *files, words, path_of_peak(maps)
 
     def predict_image(image, model, colormap, opacity, progress=gr.Progress()):  # noqa: B008
         """Predict where people look in a picture."""

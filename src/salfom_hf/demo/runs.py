@@ -20,6 +20,7 @@ except ImportError:
 
 import av
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image, UnidentifiedImageError
 
@@ -30,7 +31,7 @@ from ..models.video_processing_salfom import resize_map
 from ..video.drawing import heatmap, overlay
 from ..video.reading import FILE_PROTOCOL, IMAGE_SUFFIXES, VideoInfo, probe, read_frames
 from ..video.writing import VideoWriter
-from .attention import Attention, attention, write_csv
+from .attention import Attention, attention
 
 MAX_BYTES = 100 * 2**20
 MAX_PIXELS = 50_000_000  # per frame
@@ -59,6 +60,10 @@ class Maps(NamedTuple):
     saliency: np.ndarray  # float16 (frames, height, width), 0…1, at most `MAP_SIDE` wide and high
     timestamps: list[Fraction]  # seconds on the source's clock
     numbers: list[Attention]
+
+    @property
+    def seconds(self) -> list[float]:
+        return [float(timestamp) for timestamp in self.timestamps]
 
 
 class BoundsError(Exception):
@@ -283,5 +288,8 @@ def write_files(
     no_image = np.empty((0, 0, 3), np.uint8)
     timed = zip(maps.timestamps, maps.saliency, strict=True)
     write_npz((SaliencyFrame(no_image, *pair) for pair in timed), archive, overwrite=False)
-    write_csv(table, [float(timestamp) for timestamp in maps.timestamps], maps.numbers)
+    rows = pd.DataFrame(maps.numbers)
+    rows.insert(0, "frame", range(1, len(rows) + 1))
+    rows.insert(1, "time", maps.seconds)
+    rows.to_csv(table, index=False, float_format="%.4f", lineterminator="\n")
     return [*pictures, archive, table]
