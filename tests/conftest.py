@@ -1,9 +1,7 @@
 """Small videos, small gaze datasets and a small random model for the tests."""
 
 import os
-from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from filelock import FileLock
 from transformers import AutoModel
 
 import gaze_data
+from numbered_video import make_video
 from salfom_hf import (
     EfficientNetLiteConfig,
     SalFoMConfig,
@@ -41,21 +40,10 @@ def noise(frames, height=64, width=96, seed=0):
 
 def write_clip(path, frames=6, rate=25, height=64, width=96, sound=True):
     """A video file of `noise`, with a tone as long as itself."""
-    with av.open(str(path), "w") as output:
-        stream = output.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "10"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        tone = output.add_stream("aac", rate=48000, layout="mono") if sound else None
-        for picture in noise(frames, height, width):
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
-        output.mux(stream.encode(None))
-        if tone is not None:
-            wave = (np.sin(np.arange(48000 * frames // rate) * 0.05) * 9000).astype(np.int16)[None]
-            for begin in range(0, wave.shape[1], 960):
-                frame = av.AudioFrame.from_ndarray(wave[:, begin : begin + 960].copy(), format="s16", layout="mono")
-                frame.sample_rate, frame.pts, frame.time_base = 48000, begin, Fraction(1, 48000)
-                output.mux(tone.encode(frame))
-            output.mux(tone.encode(None))
-    return path
+    options = {"preset": "ultrafast", "crf": "10"}
+    tone = "aac" if sound else None
+    pictures = list(noise(frames, height, width))
+    return make_video(path, range(frames), rate, pictures=pictures, tone=tone, codec_options=options)
 
 
 def tiny_model(encoder, **options):

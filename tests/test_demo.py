@@ -40,6 +40,7 @@ from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 
 from salfom_hf.demo import attention, build, launch, page, runs  # noqa: E402
+from salfom_hf.demo import serving as pages  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +87,6 @@ def test_numbers_of_an_even_map(value):
     assert found.spread == pytest.approx(np.sqrt((6**2 - 1) / 12 + (8**2 - 1) / 12) / 10)
 
 
-def test_numbers_of_one_pixel():
-    saliency = np.zeros((3, 4), np.float32)
-    saliency[2, 0] = 0.5
-    assert attention.attention(saliency) == pytest.approx((0.125, 2.5 / 3, 0, 0))
-
-
 def test_the_path_in_words():
     def at(x, y):
         return attention.Attention(x, y, 0, 0)
@@ -104,14 +99,6 @@ def test_the_path_in_words():
     many = [at(x, 0.5) for x in [0.1] * 5 + [0.9] * 5] * 6
     assert attention.path_in_words([index / 10 for index in range(60)], many).endswith("and 4 more places")
     assert attention.path_in_words([0.0], [at(0, 1)]) == "bottom left from 0.0 s"
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((1080, 1920), (540, 960)), ((1920, 1080), (960, 540)), ((121, 161), (120, 160)), ((16, 4000), (4, 960))],
-)
-def test_sizes_are_even_and_bounded(size, expected):
-    assert runs.within(*size, 960) == expected
 
 
 # Bounds.
@@ -156,13 +143,6 @@ def checked(path):
     return runs.checked(path, runs.Bounds(path))
 
 
-@pytest.mark.parametrize("make", [playlist, concatenation, broken, text])
-def test_refused_files(tmp_path, clip, make):
-    make(tmp_path / "bad.mp4", clip)
-    with pytest.raises(VideoError, match=r"bad\.mp4"):
-        checked(tmp_path / "bad.mp4")
-
-
 def test_a_folder_is_refused(tmp_path):
     # It would be read as a video of everybody's images.
     Image.fromarray(noise(1)[0]).save(tmp_path / "somebodys.png")
@@ -193,13 +173,13 @@ def test_every_frame_is_measured(demo, tmp_path, monkeypatch):
     grows.write_bytes(small + large)
     monkeypatch.setattr(runs, "MAX_PIXELS", 96 * 64)
     assert checked(grows).width == 96
-    original, converted = reading._rgb, []
+    original, converted = reading.image_of, []
 
-    def rgb(frame):
+    def image_of(frame):
         converted.append((frame.width, frame.height))
         return original(frame)
 
-    monkeypatch.setattr(reading, "_rgb", rgb)
+    monkeypatch.setattr(reading, "image_of", image_of)
     with pytest.raises(runs.BoundsError, match=r"grows\.ts has 192×128 pixels"):
         demo.maps("tiny", str(grows), 7.5, 10.0, 1, *run(grows))
     assert set(converted) == {(96, 64)}
@@ -254,7 +234,7 @@ def test_time_is_bounded_before_the_start_too(demo, clip, tmp_path, monkeypatch,
     monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: now[0]))
     demo.recent.clear()
     converted = []
-    monkeypatch.setattr(reading, "_rgb", converted.append)
+    monkeypatch.setattr(reading, "image_of", converted.append)
     with pytest.raises(runs.BoundsError, match="an earlier start"):
         demo.maps("tiny", str(clip), *part, 1, *run(clip))
     decoded = count()
@@ -267,7 +247,7 @@ def test_other_colours_need_no_network(demo, clip, tmp_path, monkeypatch):
     part = ("tiny", str(clip), 0.0, 10.0, 2)
     maps = demo.maps(*part, *run(clip))
     calls = count()
-    monkeypatch.setattr(demo, "small_maps", lambda *arguments: next(calls))
+    monkeypatch.setattr(demo, "predicted", lambda *arguments: next(calls))
     assert demo.is_recent(*part)
     assert demo.maps(*part, *run(clip)) is maps
     assert next(calls) == 0
@@ -281,7 +261,7 @@ def test_few_runs_are_kept(demo, clip):
 
 
 def test_runs_are_forgotten_when_their_files_go(demo, clip, monkeypatch):
-    assert page.KEPT == runs.KEPT == 3600
+    assert pages.KEPT == runs.KEPT == 3600
     monkeypatch.setattr(runs, "KEPT", 0.1)
     demo.maps("tiny", str(clip), 0.0, 10.0, 2, *run(clip))
     until = time.monotonic() + 60
@@ -411,7 +391,7 @@ def test_a_picture(client, model_folder, tmp_path):
     assert "Where the eyes go" in words
 
 
-@pytest.mark.parametrize("make", [playlist, broken, text])
+@pytest.mark.parametrize("make", [playlist, concatenation, broken, text])
 def test_broken_uploads_get_one_sentence(client, server, tmp_path, clip, make):
     make(tmp_path / "bad.mp4", clip)
     with pytest.raises(AppError) as error:
@@ -456,7 +436,7 @@ def test_a_model_that_cannot_be_loaded_is_one_sentence(model_folder, clip, tmp_p
             predict(visitor, clip, model="bad")
     finally:
         made.close()
-    with pytest.raises(gradio.Error, match="Out of memory"), page.in_one_sentence("a.mp4"):
+    with pytest.raises(gradio.Error, match="Out of memory"), pages.in_one_sentence("a.mp4"):
         fails()
 
 
@@ -647,7 +627,7 @@ def test_no_address_is_fetched(client, server, clip, model_folder):
 
 def test_who_waits_sees_progress_and_a_full_queue_is_told(model_folder, clip, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(page, "MAX_QUEUE", 1)
+    monkeypatch.setattr(pages, "MAX_QUEUE", 1)
     begun, go_on = threading.Event(), threading.Event()
     original = runs.Demo.maps
 
@@ -682,14 +662,6 @@ def test_who_waits_sees_progress_and_a_full_queue_is_told(model_folder, clip, tm
     finally:
         go_on.set()
         made.close()
-
-
-def test_bounds_of_the_queue(model_folder):
-    made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
-    heavy = [function for function in made.fns.values() if function.concurrency_id == "network"]
-    # A button, an example and other colours, of a video and of a picture.
-    assert len(heavy) == 6
-    assert {function.concurrency_limit for function in heavy} == {1}
 
 
 # The command, the Space, the documents.
@@ -743,8 +715,8 @@ def test_the_cards_of_models(model_folder, tmp_path):
     assert "failure-cases.jpg" not in page.card("salfom")
     assert "has no card" in page.card(str(model_folder))
     assert "https://huggingface.co/org/name" in page.card("org/name")
-    assert "*not* the weights of the SalFoM paper" in page.made_with("salfom")
-    assert str(model_folder.parent) not in page.made_with(str(model_folder))
+    assert "*not* the weights of the SalFoM paper" in page.in_words("centre", "salfom")
+    assert str(model_folder.parent) not in page.in_words("centre", str(model_folder))
 
 
 def test_the_documents_example(server, clip, tmp_path, monkeypatch):
@@ -768,6 +740,6 @@ def test_the_documents_state_the_bounds():
         f"{runs.MAX_SECONDS} seconds",
         f"{runs.MAX_FRAMES} frames",
         f"{runs.MAX_TIME // 60} minutes",
-        f"{page.MAX_QUEUE} people",
+        f"{pages.MAX_QUEUE} people",
     ):
         assert bound in document

@@ -107,7 +107,7 @@ def test_upload_and_get_a_video_back(browser, server, upload, tmp_path, size):
     page.locator(".vega-embed svg, .vega-embed canvas").wait_for()
     page.get_by_role("img", name="Plot of the path of the peak over time").wait_for()
     assert "Where the eyes go" in page.locator(".words").first.inner_text()
-    for tab, place in (("Heat map", "#video-heatmap"), ("Side by side", "#video-both")):
+    for tab, place in (("Heat map", "#video-heat-map"), ("Side by side", "#video-side-by-side")):
         page.get_by_role("tab", name=tab).click()
         page.locator(f"{place} video").wait_for()
     assert fits(page)
@@ -141,7 +141,7 @@ def test_by_keyboard_alone(browser, server, upload):
     page.get_by_text("13 frames").wait_for()
     tab_to("Heat map")
     page.keyboard.press("Enter")
-    page.locator("#video-heatmap video").wait_for()
+    page.locator("#video-heat-map video").wait_for()
     tab_to("Table (CSV)")
     with page.expect_download():
         page.keyboard.press("Enter")

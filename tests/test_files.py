@@ -211,7 +211,7 @@ def test_a_link_is_followed(tmp_path, exchange, there):
     assert sorted(os.listdir(tmp_path / "disk")) == ["content", "maps"]
 
 
-@pytest.mark.parametrize("name", ["replaced", "old", "new", "lock", ".new", "maps.raw"])
+@pytest.mark.parametrize("name", ["old", "new", "lock", "maps.raw"])
 def test_an_output_may_have_any_name(tmp_path, name):
     for overwrite in (False, True):
         make_folder(tmp_path / name, ["1.png"], overwrite)

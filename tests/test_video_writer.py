@@ -191,24 +191,6 @@ def test_an_exception_leaves_no_trace_and_keeps_what_was_there(tmp_path, error, 
     assert (tmp_path / "out.mp4").read_bytes() == b"precious"
 
 
-def test_nothing_is_in_place_until_the_end(tmp_path):
-    with VideoWriter(tmp_path / "new" / "out.mp4", WIDTH, HEIGHT, Fraction(25)) as writer:
-        writer.write(numbered(1), Fraction(0))
-        assert not (tmp_path / "new" / "out.mp4").exists()
-    assert numbers(tmp_path / "new" / "out.mp4") == [1]
-
-
-def test_an_existing_output_is_replaced_only_on_request(tmp_path):
-    target = tmp_path / "out.mp4"
-    target.write_bytes(b"old")
-    with pytest.raises(VideoError, match="--overwrite"):
-        VideoWriter(target, WIDTH, HEIGHT, Fraction(25))
-    assert target.read_bytes() == b"old"
-    with VideoWriter(target, WIDTH, HEIGHT, Fraction(25), overwrite=True) as writer:
-        writer.write(numbered(9), Fraction(0))
-    assert numbers(target) == [9]
-
-
 def test_a_video_without_frames_is_not_written(tmp_path):
     with pytest.raises(VideoError, match="no frames"), VideoWriter(tmp_path / "out.mp4", 64, 48, Fraction(25)):
         pass

@@ -4,10 +4,9 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import av
 
@@ -29,7 +28,7 @@ _ADVICE = {
 
 # PyTorch's CPU allocator (Linux, Windows), CUDA, ROCm and Apple's GPUs, cuBLAS and cuDNN, C++, onnxruntime.
 _OUT_OF_MEMORY = re.compile(
-    r"\bout of memory|can(no|')t allocate memory|cannot allocate memory|not enough memory|_ALLOC_FAILED|bad[_ ]alloc"
+    r"\bout of memory|can(no|')t allocate memory|not enough memory|_ALLOC_FAILED|bad[_ ]alloc"
     r"|failed to allocate memory|available memory of .* is smaller than requested",
     re.IGNORECASE,
 )
@@ -49,49 +48,24 @@ def reason_of(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
-def described(error: BaseException, most: int = 300) -> str:
-    """An error in one line: its type, and what it says, of that at most so many characters."""
+def described(error: BaseException) -> str:
+    """An error in one line: its type, and what it says, of that at most 300 characters."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:most]}{'…' * (len(text) > most)}" if text else type(error).__name__
-
-
-def unlike_file(path: str | os.PathLike[str]) -> str | None:
-    """
-    What something is that is neither a file nor a folder: to open it may wait for ever, nor can it be read twice.
-
-    Raises:
-        OSError: there is nothing.
-    """
-    mode = os.stat(path).st_mode
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return None
-    return "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
-
-
-def check_file(path: str | os.PathLike[str]) -> None:
-    """
-    To be called before a user's file is opened.
-
-    Raises:
-        OSError: there is nothing, or a pipe, a socket or a device.
-    """
-    if kind := unlike_file(path):
-        raise OSError(errno.EINVAL, f"it is {kind} and not a file", str(path))
+    return f"{type(error).__name__}: {text[:300]}{'…' * (len(text) > 300)}" if text else type(error).__name__
 
 
 def errno_of(error: BaseException) -> int | None:
     """The system's number of what went wrong, also where a library (FFmpeg, Rust, Arrow) has put it into words."""
     for cause in causes(error):
-        if cause_errno := getattr(cause, "errno", None):
-            return cause_errno
-        if number := next((number for number in _ADVICE if os.strerror(number) in str(cause)), None):
+        told = (number for number in _ADVICE if os.strerror(number) in str(cause))
+        if number := getattr(cause, "errno", None) or next(told, None):
             return number
     return None
 
 
 def advice_for(error: BaseException, otherwise: str) -> str:
     """What to do about an error of the file system: about a full disk, to free space; `otherwise` for all others."""
-    return _ADVICE.get(errno_of(error), otherwise)
+    return _ADVICE.get(errno_of(error) or 0, otherwise)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -122,20 +96,6 @@ class VideoError(Exception):
     """A file cannot be read or written; the message names it and says what to do."""
 
 
-def refuse_pipe(path: Path) -> None:
-    """Refuse what is no file or folder, in words for videos and images; other files have `errors.check_file`.
-
-    Raises:
-        VideoError: it is a pipe, a socket or a device, or not there.
-    """
-    with reported(f"Cannot read {path}"):
-        kind = unlike_file(path)
-    if kind:
-        raise VideoError(
-            f"{path} is {kind} and not a file; show what comes from it by `salfom live -`, or save it as a file first."
-        )
-
-
 @contextmanager
 def reported(message: str, advice: str = "check the path and its permissions") -> Iterator[None]:
     """Turn errors of FFmpeg and of the file system into a `VideoError`; `advice` is for those that say too little."""
@@ -145,19 +105,33 @@ def reported(message: str, advice: str = "check the path and its permissions") -
         raise VideoError(f"{message} ({reason_of(error)}); {advice_for(error, advice)}.") from error
 
 
-def listed(suffixes: Any) -> str:
+def check_file(path: str | os.PathLike[str]) -> None:
+    """
+    Refuse, before it is opened, what may be waited for for ever and cannot be read twice.
+
+    Raises:
+        OSError: there is nothing, or a pipe, a socket or a device.
+    """
+    if kind := _kind_of_special(path):
+        raise OSError(errno.EINVAL, f"it is {kind} and not a file", str(path))
+
+
+def refuse_pipe(path: Path) -> None:
+    """As `check_file`, of videos and images: a `VideoError` whose advice is `salfom live`."""
+    with reported(f"Cannot read {path}"):
+        kind = _kind_of_special(path)
+    if kind:
+        raise VideoError(
+            f"{path} is {kind} and not a file; show what comes from it by `salfom live -`, or save it as a file first."
+        )
+
+
+def _kind_of_special(path: str | os.PathLike[str]) -> str | None:
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    return "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+def listed(suffixes: Iterable[str]) -> str:
     return ", ".join(sorted(suffixes))
-
-
-__all__ = [
-    "advice_for",
-    "causes",
-    "check_file",
-    "described",
-    "errno_of",
-    "is_out_of_memory",
-    "is_sentence",
-    "needs_extra",
-    "reason_of",
-    "unlike_file",
-]

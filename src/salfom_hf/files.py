@@ -1,4 +1,4 @@
-"""Outputs that take their place only when complete, and errors that users understand."""
+"""Outputs that take their place only when complete, and that never replace an input."""
 
 import ctypes
 import os
@@ -16,26 +16,23 @@ from .errors import VideoError, listed, reported
 # and that of the old one where a system cannot exchange the two.
 PREFIX, LOCK, NEW, OLD = ".salfom-", "lock", "new", "old"
 
+_Identity = tuple[int, int]  # of a file or folder, whatever it is called
+
 
 class Inputs:
-    """
-    Files and folders that a command reads, known again under any name: by links, in other spellings.
+    """Files and folders that a command reads, known again under any name; those that do not exist are passed over."""
 
-    Args:
-        paths: of the inputs; those that do not exist are passed over.
-    """
-
-    def __init__(self, *paths: str | os.PathLike[str]):
+    def __init__(self, *paths: str | os.PathLike[str]) -> None:
         self._paths = [Path(path) for path in paths]
 
     @cached_property
-    def _inputs(self) -> dict[tuple[int, int], Path]:
-        return {found: path for path in self._paths if (found := _identity(path))}
+    def _inputs(self) -> dict[_Identity, Path]:
+        return {identity: path for path in self._paths if (identity := _identity(path))}
 
     @cached_property
-    def _around(self) -> dict[tuple[int, int], Path]:
-        """As `_inputs`, and the folders that they are in."""
-        found = {}
+    def _inputs_and_folders(self) -> dict[_Identity, Path]:
+        """The inputs, and the folders that they are in: for each the input."""
+        found: dict[_Identity, Path] = {}
         for path in self._paths:
             # A folder may hold links to what is read.
             links = [file for file in path.rglob("*") if file.is_symlink()] if path.is_dir() else []
@@ -43,26 +40,22 @@ class Inputs:
                 found |= dict.fromkeys(_identities(file), path)
         return found
 
-    def in_place_of(self, path: str | os.PathLike[str]) -> Path | None:
-        """The input that is gone when `path` is replaced or removed: the same file or folder, or one within."""
-        identity = _identity(Path(path))
-        return identity and self._around.get(identity)
-
-    def around(self, path: str | os.PathLike[str]) -> Path | None:
-        """The input that is a folder which `path` is in, or is `path` itself."""
-        return next((self._inputs[found] for found in _identities(Path(path)) if found in self._inputs), None)
-
     def refuse(self, path: str | os.PathLike[str]) -> None:
-        """
-        Raises:
-            VideoError: an input is gone when `path` is replaced or removed.
-        """
-        if lost := self.in_place_of(path):
+        """Raise a `VideoError` if an input is gone when `path` is replaced or removed."""
+        identity = _identity(Path(path))
+        if identity and (lost := self._inputs_and_folders.get(identity)):
             raise VideoError(f"{path} exists already; choose another output, for the input {lost} would be lost.")
 
+    def refuse_part(self, path: str | os.PathLike[str]) -> None:
+        """Raise a `VideoError` if `path` is in an input that is a folder."""
+        for identity in _identities(Path(path)):
+            if folder := self._inputs.get(identity):
+                raise VideoError(
+                    f"{path} exists already; choose another output, for it is part of the input {folder}."
+                )
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What a file or folder is, whatever it is called; None if it does not exist."""
+
+def _identity(path: Path) -> _Identity | None:
     try:
         status = path.stat()
     except OSError:
@@ -70,7 +63,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _identities(path: Path) -> Iterator[tuple[int, int]]:
+def _identities(path: Path) -> Iterator[_Identity]:
     """Those of a file or folder and of all folders that it is in: as it is called, and where links lead."""
     for place in (Path(os.path.abspath(path)), Path(os.path.realpath(path))):
         yield from filter(None, map(_identity, (place, *place.parents)))
@@ -109,8 +102,7 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
         yield temporary
         check_free(path, overwrite)
         with reported(f"Cannot write {path}", advice):
-            _make_readable(temporary, (folder / LOCK).stat().st_mode)
-            _flush(temporary)
+            _finish_files(temporary, (folder / LOCK).stat().st_mode)
             if not place.is_dir():
                 os.replace(temporary, place)
                 return
@@ -131,29 +123,19 @@ def is_taken(path: Path) -> bool:
 
 
 def check_free(path: str | os.PathLike[str], overwrite: bool, inputs: Inputs | None = None) -> None:
-    """
-    Raises:
-        VideoError: something is at `path` and `overwrite` is false, or it is an input, holds one, or is part of one.
-    """
+    """Raise a `VideoError` if `path` is taken, unless `overwrite`, or if it is, holds, or is part of an input."""
     path = Path(path)
     if not is_taken(path):
         return
     if inputs is not None:
         inputs.refuse(path)
-        if folder := inputs.around(path):
-            raise VideoError(f"{path} exists already; choose another output, for it is part of the input {folder}.")
+        inputs.refuse_part(path)
     if not overwrite:
         raise VideoError(f"{path} exists already; choose another output or pass --overwrite.")
 
 
 def check_suffix(path: str | os.PathLike[str], suffixes: Collection[str], content: str) -> None:
-    """
-    Args:
-        content: what such an output is, in words with an article.
-
-    Raises:
-        VideoError: the name of an output ends in none of the suffixes.
-    """
+    """Raise a `VideoError` if an output, such as "a video", has a name that ends in none of the suffixes."""
     if Path(path).suffix.lower() not in suffixes:
         raise VideoError(f"Cannot write: {path} is not {content}; name an output that ends in {listed(suffixes)}.")
 
@@ -170,63 +152,10 @@ def may_be_folder(path: str | os.PathLike[str]) -> bool:
 def remove_unfinished(folder: Path) -> None:
     """
     Remove what killed processes have not finished writing in a folder; what living ones write, on any machine that
-    shares the folder, stays.
-
-    Raises:
-        VideoError: the output that one of them was to replace cannot be put back.
+    shares the folder, stays. A `VideoError` if the output that one of them was to replace cannot be put back.
     """
     for left in folder.glob(f"{PREFIX}*"):
         _remove(left)
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[bool | None]:
-    """
-    Hold a lock file, which a process loses when it ends, however it ends. Gives False if another process holds it, or
-    it is gone; None where this cannot be told, as on a file system without locks.
-    """
-    with ExitStack() as stack:
-        try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-            _held.add(descriptor)
-            stack.callback(_let_go, descriptor)
-            _lock(descriptor)
-            held = os.path.samestat(os.fstat(descriptor), os.stat(file))
-        except (BlockingIOError, FileNotFoundError):
-            held = False
-        except OSError as error:
-            held = False if os.name == "nt" and isinstance(error, PermissionError) else None
-        yield held
-
-
-_held: set[int] = set()
-
-
-def _let_go(descriptor: int) -> None:
-    if descriptor in _held:
-        _held.remove(descriptor)
-        os.close(descriptor)
-
-
-def _let_go_of_all() -> None:
-    for descriptor in list(_held):
-        _let_go(descriptor)
-
-
-if hasattr(os, "register_at_fork"):
-    # A copy of this process, such as one that reads clips, may live on after it.
-    os.register_at_fork(after_in_child=_let_go_of_all)
-
-
-def _lock(descriptor: int) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _remove(folder: Path, own: bool = False) -> None:
@@ -241,31 +170,83 @@ def _remove(folder: Path, own: bool = False) -> None:
                     os.rename(old, place)
         # Before the lock is free: who has just made the folder could take it, and would lose what it writes.
         shutil.rmtree(folder, ignore_errors=True)
-    if os.name == "nt":  # It removes no file that is open, such as the lock.
+    if sys.platform == "win32":  # It removes no file that is open, such as the lock.
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[bool | None]:
+    """
+    Hold a lock file, which a process loses when it ends, however it ends. Gives False if another process holds it, or
+    it is gone; None where this cannot be told, as on a file system without locks.
+    """
+    held: bool | None
+    with ExitStack() as stack:
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            _locks.add(descriptor)
+            stack.callback(_let_go, descriptor)
+            _lock(descriptor)
+            held = os.path.samestat(os.fstat(descriptor), os.stat(file))
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        except OSError as error:
+            held = False if sys.platform == "win32" and isinstance(error, PermissionError) else None
+        yield held
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+_locks: set[int] = set()  # The descriptors of all that are held.
+
+
+def _let_go(descriptor: int) -> None:
+    if descriptor in _locks:
+        _locks.remove(descriptor)
+        os.close(descriptor)
+
+
+def _let_go_of_all() -> None:
+    for descriptor in list(_locks):
+        _let_go(descriptor)
+
+
+if hasattr(os, "register_at_fork"):
+    # A copy of this process, such as one that reads clips, may live on after it.
+    os.register_at_fork(after_in_child=_let_go_of_all)
 
 
 def _exchange(one: Path, other: Path) -> bool:
     """Exchange two files or folders at once; whether the system can."""
-    # The first has the working directory (AT_FDCWD) before each path; RENAME_EXCHANGE and RENAME_SWAP are both 2.
-    name, before = {"linux": ("renameat2", [-100]), "darwin": ("renamex_np", [])}.get(sys.platform, ("", []))
-    function = name and getattr(ctypes.CDLL(None), name, None)
-    return bool(function) and function(*before, os.fsencode(one), *before, os.fsencode(other), 2) == 0
+    first, second = os.fsencode(one), os.fsencode(other)
+    # RENAME_EXCHANGE and RENAME_SWAP are both 2; −100 (AT_FDCWD) is the working directory.
+    if sys.platform == "linux":
+        rename = getattr(ctypes.CDLL(None), "renameat2", None)
+        return rename is not None and rename(-100, first, -100, second, 2) == 0
+    if sys.platform == "darwin":
+        return ctypes.CDLL(None).renamex_np(first, second, 2) == 0
+    return False
 
 
-def _make_readable(path: Path, mode: int) -> None:
-    """Let those read the files who may read any new file: safetensors makes some for their owner alone."""
-    for file in (path, *path.rglob("*")):
+def _finish_files(output: Path, mode: int) -> None:
+    """
+    Let those read the files who may read any new file, for safetensors makes some for their owner alone; and have them
+    on the disk before their name is, so that a power cut leaves no empty ones.
+    """
+    for file in (output, *output.rglob("*")):
         if file.is_file():
             file.chmod(file.stat().st_mode | (mode & 0o666))
-
-
-def _flush(path: Path) -> None:
-    """Have a file, or the files of a folder, on the disk before their name is: a power cut leaves no empty ones."""
-    for file in (path, *path.rglob("*")):
-        if file.is_file():
             # Windows flushes only what may be written.
-            descriptor = os.open(file, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+            descriptor = os.open(file, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:

@@ -12,7 +12,6 @@ from ..errors import advice_for, described, is_out_of_memory, is_sentence
 from ..models.loading import loading
 
 FAILURE = 2
-NO_COMPILER = "torch.compile does not work on this machine; leave out --compile."
 
 
 class UsageError(Exception):
@@ -24,12 +23,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        self.add_argument(
-            "--debug",
-            action="store_true",
-            default=argparse.SUPPRESS,
-            help="print the whole traceback of every error",
-        )
+        told = "print the whole traceback of every error"
+        self.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=told)
 
     def parse_known_args(self, *args, **options):
         global _tracebacks
@@ -47,16 +42,14 @@ def some_path(text: str) -> Path:
     return Path(text)
 
 
+def whole_number(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {least}")
+    return int(text)
+
+
 def at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return int(text)
-
-
-def whole_number(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
-    return int(text)
+    return whole_number(text, 1)
 
 
 def not_negative(text: str) -> float:
@@ -92,12 +85,7 @@ def add_model_options(command: argparse.ArgumentParser, batches: bool = True) ->
 
 
 def usable_device(name: str | None) -> str:
-    """
-    The device of this name; without one, cuda if there is one, else cpu.
-
-    Raises:
-        UsageError: this machine has no such device.
-    """
+    """The device of this name, or cuda if there is one, else cpu; a `UsageError` if this machine does not have it."""
     import torch
 
     device = name or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -139,7 +127,7 @@ def load_predictor(name: str, args: argparse.Namespace):
     A [`SaliencyPredictor`] as the options of `add_model_options` say.
 
     Raises:
-        UsageError: the device or the model cannot be used.
+        UsageError: the device or the model cannot be used, or not as the options say.
         LoadError: the model cannot be loaded.
     """
     import torch
@@ -153,27 +141,18 @@ def load_predictor(name: str, args: argparse.Namespace):
         return load_onnx_predictor(name, args)
     device = usable_device(args.device)
     with loading(name):
-        predictor = SaliencyPredictor.from_pretrained(
-            name, device, getattr(torch, args.dtype), args.stride, args.batch_size
-        )
+        loaded = SaliencyPredictor.from_pretrained(name, device, getattr(torch, args.dtype))
     if not vars(args).get("emulation_noted"):  # A command may load several models.
         note_emulated([args.dtype], device)
         args.emulation_noted = True
     try:
-        return SaliencyPredictor(
-            predictor.model, predictor.processor, args.stride, args.batch_size, compile=args.compile
-        )
+        return SaliencyPredictor(loaded.model, loaded.processor, args.stride, args.batch_size, compile=args.compile)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
 def load_onnx_predictor(name: str, args: argparse.Namespace):
-    """
-    As [`load_predictor`], of what `salfom export onnx` wrote.
-
-    Raises:
-        UsageError: it cannot be used, or not as the options say.
-    """
+    """As [`load_predictor`], of what `salfom export onnx` wrote."""
     import torch
     import transformers
 
@@ -187,11 +166,6 @@ def load_onnx_predictor(name: str, args: argparse.Namespace):
         return OnnxPredictor.from_pretrained(name, args.device or "cpu", dtype, args.stride, args.batch_size)
     except GraphError as error:
         raise UsageError(str(error)) from error
-
-
-def compiling_failed(error: Exception) -> bool:
-    """Whether an error comes from `torch.compile`, which needs a compiler for C++ or a GPU."""
-    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def report(error: Exception) -> int:
@@ -211,8 +185,8 @@ def in_words(error: Exception) -> Exception:
     """What a user reads of an error: the error itself if it is a sentence, else one with what kind it is."""
     if is_sentence(error):
         return error
-    if compiling_failed(error):
-        told = UsageError(NO_COMPILER)
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        told = UsageError("torch.compile does not work on this machine; leave out --compile.")
     elif is_out_of_memory(error):
         told = UsageError(f"Out of memory ({described(error)}); ask for less at once, or use another --device.")
     elif isinstance(error, OSError):

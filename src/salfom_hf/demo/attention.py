@@ -1,9 +1,7 @@
 """What a saliency map says in numbers and in words: where its peak is, how far it spreads, how even it is."""
 
-import csv
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,27 +12,16 @@ MOST_STAYS = 8
 
 
 class Attention(NamedTuple):
-    """
-    One map in numbers.
+    """A map in numbers; for the last two it is taken as a distribution over its pixels."""
 
-    Attributes:
-        peak_x, peak_y: centre of the most salient pixel, 0…1 from the left and from the top.
-        spread: standard distance of the map, as a distribution over the frame, from its mean place; 1 is the frame's
-            diagonal.
-        entropy: of the map as a distribution over its pixels, in bits: 0 for one pixel, log2(pixels) for all alike.
-    """
-
-    peak_x: float
-    peak_y: float
-    spread: float
-    entropy: float
+    peak_x: float  # centre of the most salient pixel, 0…1 from the left
+    peak_y: float  # and from the top
+    spread: float  # standard distance from the mean place; 1 is the frame's diagonal
+    entropy: float  # in bits: 0 for one pixel, log2(pixels) for all alike
 
 
 def attention(saliency: np.ndarray) -> Attention:
-    """
-    Args:
-        saliency: float `(height, width)`, values of at least 0; all 0 counts as all alike.
-    """
+    """The numbers of a map, float `(height, width)`, values of at least 0; all 0 counts as all alike."""
     values = saliency.astype(np.float64)
     height, width = values.shape
     density = values / values.sum() if values.any() else np.full(values.shape, 1 / values.size)
@@ -50,15 +37,6 @@ def attention(saliency: np.ndarray) -> Attention:
         spread=float(np.sqrt(variance) / np.hypot(height, width)),
         entropy=float(-(present * np.log2(present)).sum()),
     )
-
-
-def write_csv(path: Path, timestamps: Sequence[float], frames: Sequence[Attention]) -> None:
-    """A table with a row per frame: its number from 1, its time in seconds, and the numbers of [`Attention`]."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("frame", "time", *Attention._fields))
-        for number, (time, frame) in enumerate(zip(timestamps, frames, strict=True), 1):
-            table.writerow((number, f"{time:.4f}", *(f"{value:.4f}" for value in frame)))
 
 
 def place(frame: Attention) -> str:
@@ -81,8 +59,6 @@ def path_in_words(timestamps: Sequence[float], frames: Sequence[Attention]) -> s
         begin = end
     stays = stays or [(timestamps[0], place(frames[0]))]
     words = [f"{name} from {time:.1f} s" for time, name in stays[:MOST_STAYS]]
-    more = [f"and {len(stays) - MOST_STAYS} more places"] if len(stays) > MOST_STAYS else []
-    return ", ".join(words + more)
-
-
-__all__ = ["Attention", "attention", "path_in_words", "place", "write_csv"]
+    if len(stays) > MOST_STAYS:
+        words.append(f"and {len(stays) - MOST_STAYS} more places")
+    return ", ".join(words)

@@ -4,9 +4,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from fractions import Fraction
-from itertools import islice, repeat, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,18 +20,18 @@ except ImportError:
 
 import av
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import VideoError, listed, reported
 from ..inference.predictor import SaliencyFrame, SaliencyPredictor
 from ..inference.results import write_npz
-from ..inference.threads import in_background
 from ..models.video_processing_salfom import resize_map
 from ..video.drawing import heatmap, overlay
 from ..video.reading import FILE_PROTOCOL, IMAGE_SUFFIXES, VideoInfo, probe, read_frames
 from ..video.writing import VideoWriter
-from .attention import Attention, attention, write_csv
+from .attention import Attention, attention
 
 MAX_BYTES = 100 * 2**20
 MAX_PIXELS = 50_000_000  # per frame
@@ -54,30 +54,24 @@ Progress = Callable[[int, int | None, str], None]
 
 
 class Maps(NamedTuple):
-    """
-    The predicted maps of a clip.
-
-    Attributes:
-        info: of the source.
-        saliency: float16 `(frames, height, width)`, values in 0…1, at most `MAP_SIDE` wide and high.
-        timestamps: seconds on the source's clock.
-        numbers: each map's.
-    """
+    """What is predicted of a part of a source."""
 
     info: VideoInfo
-    saliency: np.ndarray
-    timestamps: list[Fraction]
+    saliency: np.ndarray  # float16 (frames, height, width), 0…1, at most `MAP_SIDE` wide and high
+    timestamps: list[Fraction]  # seconds on the source's clock
     numbers: list[Attention]
 
+    @property
+    def seconds(self) -> list[float]:
+        return [float(timestamp) for timestamp in self.timestamps]
 
-class Files(NamedTuple):
-    """The results: overlay, heat map, and frame with overlay beside it (MP4, or PNG for an image); maps and table."""
 
-    overlay: Path
-    heatmap: Path
-    side_by_side: Path
-    maps: Path
-    table: Path
+class BoundsError(Exception):
+    """An upload, or what is asked of it, is beyond the bounds; the message names the bound."""
+
+
+class ModelError(Exception):
+    """A model cannot be loaded."""
 
 
 def within(height: int, width: int, side: int) -> tuple[int, int]:
@@ -86,25 +80,20 @@ def within(height: int, width: int, side: int) -> tuple[int, int]:
     return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
 
 
-class BoundsError(Exception):
-    """An upload, or what is asked of it, is beyond the bounds; the message names the bound."""
-
-
 class Bounds:
     """
-    What one run may take, from now on: `MAX_TIME`, and so many pixels in each frame.
+    What one run may take, from now on: `MAX_TIME`, and so many pixels in each frame. Call it with the width and height
+    of what is about to be decoded or converted.
 
     Args:
         path: of the upload.
         max_pixels: `MAX_PIXELS` by default.
 
-    Call it with the width and height of what is about to be decoded or converted.
-
     Raises:
         BoundsError: when called beyond the bounds.
     """
 
-    def __init__(self, path: str | Path, max_pixels: int | None = None):
+    def __init__(self, path: str | Path, max_pixels: int | None = None) -> None:
         self.name = Path(path).name
         self.max_pixels = max_pixels or MAX_PIXELS
         # ZeroGPU's other process has the same clock.
@@ -127,13 +116,7 @@ class Bounds:
 
 
 def check_picture(path: str | Path, bounds: Bounds) -> None:
-    """
-    Look at a picture's header, before anything is decoded.
-
-    Raises:
-        VideoError: it is no picture.
-        BoundsError: it has too many pixels.
-    """
+    """Look at a picture's header, before anything is decoded: a `VideoError` if it is none, else as `Bounds`."""
     path = Path(path)
     advice = f"upload a whole one, of the kind {listed(IMAGE_SUFFIXES)}"
     with reported(f"Cannot read {path.name} as a picture", advice):
@@ -150,13 +133,7 @@ def check_picture(path: str | Path, bounds: Bounds) -> None:
 
 
 def checked(path: str | Path, bounds: Bounds) -> VideoInfo:
-    """
-    Probe an upload.
-
-    Raises:
-        VideoError: it cannot be read.
-        BoundsError: it is too large.
-    """
+    """Probe an upload: a `VideoError` if it cannot be read, a `BoundsError` if it is too large."""
     path = Path(path)
     # A folder would be read as a video of its images.
     if not path.is_file():
@@ -179,24 +156,15 @@ def num_frames(info: VideoInfo, start: float, length: float) -> int | None:
     return min(round(min(rest, length) * info.frame_rate), MAX_FRAMES)
 
 
-class ModelError(Exception):
-    """A model cannot be loaded."""
-
-
 class Demo:
-    """
-    Predicts for many people, one at a time.
+    """Predicts for many people, one at a time; `models` has, by name, what gives a predictor when it is first used."""
 
-    Args:
-        models: name → what gives its predictor; called when the model is first used.
-    """
-
-    def __init__(self, models: Mapping[str, Callable[[], SaliencyPredictor]]):
+    def __init__(self, models: Mapping[str, Callable[[], SaliencyPredictor]]) -> None:
         self.models = models
         self.loaded: dict[str, SaliencyPredictor] = {}
         # With what forgets them after `KEPT`.
         self.recent: dict[tuple, tuple[Maps, threading.Timer]] = {}
-        self.small_maps = GPU(duration=GPU_TIME)(self.small_maps)
+        self.predicted = GPU(duration=GPU_TIME)(self.small_maps)
 
     def load(self, name: str) -> SaliencyPredictor:
         if name not in self.loaded:
@@ -210,22 +178,18 @@ class Demo:
         loaded = self.load(model)
         predictor = SaliencyPredictor(loaded.model, loaded.processor, stride, loaded.batch_size)
         timestamps: deque[Fraction] = deque()
-        frames = read_frames(path, start, length, bounds)
-        # As the predictor reads files, which knows no bounds.
-        ahead = in_background(lambda _: next(frames, None), repeat(None), loaded.batch_size)
 
         def images() -> Iterator[np.ndarray]:
-            for image, timestamp in takewhile(lambda frame: frame is not None, ahead):
+            for image, timestamp in read_frames(path, start, length, bounds):
                 timestamps.append(timestamp)
                 yield image
 
-        with closing(frames), closing(ahead), closing(predictor.stream(images())) as predicted:
-            for frame in islice(predicted, MAX_FRAMES):
-                size = within(*frame.saliency.shape, MAP_SIDE)
-                saliency = resize_map(torch.from_numpy(frame.saliency), size).clamp(0, 1)
-                yield timestamps.popleft(), saliency.numpy().astype(np.float16)
+        for frame in islice(predictor.stream(images()), MAX_FRAMES):
+            height, width = frame.saliency.shape
+            saliency = resize_map(torch.from_numpy(frame.saliency), within(height, width, MAP_SIDE)).clamp(0, 1)
+            yield timestamps.popleft(), saliency.numpy().astype(np.float16)
 
-    def is_recent(self, *part) -> bool:
+    def is_recent(self, *part: object) -> bool:
         return part in self.recent
 
     def maps(
@@ -239,15 +203,8 @@ class Demo:
         progress: Progress,
     ) -> Maps:
         """
-        Predict a part of a file, or take it from the last few that were predicted: another colour needs no network.
-
-        Args:
-            model: one of the names given.
-            path: of the upload.
-            start, length: in seconds; images have no length.
-            stride: see [`SaliencyPredictor`].
-            bounds: of this run.
-            progress: called after every frame.
+        Predict a part, in seconds (images have no length), of an upload, or take it from the last few that were
+        predicted: another colour needs no network.
 
         Raises:
             VideoError: the file cannot be read.
@@ -264,7 +221,7 @@ class Demo:
             raise ModelError(model) from error
         total = num_frames(info, start, length or MAX_SECONDS)
         saliency, timestamps = [], []
-        for timestamp, small in self.small_maps(model, info.path, start, length, stride, bounds):
+        for timestamp, small in self.predicted(model, info.path, start, length, stride, bounds):
             saliency.append(small)
             timestamps.append(timestamp)
             bounds.check_time()
@@ -288,29 +245,21 @@ def write_files(
     opacity: float,
     bounds: Bounds,
     progress: Progress,
-) -> Files:
+) -> list[Path]:
     """
-    Write the results of a prediction, for an image pictures in place of videos.
+    Write the maps of this part, in seconds, of the source into an empty folder.
 
-    Args:
-        maps: of this part of the source.
-        folder: an empty one.
-        start, length: the part, in seconds.
-        colormap: a name in [`COLORMAPS`][salfom_hf.video.drawing.COLORMAPS].
-        opacity: 0…1.
-        bounds: of this run.
-        progress: called after every frame.
+    Returns:
+        overlay, heat map, and frame with overlay beside it (MP4, or PNG for an image); maps (NPZ) and table (CSV).
 
     Raises:
         BoundsError: it takes too long.
     """
-    is_image = maps.info.path.suffix.lower() in IMAGE_SUFFIXES
-    stem, suffix = maps.info.path.stem, ".png" if is_image else ".mp4"
-    files = Files(
-        *(folder / f"{stem}_{name}{suffix}" for name in ("overlay", "heatmap", "side-by-side")),
-        folder / f"{stem}_maps.npz",
-        folder / f"{stem}_gaze.csv",
-    )
+    source = maps.info.path
+    is_image = source.suffix.lower() in IMAGE_SUFFIXES
+    names = ("overlay", "heatmap", "side-by-side")
+    pictures = [folder / f"{source.stem}_{name}{'.png' if is_image else '.mp4'}" for name in names]
+    archive, table = folder / f"{source.stem}_maps.npz", folder / f"{source.stem}_gaze.csv"
     height, width = within(maps.info.height, maps.info.width, VIEW_SIDE)
 
     def drawn(image: np.ndarray, saliency: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -319,30 +268,28 @@ def write_files(
         over = overlay(image, saliency, colormap, opacity)
         return over, heatmap(saliency, colormap), np.concatenate([image, over], axis=1)
 
-    frames = zip(read_frames(maps.info.path, start, length, bounds), maps.saliency, strict=False)
+    frames = zip(read_frames(source, start, length, bounds), maps.saliency, strict=False)
     if is_image:
         for (image, _), saliency in frames:
-            for path, picture in zip(files[:3], drawn(image, saliency), strict=True):
+            for path, picture in zip(pictures, drawn(image, saliency), strict=True):
                 Image.fromarray(picture).save(path)
     else:
         with ExitStack() as stack:
-            part = {"audio_from": maps.info.path, "start": start, "duration": length}
-            writers = [
-                stack.enter_context(VideoWriter(path, columns, height, maps.info.frame_rate, **part))
-                for path, columns in zip(files[:3], (width, width, 2 * width), strict=True)
-            ]
+            writers = []
+            for path, columns in zip(pictures, (width, width, 2 * width), strict=True):
+                rate = maps.info.frame_rate
+                writer = VideoWriter(path, columns, height, rate, audio_from=source, start=start, duration=length)
+                writers.append(stack.enter_context(writer))
             for number, ((image, timestamp), saliency) in enumerate(frames, 1):
                 for writer, picture in zip(writers, drawn(image, saliency), strict=True):
                     writer.write(picture, timestamp)
                 bounds.check_time()
                 progress(number, len(maps.saliency), "Drawing frame")
-    write_npz(
-        (SaliencyFrame(None, *pair) for pair in zip(maps.timestamps, maps.saliency, strict=True)),
-        files.maps,
-        overwrite=False,
-    )
-    write_csv(files.table, [float(timestamp) for timestamp in maps.timestamps], maps.numbers)
-    return files
-
-
-__all__ = ["Bounds", "BoundsError", "Demo", "Files", "Maps", "ModelError", "check_picture", "checked", "write_files"]
+    no_image = np.empty((0, 0, 3), np.uint8)
+    timed = zip(maps.timestamps, maps.saliency, strict=True)
+    write_npz((SaliencyFrame(no_image, *pair) for pair in timed), archive, overwrite=False)
+    rows = pd.DataFrame(maps.numbers)
+    rows.insert(0, "frame", range(1, len(rows) + 1))
+    rows.insert(1, "time", maps.seconds)
+    rows.to_csv(table, index=False, float_format="%.4f", lineterminator="\n")
+    return [*pictures, archive, table]

@@ -66,6 +66,3 @@ def overlay(image: np.ndarray, saliency: np.ndarray, colormap: str = "turbo", op
 def side_by_side(image: np.ndarray, saliency: np.ndarray, colormap: str = "turbo") -> np.ndarray:
     """The frame at the left, its overlay at the right: uint8 `(height, 2 · width, 3)`."""
     return np.concatenate([image, overlay(image, saliency, colormap)], axis=1)
-
-
-__all__ = ["COLORMAPS", "color_table", "heatmap", "overlay", "side_by_side", "to_gray"]

@@ -1,12 +1,12 @@
-"""Videos and pictures to frames."""
+"""Videos and pictures to frames: uint8 (height, width, 3) RGB, upright, with their times."""
 
 import io
 import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -23,9 +23,7 @@ from ..errors import VideoError, advice_for, listed, reason_of, refuse_pipe, rep
 
 # Images that are read and written, and those that are read too where Pillow can.
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-
 READ_IMAGES = IMAGE_SUFFIXES | {".avif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".pgm", ".pnm", ".ppm", ".tga"}
-
 VIDEO_SUFFIXES = frozenset(
     {
         *(".264", ".265", ".3g2", ".3gp", ".apng", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264"),
@@ -34,45 +32,29 @@ VIDEO_SUFFIXES = frozenset(
         *(".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m"),
     }
 )
-
 IMAGE_RATE = Fraction(25)
-
 MIN_SIDE = 16  # pixels
-
 FILE_PROTOCOL = "file:"  # Keeps a colon in a file's name from being taken for a network protocol.
-
-_MIN_MPEG4_PACKET = 20  # bytes; smaller ones may say that there is no new frame
-
 # Matroska rounds timestamps to milliseconds, so a frame may lie half of one before the time it stands for.
 _TOLERANCE = Fraction(1, 2000)
-
 # Since PyAV 17 each frame's conversion starts threads of its own, which takes longer than the conversion.
-ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
-
+ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
 # Called with the width and height, in pixels, of what a video's decoder holds.
 Check = Callable[[int, int], None]
-
-Decoder = Callable[[InputContainer, Any, Fraction], Iterator[av.VideoFrame]]
-
-
-def _unchecked(width: int, height: int) -> None:
-    pass
+# A frame's timestamp, and what makes its image.
+_Timed = tuple[Fraction, Callable[[], np.ndarray]]
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known of a source before reading all of it.
-
-    `width` and `height` are in pixels, after rotation; `frame_rate` is the average, in frames per second; `num_frames`
-    is an estimate; `duration` is in seconds.
-    """
+    """What is known of a source before reading all of it."""
 
     path: Path
-    width: int
+    width: int  # pixels, after rotation
     height: int
-    frame_rate: Fraction
-    num_frames: int | None
-    duration: float | None
+    frame_rate: Fraction  # the average, in frames per second
+    num_frames: int | None  # an estimate
+    duration: float | None  # seconds
     has_audio: bool
 
 
@@ -98,7 +80,7 @@ def probe(path: str | os.PathLike[str], check: Check | None = None) -> VideoInfo
         height, width, _ = load_image(images[0]).shape
         info = VideoInfo(path, width, height, IMAGE_RATE, len(images), float(len(images) / IMAGE_RATE), False)
     else:
-        info = _probe_video(path, _decoder(check))
+        info = _probe_video(path, check)
     if min(info.width, info.height) < MIN_SIDE:
         raise VideoError(f"{path} is {info.width}x{info.height} pixels; use one of at least {MIN_SIDE}x{MIN_SIDE}.")
     return info
@@ -128,27 +110,46 @@ def read_frames(
     if duration is not None and not duration > 0:
         raise VideoError(f"Cannot read {duration} s of {path}; give a duration of more than 0 seconds.")
     info = probe(path, check)
-    first = Fraction(start).limit_denominator(10**6)
-    end = None if duration in (None, math.inf) else first + Fraction(duration).limit_denominator(10**6) - _TOLERANCE
+    first, length = exact_part(start, duration)
+    end = None if length is None else first + length - _TOLERANCE
     images = image_files(path)
-    timed = _timed_images(images, first) if images else _seek_video(info, first, _decoder(check))
+    timed: Iterable[_Timed]
+    if images:
+        timed = ((number / IMAGE_RATE, partial(load_image, file)) for number, file in enumerate(images))
+    else:
+        timed = _seek_video(info, first, check)
     empty = True
     for timestamp, load in timed:
         if end is not None and timestamp >= end:
             break
         if timestamp >= first - _TOLERANCE:
             empty = False
-            yield Frame(_fit(load(), info.width, info.height), timestamp)
+            yield Frame(_fit(load(), (info.height, info.width)), timestamp)
     if empty:
-        length = "" if info.duration is None else f", which is {info.duration:.2f} s long"
         until = "" if end is None else f" and before {float(end):.2f} s"
-        raise VideoError(f"No frame at or after {start:.2f} s{until} in {path}{length}; choose another range.")
+        which = "" if info.duration is None else f", which is {info.duration:.2f} s long"
+        raise VideoError(f"No frame at or after {start:.2f} s{until} in {path}{which}; choose another range.")
+
+
+def exact_part(start: float, duration: float | None) -> tuple[Fraction, Fraction | None]:
+    """Start and length in seconds, to the microsecond; no length is up to the end."""
+    length = None if duration is None or duration == math.inf else Fraction(duration).limit_denominator(10**6)
+    return Fraction(start).limit_denominator(10**6), length
 
 
 def image_of(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
     """Return a decoded frame as uint8 (height, width, 3) RGB, upright, scaled to `size` (height, width) if given."""
-    image = _rgb(frame)
-    return image if size is None else _fit(image, size[1], size[0])
+    if frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
+        image = _over_black(frame.to_ndarray(format="rgba", **ONE_THREAD))
+    else:
+        image = frame.to_ndarray(format="rgb24", **ONE_THREAD)
+    image = np.ascontiguousarray(np.rot90(image, quarter_turns(frame)))
+    return image if size is None else _fit(image, size)
+
+
+def quarter_turns(frame: av.VideoFrame) -> int:
+    """Return how many quarter turns counterclockwise set the frame upright."""
+    return round(frame.rotation / 90) % 4
 
 
 def image_files(path: Path) -> list[Path]:
@@ -163,11 +164,12 @@ def image_files(path: Path) -> list[Path]:
         files = [f for f in path.iterdir() if f.suffix.lower() in READ_IMAGES and not f.name.startswith(".")]
     if not files:
         raise VideoError(f"The folder {path} has no images; give one with {listed(IMAGE_SUFFIXES)} files.")
-    return sorted(files, key=lambda f: ([int(p) if p.isdigit() else p for p in _digits(f.name.lower())], f.name))
+    return sorted(files, key=_natural_order)
 
 
-def _digits(name: str) -> list[str]:
-    return re.split(r"([0-9]+)", name)
+def _natural_order(file: Path) -> tuple[list[int | str], str]:
+    parts = re.split(r"([0-9]+)", file.name.lower())
+    return [int(part) if part.isdigit() else part for part in parts], file.name
 
 
 def load_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
@@ -178,8 +180,8 @@ def load_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             return rgb_of(file)
     except Exception as error:  # Pillow's readers raise errors of any type for damaged files.
-        name = name or source
-        unknown = isinstance(error, UnidentifiedImageError) and Path(str(name)).suffix.lower() not in IMAGE_SUFFIXES
+        name = name or str(source)
+        unknown = isinstance(error, UnidentifiedImageError) and Path(name).suffix.lower() not in IMAGE_SUFFIXES
         advice = "convert it to JPEG or PNG" if unknown else "replace or remove it"
         raise VideoError(f"Cannot read the image {name} ({reason_of(error)}); {advice_for(error, advice)}.") from error
 
@@ -205,19 +207,14 @@ def rgb_of(image: Image.Image) -> np.ndarray:
     return _over_black(np.asarray(image.convert("RGBA"))) if transparent else np.array(image.convert("RGB"))
 
 
-def _timed_images(images: list[Path], start: Fraction) -> Iterator[tuple[Fraction, Any]]:
-    first = max(math.ceil((start - _TOLERANCE) * IMAGE_RATE), 0)
-    for index in range(first, len(images)):
-        yield index / IMAGE_RATE, lambda image=images[index]: load_image(image)
-
-
 def _over_black(rgba: np.ndarray) -> np.ndarray:
     rgb, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:]
     return ((rgb * alpha + 127) // 255).astype(np.uint8)
 
 
-def _fit(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    if image.shape[:2] == (height, width):
+def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    height, width = size
+    if image.shape[:2] == size:
         return image
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -227,16 +224,13 @@ def opened(source: Path | bytes) -> Iterator[InputContainer]:
     """Open a video file, given as its path or as its bytes."""
     if isinstance(source, Path):
         refuse_pipe(source)
-    with ExitStack() as stack:
-        with reported(
-            f"Cannot read {_name_of(source)} as a video", "it may be damaged, incomplete or no video at all"
-        ):
-            file = io.BytesIO(source) if isinstance(source, bytes) else f"{FILE_PROTOCOL}{source}"
-            container = stack.enter_context(av.open(file))
+    with reported(f"Cannot read {name_of(source)} as a video", "it may be damaged, incomplete or no video at all"):
+        container = av.open(io.BytesIO(source) if isinstance(source, bytes) else f"{FILE_PROTOCOL}{source}", "r")
+    with container:
         yield container
 
 
-def _name_of(source: Path | bytes) -> str:
+def name_of(source: Path | bytes) -> str:
     return f"a video file of {len(source)} bytes" if isinstance(source, bytes) else str(source)
 
 
@@ -248,11 +242,12 @@ def video_stream(container: InputContainer) -> Any:
     return next((s for s in streams if s.codec_context is not None), None)
 
 
-def _playable_stream(container: InputContainer, source: Path | bytes) -> Any:
+def playable_stream(container: InputContainer, source: Path | bytes) -> Any:
+    """As `video_stream`, of `source`, which must have one."""
     stream = video_stream(container)
     if stream is None:
         raise VideoError(
-            f"{_name_of(source)} is not a video that can be decoded; give a video, an image or a folder of images."
+            f"{name_of(source)} is not a video that can be decoded; give a video, an image or a folder of images."
         )
     return stream
 
@@ -266,42 +261,35 @@ def origin_of(container: InputContainer, stream: Any) -> Fraction:
     begins = Fraction(max(container.start_time or 0, 0), av.time_base)  # Below zero there is only audio priming.
     if stream is None or stream.start_time is None:
         return begins
-    tick = as_fraction(stream.time_base)
-    return min(round(begins / tick), stream.start_time) * tick
+    return min(round(begins / stream.time_base), stream.start_time) * stream.time_base
 
 
-def _probe_video(path: Path, decode: Decoder) -> VideoInfo:
+def _probe_video(path: Path, check: Check | None) -> VideoInfo:
     with opened(path) as container:
-        stream = _playable_stream(container, path)
+        stream = playable_stream(container, path)
         # Decoding moves the stream's own numbers, so what the header says is noted first.
-        rate = next((as_fraction(r) for r in (stream.average_rate, stream.guessed_rate) if r), IMAGE_RATE)
+        rate = stream.average_rate or stream.guessed_rate or IMAGE_RATE
         ticks, micros, num_frames = stream.duration, container.duration, stream.frames
-        duration = float(ticks * as_fraction(stream.time_base)) if ticks else micros / av.time_base if micros else None
+        duration = float(ticks * stream.time_base) if ticks else micros / av.time_base if micros else None
         if not num_frames and duration is not None:
             num_frames = round(duration * rate)
         try:
-            frame = next(decode(container, stream, rate), None)
+            frame = next(_decoded(container, stream, rate, check), None)
         except VideoError as error:
             raise VideoError(f"{path} breaks off before its first frame; download or copy it again.") from error
         if frame is None:
             raise VideoError(f"{path} has no frame that can be decoded; check that it plays.")
-        width, height = (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
+        width, height = (frame.height, frame.width) if quarter_turns(frame) % 2 else (frame.width, frame.height)
         return VideoInfo(path, width, height, rate, num_frames or None, duration, bool(container.streams.audio))
 
 
-def _decoder(check: Check | None) -> Decoder:
-    return _decoded if check is None else partial(_decoded, check=check)
-
-
-def _decoded(
-    container: InputContainer, stream: Any, rate: Fraction, check: Check = _unchecked
-) -> Iterator[av.VideoFrame]:
+def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Check | None) -> Iterator[av.VideoFrame]:
     """Yield what decodes; raise a `VideoError` at the end of a file that lacks some of what its header promises."""
     stream.thread_type = "AUTO"
     # Matroska notes the length of the longest stream and MP4 that of each; FFmpeg may guess it for other formats.
     alone, expected = "mov" in container.format.name, 0.0
     if alone:
-        expected = float(((stream.start_time or 0) + (stream.duration or 0)) * as_fraction(stream.time_base))
+        expected = float(((stream.start_time or 0) + (stream.duration or 0)) * stream.time_base)
     elif "matroska" in container.format.name:
         expected = (container.duration or 0) / av.time_base
     reached, failure = 0.0, None
@@ -312,12 +300,14 @@ def _decoded(
         except (av.FFmpegError, OSError) as error:
             packet, failure = None, error
         if packet is not None and packet.pts is not None:
-            reached = max(reached, float((packet.pts + (packet.duration or 0)) * as_fraction(packet.time_base)))
-        check(stream.codec_context.width, stream.codec_context.height)
+            reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if check is not None:
+            check(stream.codec_context.width, stream.codec_context.height)
         if packet is None or packet.stream.index == stream.index:
             with suppress(av.FFmpegError):  # One bad packet is no reason to stop.
                 for frame in stream.decode(packet):
-                    check(frame.width, frame.height)
+                    if check is not None:
+                        check(frame.width, frame.height)
                     yield frame
         if packet is None:
             break
@@ -328,16 +318,16 @@ def _decoded(
         ) from failure
 
 
-def _timed_video(info: VideoInfo, seek_to: Fraction | None, decode: Decoder) -> Iterator[tuple[Fraction, Any]]:
-    """Yield each frame's timestamp, strictly increasing, and a function that makes its image."""
+def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None) -> Generator[_Timed, None, None]:
+    """Yield the frames; their timestamps strictly increase."""
     with opened(info.path) as container:
         stream = video_stream(container)
-        origin, tick, period = origin_of(container, stream), as_fraction(stream.time_base), 1 / info.frame_rate
+        origin, tick, period = origin_of(container, stream), stream.time_base, 1 / info.frame_rate
         if seek_to is not None and stream.start_time is not None:
             with suppress(av.FFmpegError):
                 container.seek(round((seek_to + origin) / tick), stream=stream)
         last = None
-        for frame in decode(container, stream, info.frame_rate):
+        for frame in _decoded(container, stream, info.frame_rate, check):
             ticks = frame.dts if frame.pts is None and last is None else frame.pts
             now = None if ticks is None else ticks * tick - origin
             if last is None:
@@ -350,30 +340,17 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, decode: Decoder) -> 
             elif now <= last:
                 now = last + period / 2  # Half a step lets the frames after a repeated timestamp keep theirs.
             last = now
-            yield now, lambda frame=frame: _rgb(frame)
+            yield now, partial(image_of, frame)
 
 
-def _seek_video(info: VideoInfo, start: Fraction, decode: Decoder) -> Iterator[tuple[Fraction, Any]]:
-    """Yield frames, as `_timed_video` does, from `start` or somewhat before it."""
+def _seek_video(info: VideoInfo, start: Fraction, check: Check | None) -> Iterable[_Timed]:
+    """The frames from `start` or somewhat before it on."""
     for margin in (0, 10) if start else ():
-        frames = _timed_video(info, max(start - margin, Fraction(0)), decode)
+        frames = _timed_video(info, max(start - margin, Fraction(0)), check)
         # Some formats are searched by guessing and land too late, and a broken file may have nothing there.
         with suppress(VideoError):
             found = next(frames, None)
             if found is not None and found[0] <= start:
                 return itertools.chain([found], frames)
         frames.close()
-    return _timed_video(info, None, decode)
-
-
-def _rgb(frame: av.VideoFrame) -> np.ndarray:
-    if frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
-        image = _over_black(frame.to_ndarray(format="rgba", **ONE_THREAD))
-    else:
-        image = frame.to_ndarray(format="rgb24", **ONE_THREAD)
-    return np.ascontiguousarray(np.rot90(image, _quarter_turns(frame)))
-
-
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Return how many quarter turns counterclockwise set the frame upright."""
-    return round(frame.rotation / 90) % 4
+    return _timed_video(info, None, check)

@@ -14,10 +14,12 @@ import numpy as np
 from av.container import InputContainer
 
 from ..errors import VideoError, reported
-from .reading import _MIN_MPEG4_PACKET, _fit, _name_of, _playable_stream, _quarter_turns, _rgb, opened
+from .reading import image_of, name_of, opened, playable_stream, quarter_turns
 
 # Codecs whose packets hold just one frame that is shown, as demuxers cut them.
 _ONE_FRAME_PER_PACKET = frozenset({"av1", "h264", "hevc", "libdav1d", "mjpeg", "mpeg2video", "mpeg4", "vp9"})
+
+_MIN_MPEG4_PACKET = 20  # bytes; smaller ones may say that there is no new frame
 
 
 def read_frames_at(
@@ -54,47 +56,39 @@ def read_frames_at(
         with reported(f"Cannot read {source}"):
             state = source.stat()
         index = _index_of_file(source, state.st_mtime_ns, state.st_size)
-    if not len(index.order) or indices[-1] >= len(index.order) + missing_at_end:
+    count = len(index.order)
+    if not count or indices[-1] >= count + missing_at_end:
         raise VideoError(
-            f"{_name_of(source)} has {len(index.order)} frames; there is no frame with the number {indices[-1]}, "
-            "counted from 0."
+            f"{name_of(source)} has {count} frames; there is no frame with the number {indices[-1]}, counted from 0."
         )
-    indices = [min(number, len(index.order) - 1) for number in indices]
+    indices = [min(number, count - 1) for number in indices]
     position = 0
     # Should the decoder want more than the key frame before, decoding begins anew where it always works.
     for key in dict.fromkeys((index.key_before(indices[0]), 0)):
         for number, frame in _numbered(source, key, index):
             while position < len(indices) and number == index.order[indices[position]]:
-                turned = _quarter_turns(frame) % 2
-                size = (index.height, index.width) if turned else (index.width, index.height)
-                yield _fit(_rgb(frame), *size)
+                turned = quarter_turns(frame) % 2
+                yield image_of(frame, (index.width, index.height) if turned else (index.height, index.width))
                 position += 1
             if position == len(indices):
                 return
-    raise VideoError(f"{_name_of(source)} cannot be decoded at frame {indices[position]}; download or copy it again.")
+    raise VideoError(f"{name_of(source)} cannot be decoded at frame {indices[position]}; download or copy it again.")
 
 
 @dataclass(frozen=True)
 class _FrameIndex:
-    """Where a video file keeps its frames.
+    """Where a video file keeps its frames. A packet's number is its place in the file."""
 
-    A packet's number is its place in the file. `order` has the number of each frame's packet, in the order of showing;
-    where packets do not hold one frame each, `counted` is true and the numbers are those of the frames themselves.
-    `shown` has where the frame of each key packet stands in `order`, `times` is what to seek for it, in ticks, and
-    `known` finds a key packet's number by its place in bytes and size. `width` and `height` are in pixels, before
-    rotation.
-    """
-
-    width: int
+    width: int  # pixels, before rotation
     height: int
-    order: np.ndarray
-    counted: bool
-    shown: dict[int, int]
-    times: dict[int, int]
-    known: dict[tuple[int, int], int]
+    order: np.ndarray  # the number of each frame's packet, in the order of showing
+    counted: bool  # Packets do not hold one frame each; the numbers are those of the frames themselves.
+    shown: dict[int, int]  # number of a key packet → place of its frame in `order`
+    times: dict[int, int]  # number of a key packet → what to seek for it, in ticks
+    known: dict[tuple[int, int], int]  # place in bytes and size of a key packet → its number
 
     def key_before(self, index: int) -> int:
-        """Return the number of the last key packet whose frame is shown no later than the frame `index`."""
+        """The number of the last key packet whose frame is shown no later than the frame `index`."""
         return max((key for key, shown in self.shown.items() if shown <= index), default=0)
 
 
@@ -109,7 +103,7 @@ class _Packet(NamedTuple):
 
 def _build_index(source: Path | bytes) -> _FrameIndex:
     with opened(source) as container:
-        stream = _playable_stream(container, source)
+        stream = playable_stream(container, source)
         context = stream.codec_context
         width, height, codec, reorders = context.width, context.height, context.name, bool(context.has_b_frames)
         packets = [
@@ -119,14 +113,16 @@ def _build_index(source: Path | bytes) -> _FrameIndex:
         timed = not (codec in ("h264", "hevc") and container.format.name == "avi")
     order, counted = _shown_order(packets, codec, reorders) if timed else None, False
     if order is None:
-        order = [number for number, _ in _numbered(source)]
-        counted = None in order or len(set(order)) < len(order)
+        decoded = [number for number, _ in _numbered(source)]
+        order = [number for number in decoded if number is not None]
+        counted = len(set(order)) < len(decoded)
         if counted:
-            order = list(range(len(order)))
+            order = list(range(len(decoded)))
     places = {number: place for place, number in enumerate(order)}
-    keys = [n for n, packet in enumerate(packets) if packet.is_key and n in places and not counted]
-    times = {n: min(t for t in packets[n][:2] if t is not None) for n in keys if packets[n][:2] != (None, None)}
-    known = {(packets[n].place, packets[n].size): n for n in keys if packets[n].place is not None}
+    keys = {n: packet for n, packet in enumerate(packets) if packet.is_key and n in places and not counted}
+    both = {n: [time for time in (packet.pts, packet.dts) if time is not None] for n, packet in keys.items()}
+    times = {n: min(either) for n, either in both.items() if either}
+    known = {(packet.place, packet.size): n for n, packet in keys.items() if packet.place is not None}
     return _FrameIndex(width, height, np.array(order), counted, {n: places[n] for n in keys}, times, known)
 
 
@@ -141,8 +137,8 @@ def _shown_order(packets: list[_Packet], codec: str, reorders: bool) -> list[int
         return None
     if codec == "mpeg4" and min(p.size for p in packets) < _MIN_MPEG4_PACKET:
         return None
-    pts, dts = [p.pts for p in packets], [p.dts for p in packets if p.dts is not None]
-    if None in pts or len(set(pts)) < len(pts) or any(a >= b for a, b in itertools.pairwise(dts)):
+    pts, dts = [p.pts for p in packets if p.pts is not None], [p.dts for p in packets if p.dts is not None]
+    if len(set(pts)) < len(packets) or any(a >= b for a, b in itertools.pairwise(dts)):
         return None
     # Frames shown before the file's first key frame are lost.
     if not packets[0].is_key or pts[0] > min(pts):
@@ -161,19 +157,20 @@ def _whole_packets(container: InputContainer, stream: Any) -> Iterator[Any]:
 
 
 def _numbered_packets(source: Path | bytes, key: int, index: _FrameIndex | None) -> Iterator[tuple[Any, int, Any]]:
-    """Yield the stream, and number and packet from the key packet `key` on."""
-    for seeks in (True, False) if index is not None and key in index.times else (False,):
+    """Yield the stream, and number and packet from the key packet `key` on; in the end -1 and None."""
+    times, known = (index.times, index.known) if index else ({}, {})
+    for seeks in (True, False) if key in times else (False,):
         with opened(source) as container:
-            stream = _playable_stream(container, source)
+            stream = playable_stream(container, source)
             # Threads that decode one frame each would decode as many beyond the last frame that is wanted.
             stream.thread_type = "SLICE"
             number = None if seeks else 0
             if seeks:
                 with suppress(av.FFmpegError):
-                    container.seek(index.times[key], stream=stream)
+                    container.seek(times[key], stream=stream)
             for packet in _whole_packets(container, stream):
                 if number is None:
-                    number = index.known.get((packet.pos, packet.size))
+                    number = known.get((packet.pos, packet.size))
                     if number is None or number > key:
                         break  # The search ended too late, or nobody knows where.
                 if number >= key:

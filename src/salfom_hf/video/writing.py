@@ -2,10 +2,9 @@
 
 import math
 import os
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
@@ -14,17 +13,13 @@ from av.container import InputContainer
 
 from ..errors import VideoError, listed, reported
 from ..files import atomic_output, check_free
-from .reading import FILE_PROTOCOL, ONE_THREAD, as_fraction, image_files, opened, origin_of, video_stream
+from .reading import FILE_PROTOCOL, ONE_THREAD, exact_part, image_files, opened, origin_of, video_stream
 
 _BT709 = _LIMITED = 1  # FFmpeg's numbers for the colours written, which all players know.
-
 # As good to the eye as slower presets, in files a quarter larger: all of the processor is needed for prediction.
 _X264 = ("libx264", {"preset": "superfast", "crf": "20"})
-
 _X264_FASTSTART = (*_X264, "aac", {"movflags": "+faststart"})
-
 _VP9 = ("libvpx-vp9", {"crf": "30", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"})
-
 # Suffix: video encoder and its options, audio encoder for sound that cannot be copied, options of the container.
 CONTAINERS: dict[str, tuple[str, dict[str, str], str, dict[str, str]]] = {
     ".mp4": _X264_FASTSTART,
@@ -70,30 +65,27 @@ class VideoWriter:
             raise VideoError(f"Cannot tell the format of {path}; name the output with one of {listed(CONTAINERS)}.")
         check_free(self._path, overwrite)
         self._width, self._height, self._rate = width, height, Fraction(frame_rate)
-        self._start = Fraction(start).limit_denominator(10**6)
-        length = None if duration in (None, math.inf) else Fraction(duration).limit_denominator(10**6)
-        self._audio_from, self._length = audio_from, length
-        self._failing = f"Cannot write {self._path}"
+        self._start, self._length = exact_part(start, duration)
+        self._audio_from = audio_from
+        self._audio: _Audio | None = None
         self._last = -1
 
     def __enter__(self) -> "VideoWriter":
         encoder, options, audio_encoder, container_options = CONTAINERS[self._path.suffix.lower()]
+        # Every frame of a constant rate, and every millisecond, falls on a whole tick of this clock.
+        ticks = math.lcm(90_000, self._rate.numerator)
+        self._tick = Fraction(1, ticks if ticks < 2**31 else 90_000)
+        size = self._width, self._height
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_output(self._path, self._overwrite))
-            with reported(self._failing, "choose another output"):
-                output = av.open(f"{FILE_PROTOCOL}{temporary}", "w", options=container_options)
-                stack.callback(_close_quietly, output)
-                # Every frame of a constant rate, and every millisecond, falls on a whole tick of this clock.
-                ticks = math.lcm(90_000, self._rate.numerator)
-                self._tick = Fraction(1, ticks if ticks < 2**31 else 90_000)
-                size = self._width, self._height
-                self._output = output
-                self._stream = add_video_stream(output, encoder, options, *size, self._rate, self._tick)
-            self._audio = None
+            with self._reported():
+                self._output = av.open(f"{FILE_PROTOCOL}{temporary}", "w", options=container_options)
+                stack.callback(_close_quietly, self._output)
+                self._stream = add_video_stream(self._output, encoder, options, *size, self._rate, self._tick)
             if self._audio_from is not None and not image_files(Path(self._audio_from)):
                 source = stack.enter_context(opened(Path(self._audio_from)))
-                with reported(self._failing, "choose another output"):
-                    self._audio = _Audio(source, output, audio_encoder, self._start, self._length)
+                with self._reported():
+                    self._audio = _Audio(source, self._output, audio_encoder, self._start, self._length)
             stack.push(self._finish)
             self._stack = stack.pop_all()
         return self
@@ -103,13 +95,16 @@ class VideoWriter:
         if image.shape != (self._height, self._width, 3) or image.dtype != np.uint8:
             raise ValueError(f"Expected uint8 ({self._height}, {self._width}, 3), got {image.dtype} {image.shape}.")
         shown = Fraction(timestamp) - self._start
-        with reported(self._failing, "choose another output"):
+        with self._reported():
             if self._audio is not None:
                 self._audio.mux_until(shown)
             frame = frame_for(self._stream, image)
             self._last = frame.pts = max(round(shown / self._tick), self._last + 1)
             frame.time_base = self._tick
             self._mux(frame)
+
+    def _reported(self) -> AbstractContextManager[None]:
+        return reported(f"Cannot write {self._path}", "choose another output")
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         for packet in self._stream.encode(frame):
@@ -121,19 +116,14 @@ class VideoWriter:
             return
         if self._last < 0:
             raise VideoError(f"There were no frames to write to {self._path}; check the source.")
-        with reported(self._failing, "choose another output"):
+        with self._reported():
             if self._audio is not None:
                 self._audio.mux_until(None)
             self._mux(None)
             self._output.close()
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(exception_type, exception, traceback)
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.__exit__(*exception)
 
 
 def add_video_stream(
@@ -177,14 +167,14 @@ class _Audio:
             if stream.codec_context.name in output.supported_codecs:
                 self._copies[stream.index] = output.add_stream_from_template(stream)
             else:
-                self._encoders[stream.index] = self._encoder(stream.codec_context, encoder)
+                self._encoders[stream.index] = self._encoder_for(stream.codec_context, encoder)
         if start and streams:
             with suppress(av.FFmpegError):
                 source.seek(round(self._origin * av.time_base))
         self._packets = source.demux(streams) if streams else iter(())
         self._next = self._advance()
 
-    def _encoder(self, context: Any, name: str) -> Any:
+    def _encoder_for(self, context: Any, name: str) -> Any:
         rates = av.Codec(name, "w").audio_rates or [context.sample_rate]
         rate = context.sample_rate if context.sample_rate in rates else 48_000
         layout = "mono" if context.layout.nb_channels == 1 else "stereo"
@@ -203,16 +193,13 @@ class _Audio:
         return None
 
     def _primes(self, packet: Any) -> bool:
-        """Tell whether a packet from before 0 is there to start up the sound of a whole file.
-
-        MP4 and MOV hold on to such packets without playing them; in the others, one that ends before 0 would put off
-        the pictures.
-        """
-        ends = self._time(packet) + (packet.duration or 0) * as_fraction(packet.time_base)
+        """Whether a packet from before 0 starts up the sound of a whole file."""
+        # MP4 and MOV keep such packets without playing them; elsewhere, one that ends before 0 would put off pictures.
+        ends = self._time(packet) + (packet.duration or 0) * packet.time_base
         return not self._start and (ends > 0 or self._output.format.name in ("mp4", "mov"))
 
     def _time(self, packet: Any) -> Fraction:
-        return packet.pts * as_fraction(packet.time_base) - self._origin
+        return packet.pts * packet.time_base - self._origin
 
     def mux_until(self, time: Fraction | None) -> None:
         """Write the sound up to `time` seconds of the output, or all that is left of it."""
@@ -226,7 +213,7 @@ class _Audio:
                 self._output.mux(encoder.encode(None))
 
     def _mux(self, packet: Any) -> None:
-        index, shift = packet.stream.index, round(self._origin / as_fraction(packet.time_base))
+        index, shift = packet.stream.index, round(self._origin / packet.time_base)
         if index in self._copies:
             packet.stream = self._copies[index]
             packet.pts -= shift
