@@ -24,7 +24,6 @@ from salfom_hf.training.optimizer import (
     encoder_depths,
     make_optimizer,
     parameter_groups,
-    rate_factor,
     set_rates,
 )
 from salfom_hf.training.validation import scores_of
@@ -85,30 +84,29 @@ def test_weight_decay_spares_vectors_and_positions(encoders):
 def test_no_rate_no_group_for_what_rests(encoders):
     config = configuration(encoders / "umt")
     model, _ = build_model(config)
-    model.freeze("encoder")
+    model.salfom.encoder.requires_grad_(False)
     assert {group["part"] for group in parameter_groups(model, config)} == {"decoder"}
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_schedule(schedule):
     config = TrainingConfig(schedule=schedule, warmup_steps=4)
-    factors = [rate_factor(step, 104, config) for step in range(104)]
-    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
-    for step in (4, 29, 54, 103):
-        expected = 1.0 if schedule == "constant" else math.cos(math.pi * (step - 4) / 200) ** 2
-        assert factors[step] == pytest.approx(expected)
-    assert rate_factor(0, 1, dataclasses.replace(config, warmup_steps=0)) == 1.0
-
-
-def test_set_rates_keeps_their_ratios():
     layers = [torch.nn.Linear(2, 2) for _ in range(2)]
     groups = [
         {"params": layer.parameters(), "lr": r, "initial_lr": r} for layer, r in zip(layers, (1.0, 0.1), strict=True)
     ]
     optimizer = torch.optim.AdamW(groups)
-    for factor in (0.5, 0.25):
-        set_rates(optimizer, factor)
-        assert [group["lr"] for group in optimizer.param_groups] == [factor, 0.1 * factor]
+
+    def rates(step, total, config):
+        set_rates(optimizer, step, total, config)
+        return [group["lr"] for group in optimizer.param_groups]
+
+    for step, factor in enumerate((0.25, 0.5, 0.75, 1.0)):
+        assert rates(step, 104, config) == [factor, 0.1 * factor]
+    for step in (4, 29, 54, 103):
+        expected = 1.0 if schedule == "constant" else math.cos(math.pi * (step - 4) / 200) ** 2
+        assert rates(step, 104, config)[0] == pytest.approx(expected)
+    assert rates(0, 1, dataclasses.replace(config, warmup_steps=0)) == [1.0, 0.1]
 
 
 # --- Average of the weights ---
@@ -404,6 +402,7 @@ def report(folder, network, **settings):
         dataset=range(600),
         num_parameters=sum(p.numel() for p in network.parameters()),
         accelerator=accelerator,
+        clips_per_step=config.batch_size * config.gradient_accumulation_steps * 2,
         total_steps=60,
     )
     write_report(folder, trainer, SCORES)

@@ -3,11 +3,8 @@ import dataclasses
 import errno
 import json
 import math
-import multiprocessing
 import resource
 import shutil
-import signal
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import create_autospec
@@ -31,9 +28,10 @@ from salfom_hf.evaluation import metrics
 from salfom_hf.hub import publish
 from salfom_hf.models.names import KNOWN
 from salfom_hf.training import loop
+from salfom_hf.training import run as runs
 from salfom_hf.training.config import preset_names, read_settings
-from salfom_hf.training.data import files_in, state_of_model, states
-from salfom_hf.training.loop import read_log
+from salfom_hf.training.fingerprints import files_fingerprint, fingerprints, model_fingerprint
+from salfom_hf.training.log import read_log
 from training_data import arguments
 
 pytestmark = pytest.mark.usefixtures("reproducible", "alone")
@@ -284,7 +282,7 @@ def test_only_stills_train_the_encoder(mixed, monkeypatch):
 
 def test_held_out_part_is_seeded_and_never_trained_on(run, ucf_sports, monkeypatch):
     seen = []
-    build = train.build_clips
+    build = runs.build_clips
 
     def noting(config, processor):
         training, validation = build(config, processor)
@@ -293,7 +291,7 @@ def test_held_out_part_is_seeded_and_never_trained_on(run, ucf_sports, monkeypat
         )
         return training, validation
 
-    monkeypatch.setattr(train, "build_clips", noting)
+    monkeypatch.setattr(runs, "build_clips", noting)
     settings = {"preset": "ucf_sports", "data": ucf_sports, "hold_out": 0.3, "max_steps": 1}
     for number, seed in enumerate((0, 0, 5)):
         assert run(folder=str(number), seed=seed, **settings)[0] == 0
@@ -412,7 +410,7 @@ def test_resuming_on_changed_data(run, data, stills_parquet, tmp_path, capsys, c
     capsys.readouterr()
     change(*places)
     assert begin("--resume")[0] == 2
-    assert f"{folder} was begun with other data ({named} has changed)" in capsys.readouterr().err
+    assert f"{folder} was begun with other data ({named})" in capsys.readouterr().err
     # Runs of earlier versions have no note of their data.
     (folder / "data.json").unlink()
     assert begin("--resume")[0] == 0
@@ -429,7 +427,7 @@ def test_of_many_files_every_size_counts_and_of_large_ones_both_ends(tmp_path, w
                 file["bytes"] = content
             else:
                 Path(file["path"]).write_bytes(content)
-        return files_in(pa.array(files, pa.struct({"path": pa.string(), "bytes": pa.binary()})))
+        return files_fingerprint(pa.array(files, pa.struct({"path": pa.string(), "bytes": pa.binary()})))
 
     begun, ended = b"!" + large[1:], large[:-1] + b"!"
     found = [state(large, *[small] * 39), state(begun, *[small] * 39), state(ended, *[small] * 39)]
@@ -438,25 +436,13 @@ def test_of_many_files_every_size_counts_and_of_large_ones_both_ends(tmp_path, w
     assert repr(state(large, *[small] * 39)) == repr(found[0])
 
 
-def test_resuming_with_a_changed_teacher(run, stills_parquet, model_folder, tmp_path, capsys):
-    teacher = shutil.copytree(model_folder, tmp_path / "teacher")
-    settings = {"data_dir": f"stills={stills_parquet}", "train": "stills:train", "validation": "stills:dev"}
-    settings |= {"model": model_folder, "teachers": teacher, "size": [64, 64], "max_steps": 1}
-    assert run(**settings)[0] == 0
-    content = bytearray((teacher / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (teacher / "model.safetensors").write_bytes(content)
-    assert run("--resume", **settings)[0] == 2
-    assert f"other data ({teacher} has changed)" in capsys.readouterr().err
-
-
 def test_a_model_is_noted_by_any_name(tmp_path, monkeypatch):
     """As `from_pretrained` finds it: no folder of that name without a model."""
     monkeypatch.chdir(tmp_path)
     for name in ("salfom", "empty"):
         Path(name).mkdir()
-    noted = states(SimpleNamespace(train=[], validated=[], model="salfom", encoder=None, teachers=["empty"]))
-    assert noted == {"salfom": state_of_model(KNOWN["salfom"])}
+    for name, noted in (("salfom", {"salfom": model_fingerprint(KNOWN["salfom"])}), ("empty", {})):
+        assert fingerprints(SimpleNamespace(train=[], validated=[], model=name)) == noted
 
 
 @pytest.mark.parametrize("read", ["model", "data_dir", "run/model", "run/checkpoints/data", "run/config.yaml"])
@@ -612,20 +598,6 @@ def test_too_little_memory_is_said_in_a_sentence(run, monkeypatch, capsys, error
     monkeypatch.setattr(loop, "saliency_loss", fails)
     assert run()[0] == 2
     assert capsys.readouterr().err.strip().startswith("salfom: Out of memory; lower --batch-size")
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="Windows has none.")
-def test_the_handler_of_the_caller_is_set_again():
-    noted = []
-    before = signal.signal(signal.SIGCHLD, lambda *_: noted.append("an error to PyTorch"))
-    reader = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
-    try:
-        reader.start()
-        handler = signal.getsignal(signal.SIGCHLD)
-        assert train.main(["light", "--no-such-option", "1"]) == 2
-        assert (signal.getsignal(signal.SIGCHLD), reader.is_alive(), noted) == (handler, False, [])
-    finally:
-        signal.signal(signal.SIGCHLD, before)
 
 
 def test_early_stopping_keeps_the_best(run, monkeypatch, capsys):
@@ -795,18 +767,6 @@ def test_loss_terms(run):
     assert losses(plain) != losses(more)
     # KL − CC is above −1, and −SIM − NSS / 2 below 1.
     assert losses(more)[0] < 1
-
-
-def test_teachers_are_followed(run, stills_parquet, model_folder):
-    stills = {"train": ["stills:train"], "validation": ["stills:train"], "data": stills_parquet, "max_steps": 1}
-    stills |= {"model": str(model_folder), "hold_out": 0.5, "augmentation": '{"horizontal_flip": 0}'}
-    _, alone = run(folder="alone", **stills)
-    _, taught = run(folder="taught", teachers=[str(model_folder)], teacher_weight=1, **stills)
-    # What the model itself says, it says without loss, of pictures that nobody saw too: KL is 0 and CC is 1.
-    assert losses(taught)[0] == pytest.approx(-1, abs=1e-4)
-    assert losses(alone)[0] > 0
-    _, mixed = run(folder="mixed", teachers=[str(model_folder)], teacher_weight=1e-6, teacher_cutmix=1, **stills)
-    assert losses(mixed)[0] == pytest.approx(-1, abs=1e-4)
 
 
 def test_worker_processes_change_nothing(run):
