@@ -12,7 +12,7 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from transformers import AutoModel
 
 import gaze_data
-from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor
+from salfom_hf import SalFoMForVideoSaliencyPrediction
 from salfom_hf.models.encoders import ENCODERS
 from salfom_hf.training.card import write_report
 from salfom_hf.training.checkpoints import CheckpointError, Checkpoints, Progress
@@ -79,13 +79,6 @@ def test_weight_decay_spares_vectors_and_positions(encoders):
     for key, p in model.named_parameters():
         special = any(part in key for part in ("position", "cls_token", "log_density"))
         assert (key in spared) == (p.ndim <= 1 or special), key
-
-
-def test_no_rate_no_group_for_what_rests(encoders):
-    config = configuration(encoders / "umt")
-    model, _ = build_model(config)
-    model.salfom.encoder.requires_grad_(False)
-    assert {group["part"] for group in parameter_groups(model, config)} == {"decoder"}
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
@@ -247,19 +240,8 @@ def test_clips_in_the_shape_of_their_video(encoders, size, tall):
     assert processor.target_size(640, 480) == tall
 
 
-@pytest.mark.parametrize("source", ["stills:train", "motion:train"])
-def test_training_clips_of_their_own_size(encoders, stills_parquet, source):
-    data = {"train": [source], "validation": ["stills:dev"], "data_dir": [f"stills={stills_parquet}"]}
-    config = configuration(encoders / "efficientnet_lite", size=[96, 64], train_size=[32, 64], **data)
-    _, processor = build_model(config)
-    training, validation = build_clips(config, processor)
-    assert training[0]["pixel_values_videos"].shape[-2:] == (32, 64)
-    assert validation[0]["pixel_values_videos"].shape[-2:] == (96, 64)
-    assert processor.target_size(480, 640) == (96, 64)
-
-
 @pytest.mark.parametrize("train_still_size", [[], [64, 64]])
-def test_stills_of_a_size_of_their_own(encoders, stills_parquet, train_still_size):
+def test_training_clips_and_stills_of_sizes_of_their_own(encoders, stills_parquet, train_still_size):
     data = {
         "train": ["stills:train", "motion:train"],
         "weights": [1.0, 1.0],
@@ -275,6 +257,7 @@ def test_stills_of_a_size_of_their_own(encoders, stills_parquet, train_still_siz
     stills, moving = (part[0]["pixel_values_videos"] for part in training.datasets)
     assert (stills.shape[-2:], moving.shape[-2:]) == (tuple(train_still_size or (32, 64)), (32, 64))
     assert validation[0]["pixel_values_videos"].shape[-2:] == (96, 128)
+    assert processor.target_size(480, 640) == (64, 64)
 
 
 def test_pixels_as_the_encoder_knows_them(encoders, tmp_path):
@@ -440,14 +423,15 @@ def test_card_says_what_was_run(tmp_path, framewise_model):
     assert (facts["step"], facts["clips_per_step"], facts["parameters"]) == (30, 24, parameters)
 
 
-@pytest.mark.parametrize("start", ["model", "encoder"])
-def test_card_keeps_folders_to_itself(tmp_path, framewise_model, start):
-    (tmp_path / "secret" / "mine").mkdir(parents=True)
-    settings = {start: str(tmp_path / "secret" / "mine"), "data_dir": [str(tmp_path / "secret")]}
-    card = report(tmp_path, framewise_model, output_dir=str(tmp_path / "secret" / "run"), **settings)
-    assert "secret" not in card.content
-    assert "`mine`" in card.text
-    assert card.data.base_model is None
+def test_card_keeps_folders_to_itself(tmp_path, framewise_model):
+    secret = tmp_path / "secret" / "mine"
+    secret.mkdir(parents=True)
+    for start in ("model", "encoder"):
+        settings = {start: str(secret), "data_dir": [str(secret)], "output_dir": str(secret / "run")}
+        card = report(tmp_path, framewise_model, **settings)
+        assert "secret" not in card.content
+        assert "`mine`" in card.text
+        assert card.data.base_model is None
 
 
 @pytest.mark.parametrize(
@@ -458,12 +442,6 @@ def test_card_claims_no_licence_it_does_not_know(tmp_path, framewise_model, star
     assert card.data.license == licence
     assert ("Apache-2.0" in card.text) == (licence is not None)
     assert ("made from `MCG-NJU/videomae-large`: its licence holds" in card.text) == (licence is None)
-
-
-def test_processor_of_the_package_is_left_alone(model_folder):
-    """Going on from a model changes the processor in memory only."""
-    build_model(TrainingConfig(model=str(model_folder)))
-    assert SalFoMVideoProcessor.from_pretrained(model_folder).keep_aspect_ratio
 
 
 def test_a_folder_of_checkpoints_that_is_gone(tmp_path):

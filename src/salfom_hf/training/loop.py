@@ -206,9 +206,7 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm or math.inf)
         # Gradients of float16 may overflow; the scaler then leaves the step out.
         fine = norm is None or self.accelerator.mixed_precision == "fp16" or bool(torch.isfinite(norm))
-        loss, fine, stop = self.agreed(loss, fine)
-        if not (fine and math.isfinite(loss)):
-            raise TrainingStoppedError(self.diagnosis("The loss or its gradient"))
+        loss, stop = self.agreed("The loss or its gradient", fine, loss)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
@@ -223,11 +221,20 @@ class Trainer:
         if stop:
             raise self.stopped()
 
-    def agreed(self, loss: torch.Tensor, fine: bool) -> tuple[float, bool, bool]:
-        """What all processes say together: the mean loss, whether all are fine, whether any is to stop."""
-        said = torch.stack([loss.float(), *(loss.new_tensor(float(flag)) for flag in (fine, self.asked_to_stop > 0))])
-        loss, fine, stop = self.accelerator.reduce(said, "mean").tolist()
-        return loss, fine == 1, stop > 0
+    def agreed(self, what: str, fine: bool, loss: torch.Tensor) -> tuple[float, bool]:
+        """Of all processes the mean loss, and whether one is to stop; all fail where one finds no finite numbers."""
+        flags = (loss.new_tensor(float(flag)) for flag in (fine, self.asked_to_stop > 0))
+        loss, fine, stop = self.accelerator.reduce(torch.stack([loss.float(), *flags]), "mean").tolist()
+        if fine == 1 and math.isfinite(loss):
+            return loss, stop > 0
+        # A checkpoint of this very step has the weights that have failed.
+        good = [path for path in self.checkpoints.found() if path != self.checkpoints.path(self.progress)]
+        raise TrainingStoppedError(
+            f"{what} is not a finite number after step {self.progress.step}; "
+            + (f"{good[-1]} is the last good checkpoint. " if good else "there is no good checkpoint yet. ")
+            + "In another --output-dir, lower the learning rates, set max_grad_norm, or use bf16 in place of fp16"
+            + (f"; --model {self.model_folder} goes on from the best model." if self.model_folder.is_dir() else ".")
+        )
 
     def log_training(self) -> None:
         seconds = time.perf_counter() - self.began
@@ -265,21 +272,9 @@ class Trainer:
 
     def check(self, fine: bool) -> None:
         """Between the batches of a validation: whether to go on."""
-        _, fine, stop = self.agreed(torch.zeros((), device=self.accelerator.device), fine)
-        if not fine:
-            raise TrainingStoppedError(self.diagnosis("A prediction"))
+        _, stop = self.agreed("A prediction", fine, torch.zeros((), device=self.accelerator.device))
         if stop:
             raise self.stopped()
-
-    def diagnosis(self, what: str) -> str:
-        # One of this very step has the weights that have failed.
-        good = [path for path in self.checkpoints.found() if path != self.checkpoints.path(self.progress)]
-        return (
-            f"{what} is not a finite number after step {self.progress.step}; "
-            + (f"{good[-1]} is the last good checkpoint. " if good else "there is no good checkpoint yet. ")
-            + "In another --output-dir, lower the learning rates, set max_grad_norm, or use bf16 in place of fp16"
-            + (f"; --model {self.model_folder} goes on from the best model." if self.model_folder.is_dir() else ".")
-        )
 
     def stopped(self) -> TrainingStoppedError:
         step = self.progress.step
