@@ -141,10 +141,9 @@ def test_what_is_wrong_with_a_file(tmp_path, content, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("base", ["mine.yaml", "sub/other.yaml"])
-def test_files_that_build_on_each_other_in_a_circle(tmp_path, base):
+def test_files_that_build_on_each_other_in_a_circle(tmp_path):
     (tmp_path / "sub").mkdir()
-    (tmp_path / "mine.yaml").write_text(f"base: {base}\n")
+    (tmp_path / "mine.yaml").write_text("base: sub/other.yaml\n")
     (tmp_path / "sub" / "other.yaml").write_text("base: ../mine.yaml\n")
     with pytest.raises(ConfigError, match=r"mine\.yaml builds on itself"):
         parse([str(tmp_path / "mine.yaml"), *DATA])
@@ -175,10 +174,6 @@ def test_help_names_every_setting(capsys):
 # --- Configurations of accelerate ---
 
 PROCESSES = {"one-gpu": 1, "eight-gpus": 8, "two-machines": 16, "fsdp2": 8, "zero-2": 8, "zero-3": 8}
-
-
-def test_launch_configurations_that_ship():
-    assert {path.stem for path in LAUNCH_CONFIGS.glob("*.yaml")} == PROCESSES.keys()
 
 
 @pytest.mark.parametrize("name", PROCESSES)

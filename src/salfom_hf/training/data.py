@@ -6,13 +6,15 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from torch.utils.data import ConcatDataset, Dataset, Sampler
+from torch.utils.data import ConcatDataset, Sampler
 from transformers.image_utils import SizeDict
 
 from ..data import DATASETS, Augmentation, ClipDataset, DataError, MixtureDataset, hold_out, load
 from ..data.motion import MotionDataset
 from ..models.video_processing_salfom import SalFoMVideoProcessor
 from .config import MOTION, ConfigError, TrainingConfig, suggestion
+
+TrainingClips = ClipDataset | MotionDataset | MixtureDataset
 
 
 class EpochSampler(Sampler[int]):
@@ -84,9 +86,7 @@ def divide(config: TrainingConfig) -> tuple[list[datasets.Dataset], list[dataset
     return [rows[source] for source in config.train], list(held.values())
 
 
-def build_clips(
-    config: TrainingConfig, processor: SalFoMVideoProcessor
-) -> tuple[ClipDataset | MotionDataset | MixtureDataset, Dataset]:
+def build_clips(config: TrainingConfig, processor: SalFoMVideoProcessor) -> tuple[TrainingClips, ConcatDataset]:
     """
     The training clips, drawn anew every epoch, and the validation clips, always the same. In an epoch of a mixture,
     its first dataset is gone through once.

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator, DistributedType, skip_first_batches
 from PIL import Image
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader
 
 from ..data import MixtureDataset, collate_by_shape
 from ..files import atomic_output
@@ -25,7 +25,7 @@ from ..models.video_processing_salfom import SalFoMVideoProcessor
 from .card import write_report
 from .checkpoints import Checkpoints, Progress
 from .config import ConfigError, TrainingConfig
-from .data import EpochSampler
+from .data import EpochSampler, TrainingClips
 from .log import Log
 from .model import merge_lora, resting, train_mode
 from .optimizer import ExponentialMovingAverage, make_optimizer, set_rates
@@ -59,8 +59,8 @@ class Trainer:
         accelerator: Accelerator,
         model: SalFoMForVideoSaliencyPrediction,
         processor: SalFoMVideoProcessor,
-        training: Dataset,
-        validation: Dataset,
+        training: TrainingClips,
+        validation: ConcatDataset,
     ):
         self.config, self.accelerator = config, accelerator
         self.folder = Path(config.output_dir)
