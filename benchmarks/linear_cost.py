@@ -12,7 +12,6 @@ Linux only.
 import argparse
 import math
 import statistics
-import sys
 import tempfile
 import time
 from html import escape
@@ -25,16 +24,9 @@ import torch
 from tqdm import tqdm
 from transformers.image_utils import SizeDict
 
+from measuring import circumstances, described, in_own_process, memory_status, table, tell
 from salfom_hf import SaliencyPredictor
 from salfom_hf.files import atomic_output
-from salfom_hf.inference.benchmarking import (
-    circumstances,
-    described,
-    in_own_process,
-    memory_status,
-    table,
-    write_report,
-)
 from salfom_hf.inference.cpu import keep_freed_memory
 
 RATE = 30
@@ -226,7 +218,7 @@ def main(given: list[str] | None = None) -> None:
         parser.error("a straight line is tested by three points or more: give as many lengths, sizes and strides")
     if args.threads:
         torch.set_num_threads(args.threads)  # For what is written down; other processes set their own.
-    about = circumstances(torch.device("cpu"), ["python", *sys.argv])
+    about = circumstances()
 
     points = points_of(args.lengths, args.sizes, args.strides)
     found = {point: [] for point in points}
@@ -252,9 +244,7 @@ def main(given: list[str] | None = None) -> None:
         )
     told = f"{args.model}, float32, {described(about)}."
     told = "\n\n".join([told, table(COLUMNS, rows), "\n".join(f"- {line}" for line in verdicts(rows))])
-    print(told)
-    if args.output is not None:
-        write_report(args.output, about | {"rows": rows, "markdown": told}, overwrite=True)
+    tell(about, told, args.output, rows=rows)
     if args.plot is not None:
         with atomic_output(args.plot, overwrite=True) as temporary:
             temporary.write_text(plot(rows), encoding="utf-8")

@@ -25,17 +25,8 @@ from demo_server import PATIENCE
 from numbered_video import number_of, numbered
 from salfom_hf import EfficientNetLiteConfig, SalFoMVideoProcessor, SaliencyPredictor, VideoError, cli
 from salfom_hf.inference import live
-from salfom_hf.inference.live import (
-    LiveFrame,
-    PictureServer,
-    Reader,
-    Slot,
-    SourceClock,
-    Tally,
-    address_of,
-    predict_live,
-    taken,
-)
+from salfom_hf.inference.live import LiveFrame, PictureServer, Reader, Slot, predict_live, taken
+from salfom_hf.inference.live.source import SourceClock, address_of
 from test_docs import run_commands, run_python, small  # noqa: F401
 
 HEIGHT, WIDTH, RATE = 64, 96, 25
@@ -239,20 +230,13 @@ def test_each_map_comes_before_the_next_frame_is_asked_for(framewise_model, proc
     assert ahead == [1, *[0] * 7]
 
 
-def test_figures():
-    tally = Tally()
-    assert str(tally) == "no frames"
-    for index, latency in enumerate([0.030, 0.050, 0.040, 0.200, 0.020]):
-        tally.add(10 + index / 10 - latency, 10 + index / 10)
-    assert str(tally) == "10.0 frames/s, latency 40 ms (median) to 200 ms (maximum)"
-
-
 def test_a_line_on_a_terminal_tells_of_the_last_second(monkeypatch, capsys):
     now = itertools.count(0, 0.5)
     monkeypatch.setattr(cli.live.time, "monotonic", lambda: next(now))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     slot = Slot(0)
     status = cli.live.Status(slot)
+    assert status.told() == "no frames"
     for shown in (0, 0.5, 1, 1.5, 2, 2.5):
         slot.dropped += 2
         status.shown(shown - 0.02 * (1 + shown))
@@ -378,7 +362,8 @@ def flat_folder(tmp_path_factory):
 # The command, each map of which takes a tenth of a second longer.
 SLOW = """
 import sys, time
-from salfom_hf import cli, predictor
+from salfom_hf import cli
+from salfom_hf.inference import predictor
 original = predictor.saliency_maps
 def slow(*arguments):
     for saliency in original(*arguments):
@@ -520,7 +505,7 @@ def salfom_live(model_folder, capfd):
 @pytest.mark.parametrize("silent", [False, True])
 def test_a_stream_that_breaks_leaves_a_complete_file(tmp_path, salfom_live, monkeypatch, silent):
     if silent:
-        monkeypatch.setattr(live, "SILENCE", 3)
+        monkeypatch.setattr(live.source, "SILENCE", 3)
     with sending() as (url, players):
         monkeypatch.setattr(live, "warm_up", lambda *_: threading.Timer(0.5, stop).start())
 

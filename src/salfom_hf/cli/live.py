@@ -5,9 +5,11 @@ import os
 import signal
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from statistics import median_low
 
 from ..files import Inputs, check_free, check_suffix
 from ..models.names import KNOWN, local
@@ -81,24 +83,34 @@ class Status:
     """What is said of a run: on a terminal a line that changes every second, and a sentence at the end."""
 
     def __init__(self, slot):
-        from ..inference.live import Tally
-
-        self.slot, self.tally, self.recent = slot, Tally(), Tally()
+        self.slot, self.recent = slot, 0
+        # When each frame was shown, and how late, in seconds: a day of video needs 30 MB.
+        self.times, self.latencies = array("d"), array("f")
 
     def shown(self, arrived: float) -> None:
         now = time.monotonic()
-        for tally in (self.tally, self.recent):
-            tally.add(arrived, now)
-        if self.recent.seconds >= 1:
+        self.times.append(now)
+        self.latencies.append(now - arrived)
+        if now - self.times[self.recent] >= 1:
             if sys.stderr.isatty():
-                say(f"\r{self.recent}, {self.slot.dropped} dropped\033[K", end="")
-            self.recent = type(self.recent)()
+                say(f"\r{self.told(self.recent)}, {self.slot.dropped} dropped\033[K", end="")
+            self.recent = len(self.times)
+
+    def told(self, first: int = 0) -> str:
+        """Frames per second and latency, from this frame on."""
+        times, late = self.times[first:], sorted(round(1000 * latency) for latency in self.latencies[first:])
+        if not late:
+            return "no frames"
+        passed = times[-1] - times[0]
+        rate = (len(times) - 1) / passed if passed else 0.0
+        return f"{rate:.1f} frames/s, latency {median_low(late)} ms (median) to {late[-1]} ms (maximum)"
 
     def finish(self, output: str | None) -> None:
         if sys.stderr.isatty():
             say("\r\033[K", end="")
-        tally, place = self.tally, "" if output is None else f" -> {output}"
-        say(f"{tally.shown} frames in {tally.seconds:.1f} s, {self.slot.dropped} dropped; {tally}{place}")
+        passed = self.times[-1] - self.times[0] if self.times else 0.0
+        place = "" if output is None else f" -> {output}"
+        say(f"{len(self.times)} frames in {passed:.1f} s, {self.slot.dropped} dropped; {self.told()}{place}")
 
 
 def live(args: argparse.Namespace) -> int:
