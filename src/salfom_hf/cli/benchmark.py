@@ -1,11 +1,12 @@
 """`salfom benchmark`: how many maps a second this machine computes."""
 
 import argparse
+import copy
 from contextlib import nullcontext
 
 from ..models.loading import LoadError, loading
 from ..models.names import KNOWN
-from .common import UsageError, at_least_one, note_emulated, usable_device
+from .common import UsageError, at_least_one, load_predictor, usable_device
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -37,70 +38,64 @@ def add(commands) -> None:
     command.add_argument("--threads", type=at_least_one, help="of the CPU; default: PyTorch's choice")
     command.add_argument("--rounds", type=at_least_one, default=5, help="turns of each way, default %(default)s")
     command.add_argument("--compile", action="store_true", help="by torch.compile; for salfom-large and its like")
-    command.set_defaults(run=benchmark)
+    command.set_defaults(run=benchmark, stride=1, runtime="torch")
 
 
-def load(args: argparse.Namespace, device: str, dtype):
-    """Model and processor, for the size that is asked for."""
-    from transformers.image_utils import SizeDict
+def load(args: argparse.Namespace, dtype: str):
+    """A predictor in this dtype."""
+    import torch
 
     from ..inference.benchmarking import random_model
-    from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
+    from ..inference.predictor import SaliencyPredictor
     from ..models.video_processing_salfom import SalFoMVideoProcessor
 
-    size = args.size
-    try:
-        # What need not be installed cannot be checked.
-        known = args.random_weights and args.model == "salfom-large"
-        with nullcontext() if known else loading(args.model):
-            if args.random_weights:
-                model, processor = random_model(args.model, device).to(dtype), SalFoMVideoProcessor()
-                size = size or model.config.image_height_width
-            else:
-                model = SalFoMForVideoSaliencyPrediction.from_pretrained(args.model, dtype=dtype).to(device)
-                processor = SalFoMVideoProcessor.from_pretrained(args.model)
-    except LoadError as error:
-        if args.random_weights:
-            raise
-        raise UsageError(f"{error} The same network is timed without its weights by --random-weights.") from error
-    if size is not None:
-        processor.size, processor.keep_aspect_ratio = SizeDict(height=size[0], width=size[1]), False
-    return model, processor
+    if not args.random_weights:
+        try:
+            return load_predictor(args.model, argparse.Namespace(**vars(args) | {"dtype": dtype, "batch_size": 1}))
+        except LoadError as error:
+            told = f"{error} The same network is timed without its weights by --random-weights."
+            raise UsageError(told) from error
+    # What need not be installed cannot be checked.
+    with nullcontext() if args.model == "salfom-large" else loading(args.model):
+        model = random_model(args.model, usable_device(args.device)).to(getattr(torch, dtype))
+    height, width = model.config.image_height_width
+    processor = SalFoMVideoProcessor(size={"height": height, "width": width})
+    return SaliencyPredictor(model, processor, compile=args.compile)
 
 
 def benchmark(args: argparse.Namespace) -> int:
     import torch
+    from transformers.image_utils import SizeDict
 
     from .. import __version__
     from ..inference.benchmarking import EXAMPLE, maps_per_second
     from ..inference.cpu import exact_float32, keep_freed_memory
-    from ..inference.predictor import SaliencyPredictor
     from ..inference.profiling import aligned
     from ..video.reading import probe
 
     keep_freed_memory()
     exact_float32()
-    device = usable_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.dtype != DTYPES[:2]:  # By default there are both, to be compared.
-        note_emulated(dict.fromkeys(args.dtype), device)
     info, predictors = probe(EXAMPLE), {}
-    try:
-        for dtype in dict.fromkeys(args.dtype):
-            model, processor = load(args, device, getattr(torch, dtype))
+    for dtype in dict.fromkeys(args.dtype):
+        try:
+            predictor = load(args, dtype)
+            model, processor = predictor.model, predictor.processor
+            if args.size is not None:
+                processor.size, processor.keep_aspect_ratio = SizeDict(height=args.size[0], width=args.size[1]), False
             height, width = processor.target_size(info.height, info.width)
             model.salfom.check_input(torch.empty(1, 1, 3, height, width, device="meta"))
-            for batch_size in dict.fromkeys(args.batch_size):
-                predictor = SaliencyPredictor(model, processor, batch_size=batch_size, compile=args.compile)
-                predictors[dtype, batch_size] = predictor
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        for batch_size in dict.fromkeys(args.batch_size):
+            predictors[dtype, batch_size] = copy.copy(predictor)
+            predictors[dtype, batch_size].batch_size = batch_size
     rates = maps_per_second(list(predictors.values()), args.rounds)
 
     print(
         f"{args.model}{' with random weights' * args.random_weights}, windows of {model.config.num_frames} frames of "
-        f"{height}×{width}; {device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, salfom-hf "
+        f"{height}×{width}; {model.device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, salfom-hf "
         f"{__version__}\n"
     )
     rows = [

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import median_low
 
+from ..errors import VideoError
 from ..files import Inputs, check_free, check_suffix
 from ..models.names import KNOWN, local
 from ..video.drawing import COLORMAPS, overlay
@@ -114,7 +115,7 @@ class Status:
 
 
 def live(args: argparse.Namespace) -> int:
-    from ..inference.live import PictureServer, Reader, Slot, StreamWriter, show, taken, warm_up
+    from ..inference.live import PictureServer, Reader, Slot, StreamWriter, predict_live, show, taken, warm_up
     from ..video.reading import image_of
 
     to_file = args.output is not None and args.output != "-" and "://" not in args.output
@@ -148,11 +149,12 @@ def live(args: argparse.Namespace) -> int:
         if server is not None:
             say(f"Open {server.address} in a browser; Ctrl-C ends it.")
         reader.start()
-        frames = taken(slot, args.duration, stopped)
+        predicted = predict_live(predictor, taken(slot, args.duration, stopped), (height, width))
         try:
-            draw = partial(overlay, colormap=args.colormap)
-            show(predictor, frames, (height, width), draw, writes, status.shown)
-        except BrokenPipeError:
+            show(predicted, partial(overlay, colormap=args.colormap), writes, status.shown)
+        except VideoError as error:
+            if not isinstance(error.__cause__, BrokenPipeError):
+                raise
             say("What read the output has stopped.")
     status.finish(args.output if to_file else None)
     if reader.error is not None:

@@ -57,33 +57,31 @@ def warm_up(predictor: SaliencyPredictor, first: LiveFrame, size: tuple[int, int
 
 
 def show(
-    predictor: SaliencyPredictor,
-    frames: Iterable[LiveFrame],
-    size: tuple[int, int],
+    predicted: Iterable[tuple[SaliencyFrame, float]],
     draw: Callable[[np.ndarray, np.ndarray], np.ndarray],
     writes: Sequence[Callable[[np.ndarray, Fraction], None]],
     shown: Callable[[float], None],
 ) -> None:
     """
-    Predict, draw and write frames; while one is predicted, one is drawn and written, and at most one waits for that.
+    Draw and write frames; while one is predicted, one is drawn and written, and at most one waits for that.
 
     Args:
-        predictor, frames, size: see [`predict_live`].
+        predicted: what [`predict_live`] yields.
         draw: image, map -> picture.
         writes: each takes every picture, and its timestamp in seconds since the first one.
         shown: takes when a frame arrived, after it was written.
     """
     start: Fraction | None = None
 
-    def put(predicted: tuple[SaliencyFrame, float]) -> None:
+    def put(item: tuple[SaliencyFrame, float]) -> None:
         nonlocal start
-        frame, arrived = predicted
+        frame, arrived = item
         start = frame.timestamp if start is None else start
         picture = draw(frame.image, frame.saliency)
         for write in writes:
             write(picture, frame.timestamp - start)
         shown(arrived)
 
-    with closing(in_background(put, predict_live(predictor, frames, size), 1)) as written:
+    with closing(in_background(put, predicted, 1)) as written:
         for _ in written:
             pass

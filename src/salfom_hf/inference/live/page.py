@@ -5,7 +5,6 @@ import re
 import socketserver
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler
 
@@ -26,10 +25,10 @@ PAGE = """<!DOCTYPE html>
 """
 
 
-class PictureServer(AbstractContextManager):
+class PictureServer(socketserver.ThreadingTCPServer):
     """
     Show the newest picture in browsers: a page at `/`, and the pictures as an endless row of JPEGs (MJPEG) at
-    `/live.mjpg`. Whoever reads slowly gets fewer of them.
+    `/live.mjpg`. Whoever reads slowly gets fewer of them. A context manager, which serves from the beginning.
 
     To this machine it answers only under its own names: else any web site could, by a name of its own that leads
     here, see what the camera sees.
@@ -44,20 +43,22 @@ class PictureServer(AbstractContextManager):
         VideoError: the place is taken, or not this machine's.
     """
 
+    allow_reuse_address = True
+    daemon_threads = True
+
     def __init__(self, host: str = "127.0.0.1", port: int = 7861):
         self._picture, self._number, self._closed, self._viewers = None, 0, False, 0
         self._changed = threading.Condition()
         try:
-            self._server = _Server((host, port), _Handler)
+            super().__init__((host, port), _Handler)
         except (OSError, OverflowError) as error:
             raise VideoError(
                 f"Cannot serve at {host}, port {port} ({reason_of(error)}); choose another --serve PORT or --host."
             ) from error
-        self._server.pictures = self
-        bound, self.port = self._server.server_address[:2]
+        bound, self.port = self.server_address[:2]
         self.names = {"localhost", bound, host} if bound.startswith("127.") else None
         self.address = f"http://{host}:{self.port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def write(self, image: np.ndarray, timestamp: Fraction) -> None:
         """Show a picture, uint8 (height, width, 3) RGB, now."""
@@ -87,19 +88,13 @@ class PictureServer(AbstractContextManager):
                 self._changed.notify_all()
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
+        self.shutdown()
         with self._changed:
             self._closed = True
             self._changed.notify_all()
             # The last picture has to get to whoever watches, but nobody may hold up the end.
             self._changed.wait_for(lambda: not self._viewers, 2)
-        self._server.server_close()
-
-
-class _Server(socketserver.ThreadingTCPServer):
-    allow_reuse_address = True
-    daemon_threads = True
-    pictures: PictureServer
+        self.server_close()
 
     def handle_error(self, *_: object) -> None:
         """Say nothing: a browser that goes away is no error."""
@@ -107,10 +102,10 @@ class _Server(socketserver.ThreadingTCPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     timeout = SILENCE
-    server: _Server
+    server: PictureServer
 
     def do_GET(self) -> None:
-        names = self.server.pictures.names
+        names = self.server.names
         asked_for = re.sub(r":[0-9]+$", "", self.headers.get("Host", ""))
         if names is not None and asked_for not in names:
             self.send_error(403)
@@ -120,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/live.mjpg":
             self._begin("multipart/x-mixed-replace; boundary=picture")
             self.wfile.write(b"--picture\r\n")
-            for jpeg in self.server.pictures.jpegs():
+            for jpeg in self.server.jpegs():
                 # Browsers show a picture when the next one's boundary has come, so it comes right after it.
                 head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 self.wfile.write(head.encode() + jpeg + b"\r\n--picture\r\n")

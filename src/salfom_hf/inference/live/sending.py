@@ -1,8 +1,8 @@
 """Pictures sent on as a stream, each as soon as it is there."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from fractions import Fraction
+from functools import partial
 
 import av
 import numpy as np
@@ -26,12 +26,12 @@ class StreamWriter(AbstractContextManager):
         frame_rate: about how many images per second; timestamps need not keep to it.
 
     Raises:
-        VideoError: it cannot be written to.
-        BrokenPipeError: what read standard output has stopped.
+        VideoError: it cannot be written to; by a `BrokenPipeError` if what read it has stopped.
     """
 
     def __init__(self, url: str, width: int, height: int, frame_rate: Fraction):
-        self._failing = f"Cannot write to {'standard output' if url == '-' else without_password(url)}"
+        name = "standard output" if url == "-" else without_password(url)
+        self._reported = partial(reported, f"Cannot write to {name}", "check that something receives it")
         with self._reported():
             self._output = av.open(
                 "pipe:1" if url == "-" else url,
@@ -45,16 +45,6 @@ class StreamWriter(AbstractContextManager):
             self._stream = add_video_stream(self._output, "libx264", options, width, height, frame_rate, TICK)
         self._last = -1
 
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        try:
-            with reported(self._failing, "check that something receives it"):
-                yield
-        except VideoError as error:
-            if isinstance(error.__cause__, BrokenPipeError):
-                raise error.__cause__ from None
-            raise
-
     def write(self, image: np.ndarray, timestamp: Fraction) -> None:
         """Send a picture, uint8 (height, width, 3) RGB, shown at `timestamp` seconds."""
         with self._reported():
@@ -64,7 +54,7 @@ class StreamWriter(AbstractContextManager):
             self._output.mux(self._stream.encode(frame))
 
     def __exit__(self, *_: object) -> None:
-        with suppress(VideoError, BrokenPipeError), self._reported():
+        with suppress(VideoError), self._reported():
             if self._last >= 0:
                 self._output.mux(self._stream.encode(None))
             self._output.close()

@@ -44,7 +44,6 @@ class Slot:
         self._begun = self._closed = False
 
     def put(self, frame: LiveFrame) -> None:
-        """Add the newest frame."""
         with self._changed:
             self._frames.append(frame)
             while frame.timestamp - self._frames[0].timestamp > self.latency:

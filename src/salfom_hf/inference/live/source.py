@@ -175,63 +175,59 @@ class Reader:
 
     def _run(self) -> None:
         try:
-            with self._open() as container:
-                self._read(container)
+            self._read()
         except Exception as error:
             self.error = error
         finally:
             self.slot.close()
             self._opened.set()
 
-    def _open(self) -> Any:
-        _, url, kind, advice = self.address
+    def _read(self) -> None:
+        name, url, kind, advice = self.address
         options = {"analyzeduration": str(PROBING * 10**6), "rtsp_flags": "prefer_tcp"}
         if kind is not None:
             options = {"framerate": "30"} if kind == "avfoundation" else {}
         with reading(self.address, "Cannot open", advice):
-            return av.open(url, format=kind, options=options, timeout=(SILENCE, SILENCE))
-
-    def _read(self, container: Any) -> None:
-        name, stream = self.address.name, video_stream(container)
-        if stream is None:
-            raise VideoError(f"{name} has no video that can be decoded; choose another source.")
-        rates = (as_fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate)
-        self.frame_rate = next((rate for rate in rates if RATES[0] <= rate <= RATES[1]), IMAGE_RATE)
-        recorded = container.duration is not None
-        for frame in self._frames(container, stream, SourceClock(math.inf if recorded else JUMP)):
-            if self._first is None:
-                if min(frame.picture.width, frame.picture.height) < MIN_SIDE:
-                    raise VideoError(f"{name} has less than {MIN_SIDE}x{MIN_SIDE} pixels; choose another.")
-                self._first = frame
-                self._opened.set()
+            container = av.open(url, format=kind, options=options, timeout=(SILENCE, SILENCE))
+        with container:
+            stream = video_stream(container)
+            if stream is None:
+                raise VideoError(f"{name} has no video that can be decoded; choose another source.")
+            rates = (as_fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate)
+            self.frame_rate = next((rate for rate in rates if RATES[0] <= rate <= RATES[1]), IMAGE_RATE)
+            recorded, tick = container.duration is not None, as_fraction(stream.time_base)
+            clock = SourceClock(math.inf if recorded else JUMP)
+            for picture in self._pictures(container, stream):
+                now = time.monotonic()
+                timestamp = clock.at(None if picture.pts is None else picture.pts * tick, now)
+                if self._first is None:
+                    if min(picture.width, picture.height) < MIN_SIDE:
+                        raise VideoError(f"{name} has less than {MIN_SIDE}x{MIN_SIDE} pixels; choose another.")
+                    self._first = LiveFrame(picture, timestamp, now)
+                    self._opened.set()
+                    if recorded:
+                        self._started.wait()
+                    begin = time.monotonic()
                 if recorded:
-                    self._started.wait()
-                begin = time.monotonic()
-            if recorded:
-                self._stopped.wait(begin + float(frame.timestamp) - time.monotonic())
-            if self._stopped.is_set():
-                return
-            self.slot.put(frame._replace(arrived=time.monotonic()))
-        if self._first is None:
-            raise VideoError(f"{name} has no frame that can be decoded; check that it plays.")
+                    self._stopped.wait(begin + float(timestamp) - time.monotonic())
+                if self._stopped.is_set():
+                    return
+                self.slot.put(LiveFrame(picture, timestamp, time.monotonic()))
+            if self._first is None:
+                raise VideoError(f"{name} has no frame that can be decoded; check that it plays.")
 
-    def _frames(self, container: Any, stream: Any, clock: SourceClock) -> Iterator[LiveFrame]:
+    def _pictures(self, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
         # Threads that decode one frame each would hold back as many frames.
         stream.thread_type = "SLICE"
-        tick, packets = as_fraction(stream.time_base), container.demux(stream)
-        failure = None
-        while True:
-            try:
-                with reading(self.address, "Lost", "what came until then was shown"):
-                    packet = next(packets, None)
-            except VideoError as error:
-                packet, failure = None, error
+
+        def decoded(packet: Any) -> Iterator[av.VideoFrame]:
             with suppress(av.FFmpegError):  # One bad packet is no reason to stop.
-                for picture in stream.decode(packet):  # At the end, what the decoder still holds.
-                    arrived = time.monotonic()
-                    seconds = None if picture.pts is None else picture.pts * tick
-                    yield LiveFrame(picture, clock.at(seconds, arrived), arrived)
-            if failure is not None:
-                raise failure
-            if packet is None:
-                return
+                yield from stream.decode(packet)
+
+        try:
+            with reading(self.address, "Lost", "what came until then was shown"):
+                for packet in container.demux(stream):
+                    yield from decoded(packet)
+        except VideoError:
+            yield from decoded(None)  # What the decoder still holds.
+            raise
