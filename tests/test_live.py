@@ -52,14 +52,6 @@ def times(slot):
 # The slot.
 
 
-def test_a_slot_drops_nothing_while_frames_are_taken_as_they_come():
-    slot = begun_slot(0.1)
-    for index in range(100):
-        slot.put(frame_at(index / 25))
-        assert slot.take().timestamp == Fraction(index, 25)
-    assert slot.dropped == 0
-
-
 @pytest.mark.parametrize(
     ("latency", "left"), [(0, [0.36]), (0.07, [0.32, 0.36]), (0.1, [0.28, 0.32, 0.36]), (9, np.arange(1, 10) / 25)]
 )
@@ -131,9 +123,10 @@ def clocked(*readings, jump=10):
 
 
 def test_a_sources_clock_is_kept_however_its_frames_arrive():
-    # From 1.4 s, as MPEG-TS begins, at a varying rate, in bursts.
+    # From 1.4 s, as MPEG-TS begins, at a varying rate, in bursts; and a recording's long gap.
     seconds = ["1.4", "1.44", "1.45", "2.4", "6.4"]
     assert clocked(*zip(seconds, [50, 50, 50, 90, 90], strict=True)) == pytest.approx([0, 0.04, 0.05, 1.0, 5.0])
+    assert clocked(("0", 0), ("500", 0.1), jump=float("inf")) == [0, 500]
 
 
 @pytest.mark.parametrize("bad", [None, "5", "2", "9000"])
@@ -142,15 +135,8 @@ def test_our_clock_steps_in_where_the_sources_fails(bad):
     after = None if bad is None else str(float(bad) + 0.25)
     found = clocked(("4", 10.0), ("5", 11.0), (bad, 11.5), (after, 11.75))
     assert found == pytest.approx([0, 1, 1.5, 1.75])
-
-
-def test_a_recordings_long_gap_is_kept():
-    assert clocked(("0", 0), ("500", 0.1), jump=float("inf")) == [0, 500]
-
-
-def test_timestamps_increase_whatever_comes():
-    found = clocked(*[("3", 1.0)] * 5)
-    assert found == sorted(set(found))
+    at_once = clocked(*[("3", 1.0)] * 5)
+    assert at_once == sorted(set(at_once))
 
 
 def test_a_recording_plays_at_its_own_speed(clip):

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 from transformers.image_utils import SizeDict
 
-from ..errors import is_out_of_memory
+from ..errors import described, is_out_of_memory
 from ..files import atomic_output, check_free
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import SalFoMVideoProcessor
 from ..video.reading import read_frames
-from .onnx_runtime import GRAPH, GraphError, OnnxModel, first_line, required
+from .onnx_runtime import GRAPH, GraphError, OnnxModel, required
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"
 
@@ -51,12 +51,7 @@ class Window(nn.Module):
 
 @contextmanager
 def exporting() -> Iterator[None]:
-    """
-    Keep what PyTorch and onnxruntime tell of their passes from the user, and turn their errors into one sentence.
-
-    Raises:
-        GraphError: a pass failed.
-    """
+    """Keep what PyTorch tells of its passes from the user, and turn its errors into a `GraphError`."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -67,7 +62,7 @@ def exporting() -> Iterator[None]:
         if isinstance(error, OSError) or is_out_of_memory(error):  # That says nothing about the model.
             raise
         raise GraphError(
-            f"This model cannot be exported ({first_line(error)}); those with the encoders umt and efficientnet_lite "
+            f"This model cannot be exported ({described(error)}); those with the encoders umt and efficientnet_lite "
             "can."
         ) from error
     finally:
@@ -75,21 +70,10 @@ def exporting() -> Iterator[None]:
 
 
 class Export:
-    """
-    What both kinds of export do with a model: trace it for a size, and compare the result with it.
-
-    Args:
-        model, processor, size: as for [`export_onnx`].
-
-    Raises:
-        GraphError: the size does not fit the model.
-    """
+    """What both kinds of export do with a model: trace it for a size that fits, and compare the result with it."""
 
     def __init__(
-        self,
-        model: SalFoMForVideoSaliencyPrediction,
-        processor: SalFoMVideoProcessor,
-        size: tuple[int, int] | None,
+        self, model: SalFoMForVideoSaliencyPrediction, processor: SalFoMVideoProcessor, size: tuple[int, int] | None
     ):
         self.model, self.processor = model.eval(), copy.deepcopy(processor)
         self.any_size = size is None and model.config.encoder_config.model_type in ANY_SIZE
@@ -125,12 +109,7 @@ class Export:
 
     @torch.inference_mode()
     def check(self, exported: Callable[[torch.Tensor], torch.Tensor], file: str) -> float:
-        """
-        The largest difference of the maps that an export gives from the model's.
-
-        Raises:
-            GraphError: it is too large.
-        """
+        """The largest difference of the maps that an export gives from the model's; it must be within `TOLERANCE`."""
         differences = [(exported(clips) - self.model(clips).saliency).abs().max() for clips in self.batches()]
         difference = float(torch.stack(differences).max())  # Unlike Python's, this maximum lets no NaN pass.
         if not difference <= TOLERANCE:

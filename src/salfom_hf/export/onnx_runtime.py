@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from ..errors import is_out_of_memory, needs_extra
+from ..errors import described, is_out_of_memory, needs_extra
 from ..inference.predictor import SaliencyPredictor
 from ..models.configuration_salfom import SalFoMConfig
 from ..models.loading import LoadError, loading
@@ -33,10 +33,6 @@ def required(name: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise GraphError(needs_extra("ONNX", "onnx")) from error
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class OnnxModel:
@@ -72,9 +68,8 @@ class OnnxModel:
         try:
             self.session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # Those of onnxruntime have no class in common.
-            raise GraphError(
-                f"Cannot load the ONNX model {self.path} ({first_line(error)}); export it anew."
-            ) from error
+            told = f"Cannot load the ONNX model {self.path} ({described(error)}); export it anew."
+            raise GraphError(told) from error
 
     def __call__(self, pixel_values_videos: torch.Tensor) -> SalFoMOutput:
         """
@@ -91,9 +86,9 @@ class OnnxModel:
             (maps,) = self.session.run(["saliency"], {"pixel_values_videos": clips.numpy()})
         except Exception as error:
             if is_out_of_memory(error):
-                raise MemoryError(first_line(error)) from error
+                raise MemoryError(described(error)) from error
             raise GraphError(
-                f"{self.path} cannot be run on this input ({first_line(error)}); give it frames of the size it was "
+                f"{self.path} cannot be run on this input ({described(error)}); give it frames of the size it was "
                 "exported for."
             ) from error
         return SalFoMOutput(saliency=torch.from_numpy(maps))
