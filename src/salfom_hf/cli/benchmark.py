@@ -4,7 +4,7 @@ import argparse
 import copy
 from contextlib import nullcontext
 
-from ..models.loading import LoadError, loading
+from ..models.loading import loading
 from ..models.names import KNOWN
 from .common import UsageError, at_least_one, load_predictor, usable_device
 
@@ -50,14 +50,11 @@ def load(args: argparse.Namespace, dtype: str):
     from ..models.video_processing_salfom import SalFoMVideoProcessor
 
     if not args.random_weights:
-        try:
-            return load_predictor(args.model, argparse.Namespace(**vars(args) | {"dtype": dtype, "batch_size": 1}))
-        except LoadError as error:
-            told = f"{error} The same network is timed without its weights by --random-weights."
-            raise UsageError(told) from error
+        return load_predictor(args.model, argparse.Namespace(**vars(args) | {"dtype": dtype, "batch_size": 1}))
+    device = usable_device(args.device)
     # What need not be installed cannot be checked.
     with nullcontext() if args.model == "salfom-large" else loading(args.model):
-        model = random_model(args.model, usable_device(args.device)).to(getattr(torch, dtype))
+        model = random_model(args.model, device).to(getattr(torch, dtype))
     height, width = model.config.image_height_width
     processor = SalFoMVideoProcessor(size={"height": height, "width": width})
     return SaliencyPredictor(model, processor, compile=args.compile)

@@ -11,7 +11,7 @@ import torch
 from ..errors import described, is_out_of_memory, needs_extra
 from ..inference.predictor import SaliencyPredictor
 from ..models.configuration_salfom import SalFoMConfig
-from ..models.loading import LoadError, loading
+from ..models.loading import loading
 from ..models.modeling_salfom import SalFoMOutput
 from ..models.video_processing_salfom import SalFoMVideoProcessor
 
@@ -43,7 +43,8 @@ class OnnxModel:
         path: folder that `salfom export onnx` wrote, or an `.onnx` file in such a folder.
 
     Raises:
-        GraphError: there is no such model, it cannot be loaded, or onnxruntime is not installed.
+        GraphError: there is no such graph, it cannot be loaded, or onnxruntime is not installed.
+        LoadError: the configuration beside it cannot be loaded.
     """
 
     device, dtype = torch.device("cpu"), torch.float32
@@ -56,11 +57,8 @@ class OnnxModel:
             raise GraphError(f"There is no ONNX model at {path}; write one with `salfom export onnx`.")
         if not (self.folder / "config.json").is_file():
             raise GraphError(f"Beside {self.path} there is no config.json of its model; export it anew.")
-        try:
-            with loading(self.folder):
-                self.config = SalFoMConfig.from_pretrained(self.folder)
-        except LoadError as error:
-            raise GraphError(str(error)) from error
+        with loading(self.folder):
+            self.config = SalFoMConfig.from_pretrained(self.folder)
         onnxruntime = required("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -124,14 +122,11 @@ class OnnxPredictor(SaliencyPredictor):
             stride, batch_size: see the class.
 
         Raises:
-            GraphError: it cannot be loaded.
+            GraphError, LoadError: it cannot be loaded.
         """
         model = OnnxModel(name)
-        try:
-            with loading(model.folder):
-                processor = SalFoMVideoProcessor.from_pretrained(model.folder)
-        except LoadError as error:
-            raise GraphError(str(error)) from error
+        with loading(model.folder):
+            processor = SalFoMVideoProcessor.from_pretrained(model.folder)
         return cls(model, processor, stride, batch_size)
 
 
