@@ -3,9 +3,7 @@
 import copy
 import importlib
 import importlib.util
-import itertools
 import json
-import os
 import re
 import shlex
 import statistics
@@ -309,15 +307,6 @@ def test_cost_over_length_resolution_and_windows(script, model_folder, tmp_path,
     assert all(0 < float(dot.get("cx")) < width and 0 < float(dot.get("cy")) < height for dot in circles)
 
 
-def test_straight_lines(script):
-    linear_cost = script("linear_cost")
-    rows = [{"across": x, "seconds": 3 * x + 2} for x in (1, 2, 4)]
-    assert linear_cost.line_through(rows) == pytest.approx((3, 2, 0), abs=1e-9)
-    bent = [{"across": x, "seconds": y} for x, y in ((0, 0), (1, 0), (2, 3))]
-    # Least squares by hand: slope 1.5, intercept −0.5; the point in the middle lies 1 below.
-    assert linear_cost.line_through(bent) == pytest.approx((1.5, -0.5, 1 / 3))
-
-
 def test_training_steps_side_by_side(script, umt_folder, tmp_path, capsys):
     training_step = script("training_step")
     training_step.main(
@@ -414,24 +403,6 @@ def test_many_videos_times_a_command_that_runs(script, model_folder, clip, tmp_p
     assert found["seconds"] > 0
 
 
-def test_many_videos_compares_medians(script, clip, tmp_path, monkeypatch, capsys):
-    many_videos = script("many_videos")
-    rates = {1: iter([10, 30, 20]), 2: iter([36, 39, 90])}
-    videos = []
-
-    def measure(processes, folder, args):
-        videos.append(len(os.listdir(folder)))
-        return {"frames_per_second": next(rates[processes]), "seconds": 1}
-
-    monkeypatch.setattr(many_videos, "measure", measure)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
-    output = tmp_path / "found.json"
-    many_videos.main(["--video", str(clip), "--videos", "3", "--rounds", "3", "-o", str(output)])
-    assert videos == [3] * 6
-    assert "1.95 times as many" in capsys.readouterr().out
-    assert json.loads(output.read_text(encoding="utf-8"))["ratio"] == 39 / 20
-
-
 def test_startup_runs_what_it_names(script, monkeypatch, capsys, model_folder, tmp_path):
     """In this process: starting one for each would take the tests longer."""
     startup = script("startup")
@@ -455,42 +426,3 @@ def test_startup_runs_what_it_names(script, monkeypatch, capsys, model_folder, t
     told = capsys.readouterr().out
     assert re.search(r"\| `salfom predict, first map` +\| +1.2 \| +2.5 \|\n$", told)
     assert json.loads(output.read_text(encoding="utf-8"))["markdown"] == told.rstrip("\n")
-
-
-def test_streaming_compares_stages(script, model_folder, tmp_path, monkeypatch, capsys):
-    streaming = script("streaming")
-    output = tmp_path / "found.json"
-    words = f"--model {model_folder} --size 64 96 --threads 1 --repeats 3 -o {output}"
-    streaming.main(words.split())
-    told = capsys.readouterr().out
-    report = json.loads(output.read_text(encoding="utf-8"))
-    assert report["markdown"] == told.rstrip("\n")
-    rows = report["rows"]
-    assert [(row["dtype"], row["stage"]) for row in rows] == list(
-        itertools.product(("float32", "bfloat16"), streaming.STAGES)
-    )
-    for row in rows:
-        assert row["ratio"] == pytest.approx(row["window, ms"] / row["streaming, ms"])
-    total, parts = rows[4], rows[:4]
-    assert total["streaming, ms"] == pytest.approx(sum(row["streaming, ms"] for row in parts))
-    (difference,) = re.findall(r"float32: the maps differ by (\S+) at most", told)
-    assert float(difference) < 1e-5
-
-
-def test_end_to_end_runs_both_ways_and_all_stages(script, model_folder, tmp_path, capsys, monkeypatch):
-    end_to_end = script("end_to_end")
-    output = tmp_path / "found.json"
-    size = ["--size", "96", "64", "--rate", "10", "--seconds", "1.2"]
-    end_to_end.main(["--model", str(model_folder), *size, "--rounds", "2", "--threads", "1", "-o", str(output)])
-    report = json.loads(output.read_text(encoding="utf-8"))
-    assert report["markdown"] == capsys.readouterr().out.rstrip("\n")
-    rows = report["rows"]
-    assert [(row["dtype"], row[""]) for row in rows] == list(
-        itertools.product(("float32", "bfloat16"), ("one after the other", "at once"))
-    )
-    for row in rows:
-        assert len(row["rounds"]) == 2
-        assert min(row["rounds"]) <= row["frames per second"] <= max(row["rounds"])
-        stages = [row[name] for name in ("decode", "preprocess", "encoder", "branches", "fusion", "overlay", "encode")]
-        if row[""] == "one after the other":  # Stages cannot take longer than all.
-            assert 0 < sum(stages) <= row["passed"]

@@ -128,7 +128,8 @@ def live(args: argparse.Namespace) -> int:
     slot = Slot(args.latency)
     status = Status(slot)
     with ExitStack() as stack:
-        writes, server, writer = [], None, None
+        writes: list[Callable] = []
+        server: PictureServer | None = None
         if args.output is None or args.serve is not None:
             server = stack.enter_context(PictureServer(args.host, PORT if args.serve is None else args.serve))
             writes.append(server.write)
@@ -136,12 +137,12 @@ def live(args: argparse.Namespace) -> int:
         stack.callback(reader.stop)
         first = reader.wait()
         height, width, _ = image_of(first.picture).shape
-        if to_file:
-            # Before the model is loaded, so that a name that will not do is told at once.
-            writer = VideoWriter(args.output, width, height, reader.frame_rate, overwrite=args.overwrite)
         predictor = load_predictor(args.model, args)
         warm_up(predictor, first, (height, width))
-        if args.output is not None and not to_file:
+        writer: VideoWriter | StreamWriter | None = None
+        if to_file:
+            writer = VideoWriter(args.output, width, height, reader.frame_rate, overwrite=args.overwrite)
+        elif args.output is not None:
             writer = StreamWriter(args.output, width, height, reader.frame_rate)
         stopped = stack.enter_context(stoppable())
         if writer is not None:

@@ -4,6 +4,7 @@ import os
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,6 +108,8 @@ class OnnxPredictor(SaliencyPredictor):
         stride: every how many frames a map is computed; those between are interpolated.
         batch_size: windows per call.
     """
+
+    model: Any  # An OnnxModel is asked for the same as a network.
 
     def __init__(self, model: OnnxModel, processor: SalFoMVideoProcessor, stride: int = 1, batch_size: int = 4):
         self.model, self.processor = model, processor

@@ -47,7 +47,8 @@ class PictureServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
     def __init__(self, host: str = "127.0.0.1", port: int = 7861):
-        self._picture, self._number, self._closed, self._viewers = None, 0, False, 0
+        self._picture = np.empty((0, 0, 3), np.uint8)
+        self._number, self._closed, self._viewers = 0, False, 0
         self._changed = threading.Condition()
         try:
             super().__init__((host, port), _Handler)

@@ -157,9 +157,10 @@ class Reader:
         """
         while not self._opened.wait(0.1):  # On some systems nothing interrupts a longer wait.
             pass
-        if self._first is None:
-            raise self.error
-        return self._first
+        if self._first is not None:
+            return self._first
+        assert self.error is not None
+        raise self.error
 
     def start(self) -> None:
         """Let a recording play, or take other sources from now on."""
