@@ -12,7 +12,6 @@ second is predicted, so that start-up (`benchmarks/startup.py`) does not count.
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,8 +25,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from measuring import circumstances, described, table, tell
 from salfom_hf import SaliencyPredictor
-from salfom_hf.inference.benchmarking import EXAMPLE, circumstances, described, table, write_report
+from salfom_hf.inference.benchmarking import EXAMPLE
 from salfom_hf.inference.cpu import keep_freed_memory
 from salfom_hf.inference.profiling import STAGES, Profile
 from salfom_hf.inference.results import write
@@ -99,7 +99,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     args = parser.parse_args(given)
     torch.set_num_threads(args.threads)
-    about = circumstances(torch.device("cpu"), ["python", *sys.argv])
+    about = circumstances()
     keep_freed_memory()
 
     rows = []
@@ -114,9 +114,7 @@ def main(given: list[str] | None = None) -> None:
     video = f"{args.seconds:g} seconds of {args.size[0]}×{args.size[1]} at {args.rate} frames per second"
     told = f"{args.model}, {video}, median of {args.rounds} rounds, ms per frame. {described(about)}."
     told += f"\n\n{table(columns, rows)}"
-    print(told)
-    if args.output is not None:
-        write_report(args.output, about | {"rows": rows, "markdown": told}, overwrite=True)
+    tell(about, told, args.output, rows=rows)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,9 @@ Linux only.
 """
 
 import argparse
-import math
 import statistics
-import sys
 import tempfile
 import time
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,16 +22,10 @@ import torch
 from tqdm import tqdm
 from transformers.image_utils import SizeDict
 
+from drawing import COLORS, Dots, drawing, panel
+from measuring import circumstances, described, in_own_process, memory_status, table, tell
 from salfom_hf import SaliencyPredictor
 from salfom_hf.files import atomic_output
-from salfom_hf.inference.benchmarking import (
-    circumstances,
-    described,
-    in_own_process,
-    memory_status,
-    table,
-    write_report,
-)
 from salfom_hf.inference.cpu import keep_freed_memory
 
 RATE = 30
@@ -58,9 +49,7 @@ COLUMNS = {
 }
 
 # Of the drawing, in its own units.
-WIDTH, PANEL, TOP, LEFT, GAP = 960, 230, 40, 66, 92
-COST, MEMORY = "#1d5fa8", "#c8680a"
-INK, GRID = "#16202c", "#d9dee5"
+WIDTH, HEIGHT, PANEL, TOP, LEFT, GAP = 960, 660, 230, 40, 66, 92
 
 
 class Point(NamedTuple):
@@ -133,9 +122,9 @@ def verdicts(rows: list[dict]) -> list[str]:
     """What the points say of each panel."""
     said = []
     for varied, label in PANELS.items():
-        panel = [row for row in rows if row["varied"] == varied]
-        memory = [row["peak memory, MiB"] for row in panel]
-        _, _, left_over = line_through(panel)
+        found = [row for row in rows if row["varied"] == varied]
+        memory = [row["peak memory, MiB"] for row in found]
+        _, _, left_over = line_through(found)
         said.append(
             f"over {label}: seconds lie within {left_over:.1%} of a straight line; peak memory {min(memory):.0f} to "
             f"{max(memory):.0f} MiB"
@@ -143,62 +132,17 @@ def verdicts(rows: list[dict]) -> list[str]:
     return said
 
 
-def text(x: float, y: float, words: str, anchor: str = "middle", color: str = INK) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}">{escape(words)}</text>'
-
-
-def round_step(highest: float) -> float:
-    """1, 2 or 5 times a power of ten, four to nine of which lie below the highest value."""
-    power = 10 ** math.floor(math.log10(highest / 4))
-    return max(power * factor for factor in (1, 2, 5) if power * factor <= highest / 4)
-
-
-def panel(left: float, top: float, rows: list[dict], value: str, color: str, label: str) -> list[str]:
-    """A value over what one panel varies; both axes begin at 0."""
-    right, bottom = left + PANEL, top + PANEL
-    widest, highest = 1.1 * max(row["across"] for row in rows), 1.25 * max(row[value] for row in rows)
-
-    def place(across: float, upwards: float) -> tuple[float, float]:
-        return left + across / widest * PANEL, bottom - upwards / highest * PANEL
-
-    drawn = [f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="{INK}"/>']
-    for tick in np.arange(0, widest, round_step(widest)):
-        x, _ = place(tick, 0)
-        drawn.append(f'<path d="M{x:.1f} {bottom}v5" stroke="{INK}"/>')
-        drawn.append(text(x, bottom + 20, f"{tick:g}"))
-    for tick in np.arange(round_step(highest), highest, round_step(highest)):
-        _, y = place(0, tick)
-        drawn.append(f'<path d="M{left} {y:.1f}H{right}" stroke="{GRID}"/>')
-        drawn.append(text(left - 8, y + 5, f"{tick:g}", "end"))
-    if value == "seconds":
-        slope, intercept, _ = line_through(rows)
-        (x1, y1), (x2, y2) = place(0, intercept), place(widest, intercept + slope * widest)
-        drawn.append(f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{color}" stroke-dasharray="6 4"/>')
-    for row in rows:
-        x, y = place(row["across"], row[value])
-        drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{color}"/>')
-    return [*drawn, text(left + PANEL / 2, bottom + 42, label), text(left, top - 12, value, "start", color)]
-
-
 def plot(rows: list[dict]) -> str:
     """Seconds above, peak memory below; length, resolution and number of windows from left to right. SVG."""
-    height = 2 * (PANEL + TOP + 60)
-    drawn = []
+    parts = []
     for column, (varied, label) in enumerate(PANELS.items()):
         left = LEFT + column * (PANEL + GAP)
         found = [row for row in rows if row["varied"] == varied]
-        drawn += panel(left, TOP, found, "seconds", COST, label)
-        drawn += panel(left, height / 2 + TOP, found, "peak memory, MiB", MEMORY, label)
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
-            'font-size="14" role="img">',
-            "<title>Seconds and peak memory over length, resolution and number of windows</title>",
-            f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-            *drawn,
-            "</svg>\n",
-        ]
-    )
+        for number, value in enumerate(("seconds", "peak memory, MiB")):
+            dots = Dots([(row["across"], row[value]) for row in found], COLORS[number])
+            line = line_through(found)[:2] if value == "seconds" else None
+            parts += panel((left, TOP + number * HEIGHT / 2, PANEL, PANEL), [dots], label, value, line=line)
+    return drawing(WIDTH, HEIGHT, "Seconds and peak memory over length, resolution and number of windows", parts)
 
 
 def size_of(words: str) -> tuple[int, int]:
@@ -226,7 +170,7 @@ def main(given: list[str] | None = None) -> None:
         parser.error("a straight line is tested by three points or more: give as many lengths, sizes and strides")
     if args.threads:
         torch.set_num_threads(args.threads)  # For what is written down; other processes set their own.
-    about = circumstances(torch.device("cpu"), ["python", *sys.argv])
+    about = circumstances()
 
     points = points_of(args.lengths, args.sizes, args.strides)
     found = {point: [] for point in points}
@@ -252,9 +196,7 @@ def main(given: list[str] | None = None) -> None:
         )
     told = f"{args.model}, float32, {described(about)}."
     told = "\n\n".join([told, table(COLUMNS, rows), "\n".join(f"- {line}" for line in verdicts(rows))])
-    print(told)
-    if args.output is not None:
-        write_report(args.output, about | {"rows": rows, "markdown": told}, overwrite=True)
+    tell(about, told, args.output, rows=rows)
     if args.plot is not None:
         with atomic_output(args.plot, overwrite=True) as temporary:
             temporary.write_text(plot(rows), encoding="utf-8")

@@ -18,9 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
-from salfom_hf.inference.benchmarking import EXAMPLE, circumstances, described, table, write_report
+from measuring import circumstances, described, table, tell
+from salfom_hf.inference.benchmarking import EXAMPLE
 
 GOAL = 1.8
 COLUMNS = {"processes": "{}", "frames per second": "{:.1f}", "seconds of the command": "{:.1f}"}
@@ -72,7 +71,7 @@ def main(given: list[str] | None = None) -> None:
     args = parser.parse_args(given)
     if len(os.sched_getaffinity(0)) < 2:
         parser.error("two processes need two cores to be compared with one")
-    about = circumstances(torch.device("cpu"), ["python", *sys.argv])
+    about = circumstances()
     rounds: dict[int, list[dict]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.videos):
@@ -89,10 +88,7 @@ def main(given: list[str] | None = None) -> None:
     videos = f"{args.video.name}, {args.videos} times, {args.format}, {args.model}, one thread for each process"
     told = f"{videos}. {described(about)}.\n\n{table(COLUMNS, rows)}\n\n"
     told += f"{ratio:.2f} times as many frames per second (aim: above {GOAL})"
-    print(told)
-    if args.output is not None:
-        report = about | {"rows": rows, "ratio": ratio, "rounds": rounds, "markdown": told}
-        write_report(args.output, report, overwrite=True)
+    tell(about, told, args.output, rows=rows, ratio=ratio, rounds=rounds)
 
 
 if __name__ == "__main__":

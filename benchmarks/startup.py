@@ -17,9 +17,8 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
 
-from salfom_hf.inference.benchmarking import circumstances, described, table, write_report
+from measuring import circumstances, described, table, tell
 
 SALFOM = ("-m", "salfom_hf.cli")
 COLUMNS = {"": "{}", "processor time, s": "{:.1f}", "by the clock, s": "{:.1f}"}
@@ -55,7 +54,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--video", type=Path, help="predict its first 0.03 seconds; default: noise, 640×360")
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     args = parser.parse_args(given)
-    about = circumstances(torch.device("cpu"), ["python", *sys.argv])
+    about = circumstances()
     with tempfile.TemporaryDirectory() as folder:
         video = args.video or Path(folder) / "frame.mp4"
         if args.video is None:
@@ -80,9 +79,7 @@ def main(given: list[str] | None = None) -> None:
         for name, times in runs.items()
     ]
     told = f"Median of {args.runs} fresh processes. {described(about)}.\n\n{table(COLUMNS, rows)}"
-    print(told)
-    if args.output is not None:
-        write_report(args.output, about | {"rows": rows, "markdown": told}, overwrite=True)
+    tell(about, told, args.output, rows=rows)
 
 
 if __name__ == "__main__":

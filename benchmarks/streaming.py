@@ -7,7 +7,6 @@ Times are medians in milliseconds, by the clock and of this process on all its p
 """
 
 import argparse
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -15,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from measuring import circumstances, described, table, tell
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor
-from salfom_hf.inference.benchmarking import circumstances, described, table, write_report
 from salfom_hf.inference.cpu import keep_freed_memory
 from salfom_hf.inference.shared_windows import FrameEncoder, StreamingDecoder
 
@@ -106,7 +105,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     args = parser.parse_args(given)
     torch.set_num_threads(args.threads)
-    about = circumstances(torch.device("cpu"), ["python", *sys.argv])
+    about = circumstances()
     if not args.default_malloc:
         keep_freed_memory()
 
@@ -124,9 +123,7 @@ def main(given: list[str] | None = None) -> None:
         )
     height, width = args.size
     told = f"{args.model}, {height}×{width}. {described(about)}.\n\n{table(COLUMNS, rows)}\n\n" + "\n".join(said)
-    print(told)
-    if args.output is not None:
-        write_report(args.output, about | {"rows": rows, "markdown": told}, overwrite=True)
+    tell(about, told, args.output, rows=rows)
 
 
 if __name__ == "__main__":

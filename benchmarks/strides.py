@@ -9,16 +9,15 @@ writing files, in rounds in which every stride has its turn.
 
 import argparse
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
+from measuring import circumstances, described, tell
 from salfom_hf import SaliencyPredictor
 from salfom_hf.data import DATASETS, load
 from salfom_hf.evaluation import METRICS, Model, Protocol, Scores, evaluate
-from salfom_hf.inference.benchmarking import circumstances, described, write_report
 from salfom_hf.inference.cpu import keep_freed_memory
 from salfom_hf.inference.profiling import aligned
 from trade_off import milliseconds
@@ -82,7 +81,7 @@ def table(rows: list[dict]) -> str:
 
 def main(given: list[str] | None = None) -> None:
     args = arguments().parse_args(given)
-    about = circumstances(torch.device(args.device), ["python", *sys.argv])
+    about = circumstances(args.device)
     keep_freed_memory()
     dataset = load(args.dataset, args.data_dir, args.split)
     methods = [method_of(stride, args) for stride in args.strides]
@@ -99,9 +98,7 @@ def main(given: list[str] | None = None) -> None:
         f"{args.model}, {args.dtype}; {args.dataset}, split {args.split}: {videos:,} video{'s' * (videos != 1)}, "
         f"means over {frames:,} frames. {described(about)}.\n\n{table(rows)}"
     )
-    print(told)
-    if args.output is not None:
-        write_report(args.output, about | {"rows": rows, "markdown": told}, overwrite=True)
+    tell(about, told, args.output, rows=rows)
 
 
 if __name__ == "__main__":

@@ -3,23 +3,21 @@ How well models predict gaze on stills against what a map of a video costs them,
 
     python benchmarks/trade_off.py dev.parquet --model salfom --size 192x256 288x384 384x512 -o trade_off
 
-Writes `trade_off/trade_off.json` and `trade_off/trade_off.png`. Scores are kept there: a stopped run goes on. Times
+Writes `trade_off/trade_off.json` and `trade_off/trade_off.svg`. Scores are kept there: a stopped run goes on. Times
 are taken in rounds in which every model has its turn, so that whatever else the machine does slows all of them.
 """
 
 import argparse
 import json
-import math
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
 
-from salfom_hf import SaliencyPredictor, __version__
+from drawing import COLORS, Dots, drawing, panel
+from measuring import circumstances, tell
+from salfom_hf import SaliencyPredictor
 from salfom_hf.data import load
 from salfom_hf.evaluation import Model, Protocol, Scores, evaluate
 from salfom_hf.files import atomic_output
@@ -27,12 +25,6 @@ from salfom_hf.inference.cpu import keep_freed_memory
 from salfom_hf.inference.profiling import aligned
 
 METRICS = ("nss", "cc", "sim", "auc_judd")
-
-# Of the plot, in pixels.
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 1200, 800, 90, 200, 60, 80
-TEXT, DOT = 20, 7
-INK, GRID = (20, 20, 20), (225, 225, 225)
-COLORS = ((0, 107, 164), (200, 82, 0), (89, 89, 89), (0, 128, 96), (140, 60, 150), (150, 120, 0))
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -120,53 +112,21 @@ def table(points: list[dict]) -> str:
     return "\n".join(aligned(["model", "input", "NSS ↑", "CC ↑", "SIM ↑", "AUC-J ↑", "ms per map ↓"], rows))
 
 
-def ticks(low: float, high: float) -> list[float]:
-    """Four to ten round numbers that span what lies between."""
-    step = 10 ** math.floor(math.log10((high - low) / 4))
-    step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 8)
-    first = math.floor(low / step)
-    return [round(step * number, 10) for number in range(first, math.ceil(high / step) + 1)]
-
-
-def plot(points: list[dict]) -> Image.Image:
-    """NSS against milliseconds per map; a line joins the sizes of one model. Points without either are left out."""
-    points = [one for one in points if one.get("ms_per_map") and one.get("nss")]
-    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(TEXT)
-    scores, times = [one["nss"] for one in points], [one["ms_per_map"] for one in points]
-    across = ticks(0, max(times) * 1.02)
-    # A little more than the points span: of one point alone there is no span.
-    upwards = ticks(min(scores) - 0.01, max(scores) + 0.01)
-
-    def place(milliseconds: float, nss: float) -> tuple[float, float]:
-        x = LEFT + (milliseconds - across[0]) / (across[-1] - across[0]) * (WIDTH - LEFT - RIGHT)
-        y = HEIGHT - BOTTOM - (nss - upwards[0]) / (upwards[-1] - upwards[0]) * (HEIGHT - TOP - BOTTOM)
-        return x, y
-
-    for tick in across:
-        x, y = place(tick, upwards[0])
-        draw.line((x, TOP, x, y), fill=GRID)
-        draw.text((x, y + 8), f"{tick:g}", fill=INK, font=font, anchor="ma")
-    for tick in upwards:
-        x, y = place(across[0], tick)
-        draw.line((x, y, WIDTH - RIGHT, y), fill=GRID)
-        draw.text((x - 8, y), f"{tick:g}", fill=INK, font=font, anchor="rm")
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    draw.text((middle, HEIGHT - BOTTOM + 40), "milliseconds per map", fill=INK, font=font, anchor="ma")
-    draw.text((LEFT, TOP - 40), "NSS on stills", fill=INK, font=font)
+def plot(points: list[dict]) -> str:
+    """NSS against milliseconds per map, for points that have both; a line joins the sizes of one model. SVG."""
+    points = sorted(
+        (one for one in points if one.get("ms_per_map") and one.get("nss")), key=lambda one: one["ms_per_map"]
+    )
+    dots = []
     for number, label in enumerate(dict.fromkeys(one["label"] for one in points)):
-        color = COLORS[number % len(COLORS)]
-        of_model = sorted((one for one in points if one["label"] == label), key=lambda one: one["ms_per_map"])
-        places = [place(one["ms_per_map"], one["nss"]) for one in of_model]
-        if len(places) > 1:
-            draw.line(places, fill=color, width=2)
-        for one, (x, y) in zip(of_model, places, strict=True):
-            draw.ellipse((x - DOT, y - DOT, x + DOT, y + DOT), fill=color)
-            # The font that comes with Pillow lacks ×.
-            size = f"{one['height']}x{one['width']}" if "height" in one else ""
-            name = label if one is of_model[-1] else ""
-            draw.text((x + 12, y + 14), f"{name} {size}".strip(), fill=color, font=font, anchor="lm")
-    return image
+        of_model = [one for one in points if one["label"] == label]
+        words = {index: f"{one['height']}×{one['width']}" for index, one in enumerate(of_model) if "height" in one}
+        words[len(of_model) - 1] = f"{label} {words.get(len(of_model) - 1, '')}".strip()
+        places = [(one["ms_per_map"], one["nss"]) for one in of_model]
+        dots.append(Dots(places, COLORS[number % len(COLORS)], words, joined=True))
+    low = min(one["nss"] for one in points) - 0.1
+    parts = panel((80, 50, 640, 400), dots, "milliseconds per map", "NSS on stills", low)
+    return drawing(880, 520, "NSS on stills against milliseconds per map of a video", parts)
 
 
 def main(given: list[str] | None = None) -> None:
@@ -175,7 +135,7 @@ def main(given: list[str] | None = None) -> None:
     if args.peer is not None and not args.peer.is_file():
         parser.error(f"there is no file {args.peer}; check the path of --peer")
     labelled = [candidate(model, size) for model in args.model for size in args.size or [None]]
-    methods = [method for _, method in labelled]
+    methods, about = [method for _, method in labelled], circumstances()
     keep_freed_memory()
     dataset = load("stills", args.stills, args.split)
     scores = evaluate(dataset, methods, args.output / "scores", Protocol(METRICS))
@@ -186,20 +146,9 @@ def main(given: list[str] | None = None) -> None:
     ]
     if args.peer is not None:
         points += json.loads(args.peer.read_text(encoding="utf-8"))["points"]
-    result = {
-        "package": "salfom-hf",
-        "version": __version__,
-        "stills": len(dataset),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "points": points,
-    }
-    with atomic_output(args.output / "trade_off.json", overwrite=True) as temporary:
-        temporary.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    with atomic_output(args.output / "trade_off.png", overwrite=True) as temporary:
-        plot(points).save(temporary)
-    print(table(points))
+    with atomic_output(args.output / "trade_off.svg", overwrite=True) as temporary:
+        temporary.write_text(plot(points), encoding="utf-8")
+    tell(about, table(points), args.output / "trade_off.json", stills=len(dataset), points=points)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ are of the median step. Memory on a GPU is what tensors take at the peak, elsewh
 
 import argparse
 import statistics
-import sys
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import product
@@ -21,16 +20,8 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from salfom_hf.inference.benchmarking import (
-    circumstances,
-    described,
-    in_own_process,
-    memory_status,
-    random_model,
-    table,
-    timed,
-    write_report,
-)
+from measuring import circumstances, described, in_own_process, memory_status, table, tell, timed
+from salfom_hf.inference.benchmarking import random_model
 from salfom_hf.models.losses import saliency_loss
 from salfom_hf.training.config import TrainingConfig
 from salfom_hf.training.model import train_mode
@@ -101,7 +92,7 @@ def step_times(name: str, device: str, dtype: str, batch_size: int, checkpointin
         optimizer.zero_grad()
         return loss.detach()
 
-    return [timed(step, accelerator.device) for _ in range(steps + 1)][1:]
+    return [timed(step) for _ in range(steps + 1)][1:]
 
 
 def main(given: list[str] | None = None) -> None:
@@ -123,7 +114,7 @@ def main(given: list[str] | None = None) -> None:
     args = parser.parse_args(given)
     if args.threads:
         torch.set_num_threads(args.threads)  # For what is written down; other processes set their own.
-    about = circumstances(torch.device(args.device), ["python", *sys.argv])
+    about = circumstances(args.device)
 
     combinations = list(product(args.model, args.dtype, args.batch_size, (False, True)))
     found = {combination: [] for combination in combinations}
@@ -157,9 +148,7 @@ def main(given: list[str] | None = None) -> None:
         told += "\n\nA dash: the memory was not enough" + (
             f"; a process could take {args.memory:g} GiB." if args.memory and args.device == "cpu" else "."
         )
-    print(told)
-    if args.output is not None:
-        write_report(args.output, about | {"rows": rows, "markdown": told}, overwrite=True)
+    tell(about, told, args.output, rows=rows)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def umt_folder(umt_model, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def onnx_folder(model_folder, tmp_path_factory):
-    """The same model as ONNX graphs; not to be changed. Made once, by one of the workers, for it takes a minute."""
+    """The same model as an ONNX graph; not to be changed. Made once, by one of the workers, for it takes a while."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "onnx"
     with FileLock(f"{folder}.lock"):

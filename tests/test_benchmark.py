@@ -1,14 +1,12 @@
-"""`salfom benchmark` and the scripts beside it: what their tables and files say, and that every way is the network."""
+"""`salfom benchmark` and the scripts in benchmarks/: what they print and write, and that every way is the network."""
 
 import copy
+import importlib
 import importlib.util
-import itertools
 import json
-import os
 import re
 import shlex
 import statistics
-import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -19,15 +17,12 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 from torch.nn import functional as F
-from transformers.image_utils import SizeDict
 
 from conftest import EMULATED
-from salfom_hf import SalFoMVideoProcessor, cli
-from salfom_hf.cli.benchmark import profile
+from salfom_hf import SalFoMConfig, cli
 from salfom_hf.inference import benchmarking, cpu
 from salfom_hf.inference.cpu import PackedConvolution
 from salfom_hf.models import names as pretrained
-from salfom_hf.video.reading import read_frames
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 RATE = 1e12
@@ -37,28 +32,43 @@ pytestmark = pytest.mark.usefixtures("reproducible")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, set_threads):
-    """One call a turn, nothing measured of the machine, and no number of threads for later tests."""
+    """One call a turn, nothing measured of the machine, and no number of threads or allocator for later tests."""
+    monkeypatch.syspath_prepend(SCRIPTS)
     monkeypatch.setattr(benchmarking, "TURN", 1e-9)
-    monkeypatch.setattr(benchmarking, "fastest_product", lambda device, dtype: RATE)
     monkeypatch.setattr(cpu, "measure", lambda dtype, threads: ("onednn", "tiled_blas"))
+    monkeypatch.setattr(cpu, "keep_freed_memory", lambda: None)
 
 
 @pytest.fixture
 def benchmark(capsys):
     def run(*arguments):
         capsys.readouterr()
-        code = cli.main(["benchmark", "--device", "cpu", "--rounds", "3", *map(str, arguments)])
+        code = cli.main(["benchmark", "--device", "cpu", "--rounds", "1", *map(str, arguments)])
         return code, capsys.readouterr()
 
     return run
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    # A process for each number would take the tests longer than all the rest.
-    module.in_own_process = alone
+@pytest.fixture
+def script(monkeypatch):
+    """A benchmark as a module, with nothing that would hold for later tests."""
+
+    def load(name):
+        module = importlib.import_module(name)
+        # A process for each number would take the tests longer than all the rest.
+        monkeypatch.setattr(module, "in_own_process", alone, raising=False)
+        monkeypatch.setattr(module, "keep_freed_memory", lambda: None, raising=False)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def ways(script, monkeypatch):
+    module = script("ways")
+    monkeypatch.setattr(module, "TURN", 1e-9)
+    monkeypatch.setattr(module, "REST", 0)
+    monkeypatch.setattr(module, "fastest_product", lambda device, dtype: RATE)
     return module
 
 
@@ -77,11 +87,92 @@ def cells_of(text):
     return header, rows
 
 
+# The command.
+
+
 @pytest.mark.parametrize("kind", ["model_folder", "umt_folder"])
-def test_the_table_and_the_file_say_the_same(kind, benchmark, request, tmp_path):
-    folder, output = request.getfixturevalue(kind), tmp_path / "out" / "found.json"
-    code, said = benchmark("--model", folder, "--batch-size", 1, 3, "--size", 64, 64, "--threads", 1, "-o", output)
+def test_the_command_compares_dtypes_and_batch_sizes(kind, benchmark, request, monkeypatch):
+    folder = request.getfixturevalue(kind)
+    monkeypatch.setattr(benchmarking, "maps_per_second", lambda predictors, rounds: [10, 60, 50, 20])
+    code, said = benchmark("--model", folder, "--batch-size", 1, 3, "--size", 64, 96, "--threads", 1)
     assert code == 0, said.err
+    header, rows = cells_of(said.out)
+    assert header == ["dtype", "batch", "ms per map", "maps per second", "times real time"]
+    assert rows == [
+        ["float32", "1", "100.0", "10", "0.33"],
+        ["float32", "3", "16.7", "60", "2"],
+        ["bfloat16", "1", "20.0", "50", "1.7"],
+        ["bfloat16", "3", "50.0", "20", "0.67"],
+    ]
+    first, *_, last = said.out.splitlines()
+    assert first.startswith(f"{folder}, windows of 4 frames of 64×96; cpu, 1 threads, PyTorch {torch.__version__}")
+    assert last.startswith("Fastest: --dtype float32 --batch-size 3, 60 maps per second, 2 times as fast as")
+
+
+def test_speed_is_the_median_of_turns_without_what_was_computed_ahead(monkeypatch):
+    monkeypatch.setattr(benchmarking, "TURN", 3)
+    now = SimpleNamespace(time=0.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: now.time)
+
+    class Predictor:
+        def __init__(self, batch_size, seconds):
+            self.batch_size, self.seconds = batch_size, iter(seconds)
+
+        def stream(self, images):
+            for _, seconds in zip(images, self.seconds, strict=False):
+                now.time += seconds
+                yield
+
+    slow = Predictor(1, [0, 3, 0, 1, 1, 1, 0, 5])
+    quick = Predictor(2, [0, 0, 1, 1, 1, 1] * 3)
+    assert benchmarking.maps_per_second([slow, quick], 3) == [1 / 3, 1]
+
+
+def test_random_weights_need_no_installed_model(benchmark, umt_model, monkeypatch, tmp_path):
+    monkeypatch.setitem(pretrained.KNOWN, "salfom-large", tmp_path / "missing")
+    code, said = benchmark("--model", "salfom-large")
+    assert code == 2
+    assert re.fullmatch("salfom: .*salfom convert .*\n", said.err)
+    monkeypatch.setattr(benchmarking, "SalFoMConfig", lambda: copy.deepcopy(umt_model.config))
+    before = torch.get_rng_state()
+    code, said = benchmark("--model", "salfom-large", "--random-weights", "--dtype", "float32")
+    assert code == 0, said.err
+    assert "salfom-large with random weights" in said.out
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_one_line_where_bfloat16_is_emulated(benchmark, model_folder, emulates):
+    emulates("bfloat16")
+    code, said = benchmark("--model", model_folder, "--size", 64, 64)
+    assert (code, said.err.splitlines().count(EMULATED)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--size", "100", "96"], "32 divides, not 100x96"),
+        (["--device", "cuda:99"], "--device cpu"),
+        (["--model", "nowhere/at-all"], "Cannot load the model"),
+        (["--model", "nowhere/at-all", "--random-weights"], "Cannot load the model"),
+        (["--compile"], "leave it out"),
+    ],
+)
+def test_errors_are_one_line(arguments, said, benchmark, model_folder):
+    code, printed = benchmark("--model", model_folder, "--dtype", "float32", *arguments)
+    assert (code, printed.out) == (2, "")
+    assert said in printed.err
+    assert printed.err.count("\n") == 1
+
+
+# The ways to compute.
+
+
+@pytest.mark.parametrize("kind", ["model_folder", "umt_folder"])
+def test_the_table_and_the_file_say_the_same(kind, ways, request, tmp_path, capsys):
+    folder, output = request.getfixturevalue(kind), tmp_path / "out" / "found.json"
+    options = ["--batch-size", "1", "3", "--size", "64", "64", "--threads", "1", "--rounds", "3", "--profile"]
+    ways.main(["--model", str(folder), *options, "-o", str(output)])
+    told = capsys.readouterr().out
     report = json.loads(output.read_text(encoding="utf-8"))
     rows = report["rows"]
     assert [(row["way"], row["dtype"], row["batch"]) for row in rows] == [
@@ -89,7 +180,7 @@ def test_the_table_and_the_file_say_the_same(kind, benchmark, request, tmp_path)
         *((way, "float32", batch) for way in ("windows", "predictor") for batch in (1, 3)),
         *((way, "bfloat16", batch) for way in ("windows", "predictor") for batch in (1, 3)),
     ]
-    header, printed = cells_of(said.out)
+    header, printed = cells_of(told)
     assert cells_of(report["markdown"]) == (header, printed)
     assert header == ["model", "way", "device", "dtype", "batch", "ms per map", "maps per second", "ratio",
                       "of the peak", "memory", "difference", "correlation"]  # fmt: skip
@@ -112,43 +203,36 @@ def test_the_table_and_the_file_say_the_same(kind, benchmark, request, tmp_path)
     assert (report["threads"], report["size"], report["weights"]) == (1, [64, 64], "its weights")
     assert report["torch"] == torch.__version__
     assert report["machine"]
+    # Only the paper's kind of encoder has ways to choose from.
+    choice = {"linear layers": "onednn", "attention": "tiled_blas"}
+    chosen = {"float32": choice, "bfloat16": choice} if kind == "umt_folder" else {}
+    assert report["chosen by the predictor"] == chosen
+    assert ("linear layers by onednn, attention by tiled_blas" in told) == bool(chosen)
+    assert "aten::" in told.partition("predictor, float32, batch 1\n")[2]
 
 
 @pytest.mark.parametrize("kind", ["framewise_model", "umt_model"])
-def test_every_way_gives_the_maps_of_the_windows(kind, request):
+def test_every_way_gives_the_maps_of_the_windows(kind, ways, request, monkeypatch):
+    fused, calls, modes = F.scaled_dot_product_attention, [], []
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda *args, **kwargs: calls.append(0) or fused(*args, **kwargs)
+    )
+    monkeypatch.setattr(torch, "compile", lambda network, mode, dynamic: modes.append((mode, dynamic)) or network)
     model = copy.deepcopy(request.getfixturevalue(kind))
     frames = torch.randn(6, 3, 64, 96)
     clips = torch.stack([frames[begin : begin + 4] for begin in range(3)])
     with torch.inference_mode():
         expected = model(clips).saliency
     assert expected.std() > 0.01
-    for way in benchmarking.ways_of(model, frames, [torch.float32], [1, 3]):
-        torch.testing.assert_close(next(way.calls), expected[: way.batch_size], atol=1e-5, rtol=0, msg=str(way))
-
-
-def test_only_the_reference_attends_eagerly(umt_model, monkeypatch):
-    fused, calls = F.scaled_dot_product_attention, []
-    monkeypatch.setattr(
-        F, "scaled_dot_product_attention", lambda *args, **kwargs: calls.append(0) or fused(*args, **kwargs)
-    )
-    counts = {}
-    for way in benchmarking.ways_of(copy.deepcopy(umt_model), torch.randn(4, 3, 64, 96), [torch.float32], [1]):
+    attended = {}
+    for way in ways.ways_of(model, frames, ["float32"], [1, 3], "default"):
         calls.clear()
-        next(way.calls)
-        counts[way.name] = len(calls)
-    assert counts["reference"] == 0
-    assert counts["windows"] == 1  # The encoder has one layer.
-
-
-def test_the_example_is_prepared_as_a_predictor_would():
-    processor = SalFoMVideoProcessor(num_frames=4)
-    found = benchmarking.example_frames(processor, (64, 96), 152)
-    image = next(read_frames(benchmarking.EXAMPLE)).image
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    expected = processor.prepare_frames(pixels, size=SizeDict(height=64, width=96))
-    torch.testing.assert_close(found[:1], expected)
-    assert found.shape == (152, 3, 64, 96)
-    torch.testing.assert_close(found[150:], found[:2])  # It has 150 frames.
+        torch.testing.assert_close(next(way.calls), expected[: way.batch_size], atol=1e-5, rtol=0, msg=str(way))
+        attended[way.name] = len(calls)
+    assert list(attended) == ["reference", "windows", "predictor", "compiled"]
+    assert modes == [("default", False)]
+    # Only the reference attends eagerly; the encoder of the paper's kind has one layer.
+    assert (attended["reference"], attended["windows"]) == (0, 1 if kind == "umt_model" else 0)
 
 
 def products_of(module, inputs):
@@ -167,13 +251,14 @@ def products_of(module, inputs):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_stream_encodes_each_frame_once_and_that_is_what_counts(framewise_model, monkeypatch, set_threads, threads):
+def test_a_stream_encodes_each_frame_once_and_that_is_what_counts(
+    framewise_model, ways, monkeypatch, set_threads, threads
+):
     set_threads(threads)  # With two, the encoder has a thread of its own.
 
     def counted():
-        ways = benchmarking.ways_of(framewise_model, torch.randn(5, 3, 64, 96), [torch.float32], [2])
-        benchmarking.benchmark("tiny", ways, torch.device("cpu"), rounds=1)
-        return {way.name: way.operations for way in ways}
+        found = ways.ways_of(framewise_model, torch.randn(5, 3, 64, 96), ["float32"], [2])
+        return {way.name: way.operations for way in found}
 
     found = counted()
     per_frame = products_of(framewise_model.salfom.encoder, torch.randn(1, 3, 64, 96))
@@ -184,154 +269,19 @@ def test_a_stream_encodes_each_frame_once_and_that_is_what_counts(framewise_mode
     assert counted() == found
 
 
-def test_the_next_turn_begins_when_what_goes_on_has_ended():
-    ended = threading.Event()
-
-    def work(seconds):
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            pass
-        ended.set()
-
-    for seconds, limit in ((0.3, 60), (1.0, 0.1)):
-        ended.clear()
-        thread = threading.Thread(target=work, args=[seconds])
-        thread.start()
-        benchmarking.let_settle(limit)
-        assert ended.is_set() == (seconds < limit)  # But it does not wait forever.
-        thread.join()
-
-
-def test_what_the_predictor_chose_is_told(benchmark, umt_folder, model_folder, tmp_path):
-    choice = {"linear layers": "onednn", "attention": "tiled_blas"}
-    for folder, expected in ((umt_folder, {"float32": choice}), (model_folder, {})):
-        report = tmp_path / f"{folder.parent.name}.json"
-        code, said = benchmark("--model", folder, "--dtype", "float32", "-o", report)
-        assert code == 0
-        assert json.loads(report.read_text())["chosen by the predictor"] == expected
-        assert ("linear layers by onednn, attention by tiled_blas" in said.out) == bool(expected)
-
-
-def test_operations_of_the_papers_model():
+def test_operations_of_the_papers_model(ways):
     # 3.1 TFLOP, of which 1.89 in the encoder's linear layers and 0.97 in its attention.
-    config = benchmarking.SalFoMConfig()
+    with torch.device("meta"):
+        model = ways.SalFoMForVideoSaliencyPrediction(SalFoMConfig())
     tokens, width = 16 * 14 * 14, 1024
     encoder = 24 * (2 * 12 * tokens * width**2 + 4 * tokens**2 * width)
-    assert encoder < benchmarking.window_operations(config, (224, 224)) < 1.1 * encoder
+    assert encoder < ways.window_operations(model, torch.empty(1, 16, 3, 224, 224)) < 1.1 * encoder
 
 
-def test_random_weights_need_no_installed_model(benchmark, umt_model, monkeypatch, tmp_path):
-    monkeypatch.setitem(pretrained.KNOWN, "salfom-large", tmp_path / "missing")
-    code, said = benchmark("--model", "salfom-large")
-    assert code == 2
-    assert re.fullmatch("salfom: .*salfom convert .*--random-weights.*\n", said.err)
-    monkeypatch.setattr(benchmarking, "SalFoMConfig", lambda: umt_model.config)
-    code, said = benchmark("--model", "salfom-large", "--random-weights", "--dtype", "float32")
-    assert code == 0, said.err
-    assert "salfom-large with random weights" in said.out
-    before = torch.get_rng_state()
-    model = benchmarking.random_model("salfom-large")
-    assert torch.equal(torch.get_rng_state(), before)
-    logits = model(torch.randn(1, 4, 3, 64, 96)).logits
-    assert 0.5 < logits.std() < 2
+# Other scripts.
 
 
-def test_memory_holds_the_weights_and_what_a_call_takes():
-    taken = benchmarking.working_memory(torch.device("cpu"), lambda: torch.ones(64, 2**20))
-    if benchmarking.memory_status("VmRSS") is None:
-        assert taken is None
-    else:
-        assert 255 < taken < 300
-
-
-def test_the_fastest_product_counts(monkeypatch):
-    monkeypatch.undo()
-    seconds = iter([4, 3, 4, 4, 2, 4])
-    monkeypatch.setattr(benchmarking, "timed", lambda function, device: next(seconds))
-    rate = benchmarking.fastest_product(torch.device("cpu"), torch.float32)
-    assert rate == 3136 * 1024 * 4096
-
-
-def test_a_gpu_without_a_number_is_the_one_in_use(monkeypatch):
-    chosen = []
-    # Below what checks its argument, for builds without CUDA too.
-    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
-    before = torch.backends.cudnn.allow_tf32
-    try:
-        benchmarking.use_gpu(torch.device("cuda"))
-        assert chosen == []
-        benchmarking.use_gpu(torch.device("cuda:1"))
-        assert chosen == [1]
-        assert not torch.backends.cudnn.allow_tf32
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
-def test_compiled_windows_are_one_way_more(benchmark, model_folder, monkeypatch):
-    modes = []
-    monkeypatch.setattr(torch, "compile", lambda network, mode, dynamic: modes.append((mode, dynamic)) or network)
-    code, said = benchmark("--model", model_folder, "--dtype", "bfloat16", "--compile")
-    assert (code, modes) == (0, [("reduce-overhead", False)]), said.err
-    assert [row[1] for row in cells_of(said.out)[1]] == ["reference", "windows", "predictor", "compiled"]
-
-    def broken(network, **options):
-        raise torch._dynamo.exc.TorchDynamoException("no compiler")
-
-    monkeypatch.setattr(torch, "compile", broken)
-    code, said = benchmark("--model", model_folder, "--compile")
-    assert (code, said.err) == (2, "salfom: torch.compile does not work on this machine; leave out --compile.\n")
-
-
-def test_one_line_where_bfloat16_is_emulated(benchmark, model_folder, emulates):
-    emulates("bfloat16")
-    options = ["--model", model_folder, "--size", 64, 64, "--rounds", 1]
-    assert EMULATED in benchmark(*options, "--dtype", "bfloat16")[1].err.splitlines()
-    assert EMULATED not in benchmark(*options)[1].err.splitlines()  # Both are compared there.
-
-
-def test_the_profile_names_operations(benchmark, model_folder):
-    code, said = benchmark("--model", model_folder, "--dtype", "float32", "--profile")
-    assert code == 0
-    assert "convolution" in said.out.partition("predictor, float32, batch 1\n")[2]
-
-
-def test_the_profile_sees_what_other_threads_do():
-    def calls():
-        while True:
-            thread = threading.Thread(target=lambda: torch.ones(300, 300) @ torch.ones(300, 300))
-            thread.start()
-            thread.join()
-            yield
-
-    assert "aten::mm" in profile(SimpleNamespace(calls=calls()), torch.device("cpu"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--size", "100", "96"], "32 divides, not 100x96"),
-        (["--device", "cuda:99"], "--device cpu"),
-        (["--model", "nowhere/at-all"], "Cannot load the model"),
-        (["--model", "nowhere/at-all", "--random-weights"], "Cannot load the model"),
-        (["-o", "taken.json"], "taken.json exists already"),
-    ],
-)
-def test_errors_are_one_line(arguments, said, benchmark, model_folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("taken.json").write_text("mine")
-    code, printed = benchmark("--model", model_folder, "--dtype", "float32", *arguments)
-    assert (code, printed.out) == (2, "")
-    assert said in printed.err
-    assert printed.err.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["taken.json"]
-    assert Path("taken.json").read_text() == "mine"
-
-
-def test_own_processes_have_memory_of_their_own():
-    assert benchmarking.in_own_process(os.getpid) != os.getpid()
-
-
-def test_cost_over_length_resolution_and_windows(model_folder, tmp_path, capsys):
+def test_cost_over_length_resolution_and_windows(script, model_folder, tmp_path, capsys):
     linear_cost = script("linear_cost")
     linear_cost.main(
         ["--model", str(model_folder), "--lengths", "4", "6", "9", "--sizes", "64x32", "96x64", "128x64",
@@ -357,16 +307,7 @@ def test_cost_over_length_resolution_and_windows(model_folder, tmp_path, capsys)
     assert all(0 < float(dot.get("cx")) < width and 0 < float(dot.get("cy")) < height for dot in circles)
 
 
-def test_straight_lines():
-    linear_cost = script("linear_cost")
-    rows = [{"across": x, "seconds": 3 * x + 2} for x in (1, 2, 4)]
-    assert linear_cost.line_through(rows) == pytest.approx((3, 2, 0), abs=1e-9)
-    bent = [{"across": x, "seconds": y} for x, y in ((0, 0), (1, 0), (2, 3))]
-    # Least squares by hand: slope 1.5, intercept −0.5; the point in the middle lies 1 below.
-    assert linear_cost.line_through(bent) == pytest.approx((1.5, -0.5, 1 / 3))
-
-
-def test_training_steps_side_by_side(umt_folder, tmp_path, capsys):
+def test_training_steps_side_by_side(script, umt_folder, tmp_path, capsys):
     training_step = script("training_step")
     training_step.main(
         ["--model", str(umt_folder), "--device", "cpu", "--dtype", "float32", "--batch-size", "2", "--steps", "3",
@@ -381,9 +322,9 @@ def test_training_steps_side_by_side(umt_folder, tmp_path, capsys):
     assert len(cells_of(capsys.readouterr().out)[1]) == 2
 
 
-def test_steps_that_do_not_fit_are_dashes(capsys):
+def test_steps_that_do_not_fit_are_dashes(script, capsys, monkeypatch):
     training_step = script("training_step")
-    training_step.in_own_process = lambda function, *arguments: None
+    monkeypatch.setattr(training_step, "in_own_process", lambda function, *arguments: None)
     training_step.main(["--device", "cpu", "--dtype", "float32"])
     said = capsys.readouterr().out
     assert all(row[-2:] == ["–", "–"] for row in cells_of(said)[1])
@@ -393,27 +334,28 @@ def test_steps_that_do_not_fit_are_dashes(capsys):
 # What makes the page's commands quick, added to each, by program.
 QUICK = {
     "salfom": ["--device", "cpu", "--rounds", "1", "--size", "64", "96"],
+    "ways": ["--device", "cpu", "--rounds", "1", "--size", "64", "96"],
     "strides": ["--frames", "8", "--rounds", "1"],
     "linear_cost": shlex.split("--lengths 4 6 9 --sizes 64x32 96x64 128x64 --strides 2 3 4 --rounds 1"),
     "training_step": shlex.split("--model salfom --device cpu --steps 1 --memory 0"),
     "streaming": shlex.split("--size 64 96 --threads 1 --repeats 2"),
     "end_to_end": shlex.split("--size 96 64 --rate 10 --seconds 1 --rounds 1 --threads 1"),
     "startup": ["--runs", "1"],
-    "onnx_runtime": shlex.split("--threads 1 --repeats 2"),
+    "onnx_runtime": shlex.split("--threads 1 --frames 2 --rounds 1"),
     "many_videos": ["--rounds", "1"],
 }
 
 
-def test_commands_of_the_page(model_folder, umt_folder, onnx_folder, ucf_sports, tmp_path, monkeypatch, capsys):
+def test_commands_of_the_page(
+    script, ways, model_folder, umt_folder, onnx_folder, ucf_sports, tmp_path, monkeypatch, capsys
+):
     """Each as it stands there, but on a CPU, with tiny models and data, and no processes of their own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(SCRIPTS)
     monkeypatch.setitem(pretrained.KNOWN, "salfom", model_folder)
     monkeypatch.setattr(torch, "compile", lambda network, mode, dynamic: network)
     page = (SCRIPTS.parent / "docs" / "performance.md").read_text(encoding="utf-8")
     lines = "".join(re.findall(r"```bash\n(.*?)```", page, flags=re.S)).splitlines()
-    places = {"salfom-large": umt_folder, "UCF-Sports": ucf_sports}
-    places |= {"salfom-onnx": onnx_folder, "salfom-int8": onnx_folder}
+    places = {"salfom-large": umt_folder, "UCF-Sports": ucf_sports, "salfom-onnx": onnx_folder}
     # Emulated, bfloat16 would take most of the time.
     in_float32 = [] if cpu.computes_in_hardware(torch.bfloat16) else ["--dtype", "float32"]
     for line in lines:
@@ -423,8 +365,6 @@ def test_commands_of_the_page(model_folder, umt_folder, onnx_folder, ucf_sports,
             assert cli.main([*words, *QUICK["salfom"], *in_float32]) == 0, f"{line}\n{capsys.readouterr().err}"
         else:
             module = script(Path(words.pop(0)).stem)
-            # It would hold for all other tests.
-            monkeypatch.setattr(module, "keep_freed_memory", lambda: None, raising=False)
             if module.__name__ == "startup":
                 module.measured = lambda arguments: (1.0, 2.0)
             if module.__name__ == "many_videos":
@@ -452,7 +392,7 @@ def test_the_page_holds_what_was_measured(tmp_path):
     assert make_performance.filled(found, tmp_path / "measured") == found
 
 
-def test_many_videos_times_a_command_that_runs(model_folder, clip, tmp_path):
+def test_many_videos_times_a_command_that_runs(script, model_folder, clip, tmp_path):
     """By one process; tests/test_predict_many.py has several."""
     many_videos = script("many_videos")
     for name in ("a.mp4", "b.mp4"):
@@ -463,25 +403,7 @@ def test_many_videos_times_a_command_that_runs(model_folder, clip, tmp_path):
     assert found["seconds"] > 0
 
 
-def test_many_videos_compares_medians(clip, tmp_path, monkeypatch, capsys):
-    many_videos = script("many_videos")
-    rates = {1: iter([10, 30, 20]), 2: iter([36, 39, 90])}
-    videos = []
-
-    def measure(processes, folder, args):
-        videos.append(len(os.listdir(folder)))
-        return {"frames_per_second": next(rates[processes]), "seconds": 1}
-
-    monkeypatch.setattr(many_videos, "measure", measure)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
-    output = tmp_path / "found.json"
-    many_videos.main(["--video", str(clip), "--videos", "3", "--rounds", "3", "-o", str(output)])
-    assert videos == [3] * 6
-    assert "1.95 times as many" in capsys.readouterr().out
-    assert json.loads(output.read_text(encoding="utf-8"))["ratio"] == 39 / 20
-
-
-def test_startup_runs_what_it_names(monkeypatch, capsys, model_folder, tmp_path):
+def test_startup_runs_what_it_names(script, monkeypatch, capsys, model_folder, tmp_path):
     """In this process: starting one for each would take the tests longer."""
     startup = script("startup")
     monkeypatch.setitem(pretrained.KNOWN, "salfom", model_folder)
@@ -504,64 +426,3 @@ def test_startup_runs_what_it_names(monkeypatch, capsys, model_folder, tmp_path)
     told = capsys.readouterr().out
     assert re.search(r"\| `salfom predict, first map` +\| +1.2 \| +2.5 \|\n$", told)
     assert json.loads(output.read_text(encoding="utf-8"))["markdown"] == told.rstrip("\n")
-
-
-def test_startup_measures_a_process():
-    cpu, wall = script("startup").measured(("-c", "sum(range(10**6))"))
-    assert 0 < cpu < wall + 1
-
-
-def test_onnx_runtime_compares_its_maps(model_folder, onnx_folder, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("onnxruntime")
-    onnx_runtime = script("onnx_runtime")
-    # It would hold for all other tests.
-    monkeypatch.setattr(onnx_runtime, "keep_freed_memory", lambda: None)
-    output = tmp_path / "found.json"
-    words = f"--model {model_folder} --onnx {onnx_folder} --threads 1 --repeats 2 -o {output}"
-    onnx_runtime.main(words.split())
-    rows = json.loads(output.read_text(encoding="utf-8"))["rows"]
-    assert [row["way"] for row in rows] == ["PyTorch float32", "PyTorch bfloat16", str(onnx_folder)]
-    assert rows[0]["least correlation"] == pytest.approx(1)
-    assert rows[2]["least correlation"] > 0.9999
-    assert "ms per map" in capsys.readouterr().out
-
-
-def test_streaming_compares_stages(model_folder, tmp_path, monkeypatch, capsys):
-    streaming = script("streaming")
-    monkeypatch.setattr(streaming, "keep_freed_memory", lambda: None)
-    output = tmp_path / "found.json"
-    words = f"--model {model_folder} --size 64 96 --threads 1 --repeats 3 -o {output}"
-    streaming.main(words.split())
-    told = capsys.readouterr().out
-    report = json.loads(output.read_text(encoding="utf-8"))
-    assert report["markdown"] == told.rstrip("\n")
-    rows = report["rows"]
-    assert [(row["dtype"], row["stage"]) for row in rows] == list(
-        itertools.product(("float32", "bfloat16"), streaming.STAGES)
-    )
-    for row in rows:
-        assert row["ratio"] == pytest.approx(row["window, ms"] / row["streaming, ms"])
-    total, parts = rows[4], rows[:4]
-    assert total["streaming, ms"] == pytest.approx(sum(row["streaming, ms"] for row in parts))
-    (difference,) = re.findall(r"float32: the maps differ by (\S+) at most", told)
-    assert float(difference) < 1e-5
-
-
-def test_end_to_end_runs_both_ways_and_all_stages(model_folder, tmp_path, capsys, monkeypatch):
-    end_to_end = script("end_to_end")
-    monkeypatch.setattr(end_to_end, "keep_freed_memory", lambda: None)
-    output = tmp_path / "found.json"
-    size = ["--size", "96", "64", "--rate", "10", "--seconds", "1.2"]
-    end_to_end.main(["--model", str(model_folder), *size, "--rounds", "2", "--threads", "1", "-o", str(output)])
-    report = json.loads(output.read_text(encoding="utf-8"))
-    assert report["markdown"] == capsys.readouterr().out.rstrip("\n")
-    rows = report["rows"]
-    assert [(row["dtype"], row[""]) for row in rows] == list(
-        itertools.product(("float32", "bfloat16"), ("one after the other", "at once"))
-    )
-    for row in rows:
-        assert len(row["rounds"]) == 2
-        assert min(row["rounds"]) <= row["frames per second"] <= max(row["rounds"])
-        stages = [row[name] for name in ("decode", "preprocess", "encoder", "branches", "fusion", "overlay", "encode")]
-        if row[""] == "one after the other":  # Stages cannot take longer than all.
-            assert 0 < sum(stages) <= row["passed"]

@@ -49,21 +49,12 @@ def umt_state(width=64, depth=2, positions=3136, patch=16):
         "head.weight": torch.ones(400, width),
     }
     for block in range(depth):
-        shapes = {
-            "norm1.weight": (width,),
-            "norm1.bias": (width,),
-            "attn.q_bias": (width,),
-            "attn.v_bias": (width,),
-            "attn.qkv.weight": (3 * width, width),
-            "attn.proj.weight": (width, width),
-            "attn.proj.bias": (width,),
-            "norm2.weight": (width,),
-            "norm2.bias": (width,),
-            "mlp.fc1.weight": (4 * width, width),
-            "mlp.fc1.bias": (4 * width,),
-            "mlp.fc2.weight": (width, 4 * width),
-            "mlp.fc2.bias": (width,),
-        }
+        shapes = {"attn.qkv.weight": (3 * width, width), "attn.proj.weight": (width, width)}
+        shapes |= {"mlp.fc1.weight": (4 * width, width), "mlp.fc1.bias": (4 * width,)}
+        shapes |= {"mlp.fc2.weight": (width, 4 * width)}
+        vectors = ("norm1.weight", "norm1.bias", "attn.q_bias", "attn.v_bias", "attn.proj.bias")
+        vectors += ("norm2.weight", "norm2.bias", "mlp.fc2.bias")
+        shapes |= dict.fromkeys(vectors, (width,))
         state |= {f"blocks.{block}.{name}": torch.randn(shape) / 10 for name, shape in shapes.items()}
     return state
 
@@ -118,35 +109,23 @@ def test_file_of_an_old_torch(small, tmp_path):
     assert convert_checkpoint(tmp_path / "old.pth", tmp_path / "converted").kind == "salfom"
 
 
-def test_missing(small, convert, tmp_path):
-    state = salfom_state()
-    for name in (
-        "conv_1.weight",
-        "conv_2.weight",
-        "encoder.blocks.1.attn.q_bias",
-        "transformer_1.patch_embed.proj.bias",
-    ):
-        del state[name]
-    with pytest.raises(ConversionError, match=r"lacks conv_1\.weight, conv_2\.weight, encoder\S+q_bias and 1 more\."):
-        convert(state)
+MISSING = ("conv_1.weight", "conv_2.weight", "encoder.blocks.1.attn.q_bias", "transformer_1.patch_embed.proj.bias")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict.fromkeys(MISSING), r"lacks conv_1\.weight, conv_2\.weight, encoder\S+q_bias and 1 more\."),
+        ({"conv_10.weight": torch.zeros(1)}, r"has unexpectedly conv_10\.weight\."),
+        ({"conv_9.weight": torch.zeros(2, 4, 3, 3)}, re.escape("conv_9.weight [2, 4, 3, 3] (not [1, 4, 3, 3])")),
+        ({"module.conv_9.weight": torch.zeros(1)}, r"conv_9\.weight twice"),
+    ],
+)
+def test_salfom_errors(small, convert, tmp_path, change, message):
+    state = salfom_state() | change
+    with pytest.raises(ConversionError, match=message):
+        convert({name: tensor for name, tensor in state.items() if tensor is not None})
     assert nothing_left(tmp_path)
-
-
-def test_unexpected(small, convert, tmp_path):
-    with pytest.raises(ConversionError, match=r"has unexpectedly conv_10\.weight\."):
-        convert(salfom_state() | {"conv_10.weight": torch.zeros(1)})
-    assert nothing_left(tmp_path)
-
-
-def test_wrong_shape(small, convert, tmp_path):
-    with pytest.raises(ConversionError, match=re.escape("conv_9.weight [2, 4, 3, 3] (not [1, 4, 3, 3])")):
-        convert(salfom_state() | {"conv_9.weight": torch.zeros(2, 4, 3, 3)})
-    assert nothing_left(tmp_path)
-
-
-def test_same_name_under_two_prefixes(small, convert):
-    with pytest.raises(ConversionError, match=r"conv_9\.weight twice"):
-        convert(salfom_state() | {"module.conv_9.weight": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(
@@ -167,20 +146,14 @@ def test_other_content(convert, tmp_path, content, message):
     assert nothing_left(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"PK\x03\x04 torn", bytes(1000)])
+@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"PK\x03\x04 torn", bytes(1000), None])
 def test_not_a_checkpoint(tmp_path, content):
-    (tmp_path / "checkpoint.pth").write_bytes(content)
-    with pytest.raises(ConversionError, match=r"checkpoint\.pth is not a PyTorch checkpoint"):
-        convert_checkpoint(tmp_path / "checkpoint.pth", tmp_path / "converted")
-    assert nothing_left(tmp_path)
-
-
-def test_torn_file(small, tmp_path):
     file = tmp_path / "checkpoint.pth"
     torch.save(salfom_state(), file)
-    file.write_bytes(file.read_bytes()[:-2000])
-    with pytest.raises(ConversionError, match="is not a PyTorch checkpoint"):
+    file.write_bytes(file.read_bytes()[:-2000] if content is None else content)
+    with pytest.raises(ConversionError, match=r"checkpoint\.pth is not a PyTorch checkpoint"):
         convert_checkpoint(file, tmp_path / "converted")
+    assert nothing_left(tmp_path)
 
 
 @pytest.mark.parametrize("legacy", [False, True])

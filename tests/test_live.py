@@ -25,17 +25,8 @@ from demo_server import PATIENCE
 from numbered_video import number_of, numbered
 from salfom_hf import EfficientNetLiteConfig, SalFoMVideoProcessor, SaliencyPredictor, VideoError, cli
 from salfom_hf.inference import live
-from salfom_hf.inference.live import (
-    LiveFrame,
-    PictureServer,
-    Reader,
-    Slot,
-    SourceClock,
-    Tally,
-    address_of,
-    predict_live,
-    taken,
-)
+from salfom_hf.inference.live import LiveFrame, PictureServer, Reader, Slot, predict_live, taken
+from salfom_hf.inference.live.source import SourceClock, address_of
 from test_docs import run_commands, run_python, small  # noqa: F401
 
 HEIGHT, WIDTH, RATE = 64, 96, 25
@@ -59,14 +50,6 @@ def times(slot):
 
 
 # The slot.
-
-
-def test_a_slot_drops_nothing_while_frames_are_taken_as_they_come():
-    slot = begun_slot(0.1)
-    for index in range(100):
-        slot.put(frame_at(index / 25))
-        assert slot.take().timestamp == Fraction(index, 25)
-    assert slot.dropped == 0
 
 
 @pytest.mark.parametrize(
@@ -140,9 +123,10 @@ def clocked(*readings, jump=10):
 
 
 def test_a_sources_clock_is_kept_however_its_frames_arrive():
-    # From 1.4 s, as MPEG-TS begins, at a varying rate, in bursts.
+    # From 1.4 s, as MPEG-TS begins, at a varying rate, in bursts; and a recording's long gap.
     seconds = ["1.4", "1.44", "1.45", "2.4", "6.4"]
     assert clocked(*zip(seconds, [50, 50, 50, 90, 90], strict=True)) == pytest.approx([0, 0.04, 0.05, 1.0, 5.0])
+    assert clocked(("0", 0), ("500", 0.1), jump=float("inf")) == [0, 500]
 
 
 @pytest.mark.parametrize("bad", [None, "5", "2", "9000"])
@@ -151,15 +135,8 @@ def test_our_clock_steps_in_where_the_sources_fails(bad):
     after = None if bad is None else str(float(bad) + 0.25)
     found = clocked(("4", 10.0), ("5", 11.0), (bad, 11.5), (after, 11.75))
     assert found == pytest.approx([0, 1, 1.5, 1.75])
-
-
-def test_a_recordings_long_gap_is_kept():
-    assert clocked(("0", 0), ("500", 0.1), jump=float("inf")) == [0, 500]
-
-
-def test_timestamps_increase_whatever_comes():
-    found = clocked(*[("3", 1.0)] * 5)
-    assert found == sorted(set(found))
+    at_once = clocked(*[("3", 1.0)] * 5)
+    assert at_once == sorted(set(at_once))
 
 
 def test_a_recording_plays_at_its_own_speed(clip):
@@ -239,20 +216,13 @@ def test_each_map_comes_before_the_next_frame_is_asked_for(framewise_model, proc
     assert ahead == [1, *[0] * 7]
 
 
-def test_figures():
-    tally = Tally()
-    assert str(tally) == "no frames"
-    for index, latency in enumerate([0.030, 0.050, 0.040, 0.200, 0.020]):
-        tally.add(10 + index / 10 - latency, 10 + index / 10)
-    assert str(tally) == "10.0 frames/s, latency 40 ms (median) to 200 ms (maximum)"
-
-
 def test_a_line_on_a_terminal_tells_of_the_last_second(monkeypatch, capsys):
     now = itertools.count(0, 0.5)
     monkeypatch.setattr(cli.live.time, "monotonic", lambda: next(now))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     slot = Slot(0)
     status = cli.live.Status(slot)
+    assert status.told() == "no frames"
     for shown in (0, 0.5, 1, 1.5, 2, 2.5):
         slot.dropped += 2
         status.shown(shown - 0.02 * (1 + shown))
@@ -378,7 +348,8 @@ def flat_folder(tmp_path_factory):
 # The command, each map of which takes a tenth of a second longer.
 SLOW = """
 import sys, time
-from salfom_hf import cli, predictor
+from salfom_hf import cli
+from salfom_hf.inference import predictor
 original = predictor.saliency_maps
 def slow(*arguments):
     for saliency in original(*arguments):
@@ -520,7 +491,7 @@ def salfom_live(model_folder, capfd):
 @pytest.mark.parametrize("silent", [False, True])
 def test_a_stream_that_breaks_leaves_a_complete_file(tmp_path, salfom_live, monkeypatch, silent):
     if silent:
-        monkeypatch.setattr(live, "SILENCE", 3)
+        monkeypatch.setattr(live.source, "SILENCE", 3)
     with sending() as (url, players):
         monkeypatch.setattr(live, "warm_up", lambda *_: threading.Timer(0.5, stop).start())
 

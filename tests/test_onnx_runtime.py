@@ -17,23 +17,20 @@ from salfom_hf.export.onnx_runtime import GraphError, OnnxPredictor
 VIDEO = noise(11)
 
 
-@pytest.fixture(params=["stream", "windows"])
-def place(request, onnx_folder):
-    """What is run: a folder's graphs for streams, or its graph for windows."""
-    return onnx_folder if request.param == "stream" else onnx_folder / "model.onnx"
-
-
 @pytest.mark.parametrize(("stride", "batch_size"), [(1, 1), (1, 4), (3, 2)])
-def test_maps_are_those_of_pytorch(place, model_folder, stride, batch_size):
+def test_maps_are_those_of_pytorch(onnx_folder, model_folder, stride, batch_size):
     expected = SaliencyPredictor.from_pretrained(model_folder, stride=stride).predict(VIDEO)
-    found = OnnxPredictor.from_pretrained(place, stride=stride, batch_size=batch_size).predict(VIDEO)
+    found = OnnxPredictor.from_pretrained(onnx_folder / "model.onnx", stride=stride, batch_size=batch_size).predict(
+        VIDEO
+    )
     assert (found.shape, found.dtype) == (expected.shape, np.float32)
     assert np.abs(expected[1:] - expected[:-1]).max(axis=(1, 2)).min() > 1e-4
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_stills_and_clips(place, model_folder):
-    torch_predictor, predictor = SaliencyPredictor.from_pretrained(model_folder), OnnxPredictor.from_pretrained(place)
+def test_stills_and_clips(onnx_folder, model_folder):
+    torch_predictor = SaliencyPredictor.from_pretrained(model_folder)
+    predictor = OnnxPredictor.from_pretrained(onnx_folder)
     np.testing.assert_allclose(predictor.predict(VIDEO[:1]), torch_predictor.predict(VIDEO[:1]), atol=1e-4)
     clips = torch.randn(2, 4, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -42,8 +39,8 @@ def test_stills_and_clips(place, model_folder):
             torch.testing.assert_close(predictor.model(clips[:, :length]).saliency, expected, atol=1e-4, rtol=0)
 
 
-def test_a_video_on_the_command_line(place, model_folder, clip, tmp_path, capsys):
-    for runtime, model in (("torch", model_folder), ("onnx", place)):
+def test_a_video_on_the_command_line(onnx_folder, model_folder, clip, tmp_path, capsys):
+    for runtime, model in (("torch", model_folder), ("onnx", onnx_folder)):
         output = tmp_path / f"{runtime}.npz"
         options = ["--runtime", runtime, "--model", str(model), "--format", "npz", "-o", str(output)]
         assert cli.main(["predict", str(clip), *options]) == 0, capsys.readouterr().err
@@ -69,9 +66,9 @@ def test_other_graphs_are_other_models(onnx_folder, tmp_path):
     shutil.copytree(onnx_folder, changed)
     same = Model("a", OnnxPredictor.from_pretrained(changed)).fingerprint
     assert same == Model("b", OnnxPredictor.from_pretrained(onnx_folder)).fingerprint
-    graph = onnx.load(changed / "first.onnx")
+    graph = onnx.load(changed / "model.onnx")
     graph.producer_name = "another"
-    onnx.save(graph, changed / "first.onnx")
+    onnx.save(graph, changed / "model.onnx")
     assert same != Model("a", OnnxPredictor.from_pretrained(changed)).fingerprint
 
 
@@ -89,12 +86,12 @@ def test_what_cannot_be_run(onnx_folder, model_folder, clip, tmp_path, capsys, m
     assert "--device" in refused(capsys, *predict, onnx_folder, "--device", "cuda")
     broken = tmp_path / "broken"
     shutil.copytree(onnx_folder, broken)
-    (broken / "next.onnx").write_bytes((broken / "next.onnx").read_bytes()[:1000])
-    assert str(broken / "next.onnx") in refused(capsys, *predict, broken)
     (broken / "video_preprocessor_config.json").unlink()
-    assert "processor" in refused(capsys, *predict, broken / "model.onnx")
+    assert "processor" in refused(capsys, *predict, broken)
+    (broken / "model.onnx").write_bytes((broken / "model.onnx").read_bytes()[:1000])
+    assert str(broken / "model.onnx") in refused(capsys, *predict, broken)
     (broken / "config.json").write_text('{"model_type": ')
-    assert "is not a valid JSON file" in refused(capsys, *predict, broken / "model.onnx")
+    assert "is not a valid JSON file" in refused(capsys, *predict, broken)
     (broken / "config.json").unlink()
     assert "config.json" in refused(capsys, *predict, broken / "model.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -20,13 +20,9 @@ def add(commands) -> None:
 
 
 def convert(args: argparse.Namespace) -> int:
-    from ..export.convert import ConversionError, convert_checkpoint
+    from ..export.convert import convert_checkpoint
 
     if (args.output is None) != args.install:
         raise UsageError("Name the folder to make, or pass --install (one of the two).")
-    try:
-        report_of = convert_checkpoint(args.checkpoint, args.output or installed("salfom-large"), args.overwrite)
-    except ConversionError as error:
-        raise UsageError(str(error)) from error
-    print(report_of)
+    print(convert_checkpoint(args.checkpoint, args.output or installed("salfom-large"), args.overwrite))
     return 0

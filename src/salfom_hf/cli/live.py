@@ -5,10 +5,13 @@ import os
 import signal
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from statistics import median_low
 
+from ..errors import VideoError
 from ..files import Inputs, check_free, check_suffix
 from ..models.names import KNOWN, local
 from ..video.drawing import COLORMAPS, overlay
@@ -81,28 +84,38 @@ class Status:
     """What is said of a run: on a terminal a line that changes every second, and a sentence at the end."""
 
     def __init__(self, slot):
-        from ..inference.live import Tally
-
-        self.slot, self.tally, self.recent = slot, Tally(), Tally()
+        self.slot, self.recent = slot, 0
+        # When each frame was shown, and how late, in seconds: a day of video needs 30 MB.
+        self.times, self.latencies = array("d"), array("f")
 
     def shown(self, arrived: float) -> None:
         now = time.monotonic()
-        for tally in (self.tally, self.recent):
-            tally.add(arrived, now)
-        if self.recent.seconds >= 1:
+        self.times.append(now)
+        self.latencies.append(now - arrived)
+        if now - self.times[self.recent] >= 1:
             if sys.stderr.isatty():
-                say(f"\r{self.recent}, {self.slot.dropped} dropped\033[K", end="")
-            self.recent = type(self.recent)()
+                say(f"\r{self.told(self.recent)}, {self.slot.dropped} dropped\033[K", end="")
+            self.recent = len(self.times)
+
+    def told(self, first: int = 0) -> str:
+        """Frames per second and latency, from this frame on."""
+        times, late = self.times[first:], sorted(round(1000 * latency) for latency in self.latencies[first:])
+        if not late:
+            return "no frames"
+        passed = times[-1] - times[0]
+        rate = (len(times) - 1) / passed if passed else 0.0
+        return f"{rate:.1f} frames/s, latency {median_low(late)} ms (median) to {late[-1]} ms (maximum)"
 
     def finish(self, output: str | None) -> None:
         if sys.stderr.isatty():
             say("\r\033[K", end="")
-        tally, place = self.tally, "" if output is None else f" -> {output}"
-        say(f"{tally.shown} frames in {tally.seconds:.1f} s, {self.slot.dropped} dropped; {tally}{place}")
+        passed = self.times[-1] - self.times[0] if self.times else 0.0
+        place = "" if output is None else f" -> {output}"
+        say(f"{len(self.times)} frames in {passed:.1f} s, {self.slot.dropped} dropped; {self.told()}{place}")
 
 
 def live(args: argparse.Namespace) -> int:
-    from ..inference.live import PictureServer, Reader, Slot, StreamWriter, show, taken, warm_up
+    from ..inference.live import PictureServer, Reader, Slot, StreamWriter, predict_live, show, taken, warm_up
     from ..video.reading import image_of
 
     to_file = args.output is not None and args.output != "-" and "://" not in args.output
@@ -115,7 +128,8 @@ def live(args: argparse.Namespace) -> int:
     slot = Slot(args.latency)
     status = Status(slot)
     with ExitStack() as stack:
-        writes, server, writer = [], None, None
+        writes: list[Callable] = []
+        server: PictureServer | None = None
         if args.output is None or args.serve is not None:
             server = stack.enter_context(PictureServer(args.host, PORT if args.serve is None else args.serve))
             writes.append(server.write)
@@ -123,12 +137,12 @@ def live(args: argparse.Namespace) -> int:
         stack.callback(reader.stop)
         first = reader.wait()
         height, width, _ = image_of(first.picture).shape
-        if to_file:
-            # Before the model is loaded, so that a name that will not do is told at once.
-            writer = VideoWriter(args.output, width, height, reader.frame_rate, overwrite=args.overwrite)
         predictor = load_predictor(args.model, args)
         warm_up(predictor, first, (height, width))
-        if args.output is not None and not to_file:
+        writer: VideoWriter | StreamWriter | None = None
+        if to_file:
+            writer = VideoWriter(args.output, width, height, reader.frame_rate, overwrite=args.overwrite)
+        elif args.output is not None:
             writer = StreamWriter(args.output, width, height, reader.frame_rate)
         stopped = stack.enter_context(stoppable())
         if writer is not None:
@@ -136,11 +150,12 @@ def live(args: argparse.Namespace) -> int:
         if server is not None:
             say(f"Open {server.address} in a browser; Ctrl-C ends it.")
         reader.start()
-        frames = taken(slot, args.duration, stopped)
+        predicted = predict_live(predictor, taken(slot, args.duration, stopped), (height, width))
         try:
-            draw = partial(overlay, colormap=args.colormap)
-            show(predictor, frames, (height, width), draw, writes, status.shown)
-        except BrokenPipeError:
+            show(predicted, partial(overlay, colormap=args.colormap), writes, status.shown)
+        except VideoError as error:
+            if not isinstance(error.__cause__, BrokenPipeError):
+                raise
             say("What read the output has stopped.")
     status.finish(args.output if to_file else None)
     if reader.error is not None:

@@ -1,7 +1,6 @@
-"""Turn published checkpoints, SalFoM's own and UMT's, into folders for `from_pretrained`.
+"""Published checkpoints, SalFoM's own and UMT's, as folders for `from_pretrained`.
 
-The names of our networks are rewritten into those of the checkpoint, never the other way round, so that every message
-speaks of the names in the file.
+Our names are rewritten into those of the checkpoint, so that every message speaks of the names in the file.
 """
 
 import argparse
@@ -22,6 +21,7 @@ from ..files import Inputs, atomic_output, check_free
 from ..models.configuration_salfom import SalFoMConfig, UMTConfig
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.modeling_umt import PRETRAINING_GRID, UMTModel, sinusoidal_table
+from ..models.video_processing_salfom import SalFoMVideoProcessor
 
 # (our name, the checkpoint's name, what to add to the number inside), applied one after the other.
 RENAMINGS = (
@@ -76,8 +76,8 @@ class ConversionReport:
 
     Attributes:
         kind: `"salfom"` or `"umt"`.
-        used: number of tensors that the network took from the checkpoint.
-        unused: names in the checkpoint of what the network has no use for.
+        used: how many tensors the network took.
+        unused: names of what it has no use for.
         path: the folder that was written.
     """
 
@@ -116,8 +116,6 @@ def convert_checkpoint(
     with atomic_output(output_dir, overwrite) as folder:
         model.save_pretrained(folder)
         if kind == "salfom":
-            from ..models.video_processing_salfom import SalFoMVideoProcessor
-
             SalFoMVideoProcessor().save_pretrained(folder)
     return ConversionReport(kind, len(state) - len(unused), unused, Path(output_dir))
 
@@ -146,11 +144,10 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
                 "state dict alone to a new file."
             ) from error
         raise ConversionError(f"{path} is not a PyTorch checkpoint.") from error
-    while isinstance(state, dict):
-        inner = next((state[name] for name in NESTINGS if isinstance(state.get(name), dict)), None)
-        if inner is None:
-            break
-        state = inner
+    nested = state
+    while isinstance(nested, dict):
+        state = nested
+        nested = next((state[name] for name in NESTINGS if isinstance(state.get(name), dict)), None)
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
@@ -219,27 +216,20 @@ def split(state: dict[str, torch.Tensor], kind: str) -> tuple[dict[str, torch.Te
 
 
 def load(model_class: type[PreTrainedModel], config: PreTrainedConfig, state: dict[str, torch.Tensor]):
-    """
-    A network in evaluation mode that holds the given tensors themselves, not copies.
-
-    Raises:
-        ConversionError: they are not exactly those of the network.
-    """
+    """A network in evaluation mode that holds the given tensors themselves; they must be exactly its own."""
     with torch.device("meta"):
         model = model_class(config)
     ours = model.state_dict()
     theirs = {original_name(name): name for name in ours}
     refuse("lacks", theirs.keys() - state.keys())
     refuse("has unexpectedly", state.keys() - theirs.keys())
+    shapes = {name: ours[own].shape for name, own in theirs.items()}
     wrong = [
-        name
+        f"{name} {list(tensor.shape)} (not {list(shapes[name])})"
         for name, tensor in state.items()
-        if tensor.shape != ours[theirs[name]].shape or not tensor.is_floating_point()
+        if tensor.shape != shapes[name] or not tensor.is_floating_point()
     ]
-    refuse(
-        "has in another shape or type than the network",
-        (f"{name} {list(state[name].shape)} (not {list(ours[theirs[name]].shape)})" for name in wrong),
-    )
+    refuse("has in another shape or type than the network", wrong)
     model.load_state_dict({theirs[name]: tensor.contiguous() for name, tensor in state.items()}, assign=True)
     return model.eval()
 

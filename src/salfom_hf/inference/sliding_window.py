@@ -186,9 +186,9 @@ def open_stream(
     model: SalFoMForVideoSaliencyPrediction, size: tuple[int, int]
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], StreamingDecoder] | None:
     """What encodes and what decodes one stream of frames, if windows can share what they have in common."""
-    if not isinstance(model, torch.nn.Module):  # An exported one, which brings its own.
-        return model.open_stream()
-    return (FrameEncoder(model.salfom), StreamingDecoder(model, size)) if can_stream(model) else None
+    if not isinstance(model, torch.nn.Module) or not can_stream(model):  # An exported one sees whole windows.
+        return None
+    return FrameEncoder(model.salfom), StreamingDecoder(model, size)
 
 
 def streamed_maps(

@@ -1,0 +1,18 @@
+"""Saliency of live video: cameras, network streams and pipes, always close behind what they show now.
+
+    source --reader thread--> Slot --predict_live--> drawing and writing, in a thread of their own
+
+The reader decodes whatever comes. [`Slot`] keeps the last moments of it, and the network takes the oldest frame that
+is left: every frame while it keeps up, and as many as it can when it does not. Frames that are left out are part of no
+window, so a window spans more time the more are dropped. Behind the slot no stage holds more than one frame, which
+bounds how far the picture lags behind. Recordings (files, and addresses that tell their length) are played at their
+own speed.
+"""
+
+from .loop import predict_live, show, taken, warm_up
+from .page import PictureServer
+from .sending import StreamWriter
+from .slot import LiveFrame, Slot
+from .source import Reader
+
+__all__ = ["LiveFrame", "PictureServer", "Reader", "Slot", "StreamWriter", "predict_live", "show", "taken", "warm_up"]

@@ -1,0 +1,135 @@
+"""A page that shows the pictures in browsers."""
+
+import io
+import re
+import socketserver
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from http.server import BaseHTTPRequestHandler
+
+import numpy as np
+from PIL import Image
+
+from ...errors import VideoError, reason_of
+from .source import SILENCE
+
+JPEG_QUALITY = 85
+
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>salfom live</title>
+<style>body { margin: 0; background: #111; } img { display: block; width: 100vw; height: 100vh; object-fit: contain; }
+</style></head>
+<body><img src="live.mjpg" alt="Live video, with colours where people probably look"></body></html>
+"""
+
+
+class PictureServer(socketserver.ThreadingTCPServer):
+    """
+    Show the newest picture in browsers: a page at `/`, and the pictures as an endless row of JPEGs (MJPEG) at
+    `/live.mjpg`. Whoever reads slowly gets fewer of them. A context manager, which serves from the beginning.
+
+    To this machine it answers only under its own names: else any web site could, by a name of its own that leads
+    here, see what the camera sees.
+
+    Args:
+        host, port: where to listen; port 0 takes a free one.
+
+    Attributes:
+        address: of the page.
+
+    Raises:
+        VideoError: the place is taken, or not this machine's.
+    """
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 7861):
+        self._picture = np.empty((0, 0, 3), np.uint8)
+        self._number, self._closed, self._viewers = 0, False, 0
+        self._changed = threading.Condition()
+        try:
+            super().__init__((host, port), _Handler)
+        except (OSError, OverflowError) as error:
+            raise VideoError(
+                f"Cannot serve at {host}, port {port} ({reason_of(error)}); choose another --serve PORT or --host."
+            ) from error
+        bound, self.port = self.server_address[:2]
+        self.names = {"localhost", bound, host} if bound.startswith("127.") else None
+        self.address = f"http://{host}:{self.port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def write(self, image: np.ndarray, timestamp: Fraction) -> None:
+        """Show a picture, uint8 (height, width, 3) RGB, now."""
+        with self._changed:
+            self._picture, self._number = image, self._number + 1
+            self._changed.notify_all()
+
+    def jpegs(self) -> Iterator[bytes]:
+        """The newest picture, again and again as it changes, until the last one."""
+        seen = 0
+        with self._changed:
+            self._viewers += 1
+        try:
+            while True:
+                with self._changed:
+                    while self._number == seen:
+                        if self._closed:
+                            return
+                        self._changed.wait()
+                    picture, seen = self._picture, self._number
+                file = io.BytesIO()
+                Image.fromarray(picture).save(file, "jpeg", quality=JPEG_QUALITY)
+                yield file.getvalue()
+        finally:
+            with self._changed:
+                self._viewers -= 1
+                self._changed.notify_all()
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            # The last picture has to get to whoever watches, but nobody may hold up the end.
+            self._changed.wait_for(lambda: not self._viewers, 2)
+        self.server_close()
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: a browser that goes away is no error."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = SILENCE
+    server: PictureServer
+
+    def do_GET(self) -> None:
+        names = self.server.names
+        asked_for = re.sub(r":[0-9]+$", "", self.headers.get("Host", ""))
+        if names is not None and asked_for not in names:
+            self.send_error(403)
+        elif self.path == "/":
+            self._begin("text/html; charset=utf-8")
+            self.wfile.write(PAGE.encode())
+        elif self.path == "/live.mjpg":
+            self._begin("multipart/x-mixed-replace; boundary=picture")
+            self.wfile.write(b"--picture\r\n")
+            for jpeg in self.server.jpegs():
+                # Browsers show a picture when the next one's boundary has come, so it comes right after it.
+                head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                self.wfile.write(head.encode() + jpeg + b"\r\n--picture\r\n")
+        else:
+            self.send_error(404)
+
+    def _begin(self, content_type: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Cache-Control", "no-store")
+        # Pages of other sites may not show it either.
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""

@@ -1,0 +1,234 @@
+"""Cameras, network streams, pipes and files, read in a thread of their own."""
+
+import math
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import av
+
+from ...errors import VideoError, reported
+from ...video.reading import FILE_PROTOCOL, IMAGE_RATE, MIN_SIDE, as_fraction, video_stream
+from .slot import LiveFrame, Slot
+
+SILENCE = 10  # seconds without data, or without a connection, after which a source or an output has failed
+
+PROBING = 1  # seconds of a stream that FFmpeg looks at before it is decoded
+
+JUMP = 10  # seconds by which the clock of a live source may gain on ours before it counts as set anew
+
+# What a source may call its rate when it has none; the files written need a number.
+RATES = (1, 240)  # frames per second
+
+
+class Address(NamedTuple):
+    """A source for FFmpeg, which finds its `format` by itself if that is `None`; and for messages, what to call it."""
+
+    name: str
+    url: str
+    format: str | None
+    advice: str
+
+
+def without_password(url: str) -> str:
+    return re.sub(r"(?<=://)[^/@]*@", "", url)
+
+
+def camera(number: int) -> tuple[str, str]:
+    """
+    FFmpeg's url and format of this machine's cameras, counted from 0.
+
+    Raises:
+        VideoError: there is no such camera (where the system tells).
+    """
+    if sys.platform == "darwin":
+        return f"{number}:none", "avfoundation"
+    if sys.platform != "win32":
+        return f"/dev/video{number}", "v4l2"
+    try:
+        devices = av.enumerate_input_devices("dshow")
+    except AttributeError as error:
+        raise VideoError("This version of PyAV does not count cameras; name yours as video=NAME.") from error
+    names = [device.description for device in devices if "video" in device.media_types]
+    if number >= len(names):
+        raise VideoError(f"There is no camera {number}; there are {len(names)}: {', '.join(names) or 'none'}.")
+    return f"video={names[number]}", "dshow"
+
+
+def address_of(source: str) -> Address:
+    """
+    Tell what a source is: a camera (its number, `/dev/video0`, or `video=NAME` on Windows), `-` for standard input, an
+    address with `://`, or a file.
+
+    Raises:
+        VideoError: there is no such camera, or nothing is piped in.
+    """
+    if re.fullmatch(r"[0-9]+|/dev/video.*|video=.*", source):
+        url, kind = source, "dshow" if source.startswith("video=") else "v4l2"
+        if source.isdecimal():
+            url, kind = camera(int(source))
+        advice = "check that it is connected, that no other program uses it, and that you may read it"
+        return Address(f"the camera {source.removeprefix('video=')}", url, kind, advice)
+    if source == "-":
+        if os.isatty(0):
+            raise VideoError("Nothing is piped into this command; pipe a video in, or name a camera or an address.")
+        return Address("standard input", "pipe:0", None, "pipe in a video, such as MPEG-TS, Matroska or Y4M")
+    if "://" in source:
+        advice = "check the address, and that something is sent from there"
+        return Address(without_password(source), source, None, advice)
+    return Address(source, f"{FILE_PROTOCOL}{source}", None, "name a camera, an address, or a file that can be played")
+
+
+@contextmanager
+def reading(address: Address, doing: str, advice: str) -> Iterator[None]:
+    """Turn what goes wrong with a source into a `VideoError`."""
+    try:
+        with reported(f"{doing} {address.name}", advice):
+            yield
+    except VideoError as error:
+        if isinstance(error.__cause__, av.error.ExitError):  # FFmpeg's word for running out of time.
+            raise VideoError(f"{doing} {address.name} (nothing came for {SILENCE} s); {advice}.") from error
+        raise
+
+
+class SourceClock:
+    """
+    Timestamps that strictly increase, from a source's own, which may be missing, stand still or start anew.
+
+    Args:
+        jump: seconds by which the source's clock may gain on ours from one frame to the next.
+    """
+
+    def __init__(self, jump: float):
+        self.jump = jump
+        self.now: Fraction | None = None
+
+    def at(self, time: Fraction | None, arrived: float) -> Fraction:
+        """Seconds since the first frame: by what the source says, or else by our clock, on which it has `arrived`."""
+        if self.now is None:
+            self.now = Fraction(0)
+        else:
+            passed = Fraction(arrived - self._arrived).limit_denominator(10**6)
+            step = None if time is None or self._time is None else time - self._time
+            if step is None or step <= 0 or step > passed + self.jump:
+                step = max(passed, Fraction(1, 10**6))
+            self.now += step
+        self._time, self._arrived = time, arrived
+        return self.now
+
+
+class Reader:
+    """
+    A source, read in a thread that ends with the program at the latest.
+
+    Args:
+        source: a camera's number or name, `-`, an address with `://`, or a file; see `docs/live.md`.
+        slot: where the frames go; it is closed at the end, whatever that is.
+
+    Attributes:
+        frame_rate: the average, as far as the source tells, in frames per second.
+        error: what ended the reading, if that was no orderly end.
+
+    Raises:
+        VideoError: there is no such camera, or nothing is piped in.
+    """
+
+    def __init__(self, source: str, slot: Slot):
+        self.address, self.slot = address_of(source), slot
+        self.frame_rate = IMAGE_RATE
+        self.error: Exception | None = None
+        self._first: LiveFrame | None = None
+        self._opened, self._started, self._stopped = threading.Event(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def wait(self) -> LiveFrame:
+        """
+        The first frame, when it is there.
+
+        Raises:
+            VideoError: there is none.
+        """
+        while not self._opened.wait(0.1):  # On some systems nothing interrupts a longer wait.
+            pass
+        if self._first is not None:
+            return self._first
+        assert self.error is not None
+        raise self.error
+
+    def start(self) -> None:
+        """Let a recording play, or take other sources from now on."""
+        self.slot.begin()
+        self._started.set()
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._stopped.set()
+        self._started.set()
+        # A source that sends nothing cannot be hurried.
+        self._thread.join(1)
+
+    def _run(self) -> None:
+        try:
+            self._read()
+        except Exception as error:
+            self.error = error
+        finally:
+            self.slot.close()
+            self._opened.set()
+
+    def _read(self) -> None:
+        name, url, kind, advice = self.address
+        options = {"analyzeduration": str(PROBING * 10**6), "rtsp_flags": "prefer_tcp"}
+        if kind is not None:
+            options = {"framerate": "30"} if kind == "avfoundation" else {}
+        with reading(self.address, "Cannot open", advice):
+            container = av.open(url, format=kind, options=options, timeout=(SILENCE, SILENCE))
+        with container:
+            stream = video_stream(container)
+            if stream is None:
+                raise VideoError(f"{name} has no video that can be decoded; choose another source.")
+            rates = (as_fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate)
+            self.frame_rate = next((rate for rate in rates if RATES[0] <= rate <= RATES[1]), IMAGE_RATE)
+            recorded, tick = container.duration is not None, as_fraction(stream.time_base)
+            clock = SourceClock(math.inf if recorded else JUMP)
+            for picture in self._pictures(container, stream):
+                now = time.monotonic()
+                timestamp = clock.at(None if picture.pts is None else picture.pts * tick, now)
+                if self._first is None:
+                    if min(picture.width, picture.height) < MIN_SIDE:
+                        raise VideoError(f"{name} has less than {MIN_SIDE}x{MIN_SIDE} pixels; choose another.")
+                    self._first = LiveFrame(picture, timestamp, now)
+                    self._opened.set()
+                    if recorded:
+                        self._started.wait()
+                    begin = time.monotonic()
+                if recorded:
+                    self._stopped.wait(begin + float(timestamp) - time.monotonic())
+                if self._stopped.is_set():
+                    return
+                self.slot.put(LiveFrame(picture, timestamp, time.monotonic()))
+            if self._first is None:
+                raise VideoError(f"{name} has no frame that can be decoded; check that it plays.")
+
+    def _pictures(self, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
+        # Threads that decode one frame each would hold back as many frames.
+        stream.thread_type = "SLICE"
+
+        def decoded(packet: Any) -> Iterator[av.VideoFrame]:
+            with suppress(av.FFmpegError):  # One bad packet is no reason to stop.
+                yield from stream.decode(packet)
+
+        try:
+            with reading(self.address, "Lost", "what came until then was shown"):
+                for packet in container.demux(stream):
+                    yield from decoded(packet)
+        except VideoError:
+            yield from decoded(None)  # What the decoder still holds.
+            raise
