@@ -5,12 +5,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoModel, AutoModelForImageToImage, Trainer, TrainingArguments
 from transformers.initialization import no_init_weights
 from transformers.utils.generic import TransformersKwargs
 
 from salfom_hf import SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMModel, UMTConfig, UMTModel
-from salfom_hf.models.encoders import OWN_MODELS
 from salfom_hf.models.modeling_salfom import DFD, SFD, TCFE
 from test_encoders import CONFIGS, settle_batch_norms
 
@@ -73,15 +72,16 @@ def test_config_round_trip(tmp_path):
     assert SalFoMConfig().encoder_config.hidden_size == 1024
 
 
-def test_auto_and_base_model_load_from_the_heads_folder(tmp_path):
+def test_auto_classes_load_model_and_head(tmp_path):
     model, pixels = tiny_model(), clip()
     model.save_pretrained(tmp_path)
-    auto = AutoModel.from_pretrained(tmp_path)
-    assert type(auto) is SalFoMForVideoSaliencyPrediction
-    torch.testing.assert_close(logits(auto, pixels), logits(model, pixels))
-    base = SalFoMModel.from_pretrained(tmp_path)
-    with torch.no_grad():
-        torch.testing.assert_close(base(pixels).static_features, model.salfom(pixels).static_features)
+    head = AutoModelForImageToImage.from_pretrained(tmp_path)
+    assert type(head) is SalFoMForVideoSaliencyPrediction
+    torch.testing.assert_close(logits(head, pixels), logits(model, pixels))
+    for base in (AutoModel.from_pretrained(tmp_path), SalFoMModel.from_pretrained(tmp_path)):
+        assert type(base) is SalFoMModel
+        with torch.no_grad():
+            torch.testing.assert_close(base(pixels).static_features, model.salfom(pixels).static_features)
 
 
 def test_missing_weights_are_initialised(tmp_path):
@@ -206,8 +206,10 @@ def test_sdpa_equals_eager():
     model.set_attn_implementation("eager")
     assert model.salfom.encoder.config._attn_implementation == "eager"
     torch.testing.assert_close(logits(model, pixels), expected, atol=1e-5, rtol=1e-4)
-    for flag in ("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn", "_supports_attention_backend"):
+    # The encoder can do more than TCFE, which computes its own attention.
+    for flag in ("_supports_flash_attn", "_supports_flex_attn", "_supports_attention_backend"):
         assert getattr(UMTModel, flag)
+        assert not getattr(SalFoMModel, flag)
 
 
 def test_hidden_states_and_attentions():
@@ -319,7 +321,7 @@ def test_wrong_inputs():
 def test_pixels_that_no_processor_made_are_refused(encoder):
     model, pixels = tiny_model(encoder), clip()
     raw = (pixels.byte(), pixels.long(), pixels.bool(), pixels.numpy(), [pixels], None)
-    for network in (model, model.salfom, *([model.salfom.encoder] if encoder in OWN_MODELS else [])):
+    for network in (model, model.salfom):
         for wrong in raw:
             with pytest.raises(TypeError, match=r"float tensor .* make it with SalFoMVideoProcessor"):
                 network(wrong)
@@ -331,15 +333,11 @@ def test_pixels_that_no_processor_made_are_refused(encoder):
 @pytest.mark.parametrize("encoder", ["umt", "efficientnet_lite", "videomae"])
 def test_unknown_keywords_are_refused_and_those_of_transformers_are_not(encoder):
     model, pixels = tiny_model(encoder), clip(batch=1)
-    networks = [(model, pixels), (model.salfom, pixels)]
-    if encoder in OWN_MODELS:
-        own = model.salfom.encoder
-        networks.append((own, pixels[:, 0] if encoder == "efficientnet_lite" else pixels))
-    for network, values in networks:
+    for network in (model, model.salfom):
         with pytest.raises(TypeError, match="labelz"):
-            network(values, labelz=torch.rand(1, 32, 32))
+            network(pixels, labelz=torch.rand(1, 32, 32))
         with torch.no_grad():
-            network(values, **dict.fromkeys(TransformersKwargs.__annotations__), return_dict=True)
+            network(pixels, **dict.fromkeys(TransformersKwargs.__annotations__), return_dict=True)
     for labels in (torch.rand(1, 1, 32, 32), torch.rand(2, 32, 32), torch.rand(32, 32), torch.rand(1, 32, 32).numpy()):
         with pytest.raises(ValueError, match=r"labels must be a tensor \(1, height, width\)"):
             model(pixels, labels=labels)
@@ -432,32 +430,11 @@ def test_gradient_checkpointing(encoder):
     torch.testing.assert_close(losses_and_gradients(), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_freeze():
-    model = tiny_model("efficientnet_lite")
-    model.salfom.freeze("encoder", "tcfe")
-    model.train()
-    assert not model.salfom.encoder.training
-    assert model.salfom.dfd.training
-    before = {key: value.clone() for key, value in model.salfom.encoder.state_dict().items()}
-    model(clip(), labels=torch.rand(2, 32, 32)).loss.backward()
-    for key, parameter in model.named_parameters():
-        assert (parameter.grad is None) == key.startswith(("salfom.encoder.", "salfom.tcfe."))
-    for key, value in model.salfom.encoder.state_dict().items():
-        assert torch.equal(value, before[key])
-    with pytest.raises(ValueError, match="No part 'head' to freeze"):
-        model.salfom.freeze("head")
-    model.freeze("fusion", "dfd")
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    parts = ("salfom.encoder.", "salfom.tcfe.", "salfom.dfd.", "fusion.")
-    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(parts)}
-
-
 def test_flex_attention_equals_sdpa():
     model, pixels = tiny_model("umt").eval(), clip()
     with torch.no_grad():
         expected = model(pixels).logits
-        model.set_attn_implementation("flex_attention")
-        assert model.salfom.encoder.config._attn_implementation == "flex_attention"
+        model.salfom.encoder.set_attn_implementation("flex_attention")
         torch.testing.assert_close(model(pixels).logits, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import CardData, EvalResult, ModelCardData, RepoCard
 
 from ..errors import check_file
-from ..inference.remote_code import TASK
+from ..inference.pipeline_salfom import TASK
 
 TEMPLATES = Path(__file__).parent
 # The Hub knows no task of saliency; this is the nearest of those that it knows.

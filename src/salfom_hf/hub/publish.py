@@ -17,13 +17,13 @@ from safetensors import safe_open
 
 from ..errors import reported
 from ..files import Inputs, atomic_output, check_free
-from ..inference.remote_code import add_remote_code
 from ..models.loading import loading, quiet
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.names import resolve
 from ..models.video_processing_salfom import SalFoMVideoProcessor
 from ..video.reading import IMAGE_SUFFIXES
 from .cards import HUB_TASK, TAGS, TEMPLATES, UNNAMED, CardError, evaluation_of, model_data, page_of, render
+from .remote_code import add_remote_code
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"
 SHARD = "5GB"

@@ -1,6 +1,5 @@
-"""The transformers pipeline `video-saliency-prediction`: videos from anywhere to maps with their times."""
+"""The pipeline of `pipeline_salfom` as the package has it: fast on a CPU, and it fetches what lies at an address."""
 
-import os
 import tempfile
 import time
 import urllib.request
@@ -13,14 +12,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 import transformers
-from PIL import Image
 from transformers import Pipeline
 
 from ..errors import VideoError, reason_of
-from ..models.video_processing_salfom import is_one_video
-from ..video.reading import READ_IMAGES, VIDEO_SUFFIXES
-from .predictor import SaliencyPredictor, frames_of
-from .remote_code import TASK, add_remote_code
+from ..video.reading import READ_IMAGES, VIDEO_SUFFIXES, Frame
+from .pipeline_salfom import TASK
+from .pipeline_salfom import VideoSaliencyPipeline as PlainPipeline
+from .predictor import SaliencyPredictor
 
 MAX_DOWNLOAD = 512 * 2**20  # bytes
 
@@ -99,14 +97,16 @@ def local(video, max_bytes: int, seconds: float) -> Iterator:
             raise VideoError(str(error).replace(str(path), video)) from error
 
 
-class VideoSaliencyPipeline(Pipeline):
+class VideoSaliencyPipeline(PlainPipeline):
     """
     Saliency of every frame of videos, by a causal sliding window; [`SaliencyPredictor`] as a transformers pipeline.
 
-    A video's frames and maps are held in memory; for hours of video take [`SaliencyPredictor.stream`].
+    A video's frames and maps are held in memory; for hours of video take [`SaliencyPredictor.stream`]. Besides paths,
+    it takes addresses (http and https).
 
     Args:
-        batch_size: windows per call of the network.
+        batch_size: videos per step.
+        windows: windows of a video per call of the network.
         num_workers: processes that fetch and decode the next videos of a list meanwhile.
         stride: every how many frames the network runs; maps between are interpolated. 1 as in the paper.
         start, duration: part of each video, in seconds.
@@ -123,82 +123,21 @@ class VideoSaliencyPipeline(Pipeline):
     ```
     """
 
-    _load_processor = False
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
-    _load_video_processor = True
+    PREPROCESSING = ("start", "duration", "max_download", "download_time")
 
-    def __init__(self, *args, batch_size: int = 4, **kwargs):
-        super().__init__(*args, batch_size=batch_size, **kwargs)
-
-    def _sanitize_parameters(self, **parameters):
-        preprocessing = ("start", "duration", "max_download", "download_time")
-        unknown = sorted(set(parameters) - {*preprocessing, "stride"})
-        if unknown:
-            raise TypeError(f"{type(self).__name__} has no parameter '{unknown[0]}'.")
-        forward = {name: value for name, value in parameters.items() if name == "stride"}
-        return {name: value for name, value in parameters.items() if name != "stride"}, forward, {}
-
-    def __call__(self, inputs, **kwargs):
-        """
-        Args:
-            inputs: one video: the path or http(s) address of a video or image, a folder of images, a uint8 array or
-                tensor `(frames, height, width, 3)`, or a list of images. Or several: a list of those, or a dataset or
-                generator, whose results come one by one.
-            kwargs: see the class.
-
-        Returns:
-            For one video a dictionary of `maps`, float32 `(frames, height, width)` at the frames' size with values in
-            0…1, and `timestamps`, float64 `(frames,)` in seconds. For several a list, or an iterator, of those.
-
-        Raises:
-            VideoError: a video cannot be fetched or read.
-            ValueError: frames are not images of one size.
-        """
-        listed = isinstance(inputs, (list, tuple, np.ndarray, torch.Tensor))
-        if isinstance(inputs, (str, os.PathLike, Image.Image)) or (listed and is_one_video(inputs)):
-            return super().__call__([inputs], **kwargs)[0]
-        return super().__call__(list(inputs) if listed else inputs, **kwargs)
-
-    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
-        # Videos differ in length and shape: what is batched are the windows of each.
-        forward_params = {**forward_params, "batch_size": batch_size}
-        return super().get_iterator(inputs, num_workers, 1, preprocess_params, forward_params, postprocess_params)
-
-    def preprocess(
+    def frames(
         self,
         video,
         start: float = 0.0,
         duration: float | None = None,
         max_download: int = MAX_DOWNLOAD,
         download_time: float = DOWNLOAD_TIME,
-    ) -> dict:
-        try:
-            with local(video, max_download, download_time) as source:
-                frames = list(frames_of(source, start, duration))
-        except (VideoError, ValueError) as error:
-            # Raised later: from another process, the sentence would arrive inside a traceback.
-            return {"error": error}
-        return {
-            "frames": [frame.image for frame in frames],
-            "timestamps": np.array([float(frame.timestamp) for frame in frames]),
-        }
+    ) -> list[Frame]:
+        with local(video, max_download, download_time) as source:
+            return super().frames(source, start, duration)
 
-    def _forward(self, inputs: dict, stride: int = 1, batch_size: int = 1) -> dict:
-        if "error" in inputs:
-            raise inputs["error"]
-        predictor = SaliencyPredictor(self.model, self.video_processor, stride, batch_size)
-        return {"maps": predictor.predict(inputs["frames"]), "timestamps": inputs["timestamps"]}
-
-    def postprocess(self, outputs: dict) -> dict:
-        return outputs
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Save model, processor and code: a folder for `pipeline`, with this package or without it."""
-        self.model.save_pretrained(save_directory, **kwargs)
-        self.video_processor.save_pretrained(save_directory, **kwargs)
-        add_remote_code(Path(save_directory))
+    def predict(self, frames: list[np.ndarray], stride: int, windows: int) -> np.ndarray:
+        return SaliencyPredictor(self.model, self.video_processor, stride, windows).predict(frames)
 
 
 def pipeline(task: str = TASK, model="salfom", dtype=torch.float32, **kwargs) -> Pipeline:

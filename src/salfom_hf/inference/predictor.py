@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
-from ..models.video_processing_salfom import SalFoMVideoProcessor, resize_map, to_tensor
-from ..video.reading import IMAGE_RATE, Frame, read_frames
+from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, resize_map
+from ..video.reading import Frame
 from .cpu import prepare_for_inference
 from .profiling import stage
 from .sliding_window import pytorch_threads, saliency_maps, sees_stills
@@ -34,28 +33,6 @@ class SaliencyFrame(NamedTuple):
     image: np.ndarray
     timestamp: Fraction
     saliency: np.ndarray
-
-
-def frames_of(video, start: float, duration: float | None) -> Iterator[Frame]:
-    """Frames of a file, a folder of images, an array, or an iterable of images (at 25 frames per second)."""
-    if isinstance(video, (str, os.PathLike)):
-        yield from read_frames(video, start, duration)
-        return
-    if isinstance(video, Image.Image):
-        video = [video]
-    elif isinstance(video, (np.ndarray, torch.Tensor)):
-        video = to_tensor(video)
-    first = Fraction(start).limit_denominator(10**6)
-    end = None if duration is None else first + Fraction(duration).limit_denominator(10**6)
-    for index, image in enumerate(video):
-        timestamp = index / IMAGE_RATE
-        if end is not None and timestamp >= end:
-            return
-        if timestamp >= first:
-            pixels = to_tensor(image)[0].permute(1, 2, 0)
-            if pixels.dtype != torch.uint8:
-                raise ValueError(f"Frames must hold uint8 values in 0…255, not {pixels.dtype}.")
-            yield Frame(np.ascontiguousarray(pixels.cpu().numpy()), timestamp)
 
 
 def decoded_ahead(video: str | os.PathLike, start: float, duration: float | None, size: int) -> Iterator[Frame]:
