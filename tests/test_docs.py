@@ -26,7 +26,6 @@ from accelerate.commands.launch import launch_command_parser
 from huggingface_hub import HfApi, ModelCard
 from packaging.requirements import Requirement
 from PIL import Image
-from salfom_hf.inference.remote_code import TASK
 from torch.distributed.run import get_args_parser
 
 import gaze_data
@@ -41,6 +40,7 @@ from salfom_hf.export import convert
 from salfom_hf.export import onnx as graphs
 from salfom_hf.hub import publish
 from salfom_hf.inference.auto import register
+from salfom_hf.inference.pipeline_salfom import TASK
 from salfom_hf.models import names as pretrained
 from salfom_hf.models.encoders import ENCODERS
 

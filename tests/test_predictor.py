@@ -17,7 +17,8 @@ from salfom_hf import SalFoMVideoProcessor, SaliencyPredictor, VideoError
 from salfom_hf.evaluation.methods import maps_of_stills
 from salfom_hf.inference.blur import gaussian_blur
 from salfom_hf.inference.shared_windows import FrameEncoder
-from salfom_hf.inference.sliding_window import STILL_BLUR, saliency_maps, sees_stills
+from salfom_hf.inference.sliding_window import saliency_maps, sees_stills
+from salfom_hf.models.video_processing_salfom import STILL_BLUR
 from salfom_hf.video.drawing import COLORMAPS, color_table, heatmap, overlay, side_by_side, to_gray
 from salfom_hf.video.reading import Frame, read_frames
 

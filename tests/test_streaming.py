@@ -13,8 +13,9 @@ from salfom_hf import EfficientNetLiteConfig, SalFoMConfig, SalFoMForVideoSalien
 from salfom_hf.inference.blur import gaussian_blur
 from salfom_hf.inference.cpu import folded
 from salfom_hf.inference.shared_windows import Convolution, FrameEncoder, StreamingDecoder, can_stream
-from salfom_hf.inference.sliding_window import STILL_BLUR, saliency_maps
+from salfom_hf.inference.sliding_window import saliency_maps
 from salfom_hf.models.modeling_efficientnet_lite import EfficientNetLiteModel
+from salfom_hf.models.video_processing_salfom import STILL_BLUR
 
 FRAMES = torch.randn(20, 3, 32, 64, generator=torch.Generator().manual_seed(0))
 BRANCHES = ("use_tcfe", "use_dfd", "use_sfd")

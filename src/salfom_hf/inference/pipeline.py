@@ -2,13 +2,12 @@
 
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import numpy as np
 import torch
 import transformers
@@ -21,32 +20,13 @@ from .pipeline_salfom import VideoSaliencyPipeline as PlainPipeline
 from .predictor import SaliencyPredictor
 
 MAX_DOWNLOAD = 512 * 2**20  # bytes
-
 DOWNLOAD_TIME = 300.0  # seconds
-
+AS_IT_IS = {"Accept-Encoding": "identity"}
 SILENCE = 20.0  # seconds without a byte after which a server counts as gone
-
-PIECE = 2**16  # bytes
 
 
 def is_url(video) -> bool:
     return isinstance(video, str) and "://" in video
-
-
-def opener() -> urllib.request.OpenerDirector:
-    """What opens http and https, and nothing else, wherever servers redirect to."""
-    director = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.UnknownHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPErrorProcessor,
-    ):
-        director.add_handler(handler())
-    return director
 
 
 def download(url: str, path: Path, max_bytes: int = MAX_DOWNLOAD, seconds: float = DOWNLOAD_TIME) -> None:
@@ -60,12 +40,18 @@ def download(url: str, path: Path, max_bytes: int = MAX_DOWNLOAD, seconds: float
         raise VideoError(f"Cannot download {url}; give an address that begins with http:// or https://, or a path.")
     end, size = time.monotonic() + seconds, 0
     try:
-        with opener().open(url, timeout=min(SILENCE, seconds)) as response, open(path, "wb") as file:
-            announced = response.headers.get("Content-Length")
-            # Unlike read, read1 gives what is there: a slow server cannot hold it beyond the end.
-            while piece := response.read1(PIECE):
+        # httpx follows redirections to http and https only.
+        with (
+            httpx.stream(
+                "GET", url, headers=AS_IT_IS, follow_redirects=True, timeout=min(SILENCE, seconds)
+            ) as response,
+            open(path, "wb") as file,
+        ):
+            response.raise_for_status()
+            announced = int(response.headers.get("Content-Length", 0))
+            for piece in response.iter_raw():
                 size += len(piece)
-                if max(size, int(announced or 0)) > max_bytes:
+                if max(size, announced) > max_bytes:
                     raise VideoError(
                         f"{url} is larger than {max_bytes / 2**20:g} MiB; download it yourself and give its path."
                     )
@@ -74,10 +60,8 @@ def download(url: str, path: Path, max_bytes: int = MAX_DOWNLOAD, seconds: float
                         f"{url} did not arrive within {seconds:g} s; download it yourself and give its path."
                     )
                 file.write(piece)
-            if announced is not None and size < int(announced):
-                raise HTTPException(f"the connection broke off after {size} of {announced} bytes")
-    except (OSError, HTTPException, ValueError) as error:
-        reason = " ".join(reason_of(getattr(error, "reason", error)).split())
+    except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = " ".join(reason_of(error).split())
         raise VideoError(f"Cannot download {url} ({reason}); check the address and the network.") from error
 
 

@@ -15,15 +15,12 @@ import torch
 
 from ..models.configuration_salfom import encoder_facts
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
-from .blur import gaussian_blur
+from ..models.video_processing_salfom import mirror_averaged
 from .profiling import stage
 from .shared_windows import FrameEncoder, StreamingDecoder, can_stream
 from .threads import in_background
 
 Map = tuple[int, torch.Tensor]
-
-# Standard deviation of the Gaussian that the maps of stills are blurred with, as a share of their width.
-STILL_BLUR = 0.012
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
@@ -178,8 +175,8 @@ def still_maps(model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor) ->
     with stage("network"):
         if not sees_stills(model):
             return model(clips).saliency.float()
-        maps, mirrored = model(torch.cat([clips, clips.flip(-1)])).saliency.float().chunk(2)
-    return gaussian_blur((maps + mirrored.flip(-1)) / 2, STILL_BLUR * stills.shape[-1], border="reflect")
+        maps, mirrored = model(torch.cat([clips, clips.flip(-1)])).saliency.chunk(2)
+    return mirror_averaged(maps, mirrored)
 
 
 def open_stream(
@@ -255,4 +252,4 @@ def saliency_maps(
     yield from interpolated(maps)
 
 
-__all__ = ["STILL_BLUR", "pytorch_threads", "saliency_maps", "sees_stills", "still_maps"]
+__all__ = ["pytorch_threads", "saliency_maps", "sees_stills", "still_maps"]

@@ -44,13 +44,7 @@ FIXED = {
 
 
 class SalFoMVideosKwargs(VideosKwargs, total=False):
-    """
-    Attributes:
-        keep_aspect_ratio (`bool`): resize to about the area of `size` in the video's own shape instead of to `size`.
-        size_divisor (`int`): with `keep_aspect_ratio`, both sides become multiples of it.
-        still_size (`dict`): what counts for stills in place of `size`.
-        pad_size (`dict`): known to some image processors; here it is refused.
-    """
+    """See [`SalFoMVideoProcessor`]; `pad_size` is known to some image processors and refused here."""
 
     keep_aspect_ratio: bool | None
     size_divisor: int | None
@@ -59,10 +53,7 @@ class SalFoMVideosKwargs(VideosKwargs, total=False):
 
 
 def check_options(options: dict) -> None:
-    """
-    Raises:
-        ValueError: an option has a value that this processor cannot honour.
-    """
+    """Raise a ValueError for a value that this processor cannot honour."""
     for name, only in FIXED.items():
         if options.get(name) is not None and options[name] != only:
             raise ValueError(f"SalFoMVideoProcessor does not support {name}={options[name]}; leave {name} out.")
@@ -78,7 +69,7 @@ def check_options(options: dict) -> None:
 
 
 def is_one_video(videos) -> bool:
-    """Whether the argument is a single video (or image) rather than a list of them."""
+    """Whether this is a single video (or image) rather than several."""
     if isinstance(videos, (str, os.PathLike, Image.Image)):
         return True
     if isinstance(videos, (np.ndarray, torch.Tensor)):
@@ -124,8 +115,7 @@ def plain_tensor(pixels) -> torch.Tensor:
     if isinstance(pixels, Image.Image):
         return torch.from_numpy(rgb_of(pixels))
     if isinstance(pixels, np.ndarray) and (not pixels.flags.writeable or min(pixels.strides, default=0) < 0):
-        # Torch takes neither reversed axes, as where BGR was made RGB, nor read-only memory.
-        pixels = pixels.copy()
+        pixels = pixels.copy()  # Torch takes neither reversed axes, as of BGR made RGB, nor read-only memory.
     return torch.as_tensor(pixels)
 
 
@@ -146,13 +136,13 @@ def uint8_or_float(frames: torch.Tensor) -> torch.Tensor:
     return frames.to(torch.uint8)
 
 
-def to_tensor(frames, input_data_format: str | ChannelDimension | None = None) -> torch.Tensor:
+def to_tensor(frames, order: str | ChannelDimension | None = None) -> torch.Tensor:
     """
     One video (or image) as a tensor `(frames, 3, height, width)`, uint8 or float as it was; channels may come first or
     last, grey images may lack them, and transparency is put over black.
 
     Args:
-        input_data_format: `"channels_first"` or `"channels_last"`, of arrays and tensors; found out if `None`.
+        order: `"channels_first"` or `"channels_last"`, of arrays and tensors; found out if `None`.
 
     Raises:
         ValueError: the argument is no video, or it is not certain what its values mean.
@@ -163,29 +153,29 @@ def to_tensor(frames, input_data_format: str | ChannelDimension | None = None) -
         if not frames:
             raise ValueError("There are no frames to process.")
         if isinstance(frames[0], Image.Image):
-            input_data_format = ChannelDimension.LAST
+            order = ChannelDimension.LAST
         frames = [plain_tensor(frame) for frame in frames]
         if len({(frame.shape, frame.dtype) for frame in frames}) > 1:
             raise ValueError("All frames of a video must have one size and dtype; resize them to the first one's.")
         frames = torch.stack(frames)
         if frames.ndim == 3:  # Grey images.
-            frames, input_data_format = frames.unsqueeze(-1), ChannelDimension.LAST
+            frames, order = frames.unsqueeze(-1), ChannelDimension.LAST
     frames = plain_tensor(frames)
+    shape = tuple(frames.shape)
     if frames.ndim == 2:
-        frames, input_data_format = frames[None, ..., None], ChannelDimension.LAST
+        frames, order = frames[None, ..., None], ChannelDimension.LAST
     elif frames.ndim == 3:
-        if input_data_format is None and frames.shape[0] not in (1, 3) and frames.shape[-1] not in (1, 3, 4):
-            shape = tuple(frames.shape)
+        if order is None and shape[0] not in (1, 3) and shape[-1] not in (1, 3, 4):
             raise ValueError(
                 f"An array of shape {shape} is no picture; a grey video needs (frames, height, width, 1)."
             )
         frames = frames.unsqueeze(0)
     if frames.ndim != 4 or 0 in frames.shape:
         raise ValueError(f"A video needs the shape (frames, height, width, 3), not {tuple(frames.shape)}.")
-    if input_data_format is None:
+    if order is None:
         last = frames.shape[-1] in (1, 3, 4) and frames.shape[1] not in (1, 3)
-        input_data_format = ChannelDimension.LAST if last else ChannelDimension.FIRST
-    pixels = frames if ChannelDimension(input_data_format) is ChannelDimension.LAST else frames.permute(0, 2, 3, 1)
+        order = ChannelDimension.LAST if last else ChannelDimension.FIRST
+    pixels = frames if ChannelDimension(order) is ChannelDimension.LAST else frames.permute(0, 2, 3, 1)
     if pixels.shape[-1] not in (1, 3, 4):
         raise ValueError(f"A video needs 3 colour channels, first or last; this one is {tuple(frames.shape)}.")
     pixels = uint8_or_float(pixels)
@@ -217,15 +207,11 @@ def frames_of(video, start: float = 0.0, duration: float | None = None) -> Itera
 
 
 def last_frames(path: Path, num_frames: int | None, fps: float | None) -> tuple[torch.Tensor, VideoMetadata]:
-    """
-    The frames of a file, uint8 `(frames, 3, height, width)`: all, or the last ones if no more are needed for
-    `num_frames` frames at a rate of `fps`, since a long file would take much memory.
-    """
+    """A file as [`to_tensor`]: all its frames, or the last ones if no more are needed for `num_frames` at `fps`."""
     info = probe(path)
-    rate = float(info.frame_rate)
+    rate, total = float(info.frame_rate), 0
     needed = num_frames if num_frames is None or fps is None else math.ceil(num_frames * rate / fps)
     frames: deque[np.ndarray] = deque(maxlen=needed)
-    total = 0
     for frame in read_frames(path):
         frames.append(frame.image)
         total += 1
@@ -245,16 +231,17 @@ def mirror_averaged(maps: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
     """
     maps = (maps.float() + mirrored.float().flip(-1)) / 2
     sigma = STILL_BLUR * maps.shape[-1]
-    radius = int(4 * sigma + 0.5)
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).double() / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).to(maps)
-    for dim in (-2, -1):
-        length = maps.shape[dim]
-        # Beyond the border lies the mirror image, which begins with the outermost pixel.
-        index = torch.arange(-radius, length + radius, device=maps.device) % (2 * length)
-        maps = maps.index_select(dim, torch.minimum(index, 2 * length - 1 - index))
-        maps = maps.unfold(dim, len(kernel), 1) @ kernel
-    return maps
+    offsets = torch.arange(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1)
+    kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    kernel /= kernel.sum()
+
+    def blur(length: int) -> torch.Tensor:
+        """The blur along one axis as a matrix; beyond the border lies the mirror image."""
+        sources = (torch.arange(length)[:, None] + offsets) % (2 * length)
+        sources = torch.minimum(sources, 2 * length - 1 - sources)
+        return torch.zeros(length, length).double().scatter_add_(1, sources, kernel.expand(length, -1)).to(maps)
+
+    return blur(maps.shape[-2]) @ maps @ blur(maps.shape[-1]).T
 
 
 @takes_names
