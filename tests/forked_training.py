@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from salfom_hf import train
+from salfom_hf.cli.train import main
 
 PATIENCE = 90  # seconds until a process counts as hanging
 
@@ -65,7 +65,7 @@ def start(arguments, rank, processes, port, prepare):
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         prepare()
-        code = train.main(arguments)
+        code = main(arguments)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

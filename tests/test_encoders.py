@@ -32,8 +32,8 @@ from salfom_hf import (
 )
 from salfom_hf.inference import cpu
 from salfom_hf.models.encoders import ENCODERS, adapter_for, build_encoder, interpolate_positions
-from salfom_hf.models.modeling_efficientnet_lite import load_imagenet_weights
 from salfom_hf.models.modeling_umt import sinusoidal_table
+from salfom_hf.training.model import load_imagenet_weights
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64}
 CLIP = {**VIT, "intermediate_size": 32, "num_frames": 8}

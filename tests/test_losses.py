@@ -29,17 +29,43 @@ def naive_cc(logits, density):
     return np.array([np.corrcoef(pred.ravel(), gt.ravel())[0, 1] for pred, gt in pairs])
 
 
-def test_terms_match_float64_formulas(maps):
+def naive_sim(saliency, density):
+    results = []
+    for one, other in zip(saliency.double().numpy(), density.double().numpy(), strict=True):
+        one, other = ((x - x.min()) / (x.max() - x.min()) for x in (one, other))
+        results.append(np.minimum(one / one.sum(), other / other.sum()).sum())
+    return np.array(results)
+
+
+def naive_nss(saliency, fixations):
+    return np.array(
+        [((x - x.mean()) / x.std())[at].mean() for x, at in zip(saliency.double().numpy(), fixations, strict=True)]
+    )
+
+
+@pytest.fixture
+def fixations():
+    return torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(1)) > 0.97
+
+
+def test_terms_match_float64_formulas(maps, fixations):
     logits, density = maps
+    saliency = logits.sigmoid()
     np.testing.assert_allclose(kl_divergence(logits, density), naive_kl(logits, density), rtol=1e-4)
-    np.testing.assert_allclose(correlation(logits.sigmoid(), density), naive_cc(logits, density), atol=1e-5)
+    np.testing.assert_allclose(correlation(saliency, density), naive_cc(logits, density), atol=1e-5)
+    np.testing.assert_allclose(similarity(saliency, density), naive_sim(saliency, density), atol=1e-5)
+    nss = normalized_scanpath_saliency(saliency, fixations)
+    np.testing.assert_allclose(nss, naive_nss(saliency, fixations.numpy()), atol=1e-4)
 
 
-def test_loss_is_the_weighted_mean(maps):
-    kl, cc = naive_kl(*maps), naive_cc(*maps)
-    for kl_weight, cc_weight in ((1.0, 1.0), (0.5, 2.0)):
-        loss = saliency_loss(*maps, kl_weight, cc_weight).item()
-        assert loss == pytest.approx((kl_weight * kl - cc_weight * cc).mean(), abs=1e-4)
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.5, 2.0), (0.5, 2.0, 3.0, 0.25)])
+def test_loss_is_the_weighted_mean(maps, fixations, weights):
+    logits, density = maps
+    saliency = logits.sigmoid()
+    terms = [naive_kl(*maps), -naive_cc(*maps)]
+    terms += [-naive_sim(saliency, density), -naive_nss(saliency, fixations.numpy())]
+    expected = sum(weight * term.mean() for weight, term in zip(weights, terms, strict=False))
+    assert saliency_loss(*maps, *weights, fixations=fixations).item() == pytest.approx(expected, abs=1e-3)
 
 
 def test_scale_of_labels_does_not_matter(maps):
@@ -101,45 +127,6 @@ def test_tiny_negative_labels_count_as_zero():
     logits = torch.randn(2, 6, 8)
     assert saliency_loss(logits, negative).isfinite()
     torch.testing.assert_close(saliency_loss(logits, negative), saliency_loss(logits, labels))
-
-
-# --- SIM and NSS ---
-
-
-def naive_sim(saliency, density):
-    results = []
-    for one, other in zip(saliency.double().numpy(), density.double().numpy(), strict=True):
-        one, other = ((x - x.min()) / (x.max() - x.min()) for x in (one, other))
-        results.append(np.minimum(one / one.sum(), other / other.sum()).sum())
-    return np.array(results)
-
-
-def naive_nss(saliency, fixations):
-    return np.array(
-        [((x - x.mean()) / x.std())[at].mean() for x, at in zip(saliency.double().numpy(), fixations, strict=True)]
-    )
-
-
-@pytest.fixture
-def fixations():
-    return torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(1)) > 0.97
-
-
-def test_further_terms_match_float64_formulas(maps, fixations):
-    logits, density = maps
-    saliency = logits.sigmoid()
-    np.testing.assert_allclose(similarity(saliency, density), naive_sim(saliency, density), atol=1e-5)
-    nss = normalized_scanpath_saliency(saliency, fixations)
-    np.testing.assert_allclose(nss, naive_nss(saliency, fixations.numpy()), atol=1e-4)
-
-
-def test_further_terms_have_weights(maps, fixations):
-    logits, density = maps
-    saliency = logits.sigmoid()
-    loss = saliency_loss(logits, density, 0.5, 2.0, 3.0, 0.25, fixations).item()
-    terms = 0.5 * naive_kl(*maps) - 2 * naive_cc(*maps)
-    terms = terms - 3 * naive_sim(saliency, density) - 0.25 * naive_nss(saliency, fixations.numpy())
-    assert loss == pytest.approx(terms.mean(), abs=1e-3)
 
 
 def test_descending_along_a_further_term_improves_it(maps, fixations):

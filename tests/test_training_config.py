@@ -11,8 +11,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils.launch import prepare_multi_gpu_env
 
 from salfom_hf.cli.train import parse
-from salfom_hf.train import make_accelerator
 from salfom_hf.training.config import LAUNCH_CONFIGS, ConfigError, TrainingConfig, preset_names
+from salfom_hf.training.run import make_accelerator
 
 DATA = ("--data-dir", "data")
 
@@ -47,7 +47,9 @@ def test_types_of_options(option, value, expected):
 
 
 def test_own_file_over_a_preset(tmp_path):
-    (tmp_path / "mine.yaml").write_text("base: light\nlearning_rate: 1e-5\npatience: 3\nseed:\n")
+    # An earlier version has saved settings that are gone, of runs that made no use of them.
+    gone = "teachers: []\nteacher_weight: 0.5\nbetas: [0.9, 0.999]\n"
+    (tmp_path / "mine.yaml").write_text(f"base: light\nlearning_rate: 1e-5\npatience: 3\nseed:\n{gone}")
     (tmp_path / "more.yaml").write_text("base: mine.yaml\npatience: 4\n")
     config = parse([str(tmp_path / "more.yaml"), *DATA])
     assert (config.learning_rate, config.patience, config.batch_size, config.seed) == (1e-5, 4, 8, 0)
@@ -83,7 +85,8 @@ def test_saved_settings_are_a_configuration(tmp_path):
         (["--augmentation", '{"horizontal_flipp": 1}'], "did you mean horizontal_flip?"),
         (["--metric", "CC"], "metric is one of"),
         (["--schedule", "linear"], "schedule is one of constant, cosine"),
-        (["--mixed-precision", "half"], "mixed_precision is no, bf16 or fp16"),
+        (["--mixed-precision", "half"], "mixed_precision is one of no, bf16, fp16, not 'half'"),
+        (["--teachers", "salfom"], "no option '--teachers'"),
         (["--train", "dhf1k"], "write DATASET:SPLIT"),
         (["--train", "dhf1k:test"], "test split"),
         (["--validation", "dhf1k:test"], "test split"),
@@ -95,11 +98,12 @@ def test_saved_settings_are_a_configuration(tmp_path):
         (["--train", "motion:train", "--validation"], "need a validation split"),
         (["--encoder-from-stills"], "encoder_from_stills needs stills"),
         (["--model", "salfom", "--keep-aspect-ratio"], "keep_aspect_ratio is for a fresh decoder"),
-        (["--size", "64", "64", "--still-size", "64", "64"], "still_size is for a fresh decoder, and size"),
+        (["--model", "salfom", "--still-size", "64", "64"], "still_size is for a fresh decoder"),
+        (["--size", "64", "64", "--still-size", "64", "64"], "leave it or still_size out"),
+        (["--augmentation", '{"crop": [2, 3]}'], "augmentation: crop must be"),
         (["--kl-weight", "0", "--cc-weight", "0"], "The loss needs a term"),
         (["--weights", "1", "2"], "one positive number for each of the 1 datasets"),
         (["--size", "64"], "size needs a height and a width"),
-        (["--betas", "0.9", "1"], "betas needs two numbers"),
         (["--seed", "-1"], "seed must be at least 0"),
         (["--push-to-hub", "not a name"], "push_to_hub must be a repository"),
         (["--model", "a", "--encoder", "b"], "either a model to go on from or an encoder"),
@@ -126,6 +130,7 @@ def test_what_cannot_be_is_said_in_a_sentence(options, message):
         ("base: missing.yaml\n", "Cannot read the configuration"),
         ("base: pipe.yaml\n", "it is a pipe and not a file"),
         ("compile: 3\n", "compile must be of type bool"),
+        ("teachers: [salfom]\n", "sets teachers, which this version no longer has"),
     ],
 )
 def test_what_is_wrong_with_a_file(tmp_path, content, message):
@@ -136,10 +141,9 @@ def test_what_is_wrong_with_a_file(tmp_path, content, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("base", ["mine.yaml", "sub/other.yaml"])
-def test_files_that_build_on_each_other_in_a_circle(tmp_path, base):
+def test_files_that_build_on_each_other_in_a_circle(tmp_path):
     (tmp_path / "sub").mkdir()
-    (tmp_path / "mine.yaml").write_text(f"base: {base}\n")
+    (tmp_path / "mine.yaml").write_text("base: sub/other.yaml\n")
     (tmp_path / "sub" / "other.yaml").write_text("base: ../mine.yaml\n")
     with pytest.raises(ConfigError, match=r"mine\.yaml builds on itself"):
         parse([str(tmp_path / "mine.yaml"), *DATA])
@@ -170,10 +174,6 @@ def test_help_names_every_setting(capsys):
 # --- Configurations of accelerate ---
 
 PROCESSES = {"one-gpu": 1, "eight-gpus": 8, "two-machines": 16, "fsdp2": 8, "zero-2": 8, "zero-3": 8}
-
-
-def test_launch_configurations_that_ship():
-    assert {path.stem for path in LAUNCH_CONFIGS.glob("*.yaml")} == PROCESSES.keys()
 
 
 @pytest.mark.parametrize("name", PROCESSES)

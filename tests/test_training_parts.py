@@ -12,7 +12,7 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from transformers import AutoModel
 
 import gaze_data
-from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor
+from salfom_hf import SalFoMForVideoSaliencyPrediction
 from salfom_hf.models.encoders import ENCODERS
 from salfom_hf.training.card import write_report
 from salfom_hf.training.checkpoints import CheckpointError, Checkpoints, Progress
@@ -21,10 +21,8 @@ from salfom_hf.training.data import EpochSampler, build_clips, divide
 from salfom_hf.training.model import build_model, merge_lora, train_mode
 from salfom_hf.training.optimizer import (
     ExponentialMovingAverage,
-    encoder_depths,
     make_optimizer,
     parameter_groups,
-    rate_factor,
     set_rates,
 )
 from salfom_hf.training.validation import scores_of
@@ -64,12 +62,6 @@ def test_rates_fall_from_layer_to_layer(encoders, name):
     assert {math.log2(value) % 1 for value in layers} == {0.0}
 
 
-def test_depths():
-    names = ["patch.weight", "layers.0.a", "layers.0.b", "layers.11.a", "norm.weight"]
-    assert encoder_depths(names) == [0, 1, 1, 12, 12]
-    assert encoder_depths(["encoder.stages.2.layers.0.weight", "encoder.stages.3.layers.1.weight"]) == [3, 4]
-
-
 def test_weight_decay_spares_vectors_and_positions(encoders):
     config = configuration(
         encoders / "vivit", weight_decay=0.1, model_config={**TINY_DECODER, "num_frames": 4, "center_prior": True}
@@ -82,33 +74,25 @@ def test_weight_decay_spares_vectors_and_positions(encoders):
         assert (key in spared) == (p.ndim <= 1 or special), key
 
 
-def test_no_rate_no_group_for_what_rests(encoders):
-    config = configuration(encoders / "umt")
-    model, _ = build_model(config)
-    model.freeze("encoder")
-    assert {group["part"] for group in parameter_groups(model, config)} == {"decoder"}
-
-
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_schedule(schedule):
     config = TrainingConfig(schedule=schedule, warmup_steps=4)
-    factors = [rate_factor(step, 104, config) for step in range(104)]
-    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
-    for step in (4, 29, 54, 103):
-        expected = 1.0 if schedule == "constant" else math.cos(math.pi * (step - 4) / 200) ** 2
-        assert factors[step] == pytest.approx(expected)
-    assert rate_factor(0, 1, dataclasses.replace(config, warmup_steps=0)) == 1.0
-
-
-def test_set_rates_keeps_their_ratios():
     layers = [torch.nn.Linear(2, 2) for _ in range(2)]
     groups = [
         {"params": layer.parameters(), "lr": r, "initial_lr": r} for layer, r in zip(layers, (1.0, 0.1), strict=True)
     ]
     optimizer = torch.optim.AdamW(groups)
-    for factor in (0.5, 0.25):
-        set_rates(optimizer, factor)
-        assert [group["lr"] for group in optimizer.param_groups] == [factor, 0.1 * factor]
+
+    def rates(step, total, config):
+        set_rates(optimizer, step, total, config)
+        return [group["lr"] for group in optimizer.param_groups]
+
+    for step, factor in enumerate((0.25, 0.5, 0.75, 1.0)):
+        assert rates(step, 104, config) == [factor, 0.1 * factor]
+    for step in (4, 29, 54, 103):
+        expected = 1.0 if schedule == "constant" else math.cos(math.pi * (step - 4) / 200) ** 2
+        assert rates(step, 104, config)[0] == pytest.approx(expected)
+    assert rates(0, 1, dataclasses.replace(config, warmup_steps=0)) == [1.0, 0.1]
 
 
 # --- Average of the weights ---
@@ -139,16 +123,13 @@ def test_average_of_the_weights(tmp_path):
 
 
 def test_sampler():
-    sampler = EpochSampler(11, multiple=4, seed=3)
-    orders = []
+    sampler, orders = EpochSampler(11, multiple=4, seed=3), []
     for epoch in range(40):
         sampler.set_epoch(epoch)
-        order = list(sampler)
-        assert len(order) == len(sampler) == 8
-        assert len(set(order)) == 8
-        assert order == list(sampler)
-        orders.append(order)
-    assert len({tuple(order) for order in orders}) == 40
+        orders.append(list(sampler))
+        assert orders[-1] == list(sampler)
+        assert len(sampler) == len(set(orders[-1])) == 8
+    assert len(set(map(tuple, orders))) == 40
     # What is left out changes.
     assert set().union(*orders) == set(range(11))
     again = EpochSampler(11, multiple=4, seed=3)
@@ -249,19 +230,8 @@ def test_clips_in_the_shape_of_their_video(encoders, size, tall):
     assert processor.target_size(640, 480) == tall
 
 
-@pytest.mark.parametrize("source", ["stills:train", "motion:train"])
-def test_training_clips_of_their_own_size(encoders, stills_parquet, source):
-    data = {"train": [source], "validation": ["stills:dev"], "data_dir": [f"stills={stills_parquet}"]}
-    config = configuration(encoders / "efficientnet_lite", size=[96, 64], train_size=[32, 64], **data)
-    _, processor = build_model(config)
-    training, validation = build_clips(config, processor)
-    assert training[0]["pixel_values_videos"].shape[-2:] == (32, 64)
-    assert validation[0]["pixel_values_videos"].shape[-2:] == (96, 64)
-    assert processor.target_size(480, 640) == (96, 64)
-
-
 @pytest.mark.parametrize("train_still_size", [[], [64, 64]])
-def test_stills_of_a_size_of_their_own(encoders, stills_parquet, train_still_size):
+def test_training_clips_and_stills_of_sizes_of_their_own(encoders, stills_parquet, train_still_size):
     data = {
         "train": ["stills:train", "motion:train"],
         "weights": [1.0, 1.0],
@@ -277,6 +247,7 @@ def test_stills_of_a_size_of_their_own(encoders, stills_parquet, train_still_siz
     stills, moving = (part[0]["pixel_values_videos"] for part in training.datasets)
     assert (stills.shape[-2:], moving.shape[-2:]) == (tuple(train_still_size or (32, 64)), (32, 64))
     assert validation[0]["pixel_values_videos"].shape[-2:] == (96, 128)
+    assert processor.target_size(480, 640) == (64, 64)
 
 
 def test_pixels_as_the_encoder_knows_them(encoders, tmp_path):
@@ -404,6 +375,7 @@ def report(folder, network, **settings):
         dataset=range(600),
         num_parameters=sum(p.numel() for p in network.parameters()),
         accelerator=accelerator,
+        clips_per_step=config.batch_size * config.gradient_accumulation_steps * 2,
         total_steps=60,
     )
     write_report(folder, trainer, SCORES)
@@ -441,14 +413,15 @@ def test_card_says_what_was_run(tmp_path, framewise_model):
     assert (facts["step"], facts["clips_per_step"], facts["parameters"]) == (30, 24, parameters)
 
 
-@pytest.mark.parametrize("start", ["model", "encoder"])
-def test_card_keeps_folders_to_itself(tmp_path, framewise_model, start):
-    (tmp_path / "secret" / "mine").mkdir(parents=True)
-    settings = {start: str(tmp_path / "secret" / "mine"), "data_dir": [str(tmp_path / "secret")]}
-    card = report(tmp_path, framewise_model, output_dir=str(tmp_path / "secret" / "run"), **settings)
-    assert "secret" not in card.content
-    assert "`mine`" in card.text
-    assert card.data.base_model is None
+def test_card_keeps_folders_to_itself(tmp_path, framewise_model):
+    secret = tmp_path / "secret" / "mine"
+    secret.mkdir(parents=True)
+    for start in ("model", "encoder"):
+        settings = {start: str(secret), "data_dir": [str(secret)], "output_dir": str(secret / "run")}
+        card = report(tmp_path, framewise_model, **settings)
+        assert "secret" not in card.content
+        assert "`mine`" in card.text
+        assert card.data.base_model is None
 
 
 @pytest.mark.parametrize(
@@ -459,12 +432,6 @@ def test_card_claims_no_licence_it_does_not_know(tmp_path, framewise_model, star
     assert card.data.license == licence
     assert ("Apache-2.0" in card.text) == (licence is not None)
     assert ("made from `MCG-NJU/videomae-large`: its licence holds" in card.text) == (licence is None)
-
-
-def test_processor_of_the_package_is_left_alone(model_folder):
-    """Going on from a model changes the processor in memory only."""
-    build_model(TrainingConfig(model=str(model_folder)))
-    assert SalFoMVideoProcessor.from_pretrained(model_folder).keep_aspect_ratio
 
 
 def test_a_folder_of_checkpoints_that_is_gone(tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import gaze_data
 from salfom_hf import EfficientNetLiteConfig, EfficientNetLiteModel
-from salfom_hf.training.loop import read_log
+from salfom_hf.training.log import read_log
 from training_data import arguments
 
 TESTS = Path(__file__).parent
@@ -132,41 +132,10 @@ def test_killed_run_ends_bitwise_the_same(uninterrupted, forked, data, encoder, 
     assert not list((tmp_path / "run").rglob("*.unfinished"))
 
 
-def test_two_processes_equal_one(forked, data, encoder, tmp_path):
-    """The same clips a step, whether one process has them all or two have half each; and the same validation."""
-    common = {"encoder": encoder, "epochs": 2, "clips_per_video": 2, "warmup_steps": 0}
-    for processes, batch_size in ((1, 4), (2, 2)):
-        line = arguments("light", data, tmp_path / str(processes), **common, batch_size=batch_size)
-        assert forked(line, processes=processes)["code"] == 0
-    one, two = read_log(tmp_path / "1"), read_log(tmp_path / "2")
-    assert [entry["step"] for entry in one] == [entry["step"] for entry in two] == [1, 2, 2, 3, 4, 4]
-    for expected, entry in zip(one, two, strict=True):
-        for name, value in expected.items():
-            if name not in ("clips_per_second", "memory_gb"):
-                assert entry[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
-    # Three clips, one of them from a video with a frame that nobody looks at: none is counted twice.
-    assert two[2]["validation/clips"] == 3
-
-
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_two_processes_equal_one_on_clips_of_several_shapes(forked, data, encoder, tmp_path, batch_size):
-    """
-    With one clip each, a process has no stills to train the encoder on; with three, the clips that fill the last
-    batches of the validation up are of the shape of one that does not count twice.
-    """
-    stills = gaze_data.write_stills(tmp_path / "stills", splits={"train": 8, "dev": 8})
-    common = {"data_dir": [f"stills={stills}", f"dhf1k={data}"], "train": ["stills:train", "dhf1k:train"]}
-    common |= {"weights": [1, 1], "validation": "stills:dev", "encoder_from_stills": True, "size": []}
-    common |= {"encoder": encoder, "max_steps": 4, "frozen_encoder_epochs": 0, "warmup_steps": 0, "pictures": 1}
+def compared(forked, data, tmp_path, batch_size, **settings):
+    """Do a run in one process and in two, which share the clips of each step; gives the log of the two."""
     for processes in (1, 2):
-        line = arguments(
-            "light",
-            data,
-            tmp_path / str(processes),
-            decoder={"image_size": [32, 64]},
-            batch_size=batch_size * 2 // processes,
-            **common,
-        )
+        line = arguments("light", data, tmp_path / str(processes), batch_size=batch_size // processes, **settings)
         assert forked(line, processes=processes)["code"] == 0
     one, two = read_log(tmp_path / "1"), read_log(tmp_path / "2")
     assert [entry["step"] for entry in one] == [entry["step"] for entry in two]
@@ -174,8 +143,29 @@ def test_two_processes_equal_one_on_clips_of_several_shapes(forked, data, encode
         for name, value in expected.items():
             if name not in ("clips_per_second", "memory_gb"):
                 assert entry[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    return two
+
+
+def test_two_processes_equal_one(forked, data, encoder, tmp_path):
+    log = compared(forked, data, tmp_path, 4, encoder=encoder, epochs=2, clips_per_video=2, warmup_steps=0)
+    assert [entry["step"] for entry in log] == [1, 2, 2, 3, 4, 4]
+    # Three clips, one of them from a video with a frame that nobody looks at: none is counted twice.
+    assert log[2]["validation/clips"] == 3
+
+
+@pytest.mark.parametrize("batch_size", [2, 6])
+def test_two_processes_equal_one_on_clips_of_several_shapes(forked, data, encoder, tmp_path, batch_size):
+    """
+    With one clip each, a process has no stills to train the encoder on; with three, the clips that fill the last
+    batches of the validation up are of the shape of one that does not count twice.
+    """
+    stills = gaze_data.write_stills(tmp_path / "stills", splits={"train": 8, "dev": 8})
+    settings = {"data_dir": [f"stills={stills}", f"dhf1k={data}"], "train": ["stills:train", "dhf1k:train"]}
+    settings |= {"weights": [1, 1], "validation": "stills:dev", "encoder_from_stills": True, "size": []}
+    settings |= {"max_steps": 2, "warmup_steps": 0, "pictures": 1, "decoder": {"image_size": [32, 64]}}
+    log = compared(forked, data, tmp_path, batch_size, encoder=encoder, **settings)
     # The last of the eight has no fixations.
-    assert two[-1]["validation/clips"] == 7
+    assert log[-1]["validation/clips"] == 7
 
 
 def launch(line, environment, processes=1, **options):
@@ -227,10 +217,9 @@ def ctrl_c(*_):
 @pytest.mark.parametrize(
     ("moment", "said"),
     [
-        # When a package is imported, when the data is loaded, and a second time while a step is under way.
-        ("sys.addaudithook(lambda event, names: event == 'import' and names[0] == 'yaml' and ctrl_c())", "began."),
-        ("from salfom_hf.training import model; model.from_encoder = ctrl_c", "Stopped before training began."),
-        ("from salfom_hf.training.loop import Trainer; Trainer.loss = lambda *_: ctrl_c() or ctrl_c()", None),
+        # When the data is loaded, and a second time while a step is under way.
+        ("from salfom_hf.training import model; model.from_encoder = ctrl_c", ["Stopped before training began."]),
+        ("from salfom_hf.training.loop import Trainer; Trainer.loss = lambda *_: ctrl_c() or ctrl_c()", []),
     ],
 )
 def test_ctrl_c_while_nothing_is_to_be_saved(data, encoder, environment, tmp_path, moment, said):
@@ -241,16 +230,15 @@ def test_ctrl_c_while_nothing_is_to_be_saved(data, encoder, environment, tmp_pat
     done = subprocess.run(command, **options, check=False)
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
-    assert [line[-len(said or "") :] for line in done.stderr.splitlines() if "salfom:" in line] == [said] * bool(said)
+    assert [line for line in done.stderr.splitlines() if "salfom:" in line] == [f"salfom: {text}" for text in said]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_with_torchrun(data, encoder, environment, tmp_path, number):
+def test_a_signal_with_torchrun(data, encoder, environment, tmp_path):
     """Of two processes; torchrun hands the signal on. Nothing is said twice."""
     line = eventful(data, encoder, tmp_path / "run", epochs=1000, save_every=0, evaluate_every=900)
     process = launch(line, environment, processes=2)
     wait_for_steps(tmp_path / "run", process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
     assert err.count("salfom: Stopped") == 1

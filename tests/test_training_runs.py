@@ -3,14 +3,11 @@ import dataclasses
 import errno
 import json
 import math
-import multiprocessing
 import resource
 import shutil
-import signal
-import time
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import create_autospec
+from unittest.mock import Mock, create_autospec
 
 import numpy as np
 import pyarrow as pa
@@ -31,9 +28,10 @@ from salfom_hf.evaluation import metrics
 from salfom_hf.hub import publish
 from salfom_hf.models.names import KNOWN
 from salfom_hf.training import loop
+from salfom_hf.training import run as runs
 from salfom_hf.training.config import preset_names, read_settings
-from salfom_hf.training.data import files_in, state_of_model, states
-from salfom_hf.training.loop import read_log
+from salfom_hf.training.fingerprints import files_fingerprint, fingerprints, model_fingerprint
+from salfom_hf.training.log import read_log
 from training_data import arguments
 
 pytestmark = pytest.mark.usefixtures("reproducible", "alone")
@@ -122,15 +120,13 @@ def test_every_preset_takes_steps(
         preset=name,
         data_dir=options,
         size=[64, 64],
-        epochs=2,
-        max_steps=2,
+        max_steps=1,
         batch_size=1,
         validation_spacing=20,
         **start,
     )
     assert code == 0
-    assert len(losses(folder)) == 2
-    assert np.isfinite(losses(folder)).all()
+    assert np.isfinite(losses(folder)).tolist() == [True]
     model = SalFoMForVideoSaliencyPrediction.from_pretrained(folder / "model")
     for key, value in preset.get("model_config", {}).items():
         if key.startswith("use_") or key == "num_frames":
@@ -143,7 +139,8 @@ def test_every_preset_takes_steps(
 
 
 def test_light_preset_learns(run):
-    code, folder = run(epochs=40, clips_per_video=2, batch_size=4, size=[64, 96], warmup_steps=5, learning_rate=3e-3)
+    settings = {"size": [64, 96], "warmup_steps": 5, "learning_rate": 3e-3, "evaluate_every": 4}
+    code, folder = run(epochs=32, clips_per_video=2, batch_size=4, **settings)
     assert code == 0
     loss = losses(folder)
     assert np.mean(loss[-5:]) < np.mean(loss[:5]) - 0.2
@@ -152,8 +149,11 @@ def test_light_preset_learns(run):
 
 
 def test_what_a_run_leaves(run, data, capsys):
-    code, folder = run(epochs=2, trackers=["tensorboard"], pictures=2, log_every=2, save_every=3)
+    code, folder = run(epochs=2, trackers=["tensorboard"], pictures=2, log_every=2, save_every=3, seed=3)
     assert code == 0
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (settings["seed"], settings["resume"]) == (3, False)
+    assert settings.keys() == {field.name for field in dataclasses.fields(train.TrainingConfig)}
     out = capsys.readouterr().out
     assert f"The best model is in {folder / 'model'}." in out
     # One line an interval, of two epochs of four steps.
@@ -284,7 +284,7 @@ def test_only_stills_train_the_encoder(mixed, monkeypatch):
 
 def test_held_out_part_is_seeded_and_never_trained_on(run, ucf_sports, monkeypatch):
     seen = []
-    build = train.build_clips
+    build = runs.build_clips
 
     def noting(config, processor):
         training, validation = build(config, processor)
@@ -293,7 +293,7 @@ def test_held_out_part_is_seeded_and_never_trained_on(run, ucf_sports, monkeypat
         )
         return training, validation
 
-    monkeypatch.setattr(train, "build_clips", noting)
+    monkeypatch.setattr(runs, "build_clips", noting)
     settings = {"preset": "ucf_sports", "data": ucf_sports, "hold_out": 0.3, "max_steps": 1}
     for number, seed in enumerate((0, 0, 5)):
         assert run(folder=str(number), seed=seed, **settings)[0] == 0
@@ -305,29 +305,25 @@ def test_held_out_part_is_seeded_and_never_trained_on(run, ucf_sports, monkeypat
         assert "Diving-Side-001" not in training | validation
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_what_is_wrong_is_said_in_a_sentence(run, capsys):
+    for settings, message in (
         ({"train": "dhf2k:train"}, "no dataset 'dhf2k'; did you mean dhf1k?"),
         ({"data_dir": "stills=nowhere"}, "--data-dir dhf1k=FOLDER"),
         ({"data_dir": "/nowhere"}, "/nowhere"),
         ({"train": "dhf1k:train[:1]", "validation": [], "hold_out": 0.5}, "name a validation split"),
         ({"batch_size": 5}, "4 clips an epoch are fewer than the 5 of one step"),
         ({"validation": "dhf1k:validation[:0]"}, "'dhf1k:validation[:0]' cannot be loaded"),
-        ({"augmentation": '{"crop": [2, 3]}'}, "augmentation: crop must be"),
         ({"trackers": "aim"}, "tracker aim is not installed"),
         ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
         ({"encoder": "nowhere"}, "Cannot load the model 'nowhere': it is none of"),
         ({"lora_rank": 2}, "linear layers"),
-    ],
-)
-def test_what_is_wrong_is_said_in_a_sentence(run, capsys, settings, message):
-    code, _ = run(**settings)
-    error = capsys.readouterr().err
-    assert code == 2
-    assert error.startswith("salfom: ")
-    assert message in error
-    # Mended, the same command runs: nothing is in its way.
+    ):
+        code, _ = run(**settings)
+        error = capsys.readouterr().err
+        assert code == 2, settings
+        assert error.startswith("salfom: ")
+        assert message in error
+    # With what was wrong corrected, the same command runs: nothing is in its way.
     assert run()[0] == 0
 
 
@@ -376,11 +372,6 @@ def test_a_run_is_not_overwritten(run, capsys):
     assert run("--resume", log_every=3, keep_checkpoints=1)[0] == 0
 
 
-def shifted(path):
-    """Another picture of the same name."""
-    Image.fromarray(np.roll(np.array(Image.open(path)), 20, axis=1) // 2).save(path)
-
-
 def flip_byte(path):
     """Other content of the same size."""
     path.write_bytes(path.read_bytes()[:-1] + b"!")
@@ -389,7 +380,6 @@ def flip_byte(path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda data, _: shifted(next((data / "val" / "0601" / "maps").iterdir())), "dhf1k:validation"),
         (lambda data, _: shutil.rmtree(data / "train" / "0001"), "dhf1k:train"),
         (lambda data, _: flip_byte(min((data / "val" / "0601" / "maps").iterdir())), "dhf1k:validation"),
         (lambda _, stills: shutil.copy(stills / "dev.parquet", stills / "train.parquet"), "stills:train"),
@@ -412,7 +402,7 @@ def test_resuming_on_changed_data(run, data, stills_parquet, tmp_path, capsys, c
     capsys.readouterr()
     change(*places)
     assert begin("--resume")[0] == 2
-    assert f"{folder} was begun with other data ({named} has changed)" in capsys.readouterr().err
+    assert f"{folder} was begun with other data ({named})" in capsys.readouterr().err
     # Runs of earlier versions have no note of their data.
     (folder / "data.json").unlink()
     assert begin("--resume")[0] == 0
@@ -429,25 +419,14 @@ def test_of_many_files_every_size_counts_and_of_large_ones_both_ends(tmp_path, w
                 file["bytes"] = content
             else:
                 Path(file["path"]).write_bytes(content)
-        return files_in(pa.array(files, pa.struct({"path": pa.string(), "bytes": pa.binary()})))
+        return files_fingerprint(pa.array(files, pa.struct({"path": pa.string(), "bytes": pa.binary()})))
 
     begun, ended = b"!" + large[1:], large[:-1] + b"!"
     found = [state(large, *[small] * 39), state(begun, *[small] * 39), state(ended, *[small] * 39)]
-    found += [state(large, *[small] * number, b"other", *[small] * (38 - number)) for number in range(39)]
+    # Of every third file some content is read.
+    found += [state(large, *[small] * number, b"other", *[small] * (38 - number)) for number in range(0, 39, 5)]
     assert len(set(map(repr, found))) == len(found)
     assert repr(state(large, *[small] * 39)) == repr(found[0])
-
-
-def test_resuming_with_a_changed_teacher(run, stills_parquet, model_folder, tmp_path, capsys):
-    teacher = shutil.copytree(model_folder, tmp_path / "teacher")
-    settings = {"data_dir": f"stills={stills_parquet}", "train": "stills:train", "validation": "stills:dev"}
-    settings |= {"model": model_folder, "teachers": teacher, "size": [64, 64], "max_steps": 1}
-    assert run(**settings)[0] == 0
-    content = bytearray((teacher / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (teacher / "model.safetensors").write_bytes(content)
-    assert run("--resume", **settings)[0] == 2
-    assert f"other data ({teacher} has changed)" in capsys.readouterr().err
 
 
 def test_a_model_is_noted_by_any_name(tmp_path, monkeypatch):
@@ -455,8 +434,8 @@ def test_a_model_is_noted_by_any_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("salfom", "empty"):
         Path(name).mkdir()
-    noted = states(SimpleNamespace(train=[], validated=[], model="salfom", encoder=None, teachers=["empty"]))
-    assert noted == {"salfom": state_of_model(KNOWN["salfom"])}
+    for name, noted in (("salfom", {"salfom": model_fingerprint(KNOWN["salfom"])}), ("empty", {})):
+        assert fingerprints(SimpleNamespace(train=[], validated=[], model=name)) == noted
 
 
 @pytest.mark.parametrize("read", ["model", "data_dir", "run/model", "run/checkpoints/data", "run/config.yaml"])
@@ -479,19 +458,17 @@ def test_a_run_replaces_nothing_that_it_reads(run, model_folder, data, tmp_path,
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "progress.json", "average.safetensors"])
-def test_damaged_checkpoint(run, capsys, file):
+def test_checkpoints_that_cannot_be_gone_on_from(run, capsys):
     _, folder = run()
-    path = folder / "checkpoints" / "checkpoint-4" / file
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert run("--resume")[0] == 2
-    assert f"Cannot go on from {path.parent}" in capsys.readouterr().err
-
-
-def test_checkpoint_of_more_processes(run, capsys):
-    _, folder = run()
-    progress = folder / "checkpoints" / "checkpoint-4" / "progress.json"
-    progress.write_text(json.dumps({**json.loads(progress.read_text()), "processes": 2}))
+    checkpoint = folder / "checkpoints" / "checkpoint-4"
+    for file in ("model.safetensors", "optimizer.bin", "progress.json", "average.safetensors"):
+        whole = (checkpoint / file).read_bytes()
+        (checkpoint / file).write_bytes(whole[: len(whole) // 2])
+        assert run("--resume")[0] == 2
+        assert f"Cannot go on from {checkpoint}" in capsys.readouterr().err
+        (checkpoint / file).write_bytes(whole)
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    (checkpoint / "progress.json").write_text(json.dumps({**progress, "processes": 2}))
     assert run("--resume")[0] == 2
     assert "of 2 processes, and these are 1" in capsys.readouterr().err
 
@@ -583,61 +560,51 @@ def test_push_to_hub(run, monkeypatch, capsys, fails):
 
 
 def scores_of(values):
-    """Validations that give these CC, one after the other."""
+    """Validations that give these scores, one after the other."""
     left = iter(values)
-    return lambda *args: {
-        "loss": 0.0,
-        "cc": next(left),
-        "sim": 0.0,
-        "nss": 0.0,
-        "auc_judd": 0.0,
-        "kldiv": 0.0,
-        "clips": 1,
-    }
+    return lambda *args: dict.fromkeys(("loss", "cc", "sim", "nss", "auc_judd", "kldiv", "clips"), next(left))
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "said"),
     [
-        torch.OutOfMemoryError("CUDA out of memory."),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-        MemoryError(),
-        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "Out of memory; lower --batch-size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Out of memory; lower --batch-size"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "Out of memory; lower --batch-size"),
+        (OSError(errno.ENOSPC, "No space left on device"), "its checkpoints are kept: free some space"),
+        (RuntimeError("Connection closed by peer"), "Another process of this run has ended"),
     ],
 )
-def test_too_little_memory_is_said_in_a_sentence(run, monkeypatch, capsys, error):
-    def fails(*args, **kwargs):
-        raise error
-
-    monkeypatch.setattr(loop, "saliency_loss", fails)
+def test_errors_of_a_step_are_said_in_a_sentence(run, monkeypatch, capsys, error, said):
+    monkeypatch.setattr(loop, "saliency_loss", Mock(side_effect=error))
     assert run()[0] == 2
-    assert capsys.readouterr().err.strip().startswith("salfom: Out of memory; lower --batch-size")
+    output = capsys.readouterr().err
+    assert output.startswith("salfom: ")
+    assert said in output
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="Windows has none.")
-def test_the_handler_of_the_caller_is_set_again():
-    noted = []
-    before = signal.signal(signal.SIGCHLD, lambda *_: noted.append("an error to PyTorch"))
-    reader = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
-    try:
-        reader.start()
-        handler = signal.getsignal(signal.SIGCHLD)
-        assert train.main(["light", "--no-such-option", "1"]) == 2
-        assert (signal.getsignal(signal.SIGCHLD), reader.is_alive(), noted) == (handler, False, [])
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-
-
-def test_early_stopping_keeps_the_best(run, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "validate", scores_of([0.1, 0.3, 0.2, math.nan, 0.25, 0.9]))
-    code, folder = run(epochs=6, patience=3)
+@pytest.mark.parametrize(
+    ("values", "settings", "best"),
+    [
+        ([0.2, 0.3, 0.4], {"metric": "cc"}, 12),
+        ([0.2, 0.3, 0.4], {"metric": "kldiv"}, 4),
+        ([math.nan, 0.1], {}, 8),
+        ([0.1, 0.3, 0.2, math.nan, 0.25, 0.9], {"patience": 3}, 8),
+    ],
+)
+def test_the_best_is_kept(run, monkeypatch, capsys, values, settings, best):
+    monkeypatch.setattr(loop, "validate", scores_of(values))
+    settings["epochs"] = len(values)
+    code, folder = run(**settings)
     assert code == 0
-    assert "No better cc for 3 validations" in capsys.readouterr().out
-    assert json.loads((folder / "model" / "metrics.json").read_text())["step"] == 8
-    assert read_log(folder)[-1]["step"] == 20
+    assert json.loads((folder / "model" / "metrics.json").read_text())["step"] == best
+    stopped = "patience" in settings
+    assert ("No better cc for 3 validations" in capsys.readouterr().out) == stopped
     # It has ended: resuming takes no further step.
-    assert run("--resume", epochs=6, patience=3)[0] == 0
-    assert read_log(folder)[-1]["step"] == 20
+    last = 20 if stopped else 4 * len(values)
+    for options in ((), ("--resume",)):
+        assert read_log(folder)[-1]["step"] == last, options
+        assert run("--resume", **settings)[0] == 0
 
 
 def test_a_start_that_nothing_betters_is_kept(run, model_folder, monkeypatch):
@@ -650,57 +617,20 @@ def test_a_start_that_nothing_betters_is_kept(run, model_folder, monkeypatch):
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-@pytest.mark.parametrize(("metric", "best"), [("cc", 12), ("kldiv", 4)])
-def test_best_by_any_metric(run, monkeypatch, metric, best):
-    values = iter([0.2, 0.3, 0.4])
-
-    def rising(*args):
-        value = next(values)
-        return dict.fromkeys(("loss", "cc", "sim", "nss", "auc_judd", "kldiv", "clips"), value)
-
-    monkeypatch.setattr(loop, "validate", rising)
-    _, folder = run(epochs=3, metric=metric)
-    assert json.loads((folder / "model" / "metrics.json").read_text())["step"] == best
-
-
-def test_first_score_may_be_undefined(run, monkeypatch):
-    monkeypatch.setattr(loop, "validate", scores_of([math.nan, 0.1]))
-    _, folder = run(epochs=2)
-    assert json.loads((folder / "model" / "metrics.json").read_text())["step"] == 8
-
-
 def test_max_steps_ends_within_an_epoch_with_a_validation(run):
-    _, folder = run(epochs=9, max_steps=6, evaluate_every=5)
-    assert [(entry["step"], "loss" in entry) for entry in read_log(folder)][-2:] == [(6, True), (6, False)]
+    rates = {"warmup_steps": 4, "schedule": "constant", "learning_rate": 1e-3, "encoder_learning_rate": 1e-4}
+    _, folder = run(epochs=9, max_steps=6, evaluate_every=5, **rates)
+    *steps, validation = read_log(folder)
+    assert [entry["step"] for entry in steps] == [1, 2, 3, 4, 5, 6]
+    assert (validation["step"], "loss" in validation) == (6, False)
     assert checkpoints(folder)[-1] == "checkpoint-6"
+    for entry, factor in zip(steps, (0.25, 0.5, 0.75, 1, 1, 1), strict=True):
+        assert entry["rate/decoder"] == pytest.approx(factor * 1e-3)
+        assert entry["rate/encoder"] == pytest.approx(factor * 1e-4)
 
 
-def test_encoder_rests_at_first(run, encoders):
-    original = AutoModel.from_pretrained(encoders / "efficientnet_lite").state_dict()
-    settings = {
-        "frozen_encoder_epochs": 1,
-        "epochs": 2,
-        "encoder_learning_rate": 1e-2,
-        "ema_decay": 0,
-        "warmup_steps": 0,
-    }
-    _, folder = run(**settings, keep_checkpoints=5)
-
-    def changed(step):
-        now = weights(folder / "checkpoints" / f"checkpoint-{step}")
-        return {
-            key
-            for key, value in original.items()
-            if "running" not in key and "num_batches" not in key
-            if not torch.equal(now[f"salfom.encoder.{key}"], value)
-        }
-
-    assert not changed(4)
-    assert len(changed(8)) > len(original) / 4
-
-
-def test_modes(run, monkeypatch):
-    """A resting encoder has no stochastic depth, batch norms never learn, and all else trains after a validation."""
+def test_encoder_rests_at_first(run, encoders, monkeypatch):
+    """Without stochastic depth; batch norms never learn, and all else trains after a validation."""
     seen, loss = [], loop.Trainer.loss
 
     def noting(trainer, batch):
@@ -711,15 +641,18 @@ def test_modes(run, monkeypatch):
         return loss(trainer, batch)
 
     monkeypatch.setattr(loop.Trainer, "loss", noting)
-    run(epochs=2, frozen_encoder_epochs=1)
+    settings = {"encoder_learning_rate": 1e-2, "ema_decay": 0, "warmup_steps": 0, "keep_checkpoints": 5}
+    _, folder = run(epochs=2, frozen_encoder_epochs=1, **settings)
     assert seen == [(True, False, False)] * 4 + [(True, True, False)] * 4
+    original = AutoModel.from_pretrained(encoders / "efficientnet_lite").state_dict()
 
+    def changed(step):
+        now = weights(folder / "checkpoints" / f"checkpoint-{step}")
+        learned = [key for key in original if "running" not in key and "num_batches" not in key]
+        return [key for key in learned if not torch.equal(now[f"salfom.encoder.{key}"], original[key])]
 
-def test_rates_follow_the_schedule(run):
-    _, folder = run(epochs=2, warmup_steps=4, schedule="constant", learning_rate=1e-3, encoder_learning_rate=1e-4)
-    rates = [(entry["rate/decoder"], entry["rate/encoder"]) for entry in read_log(folder) if "loss" in entry]
-    factors = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
-    assert rates == [(pytest.approx(factor * 1e-3), pytest.approx(factor * 1e-4)) for factor in factors]
+    assert not changed(4)
+    assert len(changed(8)) > len(original) / 4
 
 
 def test_the_average_is_what_is_saved_and_the_weights_are_what_goes_on(run):
@@ -738,50 +671,30 @@ def test_the_average_is_what_is_saved_and_the_weights_are_what_goes_on(run):
 
 def test_lora_run_leaves_an_ordinary_model(run, encoders):
     pytest.importorskip("peft")
-    settings = {
-        "encoder": encoders / "dinov2",
-        "lora_rank": 2,
-        "encoder_learning_rate": 1e-2,
-        "frozen_encoder_epochs": 1,
-    }
-    code, folder = run(**settings, epochs=2, decoder={"num_frames": 4})
+    settings = {"lora_rank": 2, "encoder_learning_rate": 1e-2, "frozen_encoder_epochs": 1, "epochs": 2}
+    code, folder = run(encoder=encoders / "dinov2", decoder={"num_frames": 4}, **settings)
     assert code == 0
     model, report = SalFoMForVideoSaliencyPrediction.from_pretrained(folder / "model", output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     original = AutoModel.from_pretrained(encoders / "dinov2").state_dict()
-    now, merged = model.salfom.encoder.state_dict(), 0
-    for key, value in original.items():
-        if "mask_token" not in key:
-            same = torch.equal(now[key], value)
-            merged += not same
-            assert same or value.ndim == 2, key
-    assert merged
+    now = model.salfom.encoder.state_dict()
+    changed = [key for key in original if "mask_token" not in key and not torch.equal(now[key], original[key])]
+    assert changed
+    assert all(original[key].ndim == 2 for key in changed)
     parameters = json.loads((folder / "model" / "metrics.json").read_text())["parameters"]
     assert parameters == model.num_parameters()
 
 
-def test_accumulation_equals_a_larger_batch(run):
-    common = {"epochs": 2, "warmup_steps": 0, "max_grad_norm": 0.5}
-    _, whole = run(batch_size=2, folder="whole", **common)
-    _, halves = run(batch_size=1, gradient_accumulation_steps=2, folder="halves", **common)
-    assert losses(halves) == pytest.approx(losses(whole), rel=1e-4)
-    assert len(losses(whole)) == 4
-
-
-def test_mixed_precision(run):
-    _, full = run(folder="full")
-    _, half = run(folder="half", mixed_precision="bf16")
-    assert losses(half) != losses(full)
-    assert losses(half) == pytest.approx(losses(full), rel=0.1)
-    # The weights stay whole.
-    assert {value.dtype for value in weights(half / "model").values() if value.is_floating_point()} == {torch.float32}
-
-
-def test_file_in_half_precision_is_loaded_whole(run):
+def test_precision_in_training_and_in_the_file(run):
     _, whole = run(folder="whole")
+    _, rounded = run(folder="rounded", mixed_precision="bf16")
+    assert losses(rounded) != losses(whole)
+    assert losses(rounded) == pytest.approx(losses(whole), rel=0.1)
+    # The weights stay whole.
+    assert {value.dtype for value in weights(rounded / "model").values()} <= {torch.float32, torch.int64}
     _, half = run(folder="half", save_dtype="float16")
-    stored = load_file(half / "model" / "model.safetensors")
+    stored = weights(half / "model")
     for key, value in weights(whole / "model").items():
         expected = value.half() if value.is_floating_point() else value
         assert torch.equal(stored[key], expected), key
@@ -795,18 +708,6 @@ def test_loss_terms(run):
     assert losses(plain) != losses(more)
     # KL − CC is above −1, and −SIM − NSS / 2 below 1.
     assert losses(more)[0] < 1
-
-
-def test_teachers_are_followed(run, stills_parquet, model_folder):
-    stills = {"train": ["stills:train"], "validation": ["stills:train"], "data": stills_parquet, "max_steps": 1}
-    stills |= {"model": str(model_folder), "hold_out": 0.5, "augmentation": '{"horizontal_flip": 0}'}
-    _, alone = run(folder="alone", **stills)
-    _, taught = run(folder="taught", teachers=[str(model_folder)], teacher_weight=1, **stills)
-    # What the model itself says, it says without loss, of pictures that nobody saw too: KL is 0 and CC is 1.
-    assert losses(taught)[0] == pytest.approx(-1, abs=1e-4)
-    assert losses(alone)[0] > 0
-    _, mixed = run(folder="mixed", teachers=[str(model_folder)], teacher_weight=1e-6, teacher_cutmix=1, **stills)
-    assert losses(mixed)[0] == pytest.approx(-1, abs=1e-4)
 
 
 def test_worker_processes_change_nothing(run):
@@ -829,17 +730,9 @@ def test_compiled(run, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", traced)
     only = {"use_tcfe": False, "use_sfd": False}
-    _, plain = run(folder="plain", max_steps=2, decoder=only)
-    code, folder = run("--compile", folder="compiled", max_steps=2, decoder=only)
+    _, plain = run(folder="plain", max_steps=1, decoder=only)
+    code, folder = run("--compile", folder="compiled", max_steps=1, decoder=only)
     assert code == 0
     assert compiled
     assert losses(folder) == pytest.approx(losses(plain), rel=1e-3)
     SalFoMForVideoSaliencyPrediction.from_pretrained(folder / "model")
-
-
-def test_settings_are_kept_with_the_run(run):
-    _, folder = run(seed=3)
-    kept = yaml.safe_load((folder / "config.yaml").read_text())
-    assert kept["seed"] == 3
-    assert kept["resume"] is False
-    assert kept.keys() == {field.name for field in dataclasses.fields(train.TrainingConfig)}

@@ -3,31 +3,32 @@
 import argparse
 import dataclasses
 import json
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
 from typing import get_origin
 
-from ..training.config import (
-    HELP,
-    LAUNCH_CONFIGS,
-    PRESETS,
-    TYPES,
-    ConfigError,
-    TrainingConfig,
-    merged,
-    preset_names,
-    read_settings,
-    suggestion,
-)
-from .common import CommandParser
+import datasets
+import transformers
+from safetensors import SafetensorError
+
+from ..errors import advice_for, is_out_of_memory, is_sentence
+from ..inference.cpu import keep_freed_memory
+from ..inference.processes import LOST, OtherProcessError, lost_connection
+from ..training import config
+from ..training.config import ConfigError, TrainingConfig
+from ..training.loop import ENDING, TrainingStoppedError, on_signals
+from ..training.run import has_checkpoint, train
+from .common import FAILURE, CommandParser, UsageError, report
 
 
 class ShowPath(argparse.Action):
     """`PRESET --path`: where a file that ships is, for copying it or for `accelerate launch --config_file`."""
 
-    def __init__(self, option_strings, dest, **kwargs):
-        super().__init__(option_strings, dest, nargs=0, **kwargs)
-
     def __call__(self, parser, namespace, values, option_string=None):
-        for folder in (PRESETS, LAUNCH_CONFIGS):
+        for folder in (config.PRESETS, config.LAUNCH_CONFIGS):
             path = folder / f"{namespace.preset}.yaml"
             if path.is_file():
                 print(path)
@@ -38,29 +39,25 @@ class ShowPath(argparse.Action):
 def parser() -> argparse.ArgumentParser:
     made = CommandParser(
         prog="accelerate launch -m salfom_hf.train",
-        description="Train or fine-tune SalFoM. Presets: " + ", ".join(preset_names()) + ". In parentheses: values of "
-        "settings that neither the preset nor an option names.",
+        description=f"Train or fine-tune SalFoM. Presets: {', '.join(config.preset_names())}. In parentheses: values "
+        "of settings that neither the preset nor an option names.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     made.add_argument("preset", help="a preset, or a YAML file with any of the settings below")
-    made.add_argument(
-        "--path", action=ShowPath, help="print the path of the preset, or of the accelerate configuration, named so"
-    )
-    defaults = dataclasses.asdict(TrainingConfig())
-    for name, kind in TYPES.items():
-        flag, text = f"--{name.replace('_', '-')}", HELP[name].replace("%", "%%")
-        value = defaults[name]
+    path_help = "print the path of the preset, or of the accelerate configuration, named so"
+    made.add_argument("--path", action=ShowPath, nargs=0, help=path_help)
+    for name, value in dataclasses.asdict(TrainingConfig()).items():
+        kind, text = config.TYPES[name], config.HELP[name].replace("%", "%%")
         if value not in ("", [], {}) and kind is not bool:
             text += f" ({' '.join(map(str, value)) if isinstance(value, list) else value})"
         if kind is bool:
-            made.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+            options = {"action": argparse.BooleanOptionalAction}
         elif get_origin(kind) is list:
-            made.add_argument(flag, nargs="*", metavar=kind.__args__[0].__name__.upper(), help=text)
-        elif get_origin(kind) is dict:
-            made.add_argument(flag, metavar="JSON", help=text)
+            options = {"nargs": "*", "metavar": kind.__args__[0].__name__.upper()}
         else:
-            made.add_argument(flag, metavar=kind.__name__.upper(), help=text)
+            options = {"metavar": "JSON" if get_origin(kind) is dict else kind.__name__.upper()}
+        made.add_argument(f"--{name.replace('_', '-')}", help=text, **options)
     return made
 
 
@@ -73,17 +70,85 @@ def parse(arguments: list[str] | None = None) -> TrainingConfig:
     """
     given, unknown = parser().parse_known_args(arguments)
     if unknown:
-        flags = [f"--{name.replace('_', '-')}" for name in TYPES]
-        raise ConfigError(f"There is no option '{unknown[0]}'{suggestion(unknown[0], flags)} See --help.")
-    overrides = vars(given)
-    overrides.pop("debug", None)
-    settings = read_settings(overrides.pop("preset"))
-    for key, value in overrides.items():
-        if get_origin(TYPES[key]) is dict:
+        flags = [f"--{name.replace('_', '-')}" for name in config.TYPES]
+        raise ConfigError(f"There is no option '{unknown[0]}'{config.suggestion(unknown[0], flags)} See --help.")
+    settings = config.read_settings(given.preset)
+    options = {key: value for key, value in vars(given).items() if key in config.TYPES}
+    for key, value in options.items():
+        if get_origin(config.TYPES[key]) is dict:
             try:
-                overrides[key] = json.loads(value)
+                options[key] = json.loads(value)
             except json.JSONDecodeError as error:
                 raise ConfigError(f"{key} must be JSON such as '{{\"key\": 1}}', not {value!r}.") from error
-    config = TrainingConfig(**merged(settings, overrides))
-    config.check()
-    return config
+    made = TrainingConfig(**config.merged(settings, options))
+    made.check()
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; 0 when all went well, 2 when anything failed, 130 or 143 when stopped."""
+    keep_freed_memory()
+    # Of what all processes of a machine find out alike, one speaks.
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+    transformers.logging.disable_progress_bar()
+    if not (speaks and sys.stderr.isatty()):
+        datasets.disable_progress_bars()
+    settings, failure, code = None, None, FAILURE
+    with on_signals(stop):
+        try:
+            settings = parse(arguments)
+            folder = train(settings)
+            if speaks:
+                print(f"The best model is in {folder}.")
+            return 0
+        except KeyboardInterrupt as stopped:
+            begun = settings is not None and has_checkpoint(Path(settings.output_dir))
+            done = "between two steps, so nothing is lost; go on with --resume" if begun else "before training began"
+            failure, code = UsageError(f"Stopped {done}."), 128 + stopped.args[0]
+        except TrainingStoppedError as error:
+            failure, code = error, 128 + error.signal if error.signal else FAILURE
+        except Exception as error:
+            failure = in_a_sentence(error)
+            if failure is None:
+                raise
+        finally:
+            end_readers()
+    alike = isinstance(failure, (ConfigError, TrainingStoppedError, UsageError))
+    # Where another process has failed and its own message says why, this one is empty.
+    if str(failure) and (speaks or not alike):
+        report(failure)
+    return code
+
+
+def stop(number: int, _) -> None:
+    """Stop between two steps; at the second signal, at once."""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_DFL)
+    raise KeyboardInterrupt(number)
+
+
+def in_a_sentence(error: Exception) -> Exception | None:
+    """An error as users read it; `None` for one that is not expected, of which they need the traceback."""
+    if is_sentence(error):
+        return error
+    if is_out_of_memory(error):
+        told = MemoryError("Out of memory; lower --batch-size or --size, or set --gradient-checkpointing.")
+    elif isinstance(error, RuntimeError) and lost_connection(error):
+        told = OtherProcessError(LOST)
+    elif isinstance(error, (OSError, SafetensorError)):
+        reason, advice = " ".join(str(error).split()), advice_for(error, "try again")
+        told = OSError(f"Cannot write or read a file of the run ({reason}); its checkpoints are kept: {advice}.")
+    else:
+        return None
+    told.__cause__ = error
+    return told
+
+
+def end_readers() -> None:
+    """Processes that read clips ignore the SIGTERM by which Python stops them at its end; it would wait forever."""
+    readers = multiprocessing.active_children()
+    if readers and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch would take their end for an error.
+    for process in readers:
+        process.kill()
+        process.join()

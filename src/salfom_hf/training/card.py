@@ -5,6 +5,7 @@ import json
 import math
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
@@ -13,26 +14,19 @@ from ..hub.cards import TEMPLATES, UNNAMED, measured, model_data, packages, page
 from .config import MOTION
 from .model import LITE0
 
+if TYPE_CHECKING:
+    from .loop import Trainer
+
 # What is known to be under Apache-2.0. Other encoders and models have licences of their own, some non-commercial.
 FREE_STARTS = ("salfom", LITE0)
 PACKAGES = ("salfom-hf", "torch", "transformers", "accelerate", "datasets")
 
 
-def hardware(accelerator) -> str:
-    device = accelerator.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() or "CPU"
-    return f"{accelerator.num_processes} × {device.type} ({name})"
-
-
-def write_report(folder: Path, trainer, scores: dict[str, float]) -> None:
-    """
-    Write `metrics.json` and `README.md`, the model card, into a model's folder.
-
-    Args:
-        trainer: the [`Trainer`] whose model it is.
-        scores: of the validation that chose the model.
-    """
-    config, progress = trainer.config, trainer.progress
+def write_report(folder: Path, trainer: "Trainer", scores: dict[str, float]) -> None:
+    """Write `metrics.json` and `README.md`, the model card, into a model's folder; `scores` chose the model."""
+    config, progress, accelerator = trainer.config, trainer.progress, trainer.accelerator
+    kind = accelerator.device.type
+    chip = torch.cuda.get_device_name(accelerator.device) if kind == "cuda" else platform.machine() or "CPU"
     facts = {
         "step": progress.step,
         "epoch": progress.epoch + 1,
@@ -40,9 +34,9 @@ def write_report(folder: Path, trainer, scores: dict[str, float]) -> None:
         "validation": {name: None if math.isnan(score) else score for name, score in scores.items()},
         "training_clips": len(trainer.dataset),
         "parameters": trainer.num_parameters,
-        "clips_per_step": config.batch_size * config.gradient_accumulation_steps * trainer.accelerator.num_processes,
-        "hardware": hardware(trainer.accelerator),
-        "precision": trainer.accelerator.mixed_precision,
+        "clips_per_step": trainer.clips_per_step,
+        "hardware": f"{accelerator.num_processes} × {kind} ({chip})",
+        "precision": accelerator.mixed_precision,
         "date": datetime.date.today().isoformat(),
         "versions": packages(*PACKAGES),
     }
@@ -52,9 +46,7 @@ def write_report(folder: Path, trainer, scores: dict[str, float]) -> None:
     names = {source.partition(":")[0] for source in config.train}
     datasets = sorted({"stills" if name == MOTION else name for name in names})
     held = f"{config.hold_out:.0%} of "
-    validation = ", ".join(
-        f"{held}{source}, held out" if source in config.train else source for source in config.validated
-    )
+    validation = [f"{held}{source}, held out" if source in config.train else source for source in config.validated]
     name = config.push_to_hub or Path(config.output_dir).resolve().name
     dataset, _, split = config.validated[0].partition(":")
     data = model_data(
@@ -64,7 +56,7 @@ def write_report(folder: Path, trainer, scores: dict[str, float]) -> None:
         results=measured(
             {metric: score for metric, score in scores.items() if metric not in ("loss", "clips")},
             dataset,
-            split if config.validation else f"{config.hold_out:.0%} of {split}, held out",
+            split if config.validation else f"{held}{split}, held out",
             "validation during training, at the size of the clips",
             page_of(config.push_to_hub),
         ),
@@ -85,14 +77,10 @@ def write_report(folder: Path, trainer, scores: dict[str, float]) -> None:
         from_model=bool(config.model),
         licence=licence,
         training=", ".join(config.train),
-        validation=validation,
         settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).strip(),
-        **{key: value for key, value in facts.items() if key != "validation"},
+        **{**facts, "validation": ", ".join(validation)},
         scores=scores,
         total_steps=trainer.total_steps,
         metric=config.metric,
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
-
-
-__all__ = ["write_report"]

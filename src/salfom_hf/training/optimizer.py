@@ -1,7 +1,8 @@
-"""AdamW with a rate for the decoder and, layer by layer, rates for the encoder; and how the rates change over time."""
+"""AdamW with a rate for the decoder and, layer by layer, rates for the encoder; how they change; averaged weights."""
 
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from .config import TrainingConfig
 LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|stages?)\.(\d+)\.")
 # Besides all that are vectors, these are not pulled to 0: positions, tokens that stand for no patch, the centre prior.
 NO_DECAY = re.compile(r"position|time_embeddings|cls_token|register_tokens|log_density|log_sensitivity")
+ENCODER = "salfom.encoder."
 
 
 def encoder_depths(names: list[str]) -> list[int]:
@@ -29,67 +31,50 @@ def encoder_depths(names: list[str]) -> list[int]:
 
 
 def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict]:
-    """
-    Groups for AdamW with their highest rate as `lr` and `initial_lr`; parameters without gradient are left out.
-
-    Args:
-        model: a [`SalFoMForVideoSaliencyPrediction`]; parameters whose name holds `encoder.` are the encoder's.
-        config: its rates, layer decay and weight decay.
-    """
+    """Groups for AdamW of what is trained: each with its highest rate, and its `part`, encoder or decoder."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    encoder = [(name.split("encoder.", 1)[1], p) for name, p in named if name.startswith("salfom.encoder.")]
-    depths = encoder_depths([name for name, _ in encoder])
-    rates = {p: config.learning_rate for _, p in named}
-    for (_, p), depth in zip(encoder, depths, strict=True):
-        rates[p] = config.encoder_learning_rate * config.layer_decay ** (max(depths) - depth)
-    encoder_parameters = {p for _, p in encoder}
+    encoder = [name for name, _ in named if name.startswith(ENCODER)]
+    depths = dict(zip(encoder, encoder_depths([name.removeprefix(ENCODER) for name in encoder]), strict=True))
+    deepest = max(depths.values(), default=0)
     groups: dict[tuple, dict] = {}
     for name, p in named:
+        part, rate = "decoder", config.learning_rate
+        if name in depths:
+            part, rate = "encoder", config.encoder_learning_rate * config.layer_decay ** (deepest - depths[name])
         decay = config.weight_decay if p.ndim > 1 and not NO_DECAY.search(name) else 0.0
-        part = "encoder" if p in encoder_parameters else "decoder"
-        key = (part, rates[p], decay)
-        new = {"params": [], "lr": rates[p], "initial_lr": rates[p], "weight_decay": decay, "part": part}
-        groups.setdefault(key, new)["params"].append(p)
+        new = {"params": [], "lr": rate, "initial_lr": rate, "weight_decay": decay, "part": part}
+        groups.setdefault((part, rate, decay), new)["params"].append(p)
     return list(groups.values())
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameter_groups(model, config), betas=tuple(config.betas))
+    return torch.optim.AdamW(parameter_groups(model, config))
 
 
-def rate_factor(step: int, total: int, config: TrainingConfig) -> float:
-    """What the rates are multiplied by in optimizer step `step` (from 0) of `total`."""
+def set_rates(optimizer: torch.optim.Optimizer, step: int, total: int, config: TrainingConfig) -> None:
+    """Give every group its rate in optimizer step `step` (from 0) of `total`."""
+    factor = 1.0
     if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return 1.0
-    progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+        factor = (step + 1) / config.warmup_steps
+    elif config.schedule == "cosine":
+        progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+        factor = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
 
 
 class ExponentialMovingAverage:
-    """
-    The average of a model's trained weights over its steps; what is validated and saved in their place.
+    """The average of a model's trained weights over its steps; what is validated and saved in their place."""
 
-    Args:
-        parameters: of the model; the average begins at their values.
-        decay: how much of the average stays at each step; less in the first steps, when it would hold on to the start.
-    """
-
-    def __init__(self, parameters, decay: float):
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
         self.parameters = [p for p in parameters if p.requires_grad]
         self.averages = [p.detach().clone() for p in self.parameters]
-        self.decay = decay
-        self.steps = 0
+        self.decay, self.steps = decay, 0
 
     @torch.no_grad()
     def update(self) -> None:
         self.steps += 1
+        # Less in the first steps, when it would hold on to the start.
         decay = min(self.decay, (self.steps + 1) / (self.steps + 10))
         torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
 
@@ -107,23 +92,8 @@ class ExponentialMovingAverage:
         save_file({**averages, "steps": torch.tensor(self.steps)}, path)
 
     def load(self, path: Path) -> None:
-        """
-        Go on from a file of `save`.
-
-        Raises:
-            SafetensorError, KeyError, RuntimeError: the file is damaged, or of another model.
-        """
+        """Go on from a file of `save`."""
         saved = load_file(path)
         for index, average in enumerate(self.averages):
             average.copy_(saved[str(index)])
         self.steps = int(saved["steps"])
-
-
-__all__ = [
-    "ExponentialMovingAverage",
-    "encoder_depths",
-    "make_optimizer",
-    "parameter_groups",
-    "rate_factor",
-    "set_rates",
-]

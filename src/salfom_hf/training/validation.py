@@ -14,6 +14,8 @@ from ..models.video_processing_salfom import SalFoMVideoProcessor
 from ..video.drawing import overlay
 from .config import ConfigError
 
+SCORES = ("loss", "cc", "sim", "nss", "auc_judd", "kldiv")
+
 
 @torch.no_grad()
 def validate(
@@ -24,20 +26,9 @@ def validate(
     check: Callable[[bool], None],
 ) -> dict[str, float]:
     """
-    Mean scores over the validation clips of all processes, each counted once, at the clips' size.
-
-    Clips whose last frame has no fixations have no scores and are left out. For scores as they are published, at the
-    size of the recordings, there is `salfom evaluate`.
-
-    Args:
-        loader: of clips collated by shape.
-        check: called for every batch with whether its predictions are finite; may raise.
-
-    Returns:
-        `loss`, `cc`, `sim`, `nss`, `auc_judd`, `kldiv` and `clips`, the number of clips with scores.
-
-    Raises:
-        ConfigError: no clip has fixations.
+    Mean `SCORES` over the validation clips of all processes, each counted once, at the clips' size, and the number of
+    `clips`: those whose last frame has no fixations are left out. `check` is told for every batch whether its
+    predictions are finite, and may raise.
     """
     model.eval()
     rows = []
@@ -48,23 +39,18 @@ def validate(
         # In the order of the clips: those that only fill the last batches up are dropped from the end.
         places = torch.cat([batch["place"] for batch in batches])
         rows.append(accelerator.gather_for_metrics(scores[places.argsort()]).cpu())
-    *rows, fixated = torch.cat(rows).unbind(dim=1)
-    if not fixated.any():
+    scores = torch.cat(rows)
+    scored = ~scores.isnan().any(dim=1)
+    if scores.isnan().all():
         raise ConfigError(
-            f"None of the {len(fixated)} validation clips has fixations on its last frame; name another validation "
+            f"None of the {len(scores)} validation clips has fixations on its last frame; name another validation "
             "split or lower validation_spacing."
         )
-    rows = torch.stack(rows, dim=1)
-    names = ("loss", "cc", "sim", "nss", "auc_judd", "kldiv")
-    means = dict(zip(names, rows.nanmean(dim=0).tolist(), strict=True))
-    return {**means, "clips": int((~rows.isnan().any(dim=1)).sum())}
+    return {**dict(zip(SCORES, scores.nanmean(dim=0).tolist(), strict=True)), "clips": int(scored.sum())}
 
 
 def scores_of(logits: torch.Tensor, batch: dict, loss_weights: dict[str, float]) -> torch.Tensor:
-    """
-    Float64 `(batch, 7)`: loss, CC, SIM, NSS, AUC-Judd and KL of every clip, and whether it has fixations; without,
-    its scores are NaN.
-    """
+    """Float64 `(batch, 6)`: the `SCORES` of every clip, NaN for those without fixations."""
     saliency, density, fixations = logits.sigmoid(), batch["labels"], batch["fixations"]
     losses = [
         saliency_loss(logits[i : i + 1], density[i : i + 1], **loss_weights, fixations=fixations[i : i + 1])
@@ -79,18 +65,12 @@ def scores_of(logits: torch.Tensor, batch: dict, loss_weights: dict[str, float])
         metrics.kldiv(saliency, density),
     ]
     fixated = fixations.flatten(1).any(dim=1, keepdim=True)
-    return torch.cat([torch.stack(scores, dim=1).masked_fill(~fixated, torch.nan), fixated], dim=1)
+    return torch.stack(scores, dim=1).masked_fill(~fixated, torch.nan)
 
 
 @torch.no_grad()
 def draw(model: nn.Module, clips: list[dict], processor: SalFoMVideoProcessor, device: torch.device) -> np.ndarray:
-    """
-    A row for each clip: its last frame, the recorded density over it, the prediction over it; black beyond clips that
-    are narrower than others.
-
-    Returns:
-        uint8 `(height, width, 3)`.
-    """
+    """A row for each clip: its last frame, and over it the recorded density and the prediction; uint8 RGB."""
     model.eval()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
     rows = []
@@ -98,10 +78,7 @@ def draw(model: nn.Module, clips: list[dict], processor: SalFoMVideoProcessor, d
         saliency = model(clip["pixel_values_videos"].unsqueeze(0).to(device)).saliency[0].float().cpu().numpy()
         pixels = (clip["pixel_values_videos"][-1] * std + mean) / processor.rescale_factor
         frame = pixels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-        density = clip["labels"].numpy()
-        rows.append(np.concatenate([frame, overlay(frame, density), overlay(frame, saliency)], axis=1))
-    width = max(row.shape[1] for row in rows)
+        shown = [frame, overlay(frame, clip["labels"].numpy()), overlay(frame, saliency)]
+        rows.append(np.concatenate(shown, axis=1))
+    width = max(row.shape[1] for row in rows)  # Clips may be of several.
     return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows])
-
-
-__all__ = ["draw", "validate"]
