@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -168,11 +167,12 @@ def write(
     elif output_format == "npz":
         write_npz(frames, path, overwrite)
     else:
-        draw = {
-            "overlay": partial(overlay, colormap=colormap),
-            "heatmap": lambda _, saliency: heatmap(saliency, colormap),
-            "side-by-side": partial(side_by_side, colormap=colormap),
-        }[output_format]
+
+        def draw(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
+            if output_format == "heatmap":
+                return heatmap(saliency, colormap)
+            return (overlay if output_format == "overlay" else side_by_side)(image, saliency, colormap)
+
         write_video(frames, path, draw, info, start=start, duration=duration, overwrite=overwrite)
 
 
