@@ -12,8 +12,9 @@ from conftest import DECODER
 from salfom_hf import EfficientNetLiteConfig, SalFoMConfig, SalFoMForVideoSaliencyPrediction
 from salfom_hf.inference.blur import gaussian_blur
 from salfom_hf.inference.cpu import folded
+from salfom_hf.inference.predictor import saliency_maps
 from salfom_hf.inference.shared_windows import Convolution, FrameEncoder, StreamingDecoder, can_stream, shared_maps
-from salfom_hf.inference.sliding_window import STILL_BLUR, saliency_maps
+from salfom_hf.inference.sliding_window import STILL_BLUR
 from salfom_hf.models.modeling_efficientnet_lite import EfficientNetLiteModel
 
 FRAMES = torch.randn(20, 3, 32, 64, generator=torch.Generator().manual_seed(0))

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from ..video.reading import IMAGE_RATE, Frame, read_frames
 from .cpu import prepare_for_inference
 from .profiling import stage, timed
 from .shared_windows import can_stream, shared_maps
-from .sliding_window import is_still, saliency_maps, sees_stills
+from .sliding_window import is_still, sees_stills, still_maps, window_maps
 from .threads import pytorch_threads
 
 
@@ -39,7 +39,7 @@ class SaliencyFrame(NamedTuple):
 def frames_of(video, start: float, duration: float | None) -> Iterator[Frame]:
     """Frames of a file, a folder of images, an array, or an iterable of images (at 25 frames per second)."""
     if isinstance(video, (str, os.PathLike)):
-        yield from timed("decode", read_frames(video, start, duration))
+        yield from read_frames(video, start, duration)
         return
     if isinstance(video, Image.Image):
         video = [video]
@@ -56,6 +56,29 @@ def frames_of(video, start: float, duration: float | None) -> Iterator[Frame]:
             if pixels.dtype != torch.uint8:
                 raise ValueError(f"Frames must hold uint8 values in 0…255, not {pixels.dtype}.")
             yield Frame(np.ascontiguousarray(pixels.cpu().numpy()), timestamp)
+
+
+def saliency_maps(
+    model: SalFoMForVideoSaliencyPrediction, frames: Iterable[torch.Tensor], stride: int = 1, batch_size: int = 1
+) -> Iterator[torch.Tensor]:
+    """
+    One map for every frame of a video, or that of a still, in the fastest way that the model allows.
+
+    Args:
+        model, frames, stride, batch_size: see [`window_maps`][salfom_hf.inference.sliding_window.window_maps].
+
+    Yields:
+        float32 `(height, width)` at input size, values in 0…1; up to `(stride + 1) · batch_size` frames late.
+    """
+    still, frames = is_still(frames)
+    if still:
+        with stage("network"):
+            maps = still_maps(model, torch.stack(list(frames)))
+        yield from maps
+    elif can_stream(model):
+        yield from shared_maps(model, frames, stride, batch_size)
+    else:
+        yield from window_maps(model, frames, stride, batch_size, timed=stage)
 
 
 class SaliencyPredictor:
@@ -140,7 +163,7 @@ class SaliencyPredictor:
             VideoError: the file cannot be read.
             ValueError: the frames are not images of one size.
         """
-        with closing(frames_of(video, start, duration)) as frames:
+        with closing(timed("decode", frames_of(video, start, duration))) as frames:
             still, all_frames = is_still(frames)
             waiting: deque[Frame] = deque()
 
@@ -156,11 +179,7 @@ class SaliencyPredictor:
                         pixels = self.processor.prepare_frames(pixels, still=still)[0].to(self.model.dtype)
                     yield pixels
 
-            if not still and can_stream(self.model):
-                maps = shared_maps(self.model, prepared(), self.stride, self.batch_size)
-            else:
-                maps = saliency_maps(self.model, prepared(), self.stride, self.batch_size, timed=stage)
-            with closing(maps):
+            with closing(saliency_maps(self.model, prepared(), self.stride, self.batch_size)) as maps:
                 for saliency in maps:
                     frame = waiting.popleft()
                     # Threads that were woken for so little would spin on, and take from those that predict and encode.
@@ -184,4 +203,4 @@ class SaliencyPredictor:
         return np.stack(maps)
 
 
-__all__ = ["SaliencyFrame", "SaliencyPredictor"]
+__all__ = ["SaliencyFrame", "SaliencyPredictor", "saliency_maps"]

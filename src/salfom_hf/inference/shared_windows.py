@@ -371,7 +371,7 @@ def can_stream(model: SalFoMForVideoSaliencyPrediction) -> bool:
 def shared_maps(
     model: SalFoMForVideoSaliencyPrediction, frames: Iterator[torch.Tensor], stride: int, batch_size: int
 ) -> Iterator[torch.Tensor]:
-    """What [`saliency_maps`][salfom_hf.inference.sliding_window.saliency_maps] gives, of a model that can stream."""
+    """What [`window_maps`][salfom_hf.inference.sliding_window.window_maps] gives, of a model that can stream."""
     first = next(frames, None)
     if first is None:
         return

@@ -99,7 +99,7 @@ def still_maps(model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor) ->
 
 
 @torch.inference_mode()
-def saliency_maps(
+def window_maps(
     model: SalFoMForVideoSaliencyPrediction,
     frames: Iterable[torch.Tensor],
     stride: int = 1,
@@ -107,8 +107,8 @@ def saliency_maps(
     timed: Callable[[str], AbstractContextManager] = nullcontext,
 ) -> Iterator[torch.Tensor]:
     """
-    One map for every frame of a stream, each window by itself; frame-wise encoders see every frame once.
-    [`SaliencyPredictor`][salfom_hf.inference.predictor.SaliencyPredictor] has a faster way for these.
+    One map for every frame of a stream, from windows that the network sees one by one; of a frame-wise encoder, its
+    decoder does, and every frame is encoded once.
 
     Args:
         model: in evaluation mode; or an exported one ([`OnnxModel`][salfom_hf.export.onnx_runtime.OnnxModel]).
@@ -123,12 +123,6 @@ def saliency_maps(
     Raises:
         ValueError: stride or batch size is below 1.
     """
-    still, frames = is_still(frames)
-    if still:
-        with timed("network"):
-            maps = still_maps(model, torch.stack(list(frames)))
-        yield from maps
-        return
     framewise = isinstance(model, torch.nn.Module) and sees_stills(model)
     compiled = getattr(model, "_compiled_call_impl", None) is not None
     window: deque[torch.Tensor] = deque(maxlen=model.config.num_frames)
@@ -157,4 +151,4 @@ def saliency_maps(
     yield from interpolated(key_maps())
 
 
-__all__ = ["STILL_BLUR", "batched", "is_still", "saliency_maps", "sees_stills", "still_maps"]
+__all__ = ["STILL_BLUR", "batched", "is_still", "sees_stills", "still_maps", "window_maps"]
