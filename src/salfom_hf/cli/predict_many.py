@@ -7,10 +7,9 @@ import argparse
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import distributed
@@ -56,42 +55,23 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-def counted(frames: Iterable[SaliencyFrame], store: distributed.Store) -> Iterator[SaliencyFrame]:
-    """The frames, counted in the store, which over a network is not asked for every one."""
+def counted(frames: Iterable[SaliencyFrame], store: distributed.Store, bar: tqdm) -> Iterator[SaliencyFrame]:
+    """The frames, counted in the store, which over a network is not asked for every one; the bar tells all counts."""
     fresh, told = 0, time.monotonic()
     for frame in frames:
         yield frame
         fresh += 1
         if time.monotonic() - told > TOLD_EVERY:
-            store.add("frames", fresh)
+            bar.set_postfix_str(f"{store.add('frames', fresh):,} frames", refresh=False)
+            bar.n = store.add("videos", 0)
+            bar.refresh()
             fresh, told = 0, time.monotonic()
     store.add("frames", fresh)
 
 
-@contextmanager
-def progress(store: distributed.Store, videos: int, shown: bool) -> Iterator[None]:
-    """A bar of the videos and frames that all processes together have done."""
-    ended = threading.Event()
-
-    def follow() -> None:
-        last = bar.disable
-        while not last:
-            last = ended.wait(TOLD_EVERY)
-            bar.n = store.add("videos", 0)
-            bar.set_postfix_str(f"{store.add('frames', 0):,} frames")
-
-    with tqdm(total=videos, unit="video", disable=None if shown else True, dynamic_ncols=True) as bar:
-        # In a thread, for the main process may be at work on its own videos, or wait for the others.
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
-
-def predict_own(jobs: list[Job], predictor, store: distributed.Store, args: argparse.Namespace) -> list[str]:
+def predict_own(
+    jobs: list[Job], predictor, store: distributed.Store, bar: tqdm, args: argparse.Namespace
+) -> list[str]:
     """Predict this process's part of the videos; a sentence for each that has no output."""
     failures = []
     # Each process takes the next one from a common counter when it is free, so none idles however they differ in
@@ -100,7 +80,7 @@ def predict_own(jobs: list[Job], predictor, store: distributed.Store, args: argp
         video, output = jobs[number]
         try:
             with failing_alone(video), closing(predictor.stream(video, args.start, args.duration)) as stream:
-                info, frames = probe(video), counted(stream, store)
+                info, frames = probe(video), counted(stream, store, bar)
                 write(frames, output, args.format, info, args.colormap, args.start, args.duration, args.overwrite)
             with tqdm.external_write_mode():
                 print(f"{video} -> {output}", flush=True)
@@ -108,7 +88,8 @@ def predict_own(jobs: list[Job], predictor, store: distributed.Store, args: argp
             with tqdm.external_write_mode():
                 report(error)
             failures.append(str(error))
-        store.add("videos", 1)
+        bar.n = store.add("videos", 1)
+        bar.refresh()
     return failures
 
 
@@ -136,10 +117,12 @@ def predict(args: argparse.Namespace) -> int:
             predictor = load_predictor(args.model, args)
         store = shared_store(state)
         begin = time.monotonic()
-        with progress(store, len(jobs), state.is_main_process):
-            failed = predict_own(jobs, predictor, store, args)
+        shown = None if state.is_main_process else True  # In a terminal only.
+        with tqdm(total=len(jobs), unit="video", disable=shown, dynamic_ncols=True) as bar:
+            failed = predict_own(jobs, predictor, store, bar, args)
             # Also where this process waits for the others: launchers end all when the first one ends with an error.
             failed = gather_object(failed)
+            bar.n = len(jobs)
     if not state.is_main_process:
         return 0  # Without another look at the store, which ends with the main process.
     if jobs:

@@ -20,11 +20,9 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 def keep_freed_memory() -> None:
     """
-    Keep what is freed for the next allocation, instead of giving it back to the system.
-
-    By default, glibc fetches each large block from the system and gives it back; that its pages are then cleared and
-    mapped anew takes longer than many of the network's layers. The setting is that of the whole process and is not
-    meant to change again: for programs, not for libraries. Where the C library is another one, nothing happens.
+    Keep what is freed for the next allocation: by default, glibc gives each large block back to the system, and that
+    its pages are then cleared and mapped anew takes longer than many of the network's layers. The setting is that of
+    the whole process, for good: for programs, not for libraries. Where the C library is another one, nothing happens.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
@@ -39,17 +37,12 @@ ACTIVATIONS = {None: ("none", []), "relu": ("relu", []), "relu6": ("hardtanh", [
 
 class PackedConvolution:
     """
-    A 2-D convolution of channels-last features with a weight that stays as it is, without gradients.
+    A 2-D convolution of channels-last features with a weight that stays as it is, and an activation that is named in
+    `ACTIVATIONS`; without gradients.
 
-    On a CPU, oneDNN computes convolution and activation in one go, with the weight in the layout that suits the size
-    of the first input; a plain convolution would bring the weight into it with every call. Elsewhere, and in builds
-    of PyTorch that do not offer this, it is a plain convolution.
-
-    Args:
-        weight: `(outputs, inputs, height, width)`.
-        bias: `(outputs,)`.
-        stride, padding, groups: as of a convolution.
-        activation: a name in `ACTIVATIONS`.
+    On a CPU, oneDNN computes both in one go, with the weight in the layout that suits the size of the first input; a
+    plain convolution would bring the weight into it with every call. Elsewhere, and in builds of PyTorch that do not
+    offer this, it is a plain convolution.
     """
 
     def __init__(
@@ -122,10 +115,7 @@ class FoldedConvNorm(nn.Module):
 
 
 def folded(encoder: PreTrainedModel) -> PreTrainedModel:
-    """
-    A copy for inference where the encoder is, with the batch norms of EfficientNet-Lite folded into convolutions of
-    packed weights; any other encoder as it is.
-    """
+    """A copy with the batch norms of EfficientNet-Lite folded into packed convolutions; any other encoder as it is."""
     if not any(isinstance(module, ConvNorm) for module in encoder.modules()):
         return encoder
     model = copy.deepcopy(encoder)
@@ -135,9 +125,6 @@ def folded(encoder: PreTrainedModel) -> PreTrainedModel:
                 setattr(parent, name, FoldedConvNorm(child))
     return model
 
-
-# Queries per tile: their scores, against all keys, stay in the cache from the first product to the second.
-TILE = 256
 
 # What `torch.cpu.get_capabilities` calls the instructions that compute in a dtype: of x86, then of ARM.
 UNITS = {
@@ -163,10 +150,7 @@ def eligible(inputs: torch.Tensor) -> bool:
 
 
 def onednn_linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """
-    `F.linear` on a CPU by oneDNN, whatever PyTorch would take for this dtype; without gradients. Where oneDNN cannot,
-    it is PyTorch's own.
-    """
+    """`F.linear` on a CPU by oneDNN, or PyTorch's own where oneDNN cannot; without gradients."""
     try:
         return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
     except (AttributeError, RuntimeError):
@@ -182,17 +166,14 @@ class OneDNNLinear(nn.Linear):
         return super().forward(inputs)
 
 
+# Queries per tile: their scores, against all keys, stay in the cache from the first product to the second.
+TILE = 256
+
+
 def tiled_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
     """
-    Attention, head by head, in tiles of `TILE` queries and all keys: matrix products large enough for full speed,
-    and scores small enough for the cache.
-
-    Args:
-        query, key, value: `(batch, heads, tokens, head_dim)`, of any strides.
-        scaling: factor on the scores.
-
-    Returns:
-        `(batch, heads, tokens, head_dim)`, in the dtype of `query`.
+    Attention of `(batch, heads, tokens, head_dim)`, head by head, in tiles of `TILE` queries and all keys: matrix
+    products large enough for full speed, and scores small enough for the cache.
     """
     query, key, value = (query * scaling).contiguous(), key.contiguous(), value.contiguous()
     attended = torch.empty_like(query)
@@ -246,15 +227,9 @@ def accelerable(encoder: nn.Module, dtype: torch.dtype, device: torch.device) ->
 
 def prepare_for_inference(model: SalFoMForVideoSaliencyPrediction) -> SalFoMForVideoSaliencyPrediction:
     """
-    Have the encoder of the paper's model compute faster on a CPU, in place; other models, and an attention that was
-    chosen by hand, are left as they are. Results stay what they are up to rounding; weights, their names and training
-    are not touched.
-
-    Args:
-        model: on the device and in the dtype to compute with.
-
-    Returns:
-        The model.
+    Have the encoder of the paper's model compute faster on a CPU, in place, for the model's device and dtype as they
+    are now; other models, and an attention that was chosen by hand, are left as they are. Results stay what they are
+    up to rounding; weights, their names and training are not touched.
     """
     encoder = model.salfom.encoder
     if not accelerable(encoder, model.dtype, model.device):
@@ -270,13 +245,4 @@ def prepare_for_inference(model: SalFoMForVideoSaliencyPrediction) -> SalFoMForV
     return model
 
 
-__all__ = [
-    "PackedConvolution",
-    "accelerable",
-    "computes_in_hardware",
-    "exact_float32",
-    "keep_freed_memory",
-    "onednn_linear",
-    "prepare_for_inference",
-    "tiled_attention",
-]
+__all__ = ["computes_in_hardware", "exact_float32", "keep_freed_memory", "prepare_for_inference"]

@@ -81,7 +81,7 @@ def timed(name: str, items: Iterator[Item]) -> Iterator[Item]:
 
 
 def wait_for_device() -> None:
-    """A GPU works behind the program's back: what it still has to do belongs to the stage that asked for it."""
+    """What a GPU still has to do belongs to the stage that asked for it."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()

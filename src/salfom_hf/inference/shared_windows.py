@@ -195,7 +195,7 @@ def upsampled(scale: int, places: list[Inputs]) -> torch.Tensor:
 
 
 def magnitude(places: list[Inputs]) -> list[torch.Tensor]:
-    """Mean absolute value of a volume, or of the change from one volume to the next: `(1,)` each."""
+    """Mean absolute value of a volume, or of the change from one to the next: `(1,)` each."""
     volumes = [inputs[0] if len(inputs) == 1 else inputs[1] - inputs[0] for inputs in places]
     return [volume.abs().mean(dtype=torch.float32).view(1) for volume in volumes]
 

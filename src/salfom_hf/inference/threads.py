@@ -15,15 +15,8 @@ Result = TypeVar("Result")
 
 def in_background(function: Callable[[Item], Result], items: Iterable[Item], size: int) -> Iterator[Result]:
     """
-    `map(function, items)`, with the calls one after the other in a thread of their own; `items` stays with the caller.
-    What the function does runs beside what the caller does wherever it lets go of the interpreter, as decoding,
-    encoding, and large operations of NumPy and PyTorch do.
-
-    Args:
-        size: how many calls may be ahead of the result that is taken.
-
-    Yields:
-        The results, in order. The first error of a call is raised in the place of its result.
+    `map(function, items)`, with the calls one after the other in a thread of their own, up to `size` ahead of the
+    result that is taken; `items` stays with the caller. An error of a call is raised in the place of its result.
 
     When the iterator is closed, by hand or by an error, calls that have not begun are dropped, and it returns after
     the one that has; use `contextlib.closing` where the function works on what is closed next.
