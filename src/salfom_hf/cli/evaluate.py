@@ -9,11 +9,11 @@ from tqdm import tqdm
 
 from ..errors import advice_for, is_out_of_memory
 from ..files import Inputs, check_free, check_suffix
+from ..inference.many import Skipped, sources
 from ..inference.results import inputs_of
 from ..models.names import KNOWN, local
 from .common import UsageError, add_model_options, at_least_one, load_predictor, not_negative, some_path, whole_number
 from .data import DATASETS, add_skip_invalid, reporting
-from .predict import Skipped, sources
 
 # Where there are several splits and none is named; others are scored on "test".
 SPLITS = {"dhf1k": "val", "stills": "dev", "gazefolder": "validation"}

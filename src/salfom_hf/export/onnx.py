@@ -26,9 +26,8 @@ from transformers.image_utils import SizeDict
 
 from ..errors import is_out_of_memory
 from ..files import atomic_output, check_free
-from ..inference.predictor import frames_of
+from ..inference.predictor import frames_of, saliency_maps
 from ..inference.shared_windows import StreamingDecoder, can_stream
-from ..inference.sliding_window import saliency_maps
 from ..models.losses import correlation
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction, SalFoMOutput
 from ..models.video_processing_salfom import SalFoMVideoProcessor

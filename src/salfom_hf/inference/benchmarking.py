@@ -36,9 +36,9 @@ from ..models.video_processing_salfom import SalFoMVideoProcessor
 from ..video.reading import read_frames
 from . import cpu
 from .cpu import accelerable, exact_float32, onednn_linear, prepare_for_inference
+from .predictor import saliency_maps
 from .profiling import aligned
 from .shared_windows import can_stream
-from .sliding_window import saliency_maps
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"
 

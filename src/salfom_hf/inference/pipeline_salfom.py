@@ -17,7 +17,7 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from ..errors import VideoError
 from ..models.video_processing_salfom import frames_of, is_one_video, resize_map
 from ..video.reading import Frame
-from .sliding_window import saliency_maps
+from .sliding_window import still_maps, window_maps
 
 TASK = "video-saliency-prediction"
 
@@ -106,12 +106,16 @@ class VideoSaliencyPipeline(Pipeline):
         """The maps `(frames, height, width)` of frames `(height, width, 3)`, uint8."""
         if len({frame.shape for frame in frames}) > 1:
             raise ValueError("All frames of a video must have one size; resize them to the first one's.")
+        still = len(frames) == 1
 
         def prepared(frame: np.ndarray) -> torch.Tensor:
             pixels = torch.from_numpy(frame).to(self.model.device).permute(2, 0, 1).unsqueeze(0)
-            return self.video_processor.prepare_frames(pixels, still=len(frames) == 1)[0].to(self.model.dtype)
+            return self.video_processor.prepare_frames(pixels, still=still)[0].to(self.model.dtype)
 
-        maps = saliency_maps(self.model, map(prepared, frames), stride, windows)
+        pixels = map(prepared, frames)
+        maps = (
+            still_maps(self.model, next(pixels)[None]) if still else window_maps(self.model, pixels, stride, windows)
+        )
         return np.stack([resize_map(saliency, frames[0].shape[:2]).clamp(0, 1).cpu().numpy() for saliency in maps])
 
     def postprocess(self, outputs: dict) -> dict:
