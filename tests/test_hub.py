@@ -27,11 +27,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import filter_repo_objects
 from packaging.requirements import Requirement
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageToImage, AutoProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 import salfom_hf
+from conftest import noise
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SaliencyPredictor, cli
 from salfom_hf.hub import publish
 from salfom_hf.hub.cards import CardError, read_results
@@ -444,6 +446,21 @@ def test_card_of_the_shipped_weights_on_the_hub(cards, measured, model_folder, t
     assert all(result["source"]["url"] == "https://huggingface.co/org/salfom" for result in index["results"])
     shown = {example["src"] for example in fields["widget"]} | set(cards.PICTURES)
     assert shown <= {file.name for file in (tmp_path / "out").iterdir()}
+
+
+def test_stills_in_transformers_as_the_card_shows_are_those_of_the_predictor(cards, tmp_path):
+    text = (cards.WEIGHTS / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    (code,) = (block for block in blocks if "post_process_saliency" in block)
+    image = Image.fromarray(noise(1)[0])
+    image.save(tmp_path / "picture.png")
+    code = code.replace("path/to/this/folder", str(cards.WEIGHTS)).replace(
+        "picture.jpg", str(tmp_path / "picture.png")
+    )
+    namespace = {}
+    exec(code, namespace)
+    expected = SaliencyPredictor.from_pretrained("salfom").predict(image)[0]
+    np.testing.assert_allclose(namespace["saliency"].numpy(), expected, atol=1e-5)
 
 
 def test_pictures_of_the_shipped_card(cards):

@@ -13,7 +13,7 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from conftest import noise
-from salfom_hf import SalFoMVideoProcessor, SaliencyPredictor
+from salfom_hf import SalFoMVideoProcessor
 from salfom_hf.models.modeling_salfom import SalFoMOutput
 from salfom_hf.models.video_processing_salfom import to_tensor
 from salfom_hf.video.reading import read_frames
@@ -306,18 +306,6 @@ def test_stills_may_have_a_size_of_their_own(processor):
     assert values(of_both, VIDEO).shape == (1, 16, 3, 32, 48)
     assert values(of_both, VIDEO[0], size={"height": 64, "width": 64}, keep_aspect_ratio=False).shape[-2:] == (64, 64)
     assert values(of_both, VIDEO, num_frames=1).shape == (1, 1, 3, 32, 48)
-
-
-def test_stills_as_the_predictor_has_them(tmp_path):
-    """What the card of the weights shows for an image."""
-    predictor, image = SaliencyPredictor.from_pretrained("salfom"), Image.fromarray(VIDEO[0])
-    processor, model = predictor.processor, predictor.model
-    inputs = processor(image, return_tensors="pt")
-    with torch.inference_mode():
-        outputs = model(**inputs)
-        mirrored = model(inputs["pixel_values_videos"].flip(-1))
-    (saliency,) = processor.post_process_saliency(outputs, [(64, 96)], mirrored=mirrored)
-    np.testing.assert_allclose(saliency.numpy(), predictor.predict(image)[0], atol=1e-5)
 
 
 def test_the_aspect_ratio_can_be_kept_per_call(processor):

@@ -15,11 +15,10 @@ class EfficientNetLiteConfig(PreTrainedConfig):
     Configuration of [`EfficientNetLiteModel`]; the defaults are Lite0.
 
     Args:
-        num_channels (`int`, defaults to 3): channels of a frame.
-        stem_channels (`int`, defaults to 32): channels after the first convolution (stride 2).
+        num_channels, stem_channels (`int`): channels of a frame, and after the first convolution (stride 2).
         stage_channels, stage_depths, stage_strides, stage_kernels, stage_expansions (lists of `int`): per stage the
             output channels, number of blocks, stride of the first block, depthwise kernel and expansion ratio.
-        batch_norm_eps (`float`, defaults to 1e-3): epsilon of the batch norms.
+        batch_norm_eps (`float`): epsilon of the batch norms.
     """
 
     model_type = "efficientnet_lite"
@@ -55,19 +54,15 @@ class UMTConfig(PreTrainedConfig):
     `hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12`.
 
     Args:
-        image_size (`int` or pair of `int`, defaults to 224): height and width in pixels for which the position table
-            is stored. Other sizes are accepted by the model, which interpolates the table.
-        patch_size (`int`, defaults to 16): height and width of a patch in pixels.
-        num_frames (`int`, defaults to 16): frames for which the position table is stored.
-        num_channels (`int`, defaults to 3): channels of a frame.
-        hidden_size (`int`, defaults to 1024): width of the tokens.
-        intermediate_size (`int`, defaults to 4096): width of the hidden layer of the MLP.
-        num_hidden_layers (`int`, defaults to 24): transformer blocks.
-        num_attention_heads (`int`, defaults to 16): attention heads per block.
-        hidden_act (`str`, defaults to `"gelu"`): activation of the MLP.
-        layer_norm_eps (`float`, defaults to 1e-6): epsilon of the layer norms.
-        attention_dropout (`float`, defaults to 0.0): dropout on the attention weights.
-        initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
+        image_size, num_frames (`int`, the former or a pair): height and width in pixels, and number of the frames for
+            which the position table is stored. The model interpolates it for others.
+        patch_size, num_channels (`int`): height and width of a patch in pixels, and channels of a frame.
+        hidden_size, intermediate_size (`int`): width of the tokens, and of the hidden layer of the MLP.
+        num_hidden_layers, num_attention_heads (`int`): transformer blocks, and attention heads of each.
+        hidden_act (`str`): activation of the MLP.
+        layer_norm_eps (`float`): epsilon of the layer norms.
+        attention_dropout (`float`): dropout on the attention weights.
+        initializer_range (`float`): standard deviation of the initial weights.
     """
 
     model_type = "umt"
