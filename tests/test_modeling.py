@@ -4,13 +4,11 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForImageToImage, Trainer, TrainingArguments
 from transformers.initialization import no_init_weights
 from transformers.utils.generic import TransformersKwargs
 
 from salfom_hf import SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMModel, UMTConfig, UMTModel
-from salfom_hf.models.modeling_salfom import DFD, SFD, TCFE
 from test_encoders import CONFIGS, settle_batch_norms
 
 pytestmark = pytest.mark.usefixtures("reproducible")
@@ -144,12 +142,6 @@ def test_initial_weights():
     still, moving = state["center_prior.log_density"][:, 0]
     assert not still.any()
     assert moving.argmax().item() in (5 * 16 + 7, 5 * 16 + 8, 6 * 16 + 7, 6 * 16 + 8)
-
-
-def test_meta_device():
-    with torch.device("meta"):
-        model = SalFoMForVideoSaliencyPrediction(tiny_config())
-    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize("device_map", ["cpu", "auto"])
@@ -452,131 +444,3 @@ def test_weights_offloaded_to_disk_give_the_same(tmp_path, encoder):
     )
     with torch.no_grad():
         torch.testing.assert_close(offloaded(pixels).logits, model(pixels).logits)
-
-
-# --- The branches against naive float64 restatements ---
-
-
-def randomised(module):
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.2)
-    return module.double().eval()
-
-
-def up(volume, scale):
-    """Linear in both directions, frame by frame."""
-    if volume.ndim == 3:
-        return F.interpolate(volume[None], scale_factor=scale, mode="bilinear", align_corners=False)[0]
-    return torch.stack([up(volume[:, t], scale) for t in range(volume.shape[1])], dim=1)
-
-
-def conv3d(x, weight, bias, stride, pad_time, pad_space):
-    """3-D convolution of one `(channels, time, rows, columns)` as a sum of 2-D ones."""
-    zero = torch.zeros_like(x[:, 0])
-    frames = [zero] * pad_time + list(x.unbind(1)) + [zero] * pad_time
-    taps, outputs = weight.shape[2], []
-    for start in range(0, len(frames) - taps + 1, stride):
-        terms = [F.conv2d(frames[start + t][None], weight[:, :, t], padding=pad_space)[0] for t in range(taps)]
-        outputs.append(sum(terms) + (0 if bias is None else bias[:, None, None]))
-    return torch.stack(outputs, dim=1)
-
-
-def swin_block(x, block, window, shift):
-    """One block on `(time, channels)` of one position; loops over queries and keys."""
-    time, channels = x.shape
-    attention = block.attention
-    heads, width = attention.num_heads, channels // attention.num_heads
-    qkv = F.layer_norm(x, (channels,), block.norm1.weight, block.norm1.bias, 1e-5) @ attention.qkv.weight.T
-    query, key, value = (qkv + attention.qkv.bias).split(channels, dim=1)
-    if time <= window:
-        shift = 0
-    attended = torch.zeros_like(x)
-    for i in range(time):
-        # Place on the shifted axis, the members of its window, and whether they came round the end.
-        place = (i - shift) % time
-        members = [place // window * window + j for j in range(min(window, time))]
-        for head in range(heads):
-            part = slice(head * width, head * width + width)
-            scores = []
-            for other in members:
-                j = (other + shift) % time
-                score = query[i, part] @ key[j, part] / width**0.5
-                score = score + attention.relative_position_bias[place - other + window - 1, head]
-                wrapped = [p >= time - shift for p in (place, other)]
-                scores.append(score - 100 * (wrapped[0] != wrapped[1]))
-            weights = torch.stack(scores).softmax(dim=0)
-            attended[i, part] = sum(
-                weight * value[(other + shift) % time, part] for weight, other in zip(weights, members, strict=True)
-            )
-    x = x + attended @ attention.output.weight.T + attention.output.bias
-    hidden = F.layer_norm(x, (channels,), block.norm2.weight, block.norm2.bias, 1e-5)
-    return x + F.gelu(hidden @ block.fc1.weight.T + block.fc1.bias) @ block.fc2.weight.T + block.fc2.bias
-
-
-@pytest.mark.parametrize(("frames", "windows"), [(16, (2, 2, 4)), (8, (2, 2, 2))])
-def test_tcfe_against_a_naive_restatement(frames, windows):
-    tcfe = randomised(TCFE(tiny_config(num_frames=frames)))
-    features = torch.randn(1, 8, frames, 2, 2, dtype=torch.double)
-    with torch.no_grad():
-        results = tcfe(features)
-        x, expected = features[0], []
-        for stage, window in zip(tcfe.stages, windows, strict=True):
-            embedding = stage.patch_embedding
-            x = conv3d(x, embedding.weight, embedding.bias, window, 0, 0)
-            y = torch.empty_like(x)
-            for row, column in itertools.product(range(x.shape[2]), range(x.shape[3])):
-                tokens = x[:, :, row, column].T
-                for index, block in enumerate(stage.blocks):
-                    tokens = swin_block(tokens, block, window, window // 2 * (index % 2))
-                y[:, :, row, column] = tokens.T
-            x = y if stage is tcfe.stages[0] else up(y, 4)
-            expected.append(x)
-    expected[2] = expected[2][:, 0]
-    for result, value in zip(results, expected, strict=True):
-        torch.testing.assert_close(result[0], value)
-
-
-def test_dfd_against_a_naive_restatement():
-    dfd = randomised(DFD(tiny_config(num_frames=16)))
-    features = torch.randn(8, 16, 2, 3, dtype=torch.double)
-    a1, a2 = torch.randn(8, 8, 2, 3, dtype=torch.double), torch.randn(8, 4, 8, 12, dtype=torch.double)
-    with torch.no_grad():
-        results = dfd(features[None], (a1[None], a2[None]))
-        x, volumes = features, []
-        scales, added = (1, 1, 2, 2, 2, 2), {1: a1, 3: a2}
-        for index, (step, taps) in enumerate(zip(dfd.steps, (1, 2, 1, 2, 2, 2), strict=True)):
-            assert step.weight.shape[2] == taps
-            x = conv3d(x, step.weight, None, taps, 0, 1).clamp(min=0)
-            x = (up(x, scales[index]) if scales[index] > 1 else x) + added.get(index, 0)
-            volumes.append(x)
-    for result, value in zip(results, (volumes[1], volumes[3], volumes[5][:, 0]), strict=True):
-        torch.testing.assert_close(result[0], value)
-
-
-def test_sfd_against_a_naive_restatement():
-    sfd = randomised(SFD(tiny_config(num_frames=16)))
-    features = torch.randn(8, 16, 2, 3, dtype=torch.double)
-    d2, d4 = torch.randn(8, 8, 2, 3, dtype=torch.double), torch.randn(8, 4, 8, 12, dtype=torch.double)
-    assert [len(part) for part in (sfd.temporal, sfd.from_dynamic_2, sfd.from_dynamic_4)] == [4, 3, 2]
-
-    def collapsed(x, convolutions):
-        for convolution in convolutions:
-            x = conv3d(x, convolution.weight, convolution.bias, 2, 1, 0).clamp(min=0)
-        return x[:, 0]
-
-    with torch.no_grad():
-        result = sfd(features[None], (d2[None], d4[None]))[0]
-        x = features
-        for convolution in sfd.temporal:
-            x = conv3d(x, convolution.weight, None, 2, 0, 1).clamp(min=0)
-        x = x[:, 0]
-        for number, convolution in enumerate(sfd.spatial, start=1):
-            x = F.conv2d(x[None], convolution.weight, padding=1)[0].clamp(min=0)
-            if number in (5, 6, 8, 9):
-                x = up(x, 2)
-            if number == 3:
-                x = x + collapsed(d2, sfd.from_dynamic_2)
-            if number == 6:
-                x = x + collapsed(d4, sfd.from_dynamic_4)
-    torch.testing.assert_close(result, x)

@@ -89,11 +89,7 @@ class VideoSaliencyPipeline(PlainPipeline):
     it takes addresses (http and https).
 
     Args:
-        batch_size: videos per step.
-        windows: windows of a video per call of the network.
-        num_workers: processes that fetch and decode the next videos of a list meanwhile.
-        stride: every how many frames the network runs; maps between are interpolated. 1 as in the paper.
-        start, duration: part of each video, in seconds.
+        batch_size, windows, num_workers, stride, start, duration: see [`PlainPipeline`].
         max_download, download_time: bounds of a download, in bytes and seconds.
 
     Example:
