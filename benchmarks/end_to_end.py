@@ -1,4 +1,4 @@
-"""`salfom predict` from file to file: decoding, predicting, drawing and encoding one after the other, and at once.
+"""`salfom predict` from file to file: drawing and encoding after the network, and beside it.
 
 Encoder and decoder of the network run side by side both times, as `SaliencyPredictor` has them on a CPU.
 
@@ -61,8 +61,7 @@ def run(predictor: SaliencyPredictor, clip: Path, output: Path, way: str) -> tup
     with ExitStack() as stack:
         profile = stack.enter_context(Profile())
         if way == SERIAL:
-            for module in ("predictor", "results"):
-                stack.enter_context(patch(f"salfom_hf.inference.{module}.in_background", in_foreground))
+            stack.enter_context(patch("salfom_hf.inference.results.in_background", in_foreground))
         write(predictor.stream(clip), output, "overlay", info, overwrite=True)
     return time.perf_counter() - begin, info.num_frames, profile
 

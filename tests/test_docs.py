@@ -38,7 +38,7 @@ from salfom_hf.data import DATASETS, make_gazefolder
 from salfom_hf.export import convert
 from salfom_hf.hub import publish
 from salfom_hf.inference.auto import register
-from salfom_hf.inference.remote_code import TASK
+from salfom_hf.inference.pipeline_salfom import TASK
 from salfom_hf.models import names as pretrained
 from salfom_hf.models.encoders import ENCODERS
 

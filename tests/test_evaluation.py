@@ -34,7 +34,7 @@ from salfom_hf.evaluation import (
 from salfom_hf.evaluation.scoring import opencv_blur
 from salfom_hf.inference.blur import gaussian_blur
 from salfom_hf.inference.predictor import SaliencyPredictor
-from salfom_hf.inference.sliding_window import STILL_BLUR
+from salfom_hf.models.video_processing_salfom import STILL_BLUR
 
 FAST = Protocol(("nss", "cc"))
 

@@ -27,14 +27,17 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import filter_repo_objects
 from packaging.requirements import Requirement
+from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageToImage, AutoProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 import salfom_hf
+from conftest import noise
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SaliencyPredictor, cli
 from salfom_hf.hub import publish
 from salfom_hf.hub.cards import CardError, read_results
+from salfom_hf.hub.remote_code import code_for
 from salfom_hf.models import names as pretrained
 
 CARDS = Path(__file__).parents[1] / "hub_cards"
@@ -109,7 +112,7 @@ import importlib.util, json, sys
 for name in ("efficientnet", "timesformer", "videomae", "vivit", "vjepa2"):
     sys.modules[f"transformers.models.{name}.modeling_{name}"] = None
 import numpy as np, torch, transformers
-from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
+from transformers import AutoConfig, AutoModel, AutoModelForImageToImage, AutoProcessor, pipeline
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 folder, clip, home = sys.argv[1:]
@@ -124,17 +127,15 @@ maps = {}
 # The folder, and the same on the Hub (in its cache): transformers collects the code in two ways.
 for name in (folder, "org/tiny-model"):
     config = AutoConfig.from_pretrained(name, **trusted)
-    model = AutoModel.from_pretrained(name, **trusted)
+    base = AutoModel.from_pretrained(name, **trusted)
+    model = AutoModelForImageToImage.from_pretrained(name, **trusted)
     processors = [kind.from_pretrained(name, **trusted) for kind in (AutoProcessor, AutoVideoProcessor)]
-    facts[name] = [type(found).__name__ for found in (config, model, *processors)]
+    facts[name] = [type(found).__name__ for found in (config, base, model, *processors)]
     inputs = processors[0](clip, return_tensors="pt")
     with torch.no_grad():
         maps[f"model of {name}"] = model(**inputs).saliency.numpy()
     pipe = pipeline("video-saliency-prediction", model=name, device="cpu", **trusted)
-    encoded = []
-    pipe.model.register_forward_pre_hook(lambda *_: encoded.append("a window"))
     maps[f"pipeline of {name}"] = pipe(clip)["maps"]
-    facts[f"windows of {name}"] = len(encoded)
 inferred = pipeline(model=folder, device="cpu", **trusted)
 inferred.save_pretrained(f"{home}/saved")
 maps["pipeline saved again"] = pipeline(model=f"{home}/saved", device="cpu", **trusted)(clip)["maps"]
@@ -170,10 +171,9 @@ def without_the_package(clean_python, exported, clip, tmp_path_factory):
 def test_transformers_alone_loads_the_folder(without_the_package, exported):
     facts, _, _ = without_the_package
     assert facts["found"] == []
-    classes = ["SalFoMConfig", "SalFoMForVideoSaliencyPrediction", "SalFoMVideoProcessor", "SalFoMVideoProcessor"]
+    models = ["SalFoMModel", "SalFoMForVideoSaliencyPrediction"]
+    classes = ["SalFoMConfig", *models, "SalFoMVideoProcessor", "SalFoMVideoProcessor"]
     assert facts[str(exported)] == facts["org/tiny-model"] == classes
-    # What windows share is computed once there, too: the network never sees a whole one.
-    assert facts[f"windows of {exported}"] == facts["windows of org/tiny-model"] == 0
     assert facts["modules"] == ["transformers_modules"]
     assert "trust_remote_code=True" in facts["untrusted"]
 
@@ -205,7 +205,8 @@ def test_transformers_alone_computes_the_same(without_the_package, exported, mod
 
 
 def test_with_the_package_no_trust_is_needed(exported, model_folder, tmp_path):
-    found = [kind.from_pretrained(exported) for kind in (AutoConfig, AutoModel, AutoProcessor, AutoVideoProcessor)]
+    kinds = (AutoConfig, AutoModelForImageToImage, AutoModel, AutoProcessor, AutoVideoProcessor)
+    found = [kind.from_pretrained(exported) for kind in kinds]
     assert all(type(part).__module__.startswith("salfom_hf.") for part in found)
     pipe = transformers.pipeline("video-saliency-prediction", model=str(exported), device="cpu")
     assert isinstance(pipe, salfom_hf.VideoSaliencyPipeline)
@@ -220,9 +221,10 @@ def test_the_folder(exported):
     names = {file.name for file in exported.iterdir()}
     assert {"README.md", "config.json", "model.safetensors", "video_preprocessor_config.json"} <= names
     assert all(file.is_file() for file in exported.iterdir())
+    assert len(list(exported.glob("*.py"))) == 10
     for file in exported.glob("*.py"):
         text = file.read_text(encoding="utf-8")
-        assert not re.search(r"^\s*(from|import) salfom_hf", text, flags=re.M)
+        assert not re.search(r"^\s*(from|import) salfom_hf|takes_names", text, flags=re.M)
         for module in re.findall(r"^\s*from \.(\w*) import", text, flags=re.M):
             assert f"{module}.py" in names, f"{file.name} imports {module}"
         # transformers follows no other kind of relative import.
@@ -240,10 +242,16 @@ def test_the_folder(exported):
     assert (exported / example["src"]).is_file()
 
 
+@pytest.mark.parametrize(("encoder", "own"), [("umt", "modeling_umt.py"), ("dinov2", None)])
+def test_code_of_the_encoder_that_a_model_has(encoder, own):
+    names = [name for name in code_for(encoder) if name.startswith("modeling_")]
+    assert sorted(names) == sorted(filter(None, ["modeling_salfom.py", own]))
+
+
 def test_large_weights_are_sharded(model_folder, tmp_path):
     publish.export(model_folder, tmp_path / "out", max_shard_size="20KB")
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
-    loaded = AutoModel.from_pretrained(tmp_path / "out").state_dict()
+    loaded = SalFoMForVideoSaliencyPrediction.from_pretrained(tmp_path / "out").state_dict()
     expected = SalFoMForVideoSaliencyPrediction.from_pretrained(model_folder).state_dict()
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(weight, expected[name]) for name, weight in loaded.items())
@@ -438,6 +446,21 @@ def test_card_of_the_shipped_weights_on_the_hub(cards, measured, model_folder, t
     assert all(result["source"]["url"] == "https://huggingface.co/org/salfom" for result in index["results"])
     shown = {example["src"] for example in fields["widget"]} | set(cards.PICTURES)
     assert shown <= {file.name for file in (tmp_path / "out").iterdir()}
+
+
+def test_stills_in_transformers_as_the_card_shows_are_those_of_the_predictor(cards, tmp_path):
+    text = (cards.WEIGHTS / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    (code,) = (block for block in blocks if "post_process_saliency" in block)
+    image = Image.fromarray(noise(1)[0])
+    image.save(tmp_path / "picture.png")
+    code = code.replace("path/to/this/folder", str(cards.WEIGHTS)).replace(
+        "picture.jpg", str(tmp_path / "picture.png")
+    )
+    namespace = {}
+    exec(code, namespace)
+    expected = SaliencyPredictor.from_pretrained("salfom").predict(image)[0]
+    np.testing.assert_allclose(namespace["saliency"].numpy(), expected, atol=1e-5)
 
 
 def test_pictures_of_the_shipped_card(cards):

@@ -128,12 +128,14 @@ def test_other_names_are_attribute_errors():
         from salfom_hf import SalFoM  # noqa: F401
 
 
+SMALL = {"UMT": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}}
 LOAD_BY_AUTO_CLASSES = f"""
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageToImage, AutoProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 folder = {str(SHIPPED)!r}
 print(type(AutoConfig.from_pretrained(folder)).__name__)
 print(type(AutoModel.from_pretrained(folder)).__name__)
+print(type(AutoModelForImageToImage.from_pretrained(folder)).__name__)
 print(type(AutoProcessor.from_pretrained(folder)).__name__)
 print(type(AutoVideoProcessor.from_pretrained(folder)).__name__)
 """
@@ -143,18 +145,21 @@ print(type(AutoVideoProcessor.from_pretrained(folder)).__name__)
     "before", ["import salfom_hf", "import transformers.pipelines, salfom_hf", "import salfom_hf.models.modeling_umt"]
 )
 def test_auto_classes_know_the_models(before):
-    classes = ["SalFoMConfig", "SalFoMForVideoSaliencyPrediction", "SalFoMVideoProcessor", "SalFoMVideoProcessor"]
-    assert run(before + LOAD_BY_AUTO_CLASSES).split() == classes
+    models = ["SalFoMModel", "SalFoMForVideoSaliencyPrediction"]
+    assert run(before + LOAD_BY_AUTO_CLASSES).split() == ["SalFoMConfig", *models, *["SalFoMVideoProcessor"] * 2]
 
 
-def test_auto_classes_know_the_encoders():
-    for encoder in ("UMT", "EfficientNetLite"):
-        config = getattr(salfom_hf, f"{encoder}Config")
-        assert type(AutoConfig.for_model(config.model_type)) is config
-        assert AutoModel._model_mapping[config] is getattr(salfom_hf, f"{encoder}Model")
+def test_auto_classes_know_the_encoders(tmp_path):
+    for name in ("UMT", "EfficientNetLite"):
+        config = getattr(salfom_hf, f"{name}Config")(**SMALL.get(name, {}))
+        assert type(AutoModel.from_config(config)) is getattr(salfom_hf, f"{name}Model")
+        config.save_pretrained(tmp_path)
+        assert type(AutoConfig.from_pretrained(tmp_path)) is type(config)
 
 
-@pytest.mark.parametrize("before", ["import salfom_hf", "from salfom_hf import pipeline"])
+@pytest.mark.parametrize(
+    "before", ["import salfom_hf", "from salfom_hf import pipeline", "from transformers import pipeline"]
+)
 def test_transformers_knows_the_pipeline(before):
     printed = run(f"""
 {before}

@@ -4,14 +4,11 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoModel, AutoModelForImageToImage, Trainer, TrainingArguments
 from transformers.initialization import no_init_weights
 from transformers.utils.generic import TransformersKwargs
 
 from salfom_hf import SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMModel, UMTConfig, UMTModel
-from salfom_hf.models.encoders import OWN_MODELS
-from salfom_hf.models.modeling_salfom import DFD, SFD, TCFE
 from test_encoders import CONFIGS, settle_batch_norms
 
 pytestmark = pytest.mark.usefixtures("reproducible")
@@ -73,15 +70,16 @@ def test_config_round_trip(tmp_path):
     assert SalFoMConfig().encoder_config.hidden_size == 1024
 
 
-def test_auto_and_base_model_load_from_the_heads_folder(tmp_path):
+def test_auto_classes_load_model_and_head(tmp_path):
     model, pixels = tiny_model(), clip()
     model.save_pretrained(tmp_path)
-    auto = AutoModel.from_pretrained(tmp_path)
-    assert type(auto) is SalFoMForVideoSaliencyPrediction
-    torch.testing.assert_close(logits(auto, pixels), logits(model, pixels))
-    base = SalFoMModel.from_pretrained(tmp_path)
-    with torch.no_grad():
-        torch.testing.assert_close(base(pixels).static_features, model.salfom(pixels).static_features)
+    head = AutoModelForImageToImage.from_pretrained(tmp_path)
+    assert type(head) is SalFoMForVideoSaliencyPrediction
+    torch.testing.assert_close(logits(head, pixels), logits(model, pixels))
+    for base in (AutoModel.from_pretrained(tmp_path), SalFoMModel.from_pretrained(tmp_path)):
+        assert type(base) is SalFoMModel
+        with torch.no_grad():
+            torch.testing.assert_close(base(pixels).static_features, model.salfom(pixels).static_features)
 
 
 def test_missing_weights_are_initialised(tmp_path):
@@ -146,12 +144,6 @@ def test_initial_weights():
     assert moving.argmax().item() in (5 * 16 + 7, 5 * 16 + 8, 6 * 16 + 7, 6 * 16 + 8)
 
 
-def test_meta_device():
-    with torch.device("meta"):
-        model = SalFoMForVideoSaliencyPrediction(tiny_config())
-    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
-
-
 @pytest.mark.parametrize("device_map", ["cpu", "auto"])
 def test_device_map(device_map, tmp_path):
     pytest.importorskip("accelerate")
@@ -206,8 +198,10 @@ def test_sdpa_equals_eager():
     model.set_attn_implementation("eager")
     assert model.salfom.encoder.config._attn_implementation == "eager"
     torch.testing.assert_close(logits(model, pixels), expected, atol=1e-5, rtol=1e-4)
-    for flag in ("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn", "_supports_attention_backend"):
+    # The encoder can do more than TCFE, which computes its own attention.
+    for flag in ("_supports_flash_attn", "_supports_flex_attn", "_supports_attention_backend"):
         assert getattr(UMTModel, flag)
+        assert not getattr(SalFoMModel, flag)
 
 
 def test_hidden_states_and_attentions():
@@ -319,7 +313,7 @@ def test_wrong_inputs():
 def test_pixels_that_no_processor_made_are_refused(encoder):
     model, pixels = tiny_model(encoder), clip()
     raw = (pixels.byte(), pixels.long(), pixels.bool(), pixels.numpy(), [pixels], None)
-    for network in (model, model.salfom, *([model.salfom.encoder] if encoder in OWN_MODELS else [])):
+    for network in (model, model.salfom):
         for wrong in raw:
             with pytest.raises(TypeError, match=r"float tensor .* make it with SalFoMVideoProcessor"):
                 network(wrong)
@@ -331,15 +325,11 @@ def test_pixels_that_no_processor_made_are_refused(encoder):
 @pytest.mark.parametrize("encoder", ["umt", "efficientnet_lite", "videomae"])
 def test_unknown_keywords_are_refused_and_those_of_transformers_are_not(encoder):
     model, pixels = tiny_model(encoder), clip(batch=1)
-    networks = [(model, pixels), (model.salfom, pixels)]
-    if encoder in OWN_MODELS:
-        own = model.salfom.encoder
-        networks.append((own, pixels[:, 0] if encoder == "efficientnet_lite" else pixels))
-    for network, values in networks:
+    for network in (model, model.salfom):
         with pytest.raises(TypeError, match="labelz"):
-            network(values, labelz=torch.rand(1, 32, 32))
+            network(pixels, labelz=torch.rand(1, 32, 32))
         with torch.no_grad():
-            network(values, **dict.fromkeys(TransformersKwargs.__annotations__), return_dict=True)
+            network(pixels, **dict.fromkeys(TransformersKwargs.__annotations__), return_dict=True)
     for labels in (torch.rand(1, 1, 32, 32), torch.rand(2, 32, 32), torch.rand(32, 32), torch.rand(1, 32, 32).numpy()):
         with pytest.raises(ValueError, match=r"labels must be a tensor \(1, height, width\)"):
             model(pixels, labels=labels)
@@ -432,32 +422,11 @@ def test_gradient_checkpointing(encoder):
     torch.testing.assert_close(losses_and_gradients(), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_freeze():
-    model = tiny_model("efficientnet_lite")
-    model.salfom.freeze("encoder", "tcfe")
-    model.train()
-    assert not model.salfom.encoder.training
-    assert model.salfom.dfd.training
-    before = {key: value.clone() for key, value in model.salfom.encoder.state_dict().items()}
-    model(clip(), labels=torch.rand(2, 32, 32)).loss.backward()
-    for key, parameter in model.named_parameters():
-        assert (parameter.grad is None) == key.startswith(("salfom.encoder.", "salfom.tcfe."))
-    for key, value in model.salfom.encoder.state_dict().items():
-        assert torch.equal(value, before[key])
-    with pytest.raises(ValueError, match="No part 'head' to freeze"):
-        model.salfom.freeze("head")
-    model.freeze("fusion", "dfd")
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    parts = ("salfom.encoder.", "salfom.tcfe.", "salfom.dfd.", "fusion.")
-    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(parts)}
-
-
 def test_flex_attention_equals_sdpa():
     model, pixels = tiny_model("umt").eval(), clip()
     with torch.no_grad():
         expected = model(pixels).logits
-        model.set_attn_implementation("flex_attention")
-        assert model.salfom.encoder.config._attn_implementation == "flex_attention"
+        model.salfom.encoder.set_attn_implementation("flex_attention")
         torch.testing.assert_close(model(pixels).logits, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -475,131 +444,3 @@ def test_weights_offloaded_to_disk_give_the_same(tmp_path, encoder):
     )
     with torch.no_grad():
         torch.testing.assert_close(offloaded(pixels).logits, model(pixels).logits)
-
-
-# --- The branches against naive float64 restatements ---
-
-
-def randomised(module):
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.2)
-    return module.double().eval()
-
-
-def up(volume, scale):
-    """Linear in both directions, frame by frame."""
-    if volume.ndim == 3:
-        return F.interpolate(volume[None], scale_factor=scale, mode="bilinear", align_corners=False)[0]
-    return torch.stack([up(volume[:, t], scale) for t in range(volume.shape[1])], dim=1)
-
-
-def conv3d(x, weight, bias, stride, pad_time, pad_space):
-    """3-D convolution of one `(channels, time, rows, columns)` as a sum of 2-D ones."""
-    zero = torch.zeros_like(x[:, 0])
-    frames = [zero] * pad_time + list(x.unbind(1)) + [zero] * pad_time
-    taps, outputs = weight.shape[2], []
-    for start in range(0, len(frames) - taps + 1, stride):
-        terms = [F.conv2d(frames[start + t][None], weight[:, :, t], padding=pad_space)[0] for t in range(taps)]
-        outputs.append(sum(terms) + (0 if bias is None else bias[:, None, None]))
-    return torch.stack(outputs, dim=1)
-
-
-def swin_block(x, block, window, shift):
-    """One block on `(time, channels)` of one position; loops over queries and keys."""
-    time, channels = x.shape
-    attention = block.attention
-    heads, width = attention.num_heads, channels // attention.num_heads
-    qkv = F.layer_norm(x, (channels,), block.norm1.weight, block.norm1.bias, 1e-5) @ attention.qkv.weight.T
-    query, key, value = (qkv + attention.qkv.bias).split(channels, dim=1)
-    if time <= window:
-        shift = 0
-    attended = torch.zeros_like(x)
-    for i in range(time):
-        # Place on the shifted axis, the members of its window, and whether they came round the end.
-        place = (i - shift) % time
-        members = [place // window * window + j for j in range(min(window, time))]
-        for head in range(heads):
-            part = slice(head * width, head * width + width)
-            scores = []
-            for other in members:
-                j = (other + shift) % time
-                score = query[i, part] @ key[j, part] / width**0.5
-                score = score + attention.relative_position_bias[place - other + window - 1, head]
-                wrapped = [p >= time - shift for p in (place, other)]
-                scores.append(score - 100 * (wrapped[0] != wrapped[1]))
-            weights = torch.stack(scores).softmax(dim=0)
-            attended[i, part] = sum(
-                weight * value[(other + shift) % time, part] for weight, other in zip(weights, members, strict=True)
-            )
-    x = x + attended @ attention.output.weight.T + attention.output.bias
-    hidden = F.layer_norm(x, (channels,), block.norm2.weight, block.norm2.bias, 1e-5)
-    return x + F.gelu(hidden @ block.fc1.weight.T + block.fc1.bias) @ block.fc2.weight.T + block.fc2.bias
-
-
-@pytest.mark.parametrize(("frames", "windows"), [(16, (2, 2, 4)), (8, (2, 2, 2))])
-def test_tcfe_against_a_naive_restatement(frames, windows):
-    tcfe = randomised(TCFE(tiny_config(num_frames=frames)))
-    features = torch.randn(1, 8, frames, 2, 2, dtype=torch.double)
-    with torch.no_grad():
-        results = tcfe(features)
-        x, expected = features[0], []
-        for stage, window in zip(tcfe.stages, windows, strict=True):
-            embedding = stage.patch_embedding
-            x = conv3d(x, embedding.weight, embedding.bias, window, 0, 0)
-            y = torch.empty_like(x)
-            for row, column in itertools.product(range(x.shape[2]), range(x.shape[3])):
-                tokens = x[:, :, row, column].T
-                for index, block in enumerate(stage.blocks):
-                    tokens = swin_block(tokens, block, window, window // 2 * (index % 2))
-                y[:, :, row, column] = tokens.T
-            x = y if stage is tcfe.stages[0] else up(y, 4)
-            expected.append(x)
-    expected[2] = expected[2][:, 0]
-    for result, value in zip(results, expected, strict=True):
-        torch.testing.assert_close(result[0], value)
-
-
-def test_dfd_against_a_naive_restatement():
-    dfd = randomised(DFD(tiny_config(num_frames=16)))
-    features = torch.randn(8, 16, 2, 3, dtype=torch.double)
-    a1, a2 = torch.randn(8, 8, 2, 3, dtype=torch.double), torch.randn(8, 4, 8, 12, dtype=torch.double)
-    with torch.no_grad():
-        results = dfd(features[None], (a1[None], a2[None]))
-        x, volumes = features, []
-        scales, added = (1, 1, 2, 2, 2, 2), {1: a1, 3: a2}
-        for index, (step, taps) in enumerate(zip(dfd.steps, (1, 2, 1, 2, 2, 2), strict=True)):
-            assert step.weight.shape[2] == taps
-            x = conv3d(x, step.weight, None, taps, 0, 1).clamp(min=0)
-            x = (up(x, scales[index]) if scales[index] > 1 else x) + added.get(index, 0)
-            volumes.append(x)
-    for result, value in zip(results, (volumes[1], volumes[3], volumes[5][:, 0]), strict=True):
-        torch.testing.assert_close(result[0], value)
-
-
-def test_sfd_against_a_naive_restatement():
-    sfd = randomised(SFD(tiny_config(num_frames=16)))
-    features = torch.randn(8, 16, 2, 3, dtype=torch.double)
-    d2, d4 = torch.randn(8, 8, 2, 3, dtype=torch.double), torch.randn(8, 4, 8, 12, dtype=torch.double)
-    assert [len(part) for part in (sfd.temporal, sfd.from_dynamic_2, sfd.from_dynamic_4)] == [4, 3, 2]
-
-    def collapsed(x, convolutions):
-        for convolution in convolutions:
-            x = conv3d(x, convolution.weight, convolution.bias, 2, 1, 0).clamp(min=0)
-        return x[:, 0]
-
-    with torch.no_grad():
-        result = sfd(features[None], (d2[None], d4[None]))[0]
-        x = features
-        for convolution in sfd.temporal:
-            x = conv3d(x, convolution.weight, None, 2, 0, 1).clamp(min=0)
-        x = x[:, 0]
-        for number, convolution in enumerate(sfd.spatial, start=1):
-            x = F.conv2d(x[None], convolution.weight, padding=1)[0].clamp(min=0)
-            if number in (5, 6, 8, 9):
-                x = up(x, 2)
-            if number == 3:
-                x = x + collapsed(d2, sfd.from_dynamic_2)
-            if number == 6:
-                x = x + collapsed(d4, sfd.from_dynamic_4)
-    torch.testing.assert_close(result, x)

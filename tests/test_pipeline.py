@@ -95,7 +95,7 @@ def test_a_generator_is_streamed(pipe, predictor):
 def test_options(pipe, predictor, clip):
     for stride, batch_size in ((1, 1), (2, 3), (4, 16)):
         expected = SaliencyPredictor(predictor.model, predictor.processor, stride).predict(clip)
-        check(pipe(clip, stride=stride, batch_size=batch_size), expected, np.arange(6) / 25)
+        check(pipe(clip, stride=stride, windows=batch_size), expected, np.arange(6) / 25)
     # The start is part of the time, and nothing before it is seen.
     check(pipe(clip, start=0.08, duration=0.08), predictor.predict(clip, 0.08, 0.08), [0.08, 0.12])
     with pytest.raises(TypeError, match="no parameter 'strides'"):
@@ -104,15 +104,33 @@ def test_options(pipe, predictor, clip):
         pipe(clip, stride=0)
 
 
-def test_batches_are_windows_of_one_video(pipe, clip, set_threads):
+def test_windows_of_one_video_are_seen_together(pipe, clip, set_threads):
     set_threads(1)
     sizes = []
     handle = pipe.model.salfom.encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     try:
-        pipe([clip, clip], batch_size=4)
+        pipe([clip, clip], windows=4)
     finally:
         handle.remove()
     assert sizes == [4, 2, 4, 2]
+
+
+def test_a_batch_is_of_videos(pipe, predictor, clip):
+    taken = []
+
+    def videos():
+        for video in (clip, VIDEO[:2], VIDEO[:1], clip, VIDEO):
+            taken.append(video)
+            yield video
+
+    results = iter(pipe(videos(), batch_size=3))
+    check(next(results), predictor.predict(clip), np.arange(6) / 25)
+    assert len(taken) == 3
+    for result, video in zip(results, (VIDEO[:2], VIDEO[:1], clip, VIDEO), strict=True):
+        maps = predictor.predict(video)
+        check(result, maps, np.arange(len(maps)) / 25)
+    with pytest.raises(VideoError, match="no file"):
+        pipe([clip, "missing.mp4"], batch_size=2)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -242,7 +260,7 @@ def test_downloads_are_bounded_in_time(pipe, temporary, piece):
     ("answer", "said"),
     [
         (lambda handler: handler.send_error(404), "Cannot download .*404|Cannot download .*Not Found"),
-        (sends(b"half", promised=8), "broke off after 4 of 8 bytes"),
+        (sends(b"half", promised=8), "received 4 bytes, expected 8"),
         (sends(b"<html>no video</html>"), r"Cannot read http://.*/a\.mp4 as a video"),
         (lambda handler: handler.wfile.write(b"gibberish\r\n\r\n"), "Cannot download"),
     ],
@@ -292,8 +310,6 @@ def test_a_saved_pipeline_loads_again(pipe, clip, tmp_path):
     ):
         assert isinstance(loaded, pipeline_salfom.VideoSaliencyPipeline)
         check(loaded(clip), expected["maps"], expected["timestamps"])
-    # And where this package is not: the rest is tested with folders for the Hub.
-    assert (folder / "pipeline.py").is_file()
 
 
 def test_it_is_where_transformers_looks():

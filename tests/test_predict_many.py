@@ -19,6 +19,7 @@ from PIL import Image
 
 from conftest import EMULATED, noise, write_clip
 from salfom_hf import SaliencyPredictor, predict
+from salfom_hf.cli.predict_many import STOPPED
 from salfom_hf.data import export_dataset, load, load_export, open_sample
 from salfom_hf.evaluation.saliency_column import SaliencyColumn
 from salfom_hf.video.drawing import to_gray
@@ -128,7 +129,7 @@ def test_a_stopped_run_goes_on(number, many, model_folder, tmp_path):
     assert 0 < len(done) < len(videos)
     if number == signal.SIGTERM:
         assert tree(out) == sorted(done)
-        assert said[1].count(f"salfom: {predict.STOPPED}") == 1
+        assert said[1].count(f"salfom: {STOPPED}") == 1
 
     code, said = many(tmp_path / "clips", out)
     assert (code, said.err) == (0, "")
@@ -169,7 +170,7 @@ def test_outputs_within_the_folder_are_no_inputs(clips, many):
     assert len(tree(clips.parent / "other")) == sum(VIDEOS.values()) + 3
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_a_list(clips, many, tmp_path, encoding):
     (tmp_path / "lists").mkdir()
     os.link(clips / "y.mkv", tmp_path / "lists" / "y.mkv")
@@ -186,7 +187,7 @@ def test_a_list(clips, many, tmp_path, encoding):
 
 
 def test_only_results_of_earlier_runs_are_skipped(clips, many, tmp_path):
-    """Maps by what they are, videos by what stands beside them; a folder that is named itself never."""
+    """Told by what they are called after; a folder that is named itself never."""
     assert many(clips / "b", clips / "b", "--format", "maps")[0] == 0
     assert many(clips / "b", clips / "b", "--format", "overlay")[0] == 0
     os.link(clips / "y.mkv", clips / "y_heatmap.mkv")
@@ -196,7 +197,7 @@ def test_only_results_of_earlier_runs_are_skipped(clips, many, tmp_path):
     code, said = many(clips, tmp_path / "out")
     assert code == 0
     assert re.findall(r"skipped (\S+)( and \d more)?: an earlier run", said.err) == [
-        (str(clips / "b" / "x_maps"), " and 2 more")
+        (str(clips / "y_heatmap.mkv"), " and 2 more")
     ]
     assert tree(tmp_path / "out") == sorted([*OUTPUTS, "city_maps_npz.npz", "mine_overlay_npz.npz"])
     assert many(clips / "b" / "x_maps", tmp_path / "named")[0] == 0

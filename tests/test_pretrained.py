@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageToImage, AutoProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 import salfom_hf
@@ -112,13 +112,13 @@ def test_everything_loads_by_name_without_network(no_network, tmp_path, monkeypa
 def test_auto_classes_load_by_name_without_network(no_network, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "salfom").mkdir()
-    found = [kind.from_pretrained("salfom") for kind in (AutoConfig, AutoModel, AutoProcessor, AutoVideoProcessor)]
-    assert [type(part) for part in found] == [
-        SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SalFoMVideoProcessor
-    ]  # fmt: skip
+    kinds = (AutoConfig, AutoModel, AutoModelForImageToImage, AutoProcessor, AutoVideoProcessor)
+    found = [kind.from_pretrained("salfom") for kind in kinds]
+    expected = [SalFoMConfig, SalFoMModel, SalFoMForVideoSaliencyPrediction, *[SalFoMVideoProcessor] * 2]
+    assert [type(part) for part in found] == expected
     pipe = transformers.pipeline("video-saliency-prediction", model="salfom", device="cpu")
     assert isinstance(pipe, salfom_hf.VideoSaliencyPipeline)
-    weights = found[1].state_dict()
+    weights = found[2].state_dict()
     assert all(torch.equal(weight, weights[name]) for name, weight in pipe.model.state_dict().items())
     monkeypatch.setitem(names.KNOWN, "salfom-large", tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="--install"):

@@ -140,8 +140,8 @@ def test_transparency_is_put_over_black(processor, kind):
     [Image.fromarray(VIDEO[1]), VIDEO[1], VIDEO[1].transpose(2, 0, 1), torch.from_numpy(VIDEO[1]), VIDEO[1:2]],
     ids=["pil", "last", "first", "torch", "video"],
 )
-def test_one_image_is_a_video_of_its_copies(processor, image):
-    torch.testing.assert_close(values(processor, image), values(processor, VIDEO[[1, 1, 1, 1]]))
+def test_one_image_is_a_still(processor, image):
+    torch.testing.assert_close(values(processor, image), values(processor, VIDEO[[1, 1, 1, 1]])[:, :1])
 
 
 @pytest.mark.parametrize(
@@ -302,6 +302,10 @@ def test_stills_may_have_a_size_of_their_own(processor):
     expected = of_both.prepare_frames(picture, size=size, keep_aspect_ratio=False)
     torch.testing.assert_close(of_both.prepare_frames(picture, still=True, size=size), expected)
     torch.testing.assert_close(processor.prepare_frames(picture, still=True), processor.prepare_frames(picture))
+    assert values(of_both, VIDEO[0]).shape == (1, 1, 3, 80, 112)
+    assert values(of_both, VIDEO).shape == (1, 16, 3, 32, 48)
+    assert values(of_both, VIDEO[0], size={"height": 64, "width": 64}, keep_aspect_ratio=False).shape[-2:] == (64, 64)
+    assert values(of_both, VIDEO, num_frames=1).shape == (1, 1, 3, 32, 48)
 
 
 def test_the_aspect_ratio_can_be_kept_per_call(processor):

@@ -10,10 +10,11 @@ from PIL import Image
 
 from conftest import noise, write_clip
 from salfom_hf import SaliencyPredictor
-from salfom_hf.inference import results as output
-from salfom_hf.inference.profiling import Profile, speed, stage
+from salfom_hf.inference.profiling import Profile, stage
 from salfom_hf.inference.results import write
 from salfom_hf.video.reading import probe
+
+BESIDE = {"encoder", "overlay", "encode"}  # in threads of their own
 
 
 def test_stages_are_counted_while_a_profile_is_made():
@@ -51,10 +52,6 @@ def test_milliseconds_and_shares():
     assert re.fullmatch(r"end to end +200\.00  5\.0 frames per second, 0\.2× real time", lines[5])
 
 
-def test_speed_in_words():
-    assert speed(60, 2.0, 20) == "30.0 frames per second, 1.5× real time"
-
-
 @pytest.mark.parametrize(
     ("kind", "output_format", "stages"),
     [
@@ -72,22 +69,9 @@ def test_a_prediction_has_all_stages(framewise_model, umt_model, processor, tmp_
         write(predictor.stream(clip), place, output_format, probe(clip))
     passed = time.perf_counter() - begin
     assert list(profile.rows(24)) == stages
-    # What runs in the caller's thread cannot take longer than all together; the rest runs beside it.
-    beside = {"decode", "encoder"} if output_format == "npz" else {"decode", "encoder", "overlay", "encode"}
-    own = sum(seconds for name, seconds in profile.seconds.items() if name not in beside)
-    assert 0.1 * passed < own <= passed
-    # Two threads may encode frames at a time.
-    assert 0 < max(seconds for name, seconds in profile.seconds.items() if name != "encoder") <= passed
-
-
-def test_every_frame_is_drawn_once(framewise_model, processor, tmp_path, monkeypatch):
-    drawn, draw = [], output.overlay
-    monkeypatch.setattr(
-        output, "overlay", lambda image, *args, **kwargs: drawn.append(0) or draw(image, *args, **kwargs)
-    )
-    clip = write_clip(tmp_path / "clip.mp4", frames=7, sound=False)
-    write(SaliencyPredictor(framewise_model, processor).stream(clip), tmp_path / "out.mp4", "overlay", probe(clip))
-    assert len(drawn) == 7
+    assert min(profile.seconds.values()) > 0
+    # What runs in one thread cannot take longer than all together.
+    assert 0.1 * passed < sum(profile.seconds[name] for name in {*stages} - BESIDE) <= passed
 
 
 def test_a_still_passes_the_network_in_one_stage(framewise_model, processor, tmp_path):

@@ -1,8 +1,6 @@
 """`salfom push` and `salfom export hub`: a model's folder for the Hub, there or on disk."""
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from ..models.names import KNOWN
 from .common import UsageError, some_path
@@ -50,37 +48,28 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-@contextmanager
-def in_one_sentence(args: argparse.Namespace) -> Iterator[None]:
-    """Turn what may go wrong into a `UsageError`."""
+def check_repo_id(name: str | None) -> None:
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    from ..hub.cards import CardError
-    from ..hub.publish import PublishError
-
-    if args.repo_id is not None:
-        try:
-            validate_repo_id(args.repo_id)
-        except HFValidationError as error:
-            raise UsageError(f"'{args.repo_id}' is no name of a repository; give one such as org/name.") from error
     try:
-        yield
-    except (CardError, PublishError) as error:
-        raise UsageError(str(error)) from error
+        if name is not None:
+            validate_repo_id(name)
+    except HFValidationError as error:
+        raise UsageError(f"'{name}' is no name of a repository; give one such as org/name.") from error
 
 
 def push(args: argparse.Namespace) -> int:
-    with in_one_sentence(args):
-        from ..hub.publish import push
+    from ..hub import publish
 
-        print(push(args.model, args.repo_id, args.private, args.results, args.max_shard_size))
+    check_repo_id(args.repo_id)
+    print(publish.push(args.model, args.repo_id, args.private, args.results, args.max_shard_size))
     return 0
 
 
 def export(args: argparse.Namespace) -> int:
-    with in_one_sentence(args):
-        from ..hub.publish import export
+    from ..hub import publish
 
-        export(args.model, args.output, args.repo_id, args.results, args.overwrite, args.max_shard_size)
+    check_repo_id(args.repo_id)
+    publish.export(args.model, args.output, args.repo_id, args.results, args.overwrite, args.max_shard_size)
     print(f"{args.model} -> {args.output}")
     return 0

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,33 +14,16 @@ from tqdm import tqdm
 
 from ..errors import VideoError, advice_for, is_out_of_memory, is_sentence
 from ..files import check_free, may_be_folder
+from ..inference.many import Skipped, sources
 from ..inference.profiling import Profile, speed
 from ..inference.results import FORMATS, check_name, default_output, inputs_of, write
 from ..models.names import KNOWN, local
 from ..video.drawing import COLORMAPS
-from ..video.reading import READ_IMAGES, VIDEO_SUFFIXES, probe
+from ..video.reading import VideoInfo, probe
 from .common import FAILURE, UsageError, add_model_options, in_words, load_predictor, not_negative, report, some_path
 
 if TYPE_CHECKING:
     from ..inference.predictor import SaliencyFrame
-
-# Why something in a folder is skipped.
-RESULT = "an earlier run made it; name it to predict it"
-UNKNOWN = "folders are not searched for files of that kind; name it to try it"
-IMAGES = "the folder's videos are predicted; put images that are a video into a folder of their own"
-# Of files that are neither videos nor images: nobody misses them.
-OTHER_SUFFIXES = frozenset(
-    {
-        *(".aac", ".aif", ".aiff", ".flac", ".m4a", ".mid", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"),  # sound
-        *(".ass", ".idx", ".sbv", ".srt", ".ssa", ".sub", ".vtt"),  # subtitles
-        *(".csv", ".db", ".h5", ".hdf5", ".json", ".jsonl", ".mat", ".npy", ".npz", ".parquet", ".tsv", ".xlsx"),
-        *(".bin", ".ckpt", ".onnx", ".pkl", ".pt", ".pt2", ".pth", ".safetensors", ".tflite"),  # models
-        *(".cfg", ".ini", ".log", ".toml", ".xml", ".xmp", ".yaml", ".yml"),  # settings
-        *(".doc", ".docx", ".htm", ".html", ".md", ".nfo", ".odt", ".pdf", ".rst", ".rtf", ".tex", ".txt"),
-        *(".bat", ".ipynb", ".js", ".m", ".ps1", ".py", ".r", ".sh"),  # programs
-        *(".7z", ".bz2", ".gz", ".md5", ".rar", ".sha1", ".sha256", ".tar", ".xz", ".zip", ".zst"),  # archives
-    }
-)
 
 
 def add(commands) -> None:
@@ -70,64 +51,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--overwrite", action="store_true", help="replace existing outputs")
 
 
-class Skipped(defaultdict[str, list[Path]]):
-    """What folders hold that might be wanted and is not predicted, by the reason why."""
-
-    def __init__(self):
-        super().__init__(list)
-
-    def say(self) -> None:
-        """Print a line for each reason, with an example."""
-        for reason, paths in self.items():
-            more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
-            print(f"salfom: skipped {paths[0]}{more}: {reason}.", file=sys.stderr)
-
-
-def sources(path: Path, skipped: Skipped, further: Iterable[str] = ()) -> list[Path]:
-    """
-    What one argument stands for: a file, a folder of images (one video), or every video in a folder.
-
-    Args:
-        skipped: gets what the folder holds besides, but for hidden files and those that are surely no media.
-        further: inputs elsewhere whose results may be in the folder: stems of files, names of folders of images.
-    """
-    try:
-        if not path.is_dir():
-            return [path]
-        beside = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
-        files = {file: file.suffix.lower() for file in beside if file.is_file()}
-    except OSError as error:
-        raise UsageError(f"Cannot read the folder {path} ({error.strerror}); check its permissions.") from error
-    inputs = {*input_names(path, files), *(file.name for file in beside if file not in files), *further}
-    images = [file for file, suffix in files.items() if suffix in READ_IMAGES]
-    videos = []
-    for file, suffix in files.items():
-        if suffix not in VIDEO_SUFFIXES:
-            if suffix not in READ_IMAGES | OTHER_SUFFIXES:
-                skipped[UNKNOWN].append(file)
-        # What an earlier run wrote beside its inputs is no input of the next one.
-        elif is_result(file.stem, inputs):
-            skipped[RESULT].append(file)
-        else:
-            videos.append(file)
-    if videos and (unused := [file for file in images if not is_result(file.stem, inputs)]):
-        skipped[IMAGES] += unused
-    if not videos and not images:
-        raise UsageError(f"The folder {path} holds no videos and no images; name a video or another folder.")
-    return videos or [path]
-
-
-def input_names(folder: Path, files: Collection[Path]) -> set[str]:
-    """What results of files in a folder are called after: their stems; and the folder, if images make it a video."""
-    is_video = any(file.suffix.lower() in READ_IMAGES for file in files)
-    return {file.stem for file in files}.union([folder.resolve().name] if is_video else [])
-
-
-def is_result(stem: str, inputs: set[str]) -> bool:
-    """Whether a file of this stem has the name of a result for one of the inputs, given as stems or folders' names."""
-    return any(stem.endswith(f"_{name}") and stem.removesuffix(f"_{name}") in inputs for name in FORMATS)
-
-
 def outputs(videos: list[Path], output: str | None, output_format: str) -> Iterator[Path]:
     """The output of each video."""
     several = len(videos) > 1
@@ -146,7 +69,7 @@ def predict(args: argparse.Namespace) -> int:
     for path in args.videos:
         try:
             videos += sources(path, skipped)
-        except UsageError as error:
+        except VideoError as error:
             failures += report(error)
     skipped.say()
     if not videos:
@@ -194,45 +117,28 @@ def failing_alone(video: Path) -> Iterator[None]:
         raise
 
 
-class SpeedBar(tqdm):
-    """
-    A progress bar that says how fast frames are predicted, also in comparison with the video itself.
-
-    Args:
-        frame_rate: of the video, in frames per second.
-    """
-
-    def __init__(self, frame_rate: Fraction, *args, **options):
-        self.frame_rate = frame_rate
-        bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-        super().__init__(*args, bar_format=bar_format, **options)
-
-    @property
-    def format_dict(self) -> dict:
-        values = super().format_dict
-        if values["n"] and values["elapsed"]:
-            values["postfix"] = speed(values["n"], values["elapsed"], self.frame_rate)
-        return values
-
-
-def predict_one(predictor, info, output: Path, args: argparse.Namespace) -> None:
+def predict_one(predictor, info: VideoInfo, output: Path, args: argparse.Namespace) -> None:
     total = info.num_frames
     if total is not None and (args.start or args.duration is not None):
         length = total / info.frame_rate - args.start
         total = max(0, round(min(length, length if args.duration is None else args.duration) * info.frame_rate))
-    count, begin = 0, time.perf_counter()
+    begin = time.perf_counter()
     profile = Profile() if args.profile else None
+    bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
     with (
         closing(predictor.stream(info.path, args.start, args.duration)) as frames,
-        SpeedBar(info.frame_rate, frames, total=total, desc=info.path.name, disable=None, dynamic_ncols=True) as bar,
+        tqdm(total=total, desc=info.path.name, bar_format=bar_format, disable=None, dynamic_ncols=True) as bar,
         profile or nullcontext(),
     ):
+        count = 0
 
         def counted() -> Iterator[SaliencyFrame]:
             nonlocal count
-            for frame in bar:
-                count += 1
+            for frame in frames:
                 yield frame
+                count += 1
+                bar.set_postfix_str(speed(count, time.perf_counter() - begin, info.frame_rate), refresh=False)
+                bar.update()
 
         write(counted(), output, args.format, info, args.colormap, args.start, args.duration, args.overwrite)
     seconds = time.perf_counter() - begin

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import CardData, EvalResult, ModelCardData, RepoCard
 
 from ..errors import check_file
-from ..inference.remote_code import TASK
+from ..inference.pipeline_salfom import TASK
 
 TEMPLATES = Path(__file__).parent
 # The Hub knows no task of saliency; this is the nearest of those that it knows.
@@ -54,14 +54,7 @@ class CardError(Exception):
 
 
 def render(template: Path, data: CardData, **values) -> str:
-    """
-    The text of a README.md.
-
-    Args:
-        template: a Jinja template in markdown; `card_data` and `citation` are given to it.
-        data: what stands between the dashes.
-        values: what else the template names.
-    """
+    """A README.md from a Jinja template, given `card_data` (what is between the dashes), `citation` and `values`."""
     card = RepoCard.from_template(data, template_path=str(template), citation=CITATION, **values)
     return f"{str(card).rstrip()}\n"
 
@@ -78,9 +71,8 @@ def model_data(
 
     Args:
         name: of the model, for its results.
-        licence: identifier that the Hub knows, or `None` where it is not known.
+        licence: identifier that the Hub knows, or `None`.
         tags: more than `TAGS`.
-        results: measured ones.
         values: more fields of `ModelCardData`, such as `base_model` and `datasets`.
     """
     return ModelCardData(
@@ -114,9 +106,8 @@ def measured(
     Args:
         dataset: key of `TITLES`.
         source: by what they were measured, in words.
-        page: where that is published. A card names no source without one, as the Hub wants an address: where a model
-            has none yet, only the text says how it was measured.
-        count: of the videos or images that were scored, if they are known.
+        page: where that is published; without one a card names no source, as the Hub wants an address.
+        count: of the videos or images that were scored, if known.
     """
     name = TITLES.get(dataset, dataset)
     if count is not None:
@@ -142,10 +133,7 @@ def measured(
 
 def read_results(path: Path) -> dict:
     """
-    What `salfom evaluate` has written.
-
-    Args:
-        path: its `results.json`.
+    A `results.json` of `salfom evaluate`.
 
     Raises:
         CardError: it cannot be read, or is another file.
@@ -161,27 +149,22 @@ def read_results(path: Path) -> dict:
 
 def evaluation_of(path: Path, model: str, page: str | None = None) -> list[EvalResult]:
     """
-    The scores of one model in a `results.json`, means over frames.
-
-    Args:
-        model: the name under which it was scored.
-        page: as for [`measured`].
+    The scores, means over frames, in a `results.json` of the model that was scored under this name.
 
     Raises:
         CardError: the file cannot be used, or scores other models only.
     """
     results = read_results(path)
-    names = [method["name"] for method in results["methods"]]
-    found = [method for method in results["methods"] if Path(method["name"]) == Path(model)]
-    if not found:
+    methods = {method["name"]: method for method in results["methods"]}
+    name = next((name for name in methods if Path(name) == Path(model)), None)
+    if name is None:
         raise CardError(
-            f"{path} has no scores of '{model}', only of {', '.join(names)}; name the model as it was scored."
+            f"{path} has no scores of '{model}', only of {', '.join(methods)}; name the model as it was scored."
         )
-    protocol = results["protocol"]
-    source = f"salfom evaluate ({results['package']} {results['version']}), maps {protocol.get('maps', 'as they are')}"
-    (scored, *_) = found
-    scores, dataset, split = scored["mean_over_frames"], results["dataset"], results["split"]
-    return measured(scores, dataset, split, source, page, scored.get("videos"))
+    maps = results["protocol"].get("maps", "as they are")
+    source = f"salfom evaluate ({results['package']} {results['version']}), maps {maps}"
+    scores, count = methods[name]["mean_over_frames"], methods[name].get("videos")
+    return measured(scores, results["dataset"], results["split"], source, page, count)
 
 
 def packages(*names: str) -> dict[str, str]:
@@ -189,20 +172,4 @@ def packages(*names: str) -> dict[str, str]:
     return {name: version(name) for name in names}
 
 
-__all__ = [
-    "CITATION",
-    "HUB_TASK",
-    "METRIC_NAMES",
-    "TAGS",
-    "TEMPLATES",
-    "TITLES",
-    "UNNAMED",
-    "CardError",
-    "evaluation_of",
-    "measured",
-    "model_data",
-    "packages",
-    "page_of",
-    "read_results",
-    "render",
-]
+__all__ = ["TEMPLATES", "CardError", "evaluation_of", "measured", "model_data", "read_results", "render"]

@@ -17,13 +17,13 @@ from safetensors import safe_open
 
 from ..errors import reported
 from ..files import Inputs, atomic_output, check_free
-from ..inference.remote_code import add_remote_code
 from ..models.loading import loading, quiet
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.names import resolve
 from ..models.video_processing_salfom import SalFoMVideoProcessor
 from ..video.reading import IMAGE_SUFFIXES
 from .cards import HUB_TASK, TAGS, TEMPLATES, UNNAMED, CardError, evaluation_of, model_data, page_of, render
+from .remote_code import add_remote_code
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"
 SHARD = "5GB"
@@ -78,14 +78,11 @@ def card_for(
     results: Sequence[Path],
 ) -> ModelCard:
     """
-    The card that the model has, or one that says that nothing is known, with whatever the Hub wants to be told.
+    The card that the model has (`readme`), or one that says that nothing is known, with what the Hub wants to be told.
 
     Args:
         model: the name under which it was scored.
-        readme: its card, if it has one.
-        repo_id: its name on the Hub, if it has one.
         title: what it is called if nothing else names it.
-        results: files `results.json`.
 
     Raises:
         CardError: the card or a file of results cannot be read.
@@ -120,7 +117,7 @@ def card_for(
     data.metrics = list(dict.fromkeys([*(data.metrics or []), *(s.metric_type for s in scores)])) or None
     data["widget"] = [{"src": EXAMPLE.name, "example_title": "Three shots with hard cuts"}]
     text = card.text
-    if "trust_remote_code" not in text:
+    if "\n## In transformers\n" not in text:
         text = f"{text.rstrip()}\n\n{(TEMPLATES / 'use.md').read_text(encoding='utf-8')}"
     card.text = text.replace(UNNAMED, repo_id or UNNAMED)
     return card
@@ -164,11 +161,9 @@ def export(
 
     Args:
         model: folder or name of a model.
-        output: folder to make.
-        repo_id: what the model will be called on the Hub, for its card; `None` for no name yet: then it keeps the name
-            that its card has, or is called like the output.
+        output: folder to make; `overwrite` replaces an existing one.
+        repo_id: what the card calls the model; by default as it did before, or as the output.
         results: files `results.json` of `salfom evaluate`, in which the model was scored under the name `model`.
-        overwrite: replace an existing folder.
         max_shard_size: larger weights are split into files of this size, such as `"5GB"`.
 
     Raises:
@@ -235,9 +230,9 @@ def push(
                 commit_message="Model, processor, code and card",
                 delete_patterns=list(OLD_WEIGHTS),
             )
-        except PublishError:
-            raise
         except Exception as error:  # No network, no login and a refusal are errors of many types.
+            if isinstance(error, PublishError):
+                raise
             options = ["--private"] if private else []
             options += ["--results", *map(str, results)] if results else []
             options += ["--max-shard-size", max_shard_size] if max_shard_size != SHARD else []

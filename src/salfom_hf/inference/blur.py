@@ -31,12 +31,7 @@ def gaussian_blur(maps: torch.Tensor, sigma: float, border: str = "zeros") -> to
 
     Returns:
         float32 (float64 for float64) `(…, height, width)` on the maps' device.
-
-    Raises:
-        ValueError: sigma is negative, or the border is neither.
     """
-    if not sigma >= 0 or border not in ("zeros", "reflect"):
-        raise ValueError(f'Blur with a sigma of at least 0 and "zeros" or "reflect", not {sigma} and {border!r}.')
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     if sigma == 0:
         return maps

@@ -5,20 +5,19 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
-from itertools import chain, islice, repeat, takewhile
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
-from ..models.video_processing_salfom import SalFoMVideoProcessor, resize_map, to_tensor
-from ..video.reading import IMAGE_RATE, Frame, read_frames
+from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, resize_map
+from ..video.reading import Frame
 from .cpu import prepare_for_inference
-from .profiling import stage
-from .sliding_window import pytorch_threads, saliency_maps, sees_stills
-from .threads import in_background
+from .profiling import stage, timed
+from .shared_windows import can_stream, shared_maps
+from .sliding_window import is_still, sees_stills, still_maps, window_maps
+from .threads import pytorch_threads
 
 
 class SaliencyFrame(NamedTuple):
@@ -36,75 +35,27 @@ class SaliencyFrame(NamedTuple):
     saliency: np.ndarray
 
 
-def frames_of(video, start: float, duration: float | None) -> Iterator[Frame]:
-    """Frames of a file, a folder of images, an array, or an iterable of images (at 25 frames per second)."""
-    if isinstance(video, (str, os.PathLike)):
-        yield from read_frames(video, start, duration)
-        return
-    if isinstance(video, Image.Image):
-        video = [video]
-    elif isinstance(video, (np.ndarray, torch.Tensor)):
-        video = to_tensor(video)
-    first = Fraction(start).limit_denominator(10**6)
-    end = None if duration is None else first + Fraction(duration).limit_denominator(10**6)
-    for index, image in enumerate(video):
-        timestamp = index / IMAGE_RATE
-        if end is not None and timestamp >= end:
-            return
-        if timestamp >= first:
-            pixels = to_tensor(image)[0].permute(1, 2, 0)
-            if pixels.dtype != torch.uint8:
-                raise ValueError(f"Frames must hold uint8 values in 0…255, not {pixels.dtype}.")
-            yield Frame(np.ascontiguousarray(pixels.cpu().numpy()), timestamp)
-
-
-def decoded_ahead(video: str | os.PathLike, start: float, duration: float | None, size: int) -> Iterator[Frame]:
-    """[`frames_of`] a file or folder, up to `size` frames ahead in a thread of their own."""
-    frames = frames_of(video, start, duration)
-
-    def decode(_) -> Frame | None:
-        with stage("decode"):
-            return next(frames, None)
-
-    with closing(frames), closing(in_background(decode, repeat(None), size)) as ahead:
-        yield from takewhile(lambda frame: frame is not None, ahead)
-
-
-def uploaded(image: np.ndarray, device: torch.device) -> torch.Tensor:
+def saliency_maps(
+    model: SalFoMForVideoSaliencyPrediction, frames: Iterable[torch.Tensor], stride: int = 1, batch_size: int = 1
+) -> Iterator[torch.Tensor]:
     """
-    A frame, uint8 `(height, width, 3)`, on a device: `(1, 3, height, width)`. To a GPU it goes from page-locked
-    memory, while that still computes what it was asked before.
+    One map for every frame of a video, or that of a still, in the fastest way that the model allows.
+
+    Args:
+        model, frames, stride, batch_size: see [`window_maps`][salfom_hf.inference.sliding_window.window_maps].
+
+    Yields:
+        float32 `(height, width)` at input size, values in 0…1; up to `(stride + 1) · batch_size` frames late.
     """
-    pixels = torch.from_numpy(image)
-    if device.type == "cuda":
-        pixels = pixels.pin_memory()
-    return pixels.to(device, non_blocking=True).permute(2, 0, 1).unsqueeze(0)
-
-
-def fetched(maps: Iterable[torch.Tensor], ahead: int) -> Iterator[torch.Tensor]:
-    """
-    Maps on the CPU. From a GPU they come up to `ahead` maps late, into page-locked memory: it has got its next batch
-    to do before the program waits for this one.
-    """
-    waiting: deque[tuple[torch.Tensor, torch.cuda.Event]] = deque()
-    for saliency in maps:
-        if saliency.device.type != "cuda":
-            yield saliency.cpu()
-            continue
-        copy = torch.empty(saliency.shape, dtype=saliency.dtype, pin_memory=True)
-        copy.copy_(saliency, non_blocking=True)
-        there = torch.cuda.Event()
-        there.record()
-        waiting.append((copy, there))
-        if len(waiting) > ahead:
-            yield arrived(*waiting.popleft())
-    for copy, there in waiting:
-        yield arrived(copy, there)
-
-
-def arrived(copy: torch.Tensor, there: torch.cuda.Event) -> torch.Tensor:
-    there.synchronize()
-    return copy
+    still, frames = is_still(frames)
+    if still:
+        with stage("network"):
+            maps = still_maps(model, torch.stack(list(frames)))
+        yield from maps
+    elif can_stream(model):
+        yield from shared_maps(model, frames, stride, batch_size)
+    else:
+        yield from window_maps(model, frames, stride, batch_size, timed=stage)
 
 
 class SaliencyPredictor:
@@ -175,8 +126,7 @@ class SaliencyPredictor:
 
     def stream(self, video, start: float = 0.0, duration: float | None = None) -> Iterator[SaliencyFrame]:
         """
-        Frames and their maps, one by one, in constant memory. Files are decoded in a thread, up to `batch_size` frames
-        ahead; closing the iterator, or an error, ends it.
+        Frames and their maps, one by one, in constant memory.
 
         Args:
             video: path of a video, an image or a folder of images; uint8 array or tensor `(frames, height, width, 3)`;
@@ -190,42 +140,29 @@ class SaliencyPredictor:
             VideoError: the file cannot be read.
             ValueError: the frames are not images of one size.
         """
-        waiting: deque[Frame] = deque()
-        if isinstance(video, (str, os.PathLike)):
-            frames = decoded_ahead(video, start, duration, self.batch_size)
-        else:
-            # In the caller's thread and no sooner than needed: who knows what the images come from.
-            frames = frames_of(video, start, duration)
+        with closing(timed("decode", frames_of(video, start, duration))) as frames:
+            still, all_frames = is_still(frames)
+            waiting: deque[Frame] = deque()
 
-        def prepared() -> Iterator[torch.Tensor]:
-            first = list(islice(frames, 2))
-            still, shapes = len(first) == 1, {frame.image.shape for frame in first[:1]}
-            all_frames = chain(first, frames)
-            del first  # No frame is held for longer than needed.
-            for frame in all_frames:
-                if frame.image.shape not in shapes:
-                    raise ValueError("All frames of a video must have one size; resize them to the first one's.")
-                waiting.append(frame)
-                with stage("preprocess"):
-                    pixels = self.processor.prepare_frames(uploaded(frame.image, self.model.device), still=still)
-                    pixels = pixels[0].to(self.model.dtype)
-                yield pixels
+            def prepared() -> Iterator[torch.Tensor]:
+                shape = None
+                for frame in all_frames:
+                    shape = shape or frame.image.shape
+                    if frame.image.shape != shape:
+                        raise ValueError("All frames of a video must have one size; resize them to the first one's.")
+                    waiting.append(frame)
+                    with stage("preprocess"):
+                        pixels = torch.from_numpy(frame.image).to(self.model.device).permute(2, 0, 1).unsqueeze(0)
+                        pixels = self.processor.prepare_frames(pixels, still=still)[0].to(self.model.dtype)
+                    yield pixels
 
-        maps = saliency_maps(self.model, prepared(), self.stride, self.batch_size)
-
-        def resized() -> Iterator[torch.Tensor]:
-            for saliency in maps:
-                # Threads that were woken for so little would spin on, and take from those that predict and encode.
-                with stage("fusion"), pytorch_threads(1):
-                    saliency = resize_map(saliency, waiting[0].image.shape[:2]).clamp(0, 1)
-                yield saliency
-
-        # One frame at a time, as of a camera, nothing may wait for a later one.
-        ahead = self.batch_size if self.batch_size > 1 else 0
-        with closing(frames), closing(maps):
-            for saliency in fetched(resized(), ahead):
-                frame = waiting.popleft()
-                yield SaliencyFrame(frame.image, frame.timestamp, saliency.numpy())
+            with closing(saliency_maps(self.model, prepared(), self.stride, self.batch_size)) as maps:
+                for saliency in maps:
+                    frame = waiting.popleft()
+                    # Threads that were woken for so little would spin on, and take from those that predict and encode.
+                    with stage("fusion"), pytorch_threads(1):
+                        saliency = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1).cpu().numpy()
+                    yield SaliencyFrame(frame.image, frame.timestamp, saliency)
 
     def predict(self, video, start: float = 0.0, duration: float | None = None) -> np.ndarray:
         """
@@ -243,4 +180,4 @@ class SaliencyPredictor:
         return np.stack(maps)
 
 
-__all__ = ["SaliencyFrame", "SaliencyPredictor"]
+__all__ = ["SaliencyFrame", "SaliencyPredictor", "saliency_maps"]

@@ -5,11 +5,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from typing import TypeVar
 
 # In the order of the way. A network that sees windows rather than a stream of frames is one stage, "network"; "fusion"
 # ends with the map at the frame's size.
 STAGES = ("decode", "preprocess", "network", "encoder", "branches", "fusion", "overlay", "encode")
+
+Item = TypeVar("Item")
 
 _profile: "Profile | None" = None
 
@@ -18,13 +21,10 @@ class Profile:
     """
     Collects, from `with` on, the seconds spent in each [`stage`] of this process, whichever thread it runs in. Stages
     that run beside each other count in full, so they add up to more than the time that has passed.
-
-    Attributes:
-        seconds: stage to seconds by the clock.
     """
 
     def __init__(self):
-        self.seconds: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()  # by the clock
         self.lock = threading.Lock()  # Two threads may be in one stage.
 
     def __enter__(self) -> "Profile":
@@ -43,20 +43,12 @@ class Profile:
         return {stage: (1000 * self.seconds[stage] / frames, self.seconds[stage] / total) for stage in found}
 
     def table(self, frames: int, seconds: float, frame_rate: float) -> str:
-        """
-        The rows as text, and the speed from end to end.
-
-        Args:
-            frames: how many were predicted.
-            seconds: the time that has passed.
-            frame_rate: of the video, in frames per second.
-        """
+        """The rows as text, and the speed from end to end: of so many frames in so many seconds (see [`speed`])."""
         rows = self.rows(frames)
         rows["sum"] = tuple(map(sum, zip(*rows.values(), strict=True)))
         lines = [f"{stage:12}{ms:9.2f}{share:9.1%}" for stage, (ms, share) in rows.items()]
-        header = f"{'stage':12}{'ms/frame':>9}{'share':>9}"
         last = f"{'end to end':12}{1000 * seconds / frames:9.2f}  {speed(frames, seconds, frame_rate)}"
-        return "\n".join([header, *lines, last])
+        return "\n".join([f"{'stage':12}{'ms/frame':>9}{'share':>9}", *lines, last])
 
 
 @contextmanager
@@ -77,8 +69,19 @@ def stage(name: str) -> Iterator[None]:
             profile.seconds[name] += passed
 
 
+def timed(name: str, items: Iterator[Item]) -> Iterator[Item]:
+    """The items of a generator; what it does counts as a stage."""
+    with closing(items):
+        while True:
+            with stage(name):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+
 def wait_for_device() -> None:
-    """A GPU works behind the program's back: what it still has to do belongs to the stage that asked for it."""
+    """What a GPU still has to do belongs to the stage that asked for it."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()
@@ -102,4 +105,4 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(header), line(rule), *map(line, rows)]
 
 
-__all__ = ["STAGES", "Profile", "aligned", "speed", "stage"]
+__all__ = ["STAGES", "Profile", "aligned", "speed", "stage", "timed"]

@@ -7,8 +7,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from fractions import Fraction
-from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,10 +47,7 @@ def inputs_of(videos: Iterable[Path], *others: Path) -> Inputs:
 
 
 def check_name(path: str | os.PathLike[str], output_format: str) -> None:
-    """
-    Raises:
-        VideoError: what is written in one of `FORMATS` cannot have this name.
-    """
+    """Raise a VideoError if what is written in one of `FORMATS` cannot have this name."""
     if output_format == "maps":
         if not may_be_folder(path):
             raise VideoError(f"Cannot write: {path} is not a folder, which maps need; name another output.")
@@ -90,25 +86,25 @@ def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, inf
     height, width = picture.shape[:2]
     with VideoWriter(path, width, height, info.frame_rate, audio_from=info.path, **options) as writer:
 
-        def put(picture: np.ndarray, timestamp: Fraction) -> None:
+        def put(frame: SaliencyFrame) -> None:
+            image = picture if frame is first else drawn(frame)
             with stage("encode"):
-                writer.write(picture, timestamp)
+                writer.write(image, frame.timestamp)
 
-        put(picture, first.timestamp)
-        write_behind(lambda frame: put(drawn(frame), frame.timestamp), frames)
+        write_behind(put, chain([first], frames))
 
 
 def write_maps(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> None:
     """A folder of grey PNGs 0001.png, 0002.png, …, each scaled from its minimum to its maximum."""
+    numbers = count(1)
     with atomic_output(path, overwrite) as temporary:
         temporary.mkdir()
 
-        def put(numbered: tuple[int, SaliencyFrame]) -> None:
-            number, frame = numbered
+        def put(frame: SaliencyFrame) -> None:
             with stage("encode"):
-                Image.fromarray(to_gray(frame.saliency)).save(temporary / f"{number:04d}.png")
+                Image.fromarray(to_gray(frame.saliency)).save(temporary / f"{next(numbers):04d}.png")
 
-        write_behind(put, enumerate(frames, 1))
+        write_behind(put, frames)
 
 
 def write_npz(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> None:
@@ -168,11 +164,12 @@ def write(
     elif output_format == "npz":
         write_npz(frames, path, overwrite)
     else:
-        draw = {
-            "overlay": partial(overlay, colormap=colormap),
-            "heatmap": lambda _, saliency: heatmap(saliency, colormap),
-            "side-by-side": partial(side_by_side, colormap=colormap),
-        }[output_format]
+
+        def draw(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
+            if output_format == "heatmap":
+                return heatmap(saliency, colormap)
+            return (overlay if output_format == "overlay" else side_by_side)(image, saliency, colormap)
+
         write_video(frames, path, draw, info, start=start, duration=duration, overwrite=overwrite)
 
 

@@ -19,8 +19,9 @@ may ask for it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,8 @@ from ..models.modeling_salfom import (
 )
 from .cpu import PackedConvolution, folded
 from .profiling import stage
+from .sliding_window import Map, batched, encoded, interpolated, key_frames
+from .threads import in_background, pytorch_threads
 
 # What one place of a layer reads: tensors (1, channels, rows, columns), the oldest first.
 Inputs = Sequence[torch.Tensor]
@@ -67,17 +70,15 @@ class Layer:
 
     Args:
         operation: the inputs of some places to the output of each, `(parts, channels, rows, columns)`.
-
-    Attributes:
-        patterns: what its places read, lags counted from the newest input; places some frames apart are one pattern.
-        reach: of each pattern, how many frames before a window's last its outputs may be needed.
-        values: (pattern, frame of its newest input) to output.
     """
 
     def __init__(self, operation: Callable[[list[Inputs]], Iterable[torch.Tensor]] | None = None):
         self.operation = operation
+        # What its places read, lags counted from the newest input; places some frames apart are one pattern.
         self.patterns: dict[tuple[Place, ...], int] = {}
+        # Of each pattern, how many frames before a window's last its outputs may be needed.
         self.reach: dict[int, int] = {}
+        # (pattern, frame of its newest input) to output.
         self.values: dict[tuple[int, int], torch.Tensor] = {}
 
     def place(self, inputs: Sequence[Place], parts: int = 1) -> list[Place]:
@@ -124,11 +125,11 @@ def note_reach(place: Place, before: int = 0) -> Iterator[Layer]:
 
 def batch_of(places: list[Inputs]) -> torch.Tensor:
     """`(places, inputs · channels, rows, columns)`, copied once."""
-    if len(places) == 1 and len(places[0]) == 1:
-        return places[0][0]
-    _, channels, *size = places[0][0].shape
-    shape = (len(places), len(places[0]) * channels, *size)
     first = places[0][0]
+    if len(places) == len(places[0]) == 1:
+        return first
+    _, channels, *size = first.shape
+    shape = (len(places), len(places[0]) * channels, *size)
     batch = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=torch.channels_last)
     for index, inputs in enumerate(places):
         torch.cat(list(inputs), 1, out=batch[index : index + 1])
@@ -137,12 +138,8 @@ def batch_of(places: list[Inputs]) -> torch.Tensor:
 
 class Convolution:
     """
-    A convolution with as many inputs as its kernel has taps in time. It runs over space alone, with the inputs stacked
-    as channels: so it is faster.
-
-    Args:
-        weight: `(outputs, channels, taps, height, width)`, or without `taps` where all inputs make one step.
-        scale: by which the output is up-sampled.
+    A convolution, weight `(outputs, channels, taps, height, width)`, with as many inputs as it has taps in time. It
+    runs over space alone, with the inputs stacked as channels: so it is faster. `scale` up-samples the output.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, relu: bool = True, scale: int = 1):
@@ -198,7 +195,7 @@ def upsampled(scale: int, places: list[Inputs]) -> torch.Tensor:
 
 
 def magnitude(places: list[Inputs]) -> list[torch.Tensor]:
-    """Mean absolute value of a volume, or of the change from one volume to the next: `(1,)` each."""
+    """Mean absolute value of a volume, or of the change from one to the next: `(1,)` each."""
     volumes = [inputs[0] if len(inputs) == 1 else inputs[1] - inputs[0] for inputs in places]
     return [volume.abs().mean(dtype=torch.float32).view(1) for volume in volumes]
 
@@ -312,10 +309,8 @@ class StreamingDecoder:
 
     def maps(self, times: Sequence[int]) -> torch.Tensor:
         """
-        The maps of some frames, ascending, that have been added since the last call.
-
-        Returns:
-            float32 `(maps, height, width)`, values in 0…1.
+        The maps of some frames, ascending, that have been added since the last call: float32 `(maps, height, width)`,
+        values in 0…1.
         """
         with stage("branches"):
             for place in self.branches:
@@ -324,7 +319,6 @@ class StreamingDecoder:
             return self.fused(times)
 
     def fused(self, times: Sequence[int]) -> torch.Tensor:
-        """[`maps`], as far as the branches are not computed yet."""
         logits = torch.cat(self.at(self.logits, times))
         if logits.shape[-2:] != self.size:
             logits = F.interpolate(logits, size=self.size, mode="bilinear", align_corners=False)
@@ -345,12 +339,7 @@ class StreamingDecoder:
 
 
 class FrameEncoder:
-    """
-    A model's frame-wise encoder, ready to run.
-
-    Args:
-        network: in evaluation mode; its weights are taken as they are now.
-    """
+    """The frame-wise encoder of a network in evaluation mode, ready to run; its weights are taken as they are now."""
 
     def __init__(self, network: SalFoMModel):
         self.adapter, self.encoder = network.adapter, folded(network.encoder)
@@ -361,18 +350,60 @@ class FrameEncoder:
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`(frames, 3, height, width)` to `(frames, channels, rows, columns)`."""
-        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        features = self.adapter.features(self.encoder, pixel_values)[0]
-        if self.projection is None:
-            return features
-        return self.projection(features.contiguous(memory_format=torch.channels_last))
+        with stage("encoder"):
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+            features = self.adapter.features(self.encoder, pixel_values)[0]
+            if self.projection is None:
+                return features
+            return self.projection(features.contiguous(memory_format=torch.channels_last))
 
 
 def can_stream(model: SalFoMForVideoSaliencyPrediction) -> bool:
     """Whether the encoder sees single frames and no adapter (PEFT) computes more than the weights tell."""
+    if not isinstance(model, nn.Module):  # One that was exported.
+        return False
     # Code that came with a model is this package's, but transformers may load it twice, under two names.
     known = ("torch.nn.", "transformers.", "transformers_modules.", "salfom_hf.")
     return model.salfom.adapter.framewise and all(type(part).__module__.startswith(known) for part in model.modules())
 
 
-__all__ = ["FrameEncoder", "StreamingDecoder", "can_stream"]
+@torch.inference_mode()
+def shared_maps(
+    model: SalFoMForVideoSaliencyPrediction, frames: Iterator[torch.Tensor], stride: int, batch_size: int
+) -> Iterator[torch.Tensor]:
+    """What [`window_maps`][salfom_hf.inference.sliding_window.window_maps] gives, of a model that can stream."""
+    first = next(frames, None)
+    if first is None:
+        return
+    frames = chain([first], frames)
+    encode, decoder = FrameEncoder(model.salfom), StreamingDecoder(model, tuple(first.shape[-2:]))
+    threads = torch.get_num_threads()
+    # Two networks side by side, each on half of the threads, wait less for another than one on all of them.
+    beside = model.device.type == "cpu" and threads > 1 and batch_size > 1
+
+    @torch.inference_mode()
+    def encode_one(frame: torch.Tensor) -> torch.Tensor:
+        with pytorch_threads(threads // 2):
+            return encode(frame.unsqueeze(0))[0]
+
+    def maps() -> Iterator[Map]:
+        for batch in batched(key_frames(features, stride, decoder.add_frame), batch_size):
+            yield from zip(batch, decoder.maps(batch), strict=True)
+
+    # One by one: what a CPU computes of a frame stays in its caches.
+    features = in_background(encode_one, frames, batch_size) if beside else encoded(encode, frames, batch_size)
+    with closing(features):
+        yield from on_threads(interpolated(maps()), threads - threads // 2 if beside else threads)
+
+
+def on_threads(maps: Iterator[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
+    """The same maps, each computed on `count` of PyTorch's threads; between them the caller has all of its own."""
+    while True:
+        with pytorch_threads(count):
+            saliency = next(maps, None)
+        if saliency is None:
+            return
+        yield saliency
+
+
+__all__ = ["FrameEncoder", "StreamingDecoder", "can_stream", "shared_maps"]

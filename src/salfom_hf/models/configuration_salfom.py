@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
-from .names import resolve
+from .names import takes_names
 
 
 @strict
@@ -15,11 +15,10 @@ class EfficientNetLiteConfig(PreTrainedConfig):
     Configuration of [`EfficientNetLiteModel`]; the defaults are Lite0.
 
     Args:
-        num_channels (`int`, defaults to 3): channels of a frame.
-        stem_channels (`int`, defaults to 32): channels after the first convolution (stride 2).
+        num_channels, stem_channels (`int`): channels of a frame, and after the first convolution (stride 2).
         stage_channels, stage_depths, stage_strides, stage_kernels, stage_expansions (lists of `int`): per stage the
             output channels, number of blocks, stride of the first block, depthwise kernel and expansion ratio.
-        batch_norm_eps (`float`, defaults to 1e-3): epsilon of the batch norms.
+        batch_norm_eps (`float`): epsilon of the batch norms.
     """
 
     model_type = "efficientnet_lite"
@@ -34,17 +33,8 @@ class EfficientNetLiteConfig(PreTrainedConfig):
     batch_norm_eps: float = 1e-3
 
     def validate_stages(self):
-        lengths = {
-            len(per_stage)
-            for per_stage in (
-                self.stage_channels,
-                self.stage_depths,
-                self.stage_strides,
-                self.stage_kernels,
-                self.stage_expansions,
-            )
-        }
-        if len(lengths) != 1:
+        names = ("channels", "depths", "strides", "kernels", "expansions")
+        if len({len(getattr(self, f"stage_{name}")) for name in names}) != 1:
             raise ValueError("stage_channels, _depths, _strides, _kernels and _expansions must have one length.")
 
     @property
@@ -64,19 +54,15 @@ class UMTConfig(PreTrainedConfig):
     `hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12`.
 
     Args:
-        image_size (`int` or pair of `int`, defaults to 224): height and width in pixels for which the position table
-            is stored. Other sizes are accepted by the model, which interpolates the table.
-        patch_size (`int`, defaults to 16): height and width of a patch in pixels.
-        num_frames (`int`, defaults to 16): frames for which the position table is stored.
-        num_channels (`int`, defaults to 3): channels of a frame.
-        hidden_size (`int`, defaults to 1024): width of the tokens.
-        intermediate_size (`int`, defaults to 4096): width of the hidden layer of the MLP.
-        num_hidden_layers (`int`, defaults to 24): transformer blocks.
-        num_attention_heads (`int`, defaults to 16): attention heads per block.
-        hidden_act (`str`, defaults to `"gelu"`): activation of the MLP.
-        layer_norm_eps (`float`, defaults to 1e-6): epsilon of the layer norms.
-        attention_dropout (`float`, defaults to 0.0): dropout on the attention weights.
-        initializer_range (`float`, defaults to 0.02): standard deviation of the initial weights.
+        image_size, num_frames (`int`, the former or a pair): height and width in pixels, and number of the frames for
+            which the position table is stored. The model interpolates it for others.
+        patch_size, num_channels (`int`): height and width of a patch in pixels, and channels of a frame.
+        hidden_size, intermediate_size (`int`): width of the tokens, and of the hidden layer of the MLP.
+        num_hidden_layers, num_attention_heads (`int`): transformer blocks, and attention heads of each.
+        hidden_act (`str`): activation of the MLP.
+        layer_norm_eps (`float`): epsilon of the layer norms.
+        attention_dropout (`float`): dropout on the attention weights.
+        initializer_range (`float`): standard deviation of the initial weights.
     """
 
     model_type = "umt"
@@ -125,34 +111,6 @@ def pair(value: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
 # --- Encoders: what the decoder and its configuration have to know of each ---
 
 
-def hidden_size(config: PreTrainedConfig) -> int:
-    return config.hidden_size
-
-
-def patch_side(config: PreTrainedConfig) -> int:
-    return max(pair(config.patch_size))
-
-
-def one(config: PreTrainedConfig) -> int:
-    return 1
-
-
-def tubelet_frames(config: PreTrainedConfig) -> int:
-    return config.tubelet_size
-
-
-def vivit_patch_side(config: PreTrainedConfig) -> int:
-    return max(config.tubelet_size[1:])
-
-
-def vivit_tubelet_frames(config: PreTrainedConfig) -> int:
-    return config.tubelet_size[0]
-
-
-def of_stride_32(config: PreTrainedConfig) -> int:
-    return 32
-
-
 def convnextv2_channels(config: PreTrainedConfig) -> int:
     fine, middle, coarse = config.hidden_sizes[-3:]
     return 4 * fine + middle + coarse
@@ -194,34 +152,42 @@ class EncoderAdapter:
 
     framewise: bool
     features: Callable | str
-    channels: Callable[[PreTrainedConfig], int] = hidden_size
-    stride: Callable[[PreTrainedConfig], int] = patch_side
-    frames_per_step: Callable[[PreTrainedConfig], int] = one
+    channels: Callable[[PreTrainedConfig], int] = lambda config: config.hidden_size
+    stride: Callable[[PreTrainedConfig], int] = lambda config: max(pair(config.patch_size))
+    frames_per_step: Callable[[PreTrainedConfig], int] = lambda config: 1
     prepare: Callable | str = "unprepared"
+
+
+def pyramid(features: str, channels: Callable[[PreTrainedConfig], int], prepare: str = "unprepared") -> EncoderAdapter:
+    """A frame-wise encoder of which feature maps of strides 8, 16 and 32 are read."""
+    return EncoderAdapter(True, features, channels, stride=lambda config: 32, prepare=prepare)
 
 
 # By model type. Functions that come with networks are named, so that configurations import none.
 ENCODERS: dict[str, EncoderAdapter] = {
-    "umt": EncoderAdapter(False, "umt_features"),
-    "videomae": EncoderAdapter(False, "videomae_features", frames_per_step=tubelet_frames, prepare="prepare_videomae"),
-    "vjepa2": EncoderAdapter(False, "vjepa2_features", frames_per_step=tubelet_frames, prepare="prepare_vjepa2"),
+    "umt": EncoderAdapter(False, "video_vit_features"),
+    "videomae": EncoderAdapter(
+        False,
+        "video_vit_features",
+        frames_per_step=lambda config: config.tubelet_size,
+        prepare="prepare_videomae",
+    ),
+    "vjepa2": EncoderAdapter(
+        False, "vjepa2_features", frames_per_step=lambda config: config.tubelet_size, prepare="prepare_vjepa2"
+    ),
     "timesformer": EncoderAdapter(False, "timesformer_features", prepare="prepare_timesformer"),
     "vivit": EncoderAdapter(
         False,
-        "vivit_features",
-        stride=vivit_patch_side,
-        frames_per_step=vivit_tubelet_frames,
+        "video_vit_features",
+        stride=lambda config: max(config.tubelet_size[1:]),
+        frames_per_step=lambda config: config.tubelet_size[0],
         prepare="prepare_vivit",
     ),
     "dinov2": EncoderAdapter(True, "image_vit_features", prepare="prepare_image_vit"),
     "dinov3_vit": EncoderAdapter(True, "image_vit_features", prepare="prepare_image_vit"),
-    "convnextv2": EncoderAdapter(
-        True, "convnextv2_features", channels=convnextv2_channels, stride=of_stride_32, prepare="prepare_convnextv2"
-    ),
-    "efficientnet": EncoderAdapter(True, "efficientnet_features", channels=efficientnet_channels, stride=of_stride_32),
-    "efficientnet_lite": EncoderAdapter(
-        True, "efficientnet_lite_features", channels=efficientnet_lite_channels, stride=of_stride_32
-    ),
+    "convnextv2": pyramid("convnextv2_features", convnextv2_channels, "prepare_convnextv2"),
+    "efficientnet": pyramid("efficientnet_features", efficientnet_channels),
+    "efficientnet_lite": pyramid("efficientnet_lite_features", efficientnet_lite_channels),
 }
 
 
@@ -240,18 +206,11 @@ def encoder_facts(config: PreTrainedConfig) -> EncoderAdapter:
     return ENCODERS[config.model_type]
 
 
+# Those that transformers does not know where saved code runs without the package.
 OWN_CONFIGS = {config.model_type: config for config in (UMTConfig, EfficientNetLiteConfig)}
 
 
-def encoder_config_of(model_type: str, **fields) -> PreTrainedConfig:
-    """The configuration of an encoder of this package or of transformers."""
-    if model_type in OWN_CONFIGS:
-        return OWN_CONFIGS[model_type](**fields)
-    from transformers import AutoConfig
-
-    return AutoConfig.for_model(model_type, **fields)
-
-
+@takes_names
 @strict
 class SalFoMConfig(PreTrainedConfig):
     r"""
@@ -319,7 +278,9 @@ class SalFoMConfig(PreTrainedConfig):
             encoder = dict(self.encoder_config)
             if "model_type" not in encoder:
                 raise ValueError("encoder_config needs a model_type, such as 'umt'.")
-            self.encoder_config = encoder_config_of(encoder.pop("model_type"), **encoder)
+            model_type = encoder.pop("model_type")
+            own = OWN_CONFIGS.get(model_type)
+            self.encoder_config = own(**encoder) if own else AutoConfig.for_model(model_type, **encoder)
         super().__post_init__(**kwargs)
 
     def validate_frames(self):
@@ -361,11 +322,6 @@ class SalFoMConfig(PreTrainedConfig):
             raise ValueError(f"output_stride must be 1, 2 or 4, not {self.output_stride}.")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be at least 0 and below 1, not {self.drop_path_rate}.")
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in transformers; also accepts the package's own names (`salfom_hf.models.names`)."""
-        return super().from_pretrained(resolve(pretrained_model_name_or_path), *args, **kwargs)
 
     @property
     def image_height_width(self) -> tuple[int, int]:

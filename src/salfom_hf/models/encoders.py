@@ -4,27 +4,30 @@ The encoders that SalFoM can stand on: what the entries of `ENCODERS` name.
 Feature functions turn the output of a transformers model into the feature volume `(batch, channels, time, rows,
 columns)` that the decoder reads. Video encoders see the whole clip; frame-wise encoders see one frame at a time, and
 their features can be kept while the window slides on. To add an encoder, write its feature function and its entry.
-
-What is private to one model of transformers is imported by the function that needs it: should it change there, the
-other encoders work on.
 """
 
+import os
 from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import ModelOutput
 
 from .configuration_salfom import ENCODERS, EncoderAdapter, encoder_facts, pair
-from .modeling_efficientnet_lite import EfficientNetLiteModel
-from .modeling_umt import UMTModel
 
-# Those that transformers does not have, and does not know where saved code runs without the package.
-OWN_MODELS = {model.config_class.model_type: model for model in (UMTModel, EfficientNetLiteModel)}
+# Those that transformers does not have: model type → module, class.
+OWN_MODELS = {
+    "umt": ("modeling_umt", "UMTModel"),
+    "efficientnet_lite": ("modeling_efficientnet_lite", "EfficientNetLiteModel"),
+}
 
 
-def tokens_to_volume(tokens: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+def tokens_to_volume(tokens: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
     """`(batch, time · rows · columns, channels)` to `(batch, channels, time, rows, columns)`."""
     return tokens.transpose(1, 2).unflatten(2, grid)
 
@@ -35,57 +38,113 @@ def fuse_scales(fine: torch.Tensor, middle: torch.Tensor, coarse: torch.Tensor) 
     return torch.cat([F.pixel_unshuffle(fine, 2), middle, coarse], dim=1)
 
 
+def interpolate_positions(
+    table: torch.Tensor, source: tuple[int, int, int], target: tuple[int, int, int]
+) -> torch.Tensor:
+    """
+    Resample a position table between token grids: linearly in time, bicubically in space.
+
+    Args:
+        table: `(1, frames · rows · columns, channels)` of the grid `source`.
+        source, target: grids (frames, rows, columns), of the table and wanted.
+
+    Returns:
+        `(1, frames · rows · columns, channels)` of the grid `target`, in the dtype of `table`.
+    """
+    channels = table.shape[-1]
+    positions = table.float().reshape(*source, channels)
+    if source[0] != target[0]:
+        over_time = positions.reshape(source[0], -1).T.unsqueeze(0)
+        over_time = F.interpolate(over_time, size=target[0], mode="linear", align_corners=False)
+        positions = over_time.squeeze(0).T.reshape(target[0], *source[1:], channels)
+    if source[1:] != target[1:]:
+        over_space = positions.permute(0, 3, 1, 2)
+        over_space = F.interpolate(over_space, size=target[1:], mode="bicubic", align_corners=False)
+        positions = over_space.permute(0, 2, 3, 1)
+    return positions.reshape(1, -1, channels).to(table.dtype)
+
+
+def check_clips(clips: torch.Tensor, num_frames: int, stride: int) -> None:
+    """
+    Raises:
+        TypeError: this is no float tensor, so that it cannot be what the processor gives.
+        ValueError: the number of frames or the size does not fit the model.
+    """
+    if not (isinstance(clips, torch.Tensor) and clips.is_floating_point()):
+        found = f"a tensor of {clips.dtype}" if isinstance(clips, torch.Tensor) else type(clips).__name__
+        raise TypeError(
+            f"This model takes a float tensor of normalised pixels, not {found}; make it with SalFoMVideoProcessor."
+        )
+    if clips.ndim != 5 or clips.shape[2] != 3:
+        raise ValueError(f"This model takes (batch, frames, 3, height, width), not {tuple(clips.shape)}.")
+    _, frames, _, height, width = clips.shape
+    if frames not in (1, num_frames):
+        raise ValueError(f"This model takes clips of {num_frames} frames, or stills of one frame, not {frames}.")
+    if height % stride or width % stride:
+        raise ValueError(f"This model takes heights and widths that {stride} divides, not {height}x{width}.")
+
+
+def encode(
+    encoder: PreTrainedModel, clips: torch.Tensor, num_frames: int, projection: nn.Module | None = None, **flags
+) -> tuple[torch.Tensor, ModelOutput]:
+    """
+    Clips to their feature volume `(batch, channels, time, rows, columns)`, and the encoder's own output. A frame-wise
+    encoder sees a still once, and its volume has one time step; others see it as often as a clip has frames.
+
+    Args:
+        clips: float `(batch, frames, 3, height, width)` of `num_frames` frames or one.
+        projection: what features `(…, channels, rows, columns)` go through, with a ReLU.
+        flags: `output_hidden_states` and `output_attentions`.
+    """
+    adapter = adapter_for(encoder.config)
+    check_clips(clips, num_frames, adapter.stride(encoder.config))
+    if adapter.framewise:
+        features, outputs = adapter.features(encoder, clips.flatten(0, 1), **flags)
+    else:
+        features, outputs = adapter.features(encoder, clips.expand(-1, num_frames, -1, -1, -1), **flags)
+        if projection is None:
+            return features, outputs
+        features = features.transpose(1, 2).flatten(0, 1)
+    if projection is not None:
+        features = projection(features).relu()
+    return features.unflatten(0, (len(clips), -1)).transpose(1, 2), outputs
+
+
 # --- Feature functions: (encoder, pixels, flags) to (features, the encoder's own output) ---
 
 
-def umt_features(encoder, pixels, **flags):
-    outputs = encoder(pixels, **flags)
-    _, frames, _, height, width = pixels.shape
-    patch = encoder.config.patch_size
-    return tokens_to_volume(outputs.last_hidden_state, (frames, height // patch, width // patch)), outputs
+def token_grid(encoder: PreTrainedModel, pixels: torch.Tensor) -> tuple[int, int, int]:
+    """Time steps, rows and columns of the tokens of clips `(batch, frames, 3, height, width)`."""
+    config, (frames, _, height, width) = encoder.config, pixels.shape[1:]
+    rows, columns = config.tubelet_size[1:] if config.model_type == "vivit" else pair(config.patch_size)
+    return frames // encoder_facts(config).frames_per_step(config), height // rows, width // columns
 
 
-def videomae_features(encoder, pixels, **flags):
+def video_vit_features(encoder, pixels, **flags):
     outputs = encoder(pixels, **flags)
-    _, frames, _, height, width = pixels.shape
-    rows, columns = pair(encoder.config.patch_size)
-    grid = (frames // encoder.config.tubelet_size, height // rows, width // columns)
-    return tokens_to_volume(outputs.last_hidden_state, grid), outputs
+    grid = token_grid(encoder, pixels)
+    # ViViT has a class token in front.
+    tokens = outputs.last_hidden_state[:, -grid[0] * grid[1] * grid[2] :]
+    return tokens_to_volume(tokens, grid), outputs
 
 
 def vjepa2_features(encoder, pixels, **flags):
-    _, frames, _, height, width = pixels.shape
-    rows, columns = pair(encoder.config.patch_size)
-    grid = (frames // encoder.config.tubelet_size, height // rows, width // columns)
-    outputs = encoder(pixels, skip_predictor=True, **flags)
-    return tokens_to_volume(outputs.last_hidden_state, grid), outputs
+    return video_vit_features(encoder, pixels, skip_predictor=True, **flags)
 
 
 def timesformer_features(encoder, pixels, **flags):
-    _, frames, _, height, width = pixels.shape
     outputs = encoder(pixels, **flags)
-    rows, columns = (height // pair(encoder.config.patch_size)[0], width // pair(encoder.config.patch_size)[1])
+    frames, rows, columns = token_grid(encoder, pixels)
     # A class token, then the patches with time running fastest.
     tokens = outputs.last_hidden_state[:, 1:].unflatten(1, (rows, columns, frames))
     return tokens.permute(0, 4, 3, 1, 2), outputs
 
 
-def vivit_features(encoder, pixels, **flags):
-    outputs = encoder(pixels, **flags)
-    _, frames, _, height, width = pixels.shape
-    tubelet, rows, columns = encoder.config.tubelet_size
-    grid = (frames // tubelet, height // rows, width // columns)
-    return tokens_to_volume(outputs.last_hidden_state[:, 1:], grid), outputs
-
-
 def image_vit_features(encoder, pixels, **flags):
     outputs = encoder(pixels, **flags)
-    rows, columns = (
-        side // patch for side, patch in zip(pixels.shape[-2:], pair(encoder.config.patch_size), strict=True)
-    )
+    _, rows, columns = token_grid(encoder, pixels.unsqueeze(1))
     # The class token and any register tokens stand in front.
-    patches = outputs.last_hidden_state[:, -rows * columns :]
-    return patches.transpose(1, 2).unflatten(2, (rows, columns)), outputs
+    return tokens_to_volume(outputs.last_hidden_state[:, -rows * columns :], (rows, columns)), outputs
 
 
 def convnextv2_features(encoder, pixels, **flags):
@@ -104,6 +163,63 @@ def efficientnet_lite_features(encoder, pixels, **flags):
     return fuse_scales(*outputs.feature_maps), outputs
 
 
+# --- Forward methods in place of the encoders' own: positions follow the size of the input ---
+
+
+def videomae_embeddings(embeddings, pixel_values, bool_masked_pos=None):
+    config = embeddings.config
+    features = embeddings.patch_embeddings.projection(pixel_values.transpose(1, 2))
+    (height, width), (rows, columns) = pair(config.image_size), pair(config.patch_size)
+    stored = (config.num_frames // config.tubelet_size, height // rows, width // columns)
+    positions = interpolate_positions(embeddings.position_embeddings, stored, tuple(features.shape[2:]))
+    return features.flatten(2).transpose(1, 2) + positions.to(features)
+
+
+def vivit_embeddings(embeddings, pixel_values, interpolate_pos_encoding=True):
+    features = embeddings.patch_embeddings.projection(pixel_values.transpose(1, 2))
+    (height, width), (patch_height, patch_width) = embeddings.image_size, embeddings.patch_size
+    rows, columns = height // patch_height, width // patch_width
+    stored = (embeddings.patch_embeddings.num_patches // (rows * columns), rows, columns)
+    of_class, of_patches = embeddings.position_embeddings[:, :1], embeddings.position_embeddings[:, 1:]
+    positions = torch.cat([of_class, interpolate_positions(of_patches, stored, tuple(features.shape[2:]))], dim=1)
+    cls_token = embeddings.cls_token.expand(features.shape[0], -1, -1)
+    return embeddings.dropout(torch.cat([cls_token, features.flatten(2).transpose(1, 2)], dim=1) + positions)
+
+
+def timesformer_embeddings(embeddings, pixel_values):
+    batch, frames = pixel_values.shape[:2]
+    patches = embeddings.patch_embeddings
+    features = patches.projection(pixel_values.flatten(0, 1)).unflatten(0, (batch, frames))
+    stored = [side // patch for side, patch in zip(patches.image_size, patches.patch_size, strict=True)]
+    of_class, of_patches = embeddings.position_embeddings[:, :1], embeddings.position_embeddings[:, 1:]
+    of_patches = interpolate_positions(of_patches, (1, *stored), (1, *features.shape[-2:]))
+    tokens = embeddings.pos_drop(features.flatten(3).transpose(2, 3) + of_patches.unsqueeze(1))
+    times = embeddings.time_embeddings
+    of_frames = interpolate_positions(times, (times.shape[1], 1, 1), (frames, 1, 1))
+    # Time runs fastest, behind the class token.
+    tokens = embeddings.time_drop(tokens + of_frames.unsqueeze(2)).transpose(1, 2).flatten(1, 2)
+    return torch.cat([embeddings.pos_drop(embeddings.cls_token.expand(batch, -1, -1) + of_class), tokens], dim=1)
+
+
+def vjepa2_encoder(encoder, pixel_values_videos, **kwargs):
+    """With rotary angles of the input's own grid, where the original takes a square one for granted."""
+    hidden_states = encoder.embeddings(pixel_values_videos)
+    rows, columns = (
+        side // patch
+        for side, patch in zip(pixel_values_videos.shape[-2:], pair(encoder.config.patch_size), strict=True)
+    )
+    token = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+    # In place of the masks, which are for training V-JEPA 2 itself: (time, row, column) of every token.
+    positions = torch.stack((token // (rows * columns), token // columns % rows, token % columns))
+    for layer in encoder.layer:
+        hidden_states = layer(hidden_states, positions, **kwargs)[0]
+    return BaseModelOutput(last_hidden_state=encoder.layernorm(hidden_states))
+
+
+def vjepa2_positions(x, masks):
+    return masks.unbind()
+
+
 # --- Preparation: what SalFoM does not use is removed, so that every parameter that exists is trained ---
 
 
@@ -112,10 +228,7 @@ def unprepared(encoder: PreTrainedModel, num_frames: int) -> None:
 
 
 def prepare_videomae(encoder, num_frames):
-    from .resizable_videomae import ResizableVideoMAEEmbeddings
-
-    # Changing the class keeps parameters, names and loaded weights as they are.
-    encoder.embeddings.__class__ = ResizableVideoMAEEmbeddings
+    encoder.embeddings.forward = partial(videomae_embeddings, encoder.embeddings)
 
 
 @dataclass(frozen=True)
@@ -131,29 +244,23 @@ class TimesformerLayerShape:
 
 
 def prepare_timesformer(encoder, num_frames):
-    from .resizable_timesformer import ResizableTimesformerEmbeddings
-
     if encoder.config.attention_type == "space_only":
         raise ValueError("TimeSformer with attention_type 'space_only' averages over time: SalFoM cannot read it.")
-    encoder.embeddings.__class__ = ResizableTimesformerEmbeddings
+    encoder.embeddings.forward = partial(timesformer_embeddings, encoder.embeddings)
     for layer in encoder.encoder.layer:
         layer.config = TimesformerLayerShape(num_frames)
 
 
 def prepare_vivit(encoder, num_frames):
-    from .resizable_vivit import ResizableVivitEmbeddings
-
     encoder.pooler = None
-    encoder.embeddings.__class__ = ResizableVivitEmbeddings
+    encoder.embeddings.forward = partial(vivit_embeddings, encoder.embeddings)
 
 
 def prepare_vjepa2(encoder, num_frames):
-    from .resizable_vjepa2 import ResizableVJEPA2Attention, ResizableVJEPA2Encoder
-
     encoder.predictor = None
-    encoder.encoder.__class__ = ResizableVJEPA2Encoder
+    encoder.encoder.forward = partial(vjepa2_encoder, encoder.encoder)
     for layer in encoder.encoder.layer:
-        layer.attention.__class__ = ResizableVJEPA2Attention
+        layer.attention.get_position_ids = vjepa2_positions
 
 
 def prepare_image_vit(encoder, num_frames):
@@ -182,13 +289,21 @@ def build_encoder(config: PreTrainedConfig, num_frames: int | None = None) -> Pr
     """An encoder with fresh weights, prepared for SalFoM with clips of so many frames; by default its own number."""
     adapter = adapter_for(config)
     if config.model_type in OWN_MODELS:
-        encoder = OWN_MODELS[config.model_type]._from_config(config)
+        module, name = OWN_MODELS[config.model_type]
+        # Not known to transformers where saved code runs without the package, which brings the one that it needs.
+        encoder = getattr(import_module(f".{module}", __package__), name)._from_config(config)
     else:
-        from transformers import AutoModel
-
         encoder = AutoModel.from_config(config)
     adapter.prepare(encoder, num_frames or getattr(config, "num_frames", 1))
     return encoder
 
 
-__all__ = ["ENCODERS", "EncoderAdapter", "adapter_for", "build_encoder"]
+def load_encoder(name: str | os.PathLike) -> PreTrainedModel:
+    """A pretrained encoder, by its folder or its name on the Hub."""
+    encoder = AutoModel.from_pretrained(name)
+    if os.path.isdir(name):  # A folder of this machine has no place in what is saved and perhaps published.
+        encoder.config._name_or_path = ""
+    return encoder
+
+
+__all__ = ["ENCODERS", "EncoderAdapter", "adapter_for", "build_encoder", "fuse_scales", "tokens_to_volume"]

@@ -34,12 +34,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def loading(name: str | os.PathLike) -> Iterator[None]:
-    """
-    Load a SalFoM model, of this name, inside; transformers writes no warnings and no progress bars meanwhile.
-
-    Raises:
-        LoadError: it cannot be loaded.
-    """
+    """Load a SalFoM model, of this name, inside, without chatter; what goes wrong is a `LoadError`."""
     try:
         with quiet():
             check_type(name)
@@ -53,12 +48,7 @@ def loading(name: str | os.PathLike) -> Iterator[None]:
 
 
 def check_type(name: str | os.PathLike) -> None:
-    """
-    Make sure that it is a SalFoM model: transformers would load any other one as one with random weights.
-
-    Raises:
-        LoadError: it is another model, or has no config.json that is one.
-    """
+    """Refuse what is no SalFoM model: transformers would load any other one as one with random weights."""
     from transformers import PretrainedConfig
 
     folder = resolve(name)

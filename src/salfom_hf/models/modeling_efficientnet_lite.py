@@ -11,9 +11,10 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs
+from transformers.utils.output_capturing import capture_outputs
 
-from .arguments import check_keywords, check_pixels
 from .configuration_salfom import EfficientNetLiteConfig
 
 
@@ -66,6 +67,7 @@ class EfficientNetLiteModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ("InvertedResidual",)
     _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": InvertedResidual}  # noqa: RUF012
 
     def __init__(self, config: EfficientNetLiteConfig):
         super().__init__(config)
@@ -95,38 +97,26 @@ class EfficientNetLiteModel(PreTrainedModel):
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out")
 
-    @can_return_tuple
-    def forward(
-        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs
-    ) -> BackboneOutput:
+    @capture_outputs
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
         r"""
+        Frames to feature maps.
+
         Args:
-            pixel_values: float `(batch, 3, height, width)` as `(x - 127) / 128` of 0…255; height and width are
-                multiples of 32.
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`):
+                Frames as `(x - 127) / 128` of 0…255; height and width are multiples of 32.
 
         Returns:
-            `BackboneOutput` with `feature_maps`, one `(batch, channels, height / stride, width / stride)` for each of
-            the strides 8, 16, 32, and on request `hidden_states` (stem and every block).
-
-        Raises:
-            TypeError: an argument is unknown, or the pixels are no float tensor.
-            ValueError: 32 does not divide height and width.
+            `BackboneOutput` with `feature_maps`, `(batch_size, channels, height / stride, width / stride)` for each of
+            the strides 8, 16 and 32; with `output_hidden_states=True` also `hidden_states`, of the stem and every
+            block.
         """
-        check_keywords(kwargs)
-        check_pixels(pixel_values)
-        height, width = pixel_values.shape[-2:]
-        if height % 32 or width % 32:
-            raise ValueError(f"EfficientNet-Lite takes heights and widths that 32 divides, not {height}x{width}.")
         features = self.stem(pixel_values.to(self.dtype))
-        hidden_states, by_stride = [features], {}
+        by_stride = {}
         for block, stride in zip(self.blocks, self.strides, strict=True):
             features = block(features)
-            hidden_states.append(features)
             by_stride[stride] = features
-        return BackboneOutput(
-            feature_maps=tuple(by_stride[stride] for stride in (8, 16, 32)),
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-        )
+        return BackboneOutput(feature_maps=tuple(by_stride[stride] for stride in (8, 16, 32)))
 
 
 __all__ = ["EfficientNetLiteModel"]

@@ -1,85 +1,42 @@
 """SalFoM: the encoder, the decoder's three branches, their fusion into one saliency map.
 
 Moradi et al., "SalFoM: Dynamic Saliency Prediction with Video Foundation Models", ICPR 2024 (arXiv 2404.03097).
+
+Feature volumes are `(batch, channels, time, rows, columns)`. One of a single time step stands for a still: the result
+is that of the same step repeated, at a fraction of the cost.
 """
 
 import math
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from .arguments import check_keywords, check_pixels
 from .configuration_salfom import SalFoMConfig
-from .encoders import EncoderAdapter, adapter_for, build_encoder
+from .encoders import EncoderAdapter, adapter_for, build_encoder, encode, load_encoder
 from .losses import saliency_loss
-from .modeling_umt import PicklableModel
-from .names import resolve
-
-
-@dataclass
-class SalFoMModelOutput(ModelOutput):
-    """
-    Output of [`SalFoMModel`]. A branch that is switched off gives `None`; `rows` and `columns` are those of the
-    feature volume, 1/16 of the input for the paper's encoder, and `scale` is `16 / config.output_stride`.
-
-    Args:
-        last_hidden_state: feature volume `(batch, channels, time, rows, columns)` that the decoder reads.
-        static_features: output of SFD, `(batch, channels, scale · rows, scale · columns)`.
-        transformer_features: output of TCFE, likewise.
-        dynamic_features: output of DFD, likewise.
-        hidden_states, attentions: those of the encoder, on request.
-    """
-
-    last_hidden_state: torch.FloatTensor | None = None
-    static_features: torch.FloatTensor | None = None
-    transformer_features: torch.FloatTensor | None = None
-    dynamic_features: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-@dataclass
-class SalFoMOutput(ModelOutput):
-    """
-    Output of [`SalFoMForVideoSaliencyPrediction`].
-
-    Args:
-        loss: scalar, when labels were given.
-        logits: `(batch, height, width)` at input size.
-        saliency: `sigmoid(logits)`, values in 0…1.
-        hidden_states, attentions: those of the encoder, on request.
-    """
-
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    saliency: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+from .names import takes_names
 
 
 def upsample(volume: torch.Tensor, scale: int) -> torch.Tensor:
     """Linear up-sampling of the last two dimensions of a 4-D or 5-D tensor, `align_corners=False`."""
     if scale == 1:
         return volume
-    if volume.ndim == 4:
-        return F.interpolate(volume, scale_factor=scale, mode="bilinear", align_corners=False)
-    return F.interpolate(volume, scale_factor=(1, scale, scale), mode="trilinear", align_corners=False)
+    mode, scales = ("bilinear", (scale, scale)) if volume.ndim == 4 else ("trilinear", (1, scale, scale))
+    return F.interpolate(volume, scale_factor=scales, mode=mode, align_corners=False)
 
 
 def convolve(convolution: nn.Conv3d, volume: torch.Tensor) -> torch.Tensor:
-    """
-    A convolution without padding in time, or of a still: there the taps see the same frame, and only their sum counts.
-
-    Args:
-        volume: `(batch, channels, time, rows, columns)`; `time` is 1 for a still, whatever the kernel.
-    """
+    """A convolution without padding in time; of a still, all taps see the same frame, and only their sum counts."""
     if volume.shape[2] > 1:
         return convolution(volume)
     # Without the dimension of time: 2-D convolutions are the faster ones.
@@ -95,24 +52,8 @@ def collapse(volume: torch.Tensor, convolutions: nn.ModuleList) -> torch.Tensor:
 
 
 def collapse_padded(volume: torch.Tensor, convolutions: nn.ModuleList) -> torch.Tensor:
-    """
-    [`collapse`] for kernels `(3, 1, 1)` of stride 2 that pad time with zeros, as SFD has them over DFD's volumes.
-
-    The padding stands before the first time step, so of a still that step and the others, equal among themselves, are
-    carried on.
-    """
-    if volume.shape[2] > 1:
-        return collapse(volume, convolutions)
-    first = others = volume.squeeze(2)
-    for convolution in convolutions:
-        before, now, after = convolution.weight[..., 0].unbind(2)
-        first = (F.conv2d(first, now[..., None], convolution.bias) + F.conv2d(others, after[..., None])).relu()
-        others = F.conv2d(others, (before + now + after)[..., None], convolution.bias).relu()
-    return first
-
-
-# Added to the attention between tokens that a cyclic shift brought together, as in Swin.
-SHIFT_MASK = -100.0
+    """[`collapse`] for kernels that pad time with zeros: the first of a still's steps differs from its others then."""
+    return collapse(volume.expand(-1, -1, 2 ** len(convolutions), -1, -1), convolutions)
 
 
 class TemporalWindowAttention(nn.Module):
@@ -120,8 +61,7 @@ class TemporalWindowAttention(nn.Module):
 
     def __init__(self, channels: int, num_heads: int, window: int):
         super().__init__()
-        self.num_heads = num_heads
-        self.window = window
+        self.num_heads, self.window = num_heads, window
         self.scaling = (channels // num_heads) ** -0.5
         self.qkv = nn.Linear(channels, 3 * channels)
         self.output = nn.Linear(channels, channels)
@@ -129,11 +69,10 @@ class TemporalWindowAttention(nn.Module):
 
     def forward(self, windows: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """`(batch, windows, steps, positions, channels)` to the same; `mask` is `(windows, steps, steps)`."""
-        steps = windows.shape[2]
         query, key, value = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         # b batch, w window, q and k steps, p position, h head, c channel
         scores = torch.einsum("bwqphc,bwkphc->bwphqk", query * self.scaling, key)
-        step = torch.arange(steps, device=windows.device)
+        step = torch.arange(windows.shape[2], device=windows.device)
         bias = self.relative_position_bias[step[:, None] - step[None, :] + self.window - 1]
         scores = scores + bias.permute(2, 0, 1)
         if mask is not None:
@@ -173,9 +112,9 @@ class TemporalSwinBlock(GradientCheckpointingLayer):
         if self.shift:
             hidden_states = hidden_states.roll(-self.shift, dims=1)
             # The roll carries the first steps behind the last ones; in the last window the two do not attend.
-            wrapped = torch.arange(steps, device=hidden_states.device) >= steps - self.shift
-            wrapped = wrapped.unflatten(0, (-1, self.window))
-            mask = hidden_states.new_full((), SHIFT_MASK) * (wrapped[:, :, None] != wrapped[:, None, :])
+            wrapped = torch.arange(steps, device=hidden_states.device).unflatten(0, (-1, self.window))
+            wrapped = wrapped >= steps - self.shift
+            mask = hidden_states.new_full((), -100.0) * (wrapped[:, :, None] != wrapped[:, None, :])
         windows = hidden_states.unflatten(1, (-1, self.window))
         hidden_states = self.attention(windows, mask).flatten(1, 2)
         return hidden_states.roll(self.shift, dims=1) if self.shift else hidden_states
@@ -193,13 +132,10 @@ class TCFEStage(nn.Module):
         super().__init__()
         kernel = (reduction, 1, 1)
         self.patch_embedding = nn.Conv3d(inputs, outputs, kernel_size=kernel, stride=kernel)
-        drop_path = [config.drop_path_rate * index / max(depth - 1, 1) for index in range(depth)]
-        self.blocks = nn.ModuleList(
-            [
-                TemporalSwinBlock(outputs, num_heads, reduction, index % 2 == 1, drop_path[index], config)
-                for index in range(depth)
-            ]
-        )
+        self.blocks = nn.ModuleList()
+        for index in range(depth):
+            drop_path = config.drop_path_rate * index / max(depth - 1, 1)
+            self.blocks.append(TemporalSwinBlock(outputs, num_heads, reduction, index % 2 == 1, drop_path, config))
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """`(batch, inputs, time, rows, columns)` to `(batch, outputs, time / reduction, rows, columns)`."""
@@ -212,36 +148,19 @@ class TCFEStage(nn.Module):
 
 
 class TCFE(nn.Module):
+    """Transformer-based complementary feature extraction: relations over long times."""
+
     def __init__(self, config: SalFoMConfig):
         super().__init__()
         channels = (config.feature_channels, *config.decoder_channels[1::2])
         first, second, third, fourth = config.time_reductions
         reductions = (first, second, third * fourth)
-        self.stages = nn.ModuleList(
-            [
-                TCFEStage(
-                    channels[i],
-                    channels[i + 1],
-                    reductions[i],
-                    config.tcfe_depths[i],
-                    config.tcfe_num_heads[i],
-                    config,
-                )
-                for i in range(3)
-            ]
-        )
+        sizes = zip(pairwise(channels), reductions, config.tcfe_depths, config.tcfe_num_heads, strict=True)
+        self.stages = nn.ModuleList([TCFEStage(*pair, *size, config) for pair, *size in sizes])
         self.last_scale = config.last_scales[0] * config.last_scales[1]
 
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            features: `(batch, channels, time, rows, columns)`; one time step stands for a still.
-
-        Returns:
-            What DFD adds at its 2nd step, `(batch, channels, time / 2, rows, columns)`; at its 4th,
-            `(batch, channels, time / 4, 4 rows, 4 columns)`; and the branch's own output,
-            `(batch, channels, 16 rows / output_stride, 16 columns / output_stride)`.
-        """
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Feature volume to what DFD adds to its volumes after the 2nd and 4th step, and the branch's own output."""
         first = self.stages[0](features)
         second = upsample(self.stages[1](first), 4)
         third = upsample(self.stages[2](second).squeeze(2), self.last_scale)
@@ -249,38 +168,20 @@ class TCFE(nn.Module):
 
 
 class DFD(nn.Module):
+    """Dynamic feature decoding: motion, by 3-D convolutions that shorten time while space grows."""
+
     def __init__(self, config: SalFoMConfig):
         super().__init__()
         channels = (config.feature_channels, *config.decoder_channels)
         second, fourth, fifth, sixth = config.time_reductions
-        reductions = (1, second, 1, fourth, fifth, sixth)
         self.scales = (1, 1, 2, 2, *config.last_scales)
-        self.steps = nn.ModuleList(
-            [
-                nn.Conv3d(
-                    channels[i],
-                    channels[i + 1],
-                    kernel_size=(reduction, 3, 3),
-                    stride=(reduction, 1, 1),
-                    padding=(0, 1, 1),
-                    bias=False,
-                )
-                for i, reduction in enumerate(reductions)
-            ]
-        )
+        self.steps = nn.ModuleList()
+        for pair, reduction in zip(pairwise(channels), (1, second, 1, fourth, fifth, sixth), strict=True):
+            kernel, stride = (reduction, 3, 3), (reduction, 1, 1)
+            self.steps.append(nn.Conv3d(*pair, kernel, stride, padding=(0, 1, 1), bias=False))
 
-    def forward(
-        self, features: torch.Tensor, transformer: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            features: `(batch, channels, time, rows, columns)`; one time step stands for a still.
-            transformer: what TCFE gives for the 2nd and 4th step, `None` without that branch.
-
-        Returns:
-            The volumes after the 2nd and the 4th step, which SFD reads, and the branch's own output,
-            `(batch, channels, 16 rows / output_stride, 16 columns / output_stride)`.
-        """
+    def forward(self, features: torch.Tensor, transformer: list[torch.Tensor] | None) -> tuple[torch.Tensor, ...]:
+        """Feature volume, and what TCFE gives, to the volumes after the 2nd and 4th step and the branch's output."""
         volumes = []
         for index, (step, scale) in enumerate(zip(self.steps, self.scales, strict=True)):
             features = upsample(convolve(step, features).relu(), scale)
@@ -290,52 +191,31 @@ class DFD(nn.Module):
         return volumes[1], volumes[3], features.squeeze(2)
 
 
-def halvings(steps: int) -> int:
-    """How often `steps`, a power of two, can be halved."""
-    return steps.bit_length() - 1
+def halving(channels: int, steps: int, kernel: tuple, padding: tuple, bias: bool) -> nn.ModuleList:
+    """Convolutions that halve the time until one of `steps`, a power of two, is left."""
+    count = steps.bit_length() - 1
+    return nn.ModuleList([nn.Conv3d(channels, channels, kernel, (2, 1, 1), padding, bias=bias) for _ in range(count)])
 
 
 class SFD(nn.Module):
+    """Static feature decoding: what is there, whenever; time is collapsed at once."""
+
     def __init__(self, config: SalFoMConfig):
         super().__init__()
         inputs = config.feature_channels
         c1, c2, c3, c4, c5, c6 = config.decoder_channels
         time, (second, fourth, *_) = config.time_steps, config.time_reductions
-
-        self.temporal = nn.ModuleList(
-            [
-                nn.Conv3d(inputs, inputs, (2, 3, 3), stride=(2, 1, 1), padding=(0, 1, 1), bias=False)
-                for _ in range(halvings(time))
-            ]
-        )
-
-        def from_dynamic(channels: int, steps: int) -> nn.ModuleList:
-            return nn.ModuleList(
-                [
-                    nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1), padding=(1, 0, 0))
-                    for _ in range(halvings(steps))
-                ]
-            )
-
+        self.temporal = halving(inputs, time, (2, 3, 3), (0, 1, 1), bias=False)
         # Without DFD there is nothing to read, and modules that nothing uses would never be trained.
-        self.from_dynamic_2 = from_dynamic(c2, time // second if config.use_dfd else 1)
-        self.from_dynamic_4 = from_dynamic(c4, time // (second * fourth) if config.use_dfd else 1)
-
+        steps_2, steps_4 = (time // second, time // (second * fourth)) if config.use_dfd else (1, 1)
+        self.from_dynamic_2 = halving(c2, steps_2, (3, 1, 1), (1, 0, 0), bias=True)
+        self.from_dynamic_4 = halving(c4, steps_4, (3, 1, 1), (1, 0, 0), bias=True)
         self.scales = (1, 1, 1, 1, 2, 2, 1, *config.last_scales)
         channels = (inputs, c1, c2, c2, c3, c4, c4, c5, c6, c6)
-        self.spatial = nn.ModuleList(
-            [nn.Conv2d(channels[i], channels[i + 1], 3, padding=1, bias=False) for i in range(len(self.scales))]
-        )
+        self.spatial = nn.ModuleList([nn.Conv2d(*pair, 3, padding=1, bias=False) for pair in pairwise(channels)])
 
-    def forward(self, features: torch.Tensor, dynamic: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
-        """
-        Args:
-            features: `(batch, channels, time, rows, columns)`; one time step stands for a still.
-            dynamic: DFD's volumes after its 2nd and 4th step, `None` without that branch.
-
-        Returns:
-            `(batch, channels, 16 rows / output_stride, 16 columns / output_stride)`.
-        """
+    def forward(self, features: torch.Tensor, dynamic: list[torch.Tensor] | None) -> torch.Tensor:
+        """Feature volume, and those of DFD after its 2nd and 4th step, to the branch's output."""
         static = collapse(features, self.temporal)
         for index, (convolution, scale) in enumerate(zip(self.spatial, self.scales, strict=True)):
             static = upsample(convolution(static).relu(), scale)
@@ -353,9 +233,7 @@ class Fusion(nn.Module):
         super().__init__()
         branches = config.use_sfd + config.use_tcfe + config.use_dfd
         channels = (branches * config.decoder_channels[-1], *config.fusion_channels, 1)
-        self.convolutions = nn.ModuleList(
-            [nn.Conv2d(channels[i], channels[i + 1], 3, padding=1, bias=False) for i in range(3)]
-        )
+        self.convolutions = nn.ModuleList([nn.Conv2d(*pair, 3, padding=1, bias=False) for pair in pairwise(channels)])
 
     def forward(self, branches: list[torch.Tensor]) -> torch.Tensor:
         first, second, last = self.convolutions
@@ -365,15 +243,12 @@ class Fusion(nn.Module):
 class CenterPrior(nn.Module):
     """
     People look at the centre more than at the border, and at moving pictures more so than at stills: learned
-    log-densities, added to the logits.
-
-    The one of moving pictures, at first a Gaussian, counts in the measure in which the features change from frame to
-    frame; that of stills, at first flat, always.
+    log-densities, added to the logits. That of stills, at first flat, counts always; that of moving pictures, at first
+    a Gaussian, in the measure in which the features change from frame to frame.
     """
 
     GRID = (12, 16)
-    # Standard deviation of the initial Gaussian as a fraction of the frame.
-    SIGMA = 0.22
+    SIGMA = 0.22  # Standard deviation of the initial Gaussian as a fraction of the frame.
     # Features of filmed scenes change by 2 to 20 % from frame to frame; at first, 2 % make 63 % of a moving picture.
     SENSITIVITY = 50.0
 
@@ -397,14 +272,7 @@ class CenterPrior(nn.Module):
         return -torch.expm1(-change * self.log_sensitivity.exp())
 
     def forward(self, features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """
-        Args:
-            features: `(batch, channels, time, rows, columns)`; one time step stands for a still.
-            size: (height, width) of the map.
-
-        Returns:
-            `(batch, 1, height, width)`.
-        """
+        """Feature volume and the (height, width) of the map to what is added to it: `(batch, 1, height, width)`."""
         still, moving = self.log_densities(size)
         if features.shape[2] == 1:
             return still.expand(len(features), 1, *size)
@@ -413,22 +281,54 @@ class CenterPrior(nn.Module):
         return still + self.motion(change).view(-1, 1, 1, 1) * moving
 
 
-class SalFoMPreTrainedModel(PicklableModel):
+@dataclass
+class SalFoMModelOutput(ModelOutput):
+    """
+    Output of [`SalFoMModel`]; a branch that is switched off gives `None`.
+
+    Args:
+        last_hidden_state: feature volume `(batch, channels, time, rows, columns)` that the decoder reads.
+        static_features, transformer_features, dynamic_features: outputs of SFD, TCFE and DFD,
+            `(batch, channels, 16 rows / output_stride, 16 columns / output_stride)`.
+        hidden_states, attentions: those of the encoder, on request; `attentions` is `None` where it has none.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    static_features: torch.FloatTensor | None = None
+    transformer_features: torch.FloatTensor | None = None
+    dynamic_features: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class SalFoMOutput(ModelOutput):
+    """
+    Output of [`SalFoMForVideoSaliencyPrediction`].
+
+    Args:
+        loss: scalar, when labels were given.
+        logits: `(batch, height, width)` at input size.
+        saliency: `sigmoid(logits)`, values in 0…1.
+        hidden_states, attentions: those of the encoder, on request; `attentions` is `None` where it has none.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    saliency: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@takes_names
+class SalFoMPreTrainedModel(PreTrainedModel):
     config: SalFoMConfig
     base_model_prefix = "salfom"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
     supports_gradient_checkpointing = True
     _no_split_modules = ("TemporalSwinBlock", "UMTEmbeddings", "UMTLayer", "InvertedResidual")
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in transformers; also accepts the package's own names (`salfom_hf.models.names`)."""
-        return super().from_pretrained(resolve(pretrained_model_name_or_path), *args, **kwargs)
+    _supports_sdpa = True  # And no more, as TCFE computes its own; encoders may, when they are told by themselves.
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -464,7 +364,6 @@ class SalFoMModel(SalFoMPreTrainedModel):
         self.tcfe = TCFE(config) if config.use_tcfe else None
         self.dfd = DFD(config) if config.use_dfd else None
         self.sfd = SFD(config) if config.use_sfd else None
-        self._frozen_parts: tuple[str, ...] = ()
         self.post_init()
 
     @property
@@ -474,139 +373,49 @@ class SalFoMModel(SalFoMPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
 
-    def train(self, mode: bool = True):
-        """As in torch; frozen parts stay in evaluation mode, so that their batch norms and dropout do not change."""
-        super().train(mode)
-        for part in self._frozen_parts:
-            getattr(self, part).eval()
-        return self
-
-    def freeze(self, *parts: str) -> None:
-        """
-        Exclude parts from training.
-
-        Args:
-            parts: any of `"encoder"`, `"projection"`, `"tcfe"`, `"dfd"`, `"sfd"`.
-
-        Raises:
-            ValueError: this model has no such part.
-        """
-        available = [name for name, _ in self.named_children()]
-        for part in parts:
-            if part not in available:
-                raise ValueError(f"No part '{part}' to freeze; this model has {', '.join(available)}.")
-        self._frozen_parts = tuple(dict.fromkeys(self._frozen_parts + parts))
-        for part in parts:
-            getattr(self, part).requires_grad_(False)
-        self.train(self.training)
-
-    def check_input(self, pixel_values_videos: torch.Tensor) -> None:
-        check_pixels(pixel_values_videos)
-        if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != 3:
-            raise ValueError(
-                f"This model takes (batch, frames, 3, height, width), not {tuple(pixel_values_videos.shape)}."
-            )
-        _, frames, _, height, width = pixel_values_videos.shape
-        if frames not in (1, self.config.num_frames):
-            raise ValueError(
-                f"This model takes clips of {self.config.num_frames} frames, or stills of one frame, not {frames}."
-            )
-        stride = self.adapter.stride(self.config.encoder_config)
-        if height % stride or width % stride:
-            raise ValueError(f"This model takes heights and widths that {stride} divides, not {height}x{width}.")
-
     def encode(self, pixel_values_videos: torch.Tensor, **flags) -> tuple[torch.Tensor, ModelOutput]:
-        """
-        Clips `(batch, frames, 3, height, width)` to the feature volume that the decoder reads. A frame-wise encoder
-        sees a still once, and its volume has one time step; any other encoder sees it as often as a clip has frames.
-        """
-        self.check_input(pixel_values_videos)
-        if pixel_values_videos.shape[1] == 1 and not self.adapter.framewise:
-            pixel_values_videos = pixel_values_videos.expand(-1, self.config.num_frames, -1, -1, -1)
-        batch, frames = pixel_values_videos.shape[:2]
-        if not self.adapter.framewise:
-            features, outputs = self.adapter.features(self.encoder, pixel_values_videos, **flags)
-            return self.project(features), outputs
-        features, outputs = self.adapter.features(self.encoder, pixel_values_videos.flatten(0, 1), **flags)
-        return self.project(features).unflatten(0, (batch, frames)).transpose(1, 2), outputs
-
-    def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """
-        Single frames to their slices of the feature volume; stacked along a new time dimension, the slices of
-        `num_frames` frames are what `encode` gives for their clip. Only for frame-wise encoders.
-
-        Args:
-            pixel_values: float `(frames, 3, height, width)`.
-
-        Returns:
-            `(frames, channels, rows, columns)`.
-        """
-        if not self.adapter.framewise:
-            raise ValueError(f"Encoders of type '{self.config.encoder_config.model_type}' do not see single frames.")
-        check_pixels(pixel_values)
-        return self.project(self.adapter.features(self.encoder, pixel_values)[0])
-
-    def project(self, features: torch.Tensor) -> torch.Tensor:
-        if self.projection is None:
-            return features
-        if features.ndim == 4:
-            return self.projection(features).relu()
-        batch = features.shape[0]
-        features = self.projection(features.transpose(1, 2).flatten(0, 1)).relu()
-        return features.unflatten(0, (batch, -1)).transpose(1, 2)
+        """Clips `(batch, frames, 3, height, width)` to the feature volume, and the encoder's own output."""
+        return encode(self.encoder, pixel_values_videos, self.config.num_frames, self.projection, **flags)
 
     def decode(self, features: torch.Tensor) -> SalFoMModelOutput:
-        """
-        Feature volume `(batch, channels, time, rows, columns)` to the outputs of the branches. One time step stands
-        for a still, at a fraction of the cost of that step repeated, and with the same result.
-        """
-        from_transformer, transformer_features = None, None
+        """Feature volume to the outputs of the branches."""
+        from_transformer = from_dynamic = transformer = dynamic = static = None
         if self.tcfe is not None:
-            *from_transformer, transformer_features = self.tcfe(features)
-        from_dynamic, dynamic_features = None, None
+            *from_transformer, transformer = self.tcfe(features)
         if self.dfd is not None:
-            *from_dynamic, dynamic_features = self.dfd(features, from_transformer)
-        static_features = self.sfd(features, from_dynamic) if self.sfd is not None else None
-        return SalFoMModelOutput(
-            last_hidden_state=features,
-            static_features=static_features,
-            transformer_features=transformer_features,
-            dynamic_features=dynamic_features,
-        )
+            *from_dynamic, dynamic = self.dfd(features, from_transformer)
+        if self.sfd is not None:
+            static = self.sfd(features, from_dynamic)
+        return SalFoMModelOutput(features, static, transformer, dynamic)
 
     @can_return_tuple
-    def forward(
-        self,
-        pixel_values_videos: torch.Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        **kwargs,
-    ) -> SalFoMModelOutput:
+    def forward(self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> SalFoMModelOutput:
         r"""
+        Clips to the features of the decoder's branches.
+
         Args:
-            pixel_values_videos: float `(batch, frames, 3, height, width)`, normalised as [`SalFoMVideoProcessor`]
-                does; `config.num_frames` frames, or one, which stands for a still; height and width multiples of the
-                encoder's stride.
-            output_hidden_states, output_attentions: whether to return those of the encoder.
-            kwargs: those of `TransformersKwargs`, which change nothing.
+            pixel_values_videos (`torch.FloatTensor` of shape `(batch_size, frames, 3, height, width)`):
+                Clips, normalised as [`SalFoMVideoProcessor`] does: `config.num_frames` frames, or one, which stands
+                for a still; height and width are multiples of the encoder's stride.
+            output_hidden_states, output_attentions (`bool`, default to those of the configuration):
+                Whether to return those of the encoder; for attentions, most need `attn_implementation="eager"`.
+
+        Returns:
+            [`SalFoMModelOutput`], or with `return_dict=False` a tuple of what it holds.
 
         Raises:
             TypeError: an argument is unknown, or the pixels are no float tensor.
             ValueError: the number of frames or the size does not fit the model.
         """
-        check_keywords(kwargs)
-        flags = {
-            "output_hidden_states": self.config.output_hidden_states
-            if output_hidden_states is None
-            else output_hidden_states,
-            "output_attentions": self.config.output_attentions if output_attentions is None else output_attentions,
-        }
-        features, encoder_outputs = self.encode(pixel_values_videos, **flags)
+        if unknown := sorted(kwargs.keys() - TransformersKwargs.__annotations__.keys()):
+            raise TypeError(f"This model's forward has no argument {', '.join(unknown)}; check the spelling.")
+        names = ("output_hidden_states", "output_attentions")
+        wanted = {name: getattr(self.config, name) if kwargs.get(name) is None else kwargs[name] for name in names}
+        features, encoded = self.encode(pixel_values_videos, **wanted)
         outputs = self.decode(features)
-        if flags["output_hidden_states"]:
-            outputs.hidden_states = encoder_outputs.hidden_states
-        if flags["output_attentions"]:
-            outputs.attentions = getattr(encoder_outputs, "attentions", None)
+        # Some encoders always give their hidden states, of which the features are made.
+        outputs.hidden_states = encoded.hidden_states if wanted["output_hidden_states"] else None
+        outputs.attentions = getattr(encoded, "attentions", None) if wanted["output_attentions"] else None
         return outputs
 
 
@@ -623,39 +432,20 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
         self.center_prior = CenterPrior() if config.center_prior else None
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.salfom.get_input_embeddings()
-
     @classmethod
-    def from_encoder_pretrained(cls, encoder: str | os.PathLike, **config_kwargs):
-        """
-        A model for fine-tuning: a pretrained encoder under a decoder with fresh weights.
-
-        Args:
-            encoder: folder or Hub name of any encoder in `salfom_hf.encoders.ENCODERS`, for instance what
-                `salfom convert` made of a UMT checkpoint.
-            config_kwargs: fields of [`SalFoMConfig`].
-        """
-        from transformers import AutoModel
-
-        pretrained = AutoModel.from_pretrained(encoder)
-        if os.path.isdir(encoder):  # A folder of this machine has no place in what is saved and perhaps published.
-            pretrained.config._name_or_path = ""
-        model = cls(SalFoMConfig(encoder_config=pretrained.config, **config_kwargs))
+    def from_encoder_pretrained(cls, encoder: str | os.PathLike, **fields) -> "SalFoMForVideoSaliencyPrediction":
+        """For fine-tuning: a pretrained encoder (folder or Hub name) under a new decoder; `fields` of the config."""
+        pretrained = load_encoder(encoder)
+        model = cls(SalFoMConfig(encoder_config=pretrained.config, **fields))
         model.salfom.adapter.prepare(pretrained, model.config.num_frames)
         model.salfom.encoder = pretrained
         return model.to(pretrained.dtype).eval()
 
-    def freeze(self, *parts: str) -> None:
-        """Exclude parts from training: `"fusion"`, `"center_prior"`, or any that [`SalFoMModel.freeze`] knows."""
-        own = [part for part in parts if part in ("fusion", "center_prior") and getattr(self, part) is not None]
-        self.salfom.freeze(*(part for part in parts if part not in own))
-        for part in own:
-            getattr(self, part).requires_grad_(False)
-
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """See [`SalFoMModel.encode_frames`]."""
-        return self.salfom.encode_frames(pixel_values)
+        """Frames `(frames, 3, height, width)`, each to its slice `(channels, rows, columns)` of the feature volume."""
+        if not self.salfom.adapter.framewise:
+            raise ValueError(f"Encoders of type '{self.config.encoder_config.model_type}' do not see single frames.")
+        return self.salfom.encode(pixel_values.unsqueeze(1))[0].squeeze(2)
 
     def fuse(self, branches: SalFoMModelOutput, size: tuple[int, int]) -> torch.Tensor:
         """Outputs of the branches to logits `(batch, height, width)` of the given size."""
@@ -668,32 +458,31 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
         return logits.squeeze(1)
 
     def decode(self, features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """
-        Feature volume to logits.
-
-        Args:
-            features: `(batch, channels, time, rows, columns)`, from [`SalFoMModel.encode`] or stacked slices of
-                `encode_frames`; one time step stands for a still.
-            size: (height, width) of the frames.
-
-        Returns:
-            `(batch, height, width)`.
-        """
+        """Feature volume, such as slices of `encode_frames`, to logits at the (height, width) of the frames."""
         return self.fuse(self.salfom.decode(features), size)
 
     @can_return_tuple
-    def forward(self, pixel_values_videos: torch.Tensor, labels: torch.Tensor | None = None, **kwargs) -> SalFoMOutput:
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SalFoMOutput:
         r"""
+        Clips to the saliency maps of their last frames.
+
         Args:
-            pixel_values_videos: float `(batch, frames, 3, height, width)`, normalised as [`SalFoMVideoProcessor`]
-                does; `config.num_frames` frames, or one, which stands for a still; height and width multiples of the
-                encoder's stride.
-            labels: densities `(batch, height', width')` of the last frames, of any size, to compute the loss.
-            kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
+            pixel_values_videos (`torch.FloatTensor` of shape `(batch_size, frames, 3, height, width)`):
+                Clips, as for [`SalFoMModel`].
+            labels (`torch.FloatTensor` of shape `(batch_size, label_height, label_width)`, *optional*):
+                Densities of the last frames, at any size, for the loss.
+            output_hidden_states, output_attentions (`bool`, *optional*): As for [`SalFoMModel`].
+
+        Returns:
+            [`SalFoMOutput`], or with `return_dict=False` a tuple of what it holds.
 
         Raises:
-            TypeError: an argument is unknown, or the pixels are no float tensor.
-            ValueError: the number of frames, the size or the labels do not fit the model.
+            ValueError: the labels do not fit the clips; and what [`SalFoMModel`] raises.
         """
         branches = self.salfom(pixel_values_videos, **{**kwargs, "return_dict": True})
         logits = self.fuse(branches, tuple(pixel_values_videos.shape[-2:]))
@@ -703,22 +492,7 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
                 found = tuple(labels.shape) if isinstance(labels, torch.Tensor) else type(labels).__name__
                 raise ValueError(f"labels must be a tensor ({len(logits)}, height, width), not {found}.")
             loss = saliency_loss(logits, labels, self.config.kl_weight, self.config.cc_weight)
-        return SalFoMOutput(
-            loss=loss,
-            logits=logits,
-            saliency=logits.sigmoid(),
-            hidden_states=branches.hidden_states,
-            attentions=branches.attentions,
-        )
+        return SalFoMOutput(loss, logits, logits.sigmoid(), branches.hidden_states, branches.attentions)
 
 
-__all__ = [
-    "SalFoMForVideoSaliencyPrediction",
-    "SalFoMModel",
-    "SalFoMModelOutput",
-    "SalFoMOutput",
-    "SalFoMPreTrainedModel",
-    "collapse",
-    "collapse_padded",
-    "convolve",
-]
+__all__ = ["SalFoMForVideoSaliencyPrediction", "SalFoMModel", "SalFoMModelOutput", "SalFoMOutput"]

@@ -6,7 +6,6 @@ space-time attention: every frame is cut into patches, and all patches of all fr
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 
 import torch
 from torch import nn
@@ -17,11 +16,12 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
-from .arguments import check_keywords, check_pixels
 from .configuration_salfom import UMTConfig
+from .encoders import interpolate_positions
 
 # Every published UMT model derives its position table from this grid of (frames, rows, columns).
 PRETRAINING_GRID = (8, 14, 14)
@@ -34,33 +34,6 @@ def sinusoidal_table(num_positions: int, width: int, device: torch.device | None
     frequency = 10000.0 ** (-2.0 * (channel // 2).double() / width)
     angle = torch.arange(num_positions, device=device).double()[:, None] * frequency
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()
-
-
-def interpolate_positions(
-    table: torch.Tensor, source: tuple[int, int, int], target: tuple[int, int, int]
-) -> torch.Tensor:
-    """
-    Resample a position table between token grids: linearly in time, bicubically in space.
-
-    Args:
-        table: `(1, frames · rows · columns, channels)` of the grid `source`.
-        source: (frames, rows, columns) of the table.
-        target: (frames, rows, columns) wanted.
-
-    Returns:
-        `(1, frames · rows · columns, channels)` of the grid `target`, in the dtype of `table`.
-    """
-    channels = table.shape[-1]
-    positions = table.float().reshape(*source, channels)
-    if source[0] != target[0]:
-        over_time = positions.reshape(source[0], -1).T.unsqueeze(0)
-        over_time = F.interpolate(over_time, size=target[0], mode="linear", align_corners=False)
-        positions = over_time.squeeze(0).T.reshape(target[0], *source[1:], channels)
-    if source[1:] != target[1:]:
-        over_space = positions.permute(0, 3, 1, 2)
-        over_space = F.interpolate(over_space, size=target[1:], mode="bicubic", align_corners=False)
-        positions = over_space.permute(0, 2, 3, 1)
-    return positions.reshape(1, -1, channels).to(table.dtype)
 
 
 class UMTEmbeddings(nn.Module):
@@ -174,31 +147,7 @@ class UMTLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
-class PicklableModel(PreTrainedModel):
-    """A model that pickles even after hidden states or attentions were asked for, and gives them once loaded."""
-
-    def __getstate__(self) -> dict:
-        # What transformers records them with does not pickle; it is installed again when it is next needed.
-        for module in self.modules():
-            module.__dict__.pop("_output_capturing_hooks_installed", None)
-            for key, hook in list(module._forward_hooks.items()):
-                if getattr(hook, "__module__", None) == "transformers.utils.output_capturing":
-                    del module._forward_hooks[key]
-        return super().__getstate__()
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        # In a new process, no model of these classes may have been built yet, which is when transformers notes this in
-        # a table of its own, which other versions may not have.
-        with suppress(ImportError):
-            from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
-
-            for module in self.modules():
-                if isinstance(module, PreTrainedModel):
-                    _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
-
-
-class UMTPreTrainedModel(PicklableModel):
+class UMTPreTrainedModel(PreTrainedModel):
     config: UMTConfig
     base_model_prefix = "umt"
     main_input_name = "pixel_values_videos"
@@ -228,9 +177,7 @@ class UMTPreTrainedModel(PicklableModel):
 
 
 class UMTModel(UMTPreTrainedModel):
-    """
-    UMT encoder without head. As in SalFoM, the last block's tokens are returned without a final norm.
-    """
+    """UMT encoder without head. As in SalFoM, the last block's tokens are returned without a final norm."""
 
     def __init__(self, config: UMTConfig):
         super().__init__(config)
@@ -241,24 +188,23 @@ class UMTModel(UMTPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embedding
 
-    @merge_with_config_defaults
     @capture_outputs
-    def forward(self, pixel_values_videos: torch.Tensor, **kwargs) -> BaseModelOutput:
+    def forward(self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
         r"""
+        Clips to tokens.
+
         Args:
-            pixel_values_videos: float `(batch, frames, channels, height, width)`, normalised with the ImageNet mean
-                and standard deviation; height and width are multiples of the patch size.
+            pixel_values_videos (`torch.FloatTensor` of shape `(batch_size, frames, channels, height, width)`):
+                Clips, normalised with the ImageNet mean and standard deviation; height and width are multiples of the
+                patch size.
 
         Returns:
-            `BaseModelOutput` with `last_hidden_state` `(batch, tokens, hidden_size)`, tokens in the order
-            (time, row, column); on request `hidden_states` and `attentions` (the latter with eager attention only).
+            `BaseModelOutput` with `last_hidden_state` `(batch_size, tokens, hidden_size)`, tokens in the order (time,
+            row, column); on request `hidden_states`, and with eager attention `attentions`.
 
         Raises:
-            TypeError: an argument is unknown, or the pixels are no float tensor.
             ValueError: the patches do not divide the frames.
         """
-        check_keywords(kwargs)
-        check_pixels(pixel_values_videos)
         hidden_states = self.embeddings(pixel_values_videos)
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)

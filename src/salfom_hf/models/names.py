@@ -3,9 +3,13 @@
 import json
 import os
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 from huggingface_hub.constants import HF_HOME
+
+Class = TypeVar("Class", bound=type)
 
 SHIPPED = Path(__file__).parents[1] / "weights"
 
@@ -32,7 +36,7 @@ def holds_model(folder: str | os.PathLike) -> bool:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind in (None, "salfom"):
         return kind is not None
-    from .encoders import ENCODERS
+    from .configuration_salfom import ENCODERS
 
     return kind in ENCODERS
 
@@ -67,4 +71,16 @@ def local(*names: str | os.PathLike) -> list[Path]:
     return found
 
 
-__all__ = ["KNOWN", "NotInstalledError", "holds_model", "installed", "local", "resolve"]
+def takes_names(kind: Class) -> Class:
+    """Let `from_pretrained` of a class take the package's own names; code that goes with a model leaves this out."""
+    load = kind.from_pretrained.__func__
+
+    @wraps(load)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        return load(cls, resolve(pretrained_model_name_or_path), *args, **kwargs)
+
+    kind.from_pretrained = classmethod(from_pretrained)
+    return kind
+
+
+__all__ = ["KNOWN", "NotInstalledError", "holds_model", "installed", "local", "resolve", "takes_names"]

@@ -3,8 +3,9 @@
 import math
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -23,8 +25,11 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
-from ..video.reading import probe, read_frames, rgb_of
-from .names import resolve
+from ..video.reading import IMAGE_RATE, Frame, probe, read_frames, rgb_of
+from .names import takes_names
+
+# Standard deviation of the Gaussian that the maps of stills are blurred with, as a share of their width.
+STILL_BLUR = 0.012
 
 # Options of transformers' video processors that have one value here.
 FIXED = {
@@ -39,13 +44,7 @@ FIXED = {
 
 
 class SalFoMVideosKwargs(VideosKwargs, total=False):
-    """
-    Attributes:
-        keep_aspect_ratio (`bool`): resize to about the area of `size` in the video's own shape instead of to `size`.
-        size_divisor (`int`): with `keep_aspect_ratio`, both sides become multiples of it.
-        still_size (`dict`): what counts for stills in place of `size`.
-        pad_size (`dict`): known to some image processors; here it is refused.
-    """
+    """See [`SalFoMVideoProcessor`]; `pad_size` is known to some image processors and refused here."""
 
     keep_aspect_ratio: bool | None
     size_divisor: int | None
@@ -54,10 +53,7 @@ class SalFoMVideosKwargs(VideosKwargs, total=False):
 
 
 def check_options(options: dict) -> None:
-    """
-    Raises:
-        ValueError: an option has a value that this processor cannot honour.
-    """
+    """Raise a ValueError for a value that this processor cannot honour."""
     for name, only in FIXED.items():
         if options.get(name) is not None and options[name] != only:
             raise ValueError(f"SalFoMVideoProcessor does not support {name}={options[name]}; leave {name} out.")
@@ -73,7 +69,7 @@ def check_options(options: dict) -> None:
 
 
 def is_one_video(videos) -> bool:
-    """Whether the argument is a single video (or image) rather than a list of them."""
+    """Whether this is a single video (or image) rather than several."""
     if isinstance(videos, (str, os.PathLike, Image.Image)):
         return True
     if isinstance(videos, (np.ndarray, torch.Tensor)):
@@ -96,13 +92,7 @@ def each_video(videos) -> list:
 
 
 def check_floats(frames: torch.Tensor, rescaled: bool) -> None:
-    """
-    Args:
-        rescaled: the frames will be rescaled from 0…255.
-
-    Raises:
-        ValueError: a value is not finite; or the frames will be rescaled, and are not in 0…255 or seem to be in 0…1.
-    """
+    """Refuse floats that are not finite or, if they will be `rescaled` from 0…255, seem not to be in that range."""
     low, high = (float(value) for value in frames.aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("These frames hold values that are infinite or not a number; replace them.")
@@ -125,18 +115,12 @@ def plain_tensor(pixels) -> torch.Tensor:
     if isinstance(pixels, Image.Image):
         return torch.from_numpy(rgb_of(pixels))
     if isinstance(pixels, np.ndarray) and (not pixels.flags.writeable or min(pixels.strides, default=0) < 0):
-        # Torch takes neither reversed axes, as where BGR was made RGB, nor read-only memory.
-        pixels = pixels.copy()
+        pixels = pixels.copy()  # Torch takes neither reversed axes, as of BGR made RGB, nor read-only memory.
     return torch.as_tensor(pixels)
 
 
 def uint8_or_float(frames: torch.Tensor) -> torch.Tensor:
-    """
-    Frames of any dtype as uint8, where that loses nothing, or as the floats that they are.
-
-    Raises:
-        ValueError: it is not certain what the values mean.
-    """
+    """Frames of any dtype as uint8, where that loses nothing, or as the floats that they are; refused if in doubt."""
     if frames.dtype == torch.uint8 or frames.is_floating_point():
         return frames
     if frames.dtype == torch.bool:
@@ -152,13 +136,13 @@ def uint8_or_float(frames: torch.Tensor) -> torch.Tensor:
     return frames.to(torch.uint8)
 
 
-def to_tensor(frames, input_data_format: str | ChannelDimension | None = None) -> torch.Tensor:
+def to_tensor(frames, order: str | ChannelDimension | None = None) -> torch.Tensor:
     """
     One video (or image) as a tensor `(frames, 3, height, width)`, uint8 or float as it was; channels may come first or
     last, grey images may lack them, and transparency is put over black.
 
     Args:
-        input_data_format: `"channels_first"` or `"channels_last"`, of arrays and tensors; found out if `None`.
+        order: `"channels_first"` or `"channels_last"`, of arrays and tensors; found out if `None`.
 
     Raises:
         ValueError: the argument is no video, or it is not certain what its values mean.
@@ -169,29 +153,29 @@ def to_tensor(frames, input_data_format: str | ChannelDimension | None = None) -
         if not frames:
             raise ValueError("There are no frames to process.")
         if isinstance(frames[0], Image.Image):
-            input_data_format = ChannelDimension.LAST
+            order = ChannelDimension.LAST
         frames = [plain_tensor(frame) for frame in frames]
         if len({(frame.shape, frame.dtype) for frame in frames}) > 1:
             raise ValueError("All frames of a video must have one size and dtype; resize them to the first one's.")
         frames = torch.stack(frames)
         if frames.ndim == 3:  # Grey images.
-            frames, input_data_format = frames.unsqueeze(-1), ChannelDimension.LAST
+            frames, order = frames.unsqueeze(-1), ChannelDimension.LAST
     frames = plain_tensor(frames)
+    shape = tuple(frames.shape)
     if frames.ndim == 2:
-        frames, input_data_format = frames[None, ..., None], ChannelDimension.LAST
+        frames, order = frames[None, ..., None], ChannelDimension.LAST
     elif frames.ndim == 3:
-        if input_data_format is None and frames.shape[0] not in (1, 3) and frames.shape[-1] not in (1, 3, 4):
-            shape = tuple(frames.shape)
+        if order is None and shape[0] not in (1, 3) and shape[-1] not in (1, 3, 4):
             raise ValueError(
                 f"An array of shape {shape} is no picture; a grey video needs (frames, height, width, 1)."
             )
         frames = frames.unsqueeze(0)
     if frames.ndim != 4 or 0 in frames.shape:
         raise ValueError(f"A video needs the shape (frames, height, width, 3), not {tuple(frames.shape)}.")
-    if input_data_format is None:
+    if order is None:
         last = frames.shape[-1] in (1, 3, 4) and frames.shape[1] not in (1, 3)
-        input_data_format = ChannelDimension.LAST if last else ChannelDimension.FIRST
-    pixels = frames if ChannelDimension(input_data_format) is ChannelDimension.LAST else frames.permute(0, 2, 3, 1)
+        order = ChannelDimension.LAST if last else ChannelDimension.FIRST
+    pixels = frames if ChannelDimension(order) is ChannelDimension.LAST else frames.permute(0, 2, 3, 1)
     if pixels.shape[-1] not in (1, 3, 4):
         raise ValueError(f"A video needs 3 colour channels, first or last; this one is {tuple(frames.shape)}.")
     pixels = uint8_or_float(pixels)
@@ -200,10 +184,72 @@ def to_tensor(frames, input_data_format: str | ChannelDimension | None = None) -
     return pixels.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
 
 
+def frames_of(video, start: float = 0.0, duration: float | None = None) -> Iterator[Frame]:
+    """Frames of a file, a folder of images, an array, or an iterable of images (at 25 frames per second)."""
+    if isinstance(video, (str, os.PathLike)):
+        yield from read_frames(video, start, duration)
+        return
+    if isinstance(video, Image.Image):
+        video = [video]
+    elif isinstance(video, (np.ndarray, torch.Tensor)):
+        video = to_tensor(video)
+    first = Fraction(start).limit_denominator(10**6)
+    end = None if duration is None else first + Fraction(duration).limit_denominator(10**6)
+    for index, image in enumerate(video):
+        timestamp = index / IMAGE_RATE
+        if end is not None and timestamp >= end:
+            return
+        if timestamp >= first:
+            pixels = to_tensor(image)[0].permute(1, 2, 0)
+            if pixels.dtype != torch.uint8:
+                raise ValueError(f"Frames must hold uint8 values in 0…255, not {pixels.dtype}.")
+            yield Frame(np.ascontiguousarray(pixels.cpu().numpy()), timestamp)
+
+
+def last_frames(path: Path, num_frames: int | None, fps: float | None) -> tuple[torch.Tensor, VideoMetadata]:
+    """A file as [`to_tensor`]: all its frames, or the last ones if no more are needed for `num_frames` at `fps`."""
+    info = probe(path)
+    rate, total = float(info.frame_rate), 0
+    needed = num_frames if num_frames is None or fps is None else math.ceil(num_frames * rate / fps)
+    frames: deque[np.ndarray] = deque(maxlen=needed)
+    for frame in read_frames(path):
+        frames.append(frame.image)
+        total += 1
+    metadata = VideoMetadata(total, rate, info.width, info.height, total / rate, "pyav")
+    return to_tensor(np.stack(frames), ChannelDimension.LAST), metadata
+
+
+def resize_map(saliency: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """One map `(height, width)`, resized bilinearly to `size`."""
+    return F.interpolate(saliency[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
+
+
+def mirror_averaged(maps: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+    """
+    The mean of the maps of stills and of those of their mirror images, `(stills, height, width)` each, slightly
+    blurred, which predicts gaze better than either map (`docs/default-model.md`).
+    """
+    maps = (maps.float() + mirrored.float().flip(-1)) / 2
+    sigma = STILL_BLUR * maps.shape[-1]
+    offsets = torch.arange(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1)
+    kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    kernel /= kernel.sum()
+
+    def blur(length: int) -> torch.Tensor:
+        """The blur along one axis as a matrix; beyond the border lies the mirror image."""
+        sources = (torch.arange(length)[:, None] + offsets) % (2 * length)
+        sources = torch.minimum(sources, 2 * length - 1 - sources)
+        return torch.zeros(length, length).double().scatter_add_(1, sources, kernel.expand(length, -1)).to(maps)
+
+    return blur(maps.shape[-2]) @ maps @ blur(maps.shape[-1]).T
+
+
+@takes_names
 class SalFoMVideoProcessor(VideoProcessorMixin):
     r"""
     Prepares videos for SalFoM: the last `num_frames` frames of each (shorter ones padded in front with their first
-    frame), resized bilinearly with antialiasing as PIL does, scaled and normalised.
+    frame), resized bilinearly with antialiasing as PIL does, scaled and normalised. A still, which is a video of one
+    frame, stays one.
 
     Args:
         size (`dict`, defaults to `{"height": 224, "width": 224}`): size of the frames for the model.
@@ -254,11 +300,6 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         check_options(kwargs)
         return kwargs
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in transformers; also accepts the package's own names (`salfom_hf.models.names`)."""
-        return super().from_pretrained(resolve(pretrained_model_name_or_path), *args, **kwargs)
-
     def preprocess(self, videos, **kwargs: Unpack[SalFoMVideosKwargs]) -> BatchFeature:
         """
         Args:
@@ -267,8 +308,9 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
             kwargs: options for this call; see the class.
 
         Returns:
-            `pixel_values_videos`: float32 `(videos, frames, 3, height, width)`; without `return_tensors`, and where
-            shapes differ, a list of tensors. With `return_metadata`, also `video_metadata`, one per video.
+            `pixel_values_videos`: float32 `(videos, frames, 3, height, width)`, of stills one frame; without
+            `return_tensors`, and where shapes differ, a list of tensors. With `return_metadata`, also
+            `video_metadata`, one per video.
 
         Raises:
             TypeError: an option is unknown.
@@ -278,6 +320,8 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         check_options(kwargs)
         if kwargs.get("still_size") is not None:
             raise ValueError("still_size is an option of the processor, not of a call; give size for this one.")
+        if kwargs.get("size") is not None:
+            kwargs["still_size"] = dict(get_size_dict(kwargs["size"], default_to_square=True))
         sampled = self.do_sample_frames if kwargs.get("do_sample_frames") is None else kwargs["do_sample_frames"]
         if not sampled and (kwargs.get("fps") is not None or kwargs.get("num_frames") is not None):
             raise ValueError(
@@ -299,8 +343,8 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
 
         Args:
             metadata: `total_num_frames` and, with `fps`, the video's own `fps`.
-            num_frames: how many; the first one is repeated in front where there are fewer. `None` takes all if `fps`
-                is given, else the processor's own number.
+            num_frames: how many; the first one is repeated in front where there are fewer, unless it is a still.
+                `None` takes all if `fps` is given, else the processor's own number.
             fps: frames per second, counted back from the last frame; `None` takes the processor's own rate.
 
         Returns:
@@ -323,7 +367,7 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
             # Rates such as 29.97 are no exact numbers: a product just below a whole one is that one.
             back = np.arange(max(1, int(total / step + 1e-6))) * step + 1e-6
             indices = total - 1 - back.astype(int)[::-1]
-        if num_frames is None:
+        if num_frames is None or total == 1:
             return indices
         indices = indices[-num_frames:]
         return np.concatenate([indices[:1].repeat(num_frames - len(indices)), indices])
@@ -335,7 +379,7 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         for video, metadata in zip(videos, make_batched_metadata(videos, video_metadata), strict=True):
             if isinstance(video, (str, os.PathLike)):
                 options = sample_indices_fn.keywords if do_sample_frames else {}
-                clip, metadata = read_video(Path(video), options.get("num_frames"), options.get("fps"))
+                clip, metadata = last_frames(Path(video), options.get("num_frames"), options.get("fps"))
             else:
                 clip = video
                 if metadata is None:
@@ -374,36 +418,26 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         divisor = size_divisor or self.size_divisor
         return tuple(max(1, round(side * scale / divisor)) * divisor for side in (height, width))
 
-    def prepare_frames(
-        self,
-        frames: torch.Tensor,
-        do_resize: bool | None = None,
-        size: SizeDict | None = None,
-        do_rescale: bool | None = None,
-        rescale_factor: float | None = None,
-        do_normalize: bool | None = None,
-        image_mean=None,
-        image_std=None,
-        keep_aspect_ratio: bool | None = None,
-        size_divisor: int | None = None,
-        still: bool = False,
-    ) -> torch.Tensor:
+    def prepare_frames(self, frames: torch.Tensor, still: bool = False, **options) -> torch.Tensor:
         """
-        Resize, rescale and normalise frames; options not given are the processor's own.
+        Resize, rescale and normalise frames.
 
         Args:
             frames: uint8 or float `(frames, 3, height, width)`, values in 0…255.
             still: each is a still rather than a frame of a video.
+            options: `do_resize`, `size`, `keep_aspect_ratio`, `size_divisor`, `do_rescale`, `rescale_factor`,
+                `do_normalize`, `image_mean`, `image_std`; those not given are the processor's own.
 
         Returns:
             float32 `(frames, 3, height', width')`.
         """
 
-        def own(value, name):
-            return getattr(self, name) if value is None else value
+        def option(name: str):
+            return getattr(self, name) if options.get(name) is None else options[name]
 
-        if own(do_resize, "do_resize"):
-            target = self.target_size(*frames.shape[-2:], size, keep_aspect_ratio, size_divisor, still)
+        if option("do_resize"):
+            shape = {name: options.get(name) for name in ("size", "keep_aspect_ratio", "size_divisor")}
+            target = self.target_size(*frames.shape[-2:], **shape, still=still)
             if tuple(frames.shape[-2:]) != target:
                 # Only the CPU resizes uint8; there the result is rounded as PIL rounds it.
                 was_uint8 = frames.dtype == torch.uint8
@@ -412,37 +446,38 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
                 if was_uint8 and frames.dtype != torch.uint8:
                     frames = frames.round().clamp(0, 255)
         frames = frames.float()
-        if own(do_rescale, "do_rescale"):
-            frames = frames * own(rescale_factor, "rescale_factor")
-        if own(do_normalize, "do_normalize"):
-            mean = frames.new_tensor(own(image_mean, "image_mean")).view(-1, 1, 1)
-            std = frames.new_tensor(own(image_std, "image_std")).view(-1, 1, 1)
+        if option("do_rescale"):
+            frames = frames * option("rescale_factor")
+        if option("do_normalize"):
+            mean, std = (frames.new_tensor(option(name)).view(-1, 1, 1) for name in ("image_mean", "image_std"))
             frames = (frames - mean) / std
         return frames
 
     def _preprocess(self, videos: list[torch.Tensor], return_tensors=None, **kwargs) -> BatchFeature:
-        steps = (
-            *("do_resize", "size", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
-            *("keep_aspect_ratio", "size_divisor"),
-        )
-        kwargs = {name: getattr(self, name) if kwargs.get(name) is None else kwargs[name] for name in steps}
+        clips = []
         for video in videos:
             if video.is_floating_point():
                 check_floats(video, rescaled=kwargs["do_rescale"] and kwargs["rescale_factor"] < 1)
-        clips = [self.prepare_frames(video, **kwargs) for video in videos]
+            still = len(video) == 1 and kwargs["num_frames"] != 1
+            size = (still and kwargs["still_size"]) or kwargs["size"]
+            clips.append(self.prepare_frames(video, **{**kwargs, "size": SizeDict(**dict(size))}))
         if len({clip.shape for clip in clips}) == 1:
             clips = torch.stack(clips)
         elif return_tensors is not None:
             raise ValueError("Videos of different shapes cannot be one batch; process them one by one.")
         return BatchFeature({"pixel_values_videos": clips}, tensor_type=return_tensors)
 
-    def post_process_saliency(self, outputs, target_sizes: Sequence[tuple[int, int]] | None = None):
+    def post_process_saliency(
+        self, outputs, target_sizes: Sequence[tuple[int, int]] | None = None, mirrored=None
+    ) -> list[torch.Tensor]:
         """
         Saliency maps at the size of the source.
 
         Args:
             outputs: what the model returned; its `saliency` is `(batch, height, width)`.
             target_sizes: one (height, width) per map; `None` keeps the model's size.
+            mirrored: what it returned for the mirror images of stills, `pixel_values_videos.flip(-1)`. Then the maps
+                are the means of both, slightly blurred, as [`SaliencyPredictor`] predicts stills.
 
         Returns:
             List of float32 `(height, width)` with values in 0…1, resized bilinearly.
@@ -450,34 +485,12 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         Raises:
             ValueError: not one size per map.
         """
-        maps = outputs.saliency.float()
+        maps = outputs.saliency.float() if mirrored is None else mirror_averaged(outputs.saliency, mirrored.saliency)
         if target_sizes is None:
             return list(maps)
         if len(target_sizes) != len(maps):
             raise ValueError(f"{len(maps)} maps need {len(maps)} target_sizes, not {len(target_sizes)}.")
         return [resize_map(saliency, size) for saliency, size in zip(maps, target_sizes, strict=True)]
-
-
-def read_video(path: Path, num_frames: int | None, fps: float | None) -> tuple[torch.Tensor, VideoMetadata]:
-    """
-    The frames of a file, uint8 `(frames, 3, height, width)`: all, or the last ones if no more are needed for
-    `num_frames` frames at a rate of `fps`, since a long file would take much memory.
-    """
-    info = probe(path)
-    rate = float(info.frame_rate)
-    needed = num_frames if num_frames is None or fps is None else math.ceil(num_frames * rate / fps)
-    frames: deque[np.ndarray] = deque(maxlen=needed)
-    total = 0
-    for frame in read_frames(path):
-        frames.append(frame.image)
-        total += 1
-    metadata = VideoMetadata(total, rate, info.width, info.height, total / rate, "pyav")
-    return to_tensor(np.stack(frames), ChannelDimension.LAST), metadata
-
-
-def resize_map(saliency: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """One map `(height, width)`, resized bilinearly to `size`."""
-    return F.interpolate(saliency[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
 
 
 __all__ = ["SalFoMVideoProcessor"]

@@ -1,4 +1,4 @@
-"""The streaming decoder against the network on each window."""
+"""What windows share: the streaming decoder against the network on each window."""
 
 import threading
 from collections import Counter
@@ -12,9 +12,10 @@ from conftest import DECODER
 from salfom_hf import EfficientNetLiteConfig, SalFoMConfig, SalFoMForVideoSaliencyPrediction
 from salfom_hf.inference.blur import gaussian_blur
 from salfom_hf.inference.cpu import folded
-from salfom_hf.inference.shared_windows import Convolution, FrameEncoder, StreamingDecoder, can_stream
-from salfom_hf.inference.sliding_window import STILL_BLUR, saliency_maps
+from salfom_hf.inference.predictor import saliency_maps
+from salfom_hf.inference.shared_windows import Convolution, FrameEncoder, StreamingDecoder, can_stream, shared_maps
 from salfom_hf.models.modeling_efficientnet_lite import EfficientNetLiteModel
+from salfom_hf.models.video_processing_salfom import STILL_BLUR
 
 FRAMES = torch.randn(20, 3, 32, 64, generator=torch.Generator().manual_seed(0))
 BRANCHES = ("use_tcfe", "use_dfd", "use_sfd")
@@ -45,7 +46,7 @@ def by_window(model, frames=FRAMES):
 
 
 def streamed(model, frames=FRAMES, stride=1, batch_size=1):
-    return torch.stack(list(saliency_maps(model, iter(frames), stride, batch_size)))
+    return torch.stack(list(shared_maps(model, iter(frames), stride, batch_size)))
 
 
 @pytest.fixture(scope="module")
@@ -109,17 +110,14 @@ def test_the_encoder_runs_beside_the_decoder(model, expected, monkeypatch, set_t
     set_threads(3)
     torch.testing.assert_close(streamed(model, stride=stride, batch_size=4)[::stride], expected[::stride])
     assert len(seen) == len(FRAMES)
-    # The caller has two of the three threads, and may help.
-    used = {(thread is threading.main_thread(), threads) for thread, threads in seen}
-    assert (False, 1) in used
-    assert used <= {(False, 1), (True, 2)}
+    assert {(thread is threading.main_thread(), threads) for thread, threads in seen} == {(False, 1)}
     assert torch.get_num_threads() == 3
 
 
 def test_what_runs_beside_ends_with_the_stream(model, monkeypatch, set_threads):
     seen = encoder_threads(monkeypatch)
     set_threads(2)
-    maps = saliency_maps(model, cycle(FRAMES), batch_size=2)
+    maps = shared_maps(model, cycle(FRAMES), stride=1, batch_size=2)
     next(maps)
     # Between maps, the caller has all threads.
     assert torch.get_num_threads() == 2
@@ -214,7 +212,7 @@ def test_one_frame_is_a_still(model):
     with torch.inference_mode():
         plain, mirrored = model(FRAMES[None, :1]).saliency, model(FRAMES[None, :1].flip(-1)).saliency.flip(-1)
     expected = gaussian_blur((plain + mirrored) / 2, STILL_BLUR * FRAMES.shape[-1], border="reflect")
-    torch.testing.assert_close(streamed(model, FRAMES[:1]), expected)
+    torch.testing.assert_close(torch.stack(list(saliency_maps(model, iter(FRAMES[:1])))), expected)
     assert streamed(network(num_frames=4), FRAMES[:2]).shape == (2, 32, 64)
 
 
@@ -239,7 +237,7 @@ def test_adapters_count():
     assert not can_stream(model)
     encoded = []
     model.salfom.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(len(inputs[0])))
-    found = streamed(model, batch_size=3)
+    found = torch.stack(list(saliency_maps(model, iter(FRAMES), batch_size=3)))
     assert encoded == [3] * 6 + [2]  # Every frame once, though no window is taken apart.
     torch.testing.assert_close(found, by_window(model), atol=1e-5, rtol=0)
 
@@ -269,6 +267,6 @@ def test_a_folded_encoder_gives_the_same_features():
             torch.testing.assert_close(found, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=0)
 
 
-def test_other_encoders_are_not_streamed(umt_model, framewise_model):
+def test_which_models_are_streamed(umt_model):
+    assert can_stream(SalFoMForVideoSaliencyPrediction.from_pretrained("salfom"))
     assert not can_stream(umt_model)
-    assert can_stream(framewise_model)

@@ -1,0 +1,167 @@
+"""`python -m salfom_hf.predict`: many videos, shared out over processes, GPUs and machines.
+
+An output that is there is done: the same command goes on where a run was stopped.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import distributed
+from tqdm import tqdm
+
+from ..errors import VideoError
+from ..files import remove_unfinished
+from ..inference.many import Job, plan
+from ..inference.predictor import SaliencyFrame
+from ..inference.processes import OtherProcessError, all_or_none, connect, lost_connection, share_cores, shared_store
+from ..inference.results import write
+from ..models.names import local
+from ..video.reading import probe
+from .common import FAILURE, CommandParser, UsageError, at_least_one, in_words, load_predictor, report, some_path
+from .predict import add_options, failing_alone
+
+TOLD_EVERY = 0.5  # seconds, of progress
+
+LOST = "Another process of this run has ended unexpectedly; run the same command again to go on."
+STOPPED = "stopped; finished videos are kept: run the same command again to go on."
+
+
+def parser() -> argparse.ArgumentParser:
+    command = CommandParser(
+        prog="salfom_hf.predict",
+        description="Predict saliency for many videos, shared out over the processes that accelerate launch starts. "
+        "Videos whose output exists are left out: the same command goes on where it was stopped.",
+    )
+    command.add_argument(
+        "videos",
+        type=some_path,
+        metavar="LIST_OR_FOLDER",
+        help="a text file with a path per line, a folder that is searched with all that is in it, or one video",
+    )
+    # A text, which may end in a slash.
+    command.add_argument("output", metavar="OUT", help="folder of the outputs, with the videos' subfolders")
+    add_options(command)
+    command.add_argument(
+        "--threads",
+        type=at_least_one,
+        help="of each process; default: OMP_NUM_THREADS or, as launchers set that to 1, its share of the cores",
+    )
+    return command
+
+
+def counted(frames: Iterable[SaliencyFrame], store: distributed.Store, bar: tqdm) -> Iterator[SaliencyFrame]:
+    """The frames, counted in the store, which over a network is not asked for every one; the bar tells all counts."""
+    fresh, told = 0, time.monotonic()
+    for frame in frames:
+        yield frame
+        fresh += 1
+        if time.monotonic() - told > TOLD_EVERY:
+            bar.set_postfix_str(f"{store.add('frames', fresh):,} frames", refresh=False)
+            bar.n = store.add("videos", 0)
+            bar.refresh()
+            fresh, told = 0, time.monotonic()
+    store.add("frames", fresh)
+
+
+def predict_own(
+    jobs: list[Job], predictor, store: distributed.Store, bar: tqdm, args: argparse.Namespace
+) -> list[str]:
+    """Predict this process's part of the videos; a sentence for each that has no output."""
+    failures = []
+    # Each process takes the next one from a common counter when it is free, so none idles however they differ in
+    # speed. Unlike claims that are files, a crash leaves none behind.
+    while (number := store.add("claimed", 1) - 1) < len(jobs):
+        video, output = jobs[number]
+        try:
+            with failing_alone(video), closing(predictor.stream(video, args.start, args.duration)) as stream:
+                info, frames = probe(video), counted(stream, store, bar)
+                write(frames, output, args.format, info, args.colormap, args.start, args.duration, args.overwrite)
+            with tqdm.external_write_mode():
+                print(f"{video} -> {output}", flush=True)
+        except VideoError as error:
+            with tqdm.external_write_mode():
+                report(error)
+            failures.append(str(error))
+        bar.n = store.add("videos", 1)
+        bar.refresh()
+    return failures
+
+
+def predict(args: argparse.Namespace) -> int:
+    """The exit code: 2 in the main process if a video could not be predicted."""
+    state = connect(args.device)
+    if args.runtime == "torch":
+        args.device = args.device or str(state.device)
+    share_cores(args.threads)
+    planned = [None]
+    with all_or_none(state):
+        if state.is_main_process:
+            jobs, failures, done = plan(args.videos, args.output, args.format, args.overwrite, local(args.model))
+            for failure in failures:
+                report(UsageError(failure))
+            if done:
+                there = f"{done:,} of {done + len(jobs):,} outputs exist already"
+                print(f"{there} and are kept; --overwrite makes them anew.", flush=True)
+            for folder in {output.parent for _, output in jobs}:
+                remove_unfinished(folder)
+            planned = [(jobs, failures)]
+    ((jobs, failures),) = broadcast_object_list(planned)
+    if jobs:
+        with all_or_none(state):
+            predictor = load_predictor(args.model, args)
+        store = shared_store(state)
+        begin = time.monotonic()
+        shown = None if state.is_main_process else True  # In a terminal only.
+        with tqdm(total=len(jobs), unit="video", disable=shown, dynamic_ncols=True) as bar:
+            failed = predict_own(jobs, predictor, store, bar, args)
+            # Also where this process waits for the others: launchers end all when the first one ends with an error.
+            failed = gather_object(failed)
+            bar.n = len(jobs)
+    if not state.is_main_process:
+        return 0  # Without another look at the store, which ends with the main process.
+    if jobs:
+        failures += failed
+        seconds, num_frames = time.monotonic() - begin, store.add("frames", 0)
+        if num_frames:
+            rate = num_frames / seconds
+            print(f"{num_frames:,} frames in {seconds:.1f} s: {rate:.1f} frames per second", flush=True)
+    if failures:
+        sentences = "".join(f"\n  {' '.join(failure.split())}" for failure in failures)
+        print(f"salfom: {len(failures):,} failed:{sentences}", file=sys.stderr)
+    return FAILURE if failures else 0
+
+
+def stop(number: int, _) -> None:
+    """End as with Ctrl-C, so that unfinished outputs are removed; what launchers send after that is too much."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; 0 when all went well, 2 when anything failed, 130 or 143 when stopped."""
+    args = parser().parse_args(arguments)
+    # Of what all processes of a machine find out alike, one speaks.
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
+    try:
+        return predict(args)
+    except Exception as error:
+        if isinstance(error, OtherProcessError) and not str(error):
+            return 0  # The other one's own message says why, and its exit code that.
+        lost = isinstance(error, (OtherProcessError, distributed.DistError)) or (
+            isinstance(error, RuntimeError) and lost_connection(error)
+        )
+        report(UsageError(LOST) if lost else in_words(error))
+        return FAILURE
+    except KeyboardInterrupt as stopped:
+        if speaks:
+            print(f"salfom: {STOPPED}", file=sys.stderr)
+        return 128 + stopped.args[0]

@@ -1,0 +1,84 @@
+"""Code that goes with a published model, so that transformers loads it where this package is not installed.
+
+transformers takes flat files that import one another as `from .module import name`; the package's modules are copied
+with their relative imports rewritten to that.
+"""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+from ..inference import pipeline_salfom
+from ..models.encoders import OWN_MODELS
+
+PIPELINE = Path(pipeline_salfom.__file__)
+MODELS = PIPELINE.parents[1] / "models"
+# Of `from ..video.reading import probe`, what stands in the way of `from .reading import probe`.
+RELATIVE = re.compile(r"^(\s*from )\.+(?:\w+\.)*(?=\w+ import )", flags=re.MULTILINE)
+# The package's own names of models mean nothing where it is not.
+NAMES = re.compile(r"^(from \.names import |@)takes_names\n", flags=re.MULTILINE)
+
+
+def code_of(file: Path) -> str:
+    return RELATIVE.sub(r"\1.", NAMES.sub("", file.read_text(encoding="utf-8")))
+
+
+def imported_files(file: Path) -> list[Path]:
+    """The files that a module imports from by relative imports, once it is code that goes with a model."""
+    nodes = ast.walk(ast.parse(NAMES.sub("", file.read_text(encoding="utf-8"))))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
+    return [file.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py") for node in imports]
+
+
+def code_for(encoder_type: str) -> dict[str, str]:
+    """Name → content of the files for models on an encoder of this type: the pipeline, and all that it imports."""
+    found, waiting, last_line = set(), [PIPELINE], ""
+    if encoder_type in OWN_MODELS:
+        module, name = OWN_MODELS[encoder_type]
+        waiting.append(MODELS / f"{module}.py")
+        # transformers takes the files that others import from, and this one is imported by its name.
+        last_line = f"\nfrom .{module} import {name}  # noqa: E402, F401\n"
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            waiting += imported_files(file)
+    code = {file.name: code_of(file) for file in sorted(found)}
+    code["modeling_salfom.py"] += last_line
+    return code
+
+
+def add_remote_code(folder: Path) -> None:
+    """
+    Copy the code into a folder of a saved model and processor, and say in their configurations where the classes are.
+
+    With this package imported, transformers and [`SalFoMConfig`] pass over all of that; without it, users have to say
+    `trust_remote_code=True`.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for name, code in code_for(config["encoder_config"]["model_type"]).items():
+        (folder / name).write_text(code, encoding="utf-8")
+    task = {"impl": "pipeline_salfom.VideoSaliencyPipeline", "pt": ["AutoModelForImageToImage"], "type": "video"}
+    update_json(
+        folder / "config.json",
+        auto_map={
+            "AutoConfig": "configuration_salfom.SalFoMConfig",
+            "AutoModel": "modeling_salfom.SalFoMModel",
+            "AutoModelForImageToImage": "modeling_salfom.SalFoMForVideoSaliencyPrediction",
+        },
+        custom_pipelines={pipeline_salfom.TASK: task},
+    )
+    processor = "video_processing_salfom.SalFoMVideoProcessor"
+    update_json(
+        folder / "video_preprocessor_config.json",
+        auto_map={"AutoProcessor": processor, "AutoVideoProcessor": processor},
+    )
+
+
+def update_json(path: Path, **values) -> None:
+    content = {**json.loads(path.read_text(encoding="utf-8")), **values}
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+__all__ = ["add_remote_code", "code_for"]

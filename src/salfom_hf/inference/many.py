@@ -1,0 +1,215 @@
+"""Many videos: found in folders and lists, each with the place of its result."""
+
+import codecs
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import VideoError, reason_of, refuse_pipe, reported
+from ..files import check_free, is_taken, may_be_folder
+from ..video.reading import READ_IMAGES, VIDEO_SUFFIXES
+from .results import FORMATS, default_output, inputs_of
+
+Job = tuple[Path, Path]  # a video and its output
+
+# Why something in a folder is skipped.
+RESULT = "an earlier run made it; name it to predict it"
+UNKNOWN = "folders are not searched for files of that kind; name it to try it"
+IMAGES = "the folder's videos are predicted; put images that are a video into a folder of their own"
+# Of files that are neither videos nor images: nobody misses them.
+OTHER_SUFFIXES = frozenset(
+    {
+        *(".aac", ".aif", ".aiff", ".flac", ".m4a", ".mid", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"),  # sound
+        *(".ass", ".idx", ".sbv", ".srt", ".ssa", ".sub", ".vtt"),  # subtitles
+        *(".csv", ".db", ".h5", ".hdf5", ".json", ".jsonl", ".mat", ".npy", ".npz", ".parquet", ".tsv", ".xlsx"),
+        *(".bin", ".ckpt", ".onnx", ".pkl", ".pt", ".pt2", ".pth", ".safetensors", ".tflite"),  # models
+        *(".cfg", ".ini", ".log", ".toml", ".xml", ".xmp", ".yaml", ".yml"),  # settings
+        *(".doc", ".docx", ".htm", ".html", ".md", ".nfo", ".odt", ".pdf", ".rst", ".rtf", ".tex", ".txt"),
+        *(".bat", ".ipynb", ".js", ".m", ".ps1", ".py", ".r", ".sh"),  # programs
+        *(".7z", ".bz2", ".gz", ".md5", ".rar", ".sha1", ".sha256", ".tar", ".xz", ".zip", ".zst"),  # archives
+    }
+)
+
+
+class Skipped(defaultdict[str, list[Path]]):
+    """What folders hold that might be wanted and is not predicted, by the reason why."""
+
+    def __init__(self):
+        super().__init__(list)
+
+    def say(self) -> None:
+        """Print a line for each reason, with an example."""
+        for reason, paths in self.items():
+            more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+            print(f"salfom: skipped {paths[0]}{more}: {reason}.", file=sys.stderr)
+
+
+def sources(path: Path, skipped: Skipped, further: Iterable[str] = ()) -> list[Path]:
+    """
+    What a path stands for: a file, a folder of images (one video), or every video in a folder.
+
+    Args:
+        skipped: gets what the folder holds besides, but for hidden files and those that are surely no media.
+        further: inputs elsewhere whose results may be in the folder: stems of files, names of folders of images.
+
+    Raises:
+        VideoError: a folder cannot be read, or holds neither videos nor images.
+    """
+    with reported(f"Cannot read the folder {path}", "check its permissions"):
+        if not path.is_dir():
+            return [path]
+        beside = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+        files = {file: file.suffix.lower() for file in beside if file.is_file()}
+    inputs = {*input_names(path, files), *(file.name for file in beside if file not in files), *further}
+    images = [file for file, suffix in files.items() if suffix in READ_IMAGES]
+    videos = []
+    for file, suffix in files.items():
+        if suffix not in VIDEO_SUFFIXES:
+            if suffix not in READ_IMAGES | OTHER_SUFFIXES:
+                skipped[UNKNOWN].append(file)
+        # What an earlier run wrote beside its inputs is no input of the next one.
+        elif is_result(file.stem, inputs):
+            skipped[RESULT].append(file)
+        else:
+            videos.append(file)
+    if videos and (unused := [file for file in images if not is_result(file.stem, inputs)]):
+        skipped[IMAGES] += unused
+    if not videos and not images:
+        raise VideoError(f"The folder {path} holds no videos and no images; name a video or another folder.")
+    return videos or [path]
+
+
+def input_names(folder: Path, files: Collection[Path]) -> set[str]:
+    """What results of files in a folder are called after: their stems; and the folder, if images make it a video."""
+    is_video = any(file.suffix.lower() in READ_IMAGES for file in files)
+    return {file.stem for file in files}.union([folder.resolve().name] if is_video else [])
+
+
+def is_result(stem: str, inputs: set[str]) -> bool:
+    """Whether a file of this stem has the name of a result for one of the inputs, given as stems or folders' names."""
+    return any(stem.endswith(f"_{name}") and stem.removesuffix(f"_{name}") in inputs for name in FORMATS)
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file is text rather than a video."""
+    if not path.exists() or path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES | READ_IMAGES:
+        return False
+    refuse_pipe(path)
+    with reported(f"Cannot read {path}"), path.open("rb") as file:
+        start = file.read(4096)
+    return is_utf16(start) or b"\0" not in start
+
+
+def is_utf16(start: bytes) -> bool:
+    """Whether a text begins as Windows marks UTF-16."""
+    return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+
+
+def paths_in_list(path: Path) -> list[Path]:
+    """
+    The paths that a text file names, one per line, relative to its own folder; `#` begins a comment line.
+
+    Raises:
+        VideoError: it cannot be read.
+    """
+    with reported(f"Cannot read the list {path}", "give a text file in UTF-8 or UTF-16"):
+        data = path.read_bytes()
+        lines = data.decode("utf-16" if is_utf16(data) else "utf-8-sig").splitlines()
+    return [path.parent / line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+def videos_under(folder: Path, output: Path, skipped: Skipped, failures: list[str]) -> Iterator[Path]:
+    """The videos (folders of images among them) of a folder and all below; `failures` gets what cannot be read."""
+
+    def unread(error: OSError) -> None:
+        failures.append(f"Cannot read the folder {error.filename} ({reason_of(error)}); check its permissions.")
+
+    places, inputs = [], set()
+    for place, names, files in os.walk(folder, onerror=unread):
+        # Hidden folders hold unfinished outputs, and finished ones are no inputs.
+        below = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+        names[:] = [path.name for path in below if os.path.abspath(path) != os.path.abspath(output)]
+        places.append(Path(place))
+        inputs |= input_names(places[-1], [Path(name) for name in files if not name.startswith(".")])
+    for place in places:
+        if place != folder and is_result(place.name, inputs):
+            skipped[RESULT].append(place)
+            continue
+        with suppress(VideoError):  # Nothing to predict at this level.
+            yield from sources(place, skipped, inputs)
+
+
+def find(given: Path, output: Path, skipped: Skipped, failures: list[str]) -> Iterator[tuple[Path, Path]]:
+    """
+    The videos that an argument stands for, each with the subfolder of its output.
+
+    Subfolders are those below the folder or the list; of a path elsewhere, all its folders: they do not depend on
+    what else is asked for.
+    """
+    root = given if given.is_dir() else given.parent
+    for path in paths_in_list(given) if is_list(given) else [given]:
+        for video in videos_under(path, output, skipped, failures) if path.is_dir() else [path]:
+            # A folder of images that was itself named has no folder within.
+            folder = Path() if video == root else Path(os.path.relpath(video, root)).parent
+            if ".." in folder.parts:
+                folder = Path(os.path.abspath(video)).parent
+                folder = folder.relative_to(folder.anchor)
+            yield video, folder
+
+
+def plan(
+    given: Path, output: str, output_format: str, overwrite: bool = False, read_besides: Iterable[Path] = ()
+) -> tuple[list[Job], list[str], int]:
+    """
+    What is to be done, the largest videos first; what cannot be done; and how many outputs are there already.
+
+    Args:
+        given: a folder, a list, or a video.
+        output: the folder of all outputs; as a text, which may end in a slash.
+        read_besides: other inputs, which no output may replace, such as the model.
+
+    Raises:
+        VideoError: there are no videos, or the outputs have no place.
+    """
+    if not may_be_folder(output):
+        raise VideoError(f"The outputs go to a folder, which {output} is not; name another.")
+    if not given.exists():
+        raise VideoError(f"There is no list, folder or video {given}; check the path.")
+    found: dict[Path, Path] = {}
+    failures: list[str] = []
+    skipped = Skipped()
+    for video, folder in find(given, Path(output), skipped, failures):
+        place = Path(output) / folder / default_output(video, output_format).name
+        other = found.setdefault(place, video)
+        if os.path.abspath(other) != os.path.abspath(video):
+            failures.append(f"{other} and {video} would both be written to {place}; rename one of them.")
+    skipped.say()
+    if not found and not failures:
+        raise VideoError(f"{given} names no videos and no images; give another list or folder.")
+    jobs, done = [], 0
+    inputs = inputs_of([*found.values(), *([] if given.is_dir() else [given])], *read_besides)
+    for place, video in found.items():
+        if not overwrite and is_taken(place):
+            done += 1
+            continue
+        try:
+            check_free(place, overwrite, inputs)
+            jobs.append((video, place))
+        except VideoError as error:
+            failures.append(str(error))
+    # Bytes are about in proportion to frames, and known without opening thousands of files.
+    return sorted(jobs, key=lambda job: -size_of(job[0])), failures, done
+
+
+def size_of(video: Path) -> int:
+    """Bytes of a video file, or of all images of a folder."""
+    try:
+        return sum(file.stat().st_size for file in (video.iterdir() if video.is_dir() else [video]))
+    except OSError:
+        return 0  # Whoever is to predict it says so.
+
+
+__all__ = ["Job", "Skipped", "plan", "sources"]

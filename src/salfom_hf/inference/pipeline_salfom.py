@@ -1,0 +1,132 @@
+"""The transformers pipeline `video-saliency-prediction`: videos to maps with their times.
+
+It goes with published models: this file and what it imports is all the code that they need.
+"""
+
+import os
+from collections.abc import Sized
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from transformers import Pipeline
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+
+from ..errors import VideoError
+from ..models.video_processing_salfom import frames_of, is_one_video, resize_map
+from ..video.reading import Frame
+from .sliding_window import still_maps, window_maps
+
+TASK = "video-saliency-prediction"
+
+
+class VideoSaliencyPipeline(Pipeline):
+    """
+    Saliency of every frame of videos, by a causal sliding window.
+
+    A video's frames and maps are held in memory.
+
+    Args:
+        batch_size: videos per step.
+        windows: windows of a video per call of the network.
+        num_workers: processes that decode the next videos of a list meanwhile.
+        stride: every how many frames the network runs; maps between are interpolated. 1 as in the paper.
+        start, duration: part of each video, in seconds.
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+    _load_video_processor = True
+    PREPROCESSING = ("start", "duration")
+    FORWARD = ("stride", "windows")
+
+    def _sanitize_parameters(self, **parameters):
+        if unknown := sorted(set(parameters).difference(self.PREPROCESSING, self.FORWARD)):
+            raise TypeError(f"{type(self).__name__} has no parameter '{unknown[0]}'.")
+        steps = (self.PREPROCESSING, self.FORWARD)
+        return *({name: parameters[name] for name in names if name in parameters} for names in steps), {}
+
+    def __call__(self, inputs, **kwargs):
+        """
+        Args:
+            inputs: one video: the path of a video or image, a folder of images, a uint8 array or tensor
+                `(frames, height, width, 3)`, or a list of images. Or several: a list of those, or a dataset or
+                generator, whose results come one by one.
+            kwargs: see the class.
+
+        Returns:
+            For one video a dictionary of `maps`, float32 `(frames, height, width)` at the frames' size with values in
+            0…1, and `timestamps`, float64 `(frames,)` in seconds. For several a list, or an iterator, of those.
+
+        Raises:
+            VideoError: a video cannot be read.
+            ValueError: frames are not images of one size.
+        """
+        listed = isinstance(inputs, (list, tuple, np.ndarray, torch.Tensor))
+        if isinstance(inputs, (str, os.PathLike, Image.Image)) or (listed and is_one_video(inputs)):
+            return super().__call__([inputs], **kwargs)[0]
+        return super().__call__(list(inputs) if listed else inputs, **kwargs)
+
+    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+        # As in transformers, but videos differ in length and shape: a batch is a list of them.
+        kind = PipelineDataset if isinstance(inputs, Sized) else PipelineIterator
+        videos = kind(inputs, self.preprocess, preprocess_params)
+        workers = num_workers if isinstance(inputs, Sized) else min(num_workers, 1)
+        loader = DataLoader(videos, batch_size=batch_size, num_workers=workers, collate_fn=list)
+        for batch in PipelineIterator(loader, self.forward, forward_params):
+            yield from batch
+
+    def frames(self, video, start: float = 0.0, duration: float | None = None) -> list[Frame]:
+        return list(frames_of(video, start, duration))
+
+    def preprocess(self, video, **options) -> dict:
+        try:
+            frames = self.frames(video, **options)
+        except (VideoError, ValueError) as error:
+            # Raised later: from another process, the sentence would arrive inside a traceback.
+            return {"error": error}
+        return {
+            "frames": [frame.image for frame in frames],
+            "timestamps": np.array([float(frame.timestamp) for frame in frames]),
+        }
+
+    def _forward(self, videos: list[dict], stride: int = 1, windows: int = 4) -> list[dict]:
+        if errors := [video["error"] for video in videos if "error" in video]:
+            raise errors[0]
+        return [
+            {"maps": self.predict(video["frames"], stride, windows), "timestamps": video["timestamps"]}
+            for video in videos
+        ]
+
+    def predict(self, frames: list[np.ndarray], stride: int, windows: int) -> np.ndarray:
+        """The maps `(frames, height, width)` of frames `(height, width, 3)`, uint8."""
+        if len({frame.shape for frame in frames}) > 1:
+            raise ValueError("All frames of a video must have one size; resize them to the first one's.")
+        still = len(frames) == 1
+
+        def prepared(frame: np.ndarray) -> torch.Tensor:
+            pixels = torch.from_numpy(frame).to(self.model.device).permute(2, 0, 1).unsqueeze(0)
+            return self.video_processor.prepare_frames(pixels, still=still)[0].to(self.model.dtype)
+
+        pixels = map(prepared, frames)
+        maps = (
+            still_maps(self.model, next(pixels)[None]) if still else window_maps(self.model, pixels, stride, windows)
+        )
+        return np.stack([resize_map(saliency, frames[0].shape[:2]).clamp(0, 1).cpu().numpy() for saliency in maps])
+
+    def postprocess(self, outputs: dict) -> dict:
+        return outputs
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Save model and processor, and the code where they came with some: a folder for `pipeline`."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.video_processor.save_pretrained(save_directory, **kwargs)
+        if type(self).__module__.startswith("transformers_modules."):
+            custom_object_save(self, save_directory)
+
+
+__all__ = ["TASK", "VideoSaliencyPipeline"]

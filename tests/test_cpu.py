@@ -1,0 +1,276 @@
+"""What makes the CPU faster: kept memory, packed convolutions, the ways of UMT's encoder; all give the same."""
+
+import copy
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from salfom_hf import SalFoMForVideoSaliencyPrediction, SaliencyPredictor
+from salfom_hf.inference import cpu
+from salfom_hf.inference.cpu import (
+    TILED,
+    OneDNNLinear,
+    PackedConvolution,
+    computes_in_hardware,
+    prepare_for_inference,
+    tiled_attention,
+)
+
+# The allocator, in a process of its own: it cannot be taken back.
+
+# Blocks of 64 MiB that are made, touched and freed again: the median of the page faults of each, as now and then
+# something small is put where the last one was.
+FAULTS = """
+import resource
+import statistics
+import torch
+{setting}
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+counts = []
+for _ in range(25):
+    before = faults()
+    torch.empty(2**24).fill_(1.0)
+    counts.append(faults() - before)
+print(statistics.median(counts))
+"""
+
+
+def page_faults(setting: str) -> float:
+    code = FAULTS.format(setting=setting)
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="The C library is not glibc.")
+def test_freed_memory_is_used_again():
+    kept = page_faults("from salfom_hf.inference.cpu import keep_freed_memory; keep_freed_memory()")
+    assert kept < 10
+    assert page_faults("") > 100
+
+
+def test_other_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(cpu.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda _: pytest.fail("The C library was touched."))
+    cpu.keep_freed_memory()
+
+
+# Packed convolutions, against a convolution in double precision.
+
+CASES = [
+    {"inputs": 8, "outputs": 12, "kernel": 1},
+    {"inputs": 8, "outputs": 12, "kernel": 3, "padding": (1, 1), "activation": "relu"},
+    {"inputs": 3, "outputs": 16, "kernel": 4, "stride": (2, 2), "padding": (1, 1), "activation": "relu6"},
+    {"inputs": 16, "outputs": 16, "kernel": 5, "padding": (2, 2), "groups": 16, "activation": "relu6"},
+    {"inputs": 6, "outputs": 1, "kernel": 3, "padding": (1, 1), "bias": False},
+]
+
+
+def case(inputs, outputs, kernel, bias=True, **options):
+    generator = torch.Generator().manual_seed(0)
+    weight = 4 * torch.randn(outputs, inputs // options.get("groups", 1), kernel, kernel, generator=generator)
+    return weight, torch.randn(outputs, generator=generator) if bias else None, options
+
+
+def exact(features, weight, bias, stride=(1, 1), padding=(0, 0), groups=1, activation=None):
+    bias = None if bias is None else bias.double()
+    result = F.conv2d(features.double(), weight.double(), bias, stride, padding, 1, groups)
+    return result.clamp(0, {"relu": float("inf"), "relu6": 6.0}[activation]) if activation else result
+
+
+@pytest.fixture(params=["fused", "plain"])
+def way(request, monkeypatch):
+    """Both ways; that the public one is taken where the other is not offered."""
+    if request.param == "fused" and not torch.backends.mkldnn.is_available():
+        pytest.skip("PyTorch was built without oneDNN.")
+    if request.param == "plain":
+        monkeypatch.delattr(cpu.torch._C._nn, "mkldnn_reorder_conv2d_weight")
+    return request.param
+
+
+@pytest.mark.parametrize("options", CASES, ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
+def test_any_number_and_size_of_inputs(way, options, dtype, tolerance):
+    weight, bias, options = case(**options)
+    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+    convolution = PackedConvolution(nn.Parameter(weight), bias, **options)
+    # The weight is laid out for the first of these, and holds for all.
+    for count, rows, columns in ((2, 12, 20), (1, 12, 20), (5, 12, 20), (2, 7, 9)):
+        features = torch.randn(count, weight.shape[1] * options.get("groups", 1), rows, columns).to(dtype)
+        features = features.contiguous(memory_format=torch.channels_last)
+        given = features.clone()
+        found = convolution(features)
+        wanted = exact(features, weight, bias, **options)
+        assert (found.dtype, found.requires_grad) == (dtype, False)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(found.double(), wanted, atol=tolerance * float(wanted.abs().max()), rtol=0)
+        assert torch.equal(features, given)
+    assert (convolution.packed is not None) == (way == "fused")
+
+
+def test_errors_are_those_of_a_convolution(way):
+    weight, bias, options = case(**CASES[1])
+    with pytest.raises(RuntimeError, match="channels"):
+        PackedConvolution(weight, bias, **options)(torch.zeros(1, 5, 12, 20))
+
+
+def test_what_went_well_before_stays_packed(monkeypatch):
+    weight, bias, options = case(**CASES[1])
+    convolution = PackedConvolution(weight, bias, **options)
+    features = torch.randn(1, 8, 12, 20).contiguous(memory_format=torch.channels_last)
+    expected = convolution(features)
+
+    def full(*_):
+        raise RuntimeError("not enough memory")
+
+    monkeypatch.setattr(convolution, "fused", full)
+    with pytest.raises(RuntimeError, match="memory"):
+        convolution(features)
+    monkeypatch.undo()
+    assert torch.equal(convolution(features), expected)
+
+
+# The encoder of the paper's model.
+
+CLIPS = torch.randn(2, 4, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def model(umt_folder):
+    """Of its own for each test, which may change it, and as it is before anything prepared it."""
+    return SalFoMForVideoSaliencyPrediction.from_pretrained(umt_folder)
+
+
+def fast(model, monkeypatch):
+    """Both ways at once, whatever this CPU is."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    prepare_for_inference(model)
+    model.salfom.encoder.set_attn_implementation(TILED)
+    assert isinstance(model.salfom.encoder.layers[0].mlp.fc1, OneDNNLinear)
+    return model
+
+
+@pytest.mark.parametrize("tokens", [1, 24, 256, 600])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_tiles_make_up_the_attention_of_the_formula(tokens, dtype, tolerance):
+    torch.manual_seed(0)
+    # Strided like the parts of a fused projection.
+    qkv = torch.randn(2, tokens, 3, 3, 16).to(dtype)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    weights = (query.double() @ key.double().transpose(2, 3) * 0.25).softmax(-1)
+    with torch.inference_mode():
+        found = tiled_attention(query, key, value, 0.25)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), weights @ value.double(), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_a_prepared_model_gives_the_same_maps(model, monkeypatch, onednn):
+    if not onednn:  # As in some builds of PyTorch.
+
+        def broken(*_):
+            raise RuntimeError("could not create a primitive")
+
+        monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", broken, raising=False)
+    with torch.inference_mode():
+        expected = model(CLIPS).saliency
+        assert expected.std() > 0.01
+        torch.testing.assert_close(fast(model, monkeypatch)(CLIPS).saliency, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "hardware", "tiled", "onednn"),
+    [
+        (torch.float32, "AVX512", True, False, True),
+        (torch.float32, "AVX2", True, False, False),
+        (torch.bfloat16, "AVX512", True, True, False),
+        (torch.bfloat16, "AVX512", False, False, False),
+    ],
+)
+def test_predictors_prepare_their_model(
+    model, processor, monkeypatch, emulates, dtype, capability, hardware, tiled, onednn
+):
+    emulates(*([] if hardware else ["bfloat16"]))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    encoder = SaliencyPredictor(model.to(dtype), processor).model.salfom.encoder
+    assert encoder.config._attn_implementation == (TILED if tiled else "sdpa")
+    assert isinstance(encoder.layers[0].attention.qkv, OneDNNLinear) == onednn
+
+
+def test_preparing_changes_neither_weights_nor_training_nor_what_is_saved(model, monkeypatch, tmp_path):
+    before = copy.deepcopy(model)
+    fast(model, monkeypatch)
+    assert list(model.state_dict()) == list(before.state_dict())
+    losses = []
+    for network in (before, model):
+        loss = network.train()(CLIPS, labels=torch.ones(2, 64, 96).cumsum(1)).loss
+        loss.backward()
+        losses.append(loss)
+    torch.testing.assert_close(losses[1], losses[0])
+    for (name, expected), found in zip(before.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, msg=name)
+    for network, name in ((before, "before"), (model, "after")):
+        network.save_pretrained(tmp_path / name)
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "after" / file).read_bytes() == (tmp_path / "before" / file).read_bytes()
+
+
+def test_a_prepared_model_is_exported_as_any_other(model, monkeypatch):
+    fast(model, monkeypatch)
+    with torch.no_grad():
+        program = torch.export.export(model, (CLIPS,), strict=False)
+    assert not [node.name for node in program.graph.nodes if "mkldnn" in str(node.target)]
+
+
+def test_weights_loaded_later_count(model, monkeypatch):
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in changed.salfom.encoder.parameters():
+            weight.mul_(1.5)
+    fast(model, monkeypatch)
+    with torch.inference_mode():
+        before = model(CLIPS).saliency
+        model.load_state_dict(changed.state_dict())
+        torch.testing.assert_close(model(CLIPS).saliency, changed(CLIPS).saliency, atol=1e-6, rtol=0)
+        assert (model(CLIPS).saliency - before).abs().max() > 1e-3
+
+
+def test_an_attention_chosen_by_hand_stays(model):
+    model.salfom.encoder.set_attn_implementation("eager")
+    prepare_for_inference(model)
+    with torch.inference_mode():
+        attentions = model(CLIPS[:1], output_attentions=True).attentions
+    assert attentions[0].shape == (1, 2, 96, 96)
+
+
+def test_layers_elsewhere_than_on_a_cpu_stay_with_pytorch():
+    layer = nn.Linear(4, 3, device="meta")
+    layer.__class__ = OneDNNLinear
+    with torch.inference_mode():
+        assert layer(torch.empty(2, 4, device="meta")).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "units"),
+    [
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"avx512_f": True, "avx512_bf16": False}, False),
+        ({"bf16": True}, True),
+        ({"neon": True}, False),
+        (None, True),  # An older PyTorch, which names no instructions.
+    ],
+)
+def test_units_for_bfloat16(capabilities, units, monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    if capabilities is not None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert computes_in_hardware(torch.bfloat16) == units
+    assert computes_in_hardware(torch.float32)
+    assert computes_in_hardware(torch.float64)
