@@ -114,12 +114,10 @@ def table(points: list[dict]) -> str:
 
 def plot(points: list[dict]) -> str:
     """NSS against milliseconds per map, for points that have both; a line joins the sizes of one model. SVG."""
-    points = sorted(
-        (one for one in points if one.get("ms_per_map") and one.get("nss")), key=lambda one: one["ms_per_map"]
-    )
+    points = [one for one in points if one.get("ms_per_map") and one.get("nss")]
     dots = []
     for number, label in enumerate(dict.fromkeys(one["label"] for one in points)):
-        of_model = [one for one in points if one["label"] == label]
+        of_model = sorted((one for one in points if one["label"] == label), key=lambda one: one["ms_per_map"])
         words = {index: f"{one['height']}×{one['width']}" for index, one in enumerate(of_model) if "height" in one}
         words[len(of_model) - 1] = f"{label} {words.get(len(of_model) - 1, '')}".strip()
         places = [(one["ms_per_map"], one["nss"]) for one in of_model]

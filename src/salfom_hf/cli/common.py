@@ -155,16 +155,16 @@ def load_onnx_predictor(name: str, args: argparse.Namespace):
     """
     As [`load_predictor`], of what `salfom export onnx` wrote.
     """
+    import torch
     import transformers
 
     from ..export.onnx_runtime import OnnxPredictor
 
     if args.compile:
         raise UsageError("--compile is for PyTorch; leave it out with --runtime onnx.")
-    if args.device not in (None, "cpu") or args.dtype != "float32":
-        raise UsageError("onnxruntime computes on the CPU and in float32 here; leave out --device and --dtype.")
     transformers.logging.set_verbosity_error()
-    return OnnxPredictor.from_pretrained(name, args.stride, args.batch_size)
+    dtype = getattr(torch, args.dtype)
+    return OnnxPredictor.from_pretrained(name, args.device or "cpu", dtype, args.stride, args.batch_size)
 
 
 def report(error: Exception) -> int:

@@ -116,17 +116,27 @@ class OnnxPredictor(SaliencyPredictor):
         self.stride, self.batch_size = stride, batch_size
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike, stride: int = 1, batch_size: int = 4) -> "OnnxPredictor":
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        stride: int = 1,
+        batch_size: int = 4,
+    ) -> "OnnxPredictor":
         """
         Load what `salfom export onnx` wrote.
 
         Args:
             name: as [`OnnxModel`] takes it.
+            device, dtype: there is no choice; they are for those who pass them to any predictor.
             stride, batch_size: see the class.
 
         Raises:
-            GraphError, LoadError: it cannot be loaded.
+            GraphError, LoadError: it cannot be loaded, or device or dtype are others.
         """
+        if str(device) != str(OnnxModel.device) or dtype != OnnxModel.dtype:
+            raise GraphError("onnxruntime computes on the CPU and in float32 here; leave out --device and --dtype.")
         model = OnnxModel(name)
         with loading(model.folder):
             processor = SalFoMVideoProcessor.from_pretrained(model.folder)
