@@ -35,17 +35,10 @@ def test_clips_are_read(folder):
     assert load("gazefolder", folder, "val")["video_id"][:] == ["talk"]
 
 
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        ("train", "train"),
-        ("training", "train"),
-        ("validation", "validation"),
-        ("val", "validation"),
-        ("test", "test"),
-        ("testing", "test"),
-    ],
-)
+NAMES = {"train": ("train", "training"), "validation": ("validation", "val"), "test": ("test", "testing")}
+
+
+@pytest.mark.parametrize(("name", "split"), [(name, split) for split in NAMES for name in NAMES[split]])
 def test_a_single_split_under_each_of_its_names(tmp_path, name, split):
     root = gaze_data.write_clips(tmp_path, {f"{name}/walk": SIZE})
     for asked in (name, split):

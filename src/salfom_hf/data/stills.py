@@ -99,6 +99,7 @@ class Table:
 
     path: Path
     group: int | None = None
+    num_rows: int = 0
 
     def state(self) -> Any:
         return stamp(self.path)
@@ -115,7 +116,8 @@ class Table:
             columns = [name for name in file.schema_arrow.names if name in STILL_FEATURES and name != "image"]
             rows = (row for batch in file.iter_batches(256, columns=columns) for row in batch.to_pylist())
             problems = _fixation_problems(self.path, rows)
-            return [Table(self.path, group) for group in range(file.num_row_groups)], problems
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            return [Table(self.path, group, size) for group, size in enumerate(sizes)], problems
 
     def decode(self) -> list[Problem]:
         problems = []
@@ -131,8 +133,7 @@ class Table:
         return problems
 
     def count(self) -> tuple[int, int]:
-        with pq.ParquetFile(self.path) as file:
-            return file.metadata.row_group(self.group).num_rows, 0
+        return self.num_rows, 0
 
     def rows(self) -> Iterator[dict]:
         """Its rows, less those whose fixations do not fit."""
