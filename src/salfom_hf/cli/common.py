@@ -172,7 +172,7 @@ def load_onnx_predictor(name: str, args: argparse.Namespace):
     As [`load_predictor`], of what `salfom export onnx` wrote.
 
     Raises:
-        UsageError: it cannot be used, or not as the options say.
+        UsageError, GraphError, LoadError: it cannot be used, or not as the options say.
     """
     import torch
     import transformers
