@@ -152,9 +152,7 @@ def load_predictor(name: str, args: argparse.Namespace):
 
 
 def load_onnx_predictor(name: str, args: argparse.Namespace):
-    """
-    As [`load_predictor`], of what `salfom export onnx` wrote.
-    """
+    """As [`load_predictor`], of what `salfom export onnx` wrote."""
     import torch
     import transformers
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers.image_utils import SizeDict
 
-from ..errors import described, is_out_of_memory
+from ..errors import described, is_out_of_memory, reported
 from ..files import atomic_output, check_free
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import SalFoMVideoProcessor
@@ -150,7 +150,7 @@ def export_onnx(
     check_free(output, overwrite)
     export = Export(model, processor, size)
     weights = sum(weight.nbytes for weight in model.parameters())
-    with atomic_output(output, overwrite) as folder:
+    with atomic_output(output, overwrite) as folder, reported(f"Cannot write {output}"):
         folder.mkdir()
         model.config.save_pretrained(folder)
         export.processor.save_pretrained(folder)
@@ -195,7 +195,7 @@ def export_program(
         raise GraphError(f"A program of torch.export is a file .pt2, which {output} is not; choose another output.")
     check_free(output, overwrite)
     export = Export(model, processor, size)
-    with atomic_output(output, overwrite) as path:
+    with atomic_output(output, overwrite) as path, reported(f"Cannot write {output}"):
         torch.export.save(export.program(), path)
         return export.check(torch.export.load(path).module(), output.name)
 
