@@ -22,7 +22,6 @@ from transformers import (
 )
 
 from salfom_hf import EfficientNetLiteConfig, EfficientNetLiteModel, SalFoMConfig, SalFoMModel, UMTConfig, UMTModel
-from salfom_hf.inference import cpu
 from salfom_hf.models.encoders import ENCODERS, adapter_for, build_encoder
 from salfom_hf.models.modeling_efficientnet_lite import load_imagenet_weights
 from salfom_hf.models.modeling_umt import interpolate_positions, sinusoidal_table
@@ -233,15 +232,6 @@ def test_models_pickle_after_use(name):
         for found in (*copies(model), model):
             assert torch.equal(found.encode(pixels)[0], expected)
             torch.testing.assert_close(found(pixels, output_hidden_states=True).hidden_states, states)
-
-
-def test_folded_encoders_pickle_after_use():
-    model, pixels = salfom("efficientnet_lite"), torch.randn(2, 3, 64, 64)
-    folded = cpu.folded(model.encoder)
-    with torch.no_grad():
-        expected, _ = model.adapter.features(folded, pixels)
-        for found in copies(folded):
-            torch.testing.assert_close(model.adapter.features(found, pixels)[0], expected)
 
 
 def encode(models, pixels, results):
