@@ -14,11 +14,10 @@ from PIL import Image
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import SalFoMVideoProcessor, resize_map, to_tensor
 from ..video.reading import IMAGE_RATE, Frame, read_frames
-from .cpu import prepare_for_inference
+from .cpu import prepare_for_inference, pytorch_threads
 from .profiling import stage, timed
 from .shared_windows import can_stream, shared_maps
 from .sliding_window import is_still, sees_stills, still_maps, window_maps
-from .threads import pytorch_threads
 
 
 class SaliencyFrame(NamedTuple):
