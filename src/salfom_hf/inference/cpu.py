@@ -1,4 +1,4 @@
-"""How PyTorch computes faster on a CPU: memory kept, threads for a part, weights packed, and what UMT's encoder gains."""
+"""Computing faster on a CPU: memory that is kept, threads, packed weights, and what UMT's encoder gains."""
 
 import copy
 import ctypes
