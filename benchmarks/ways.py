@@ -39,8 +39,8 @@ from measuring import circumstances, described, memory_status, table, tell, time
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor
 from salfom_hf.inference import cpu
 from salfom_hf.inference.benchmarking import EXAMPLE, random_model
+from salfom_hf.inference.predictor import saliency_maps
 from salfom_hf.inference.shared_windows import can_stream
-from salfom_hf.inference.sliding_window import saliency_maps
 from salfom_hf.video import read_frames
 
 TURN = 0.5  # seconds that each way's turn lasts at least: of a quick network, many calls
@@ -276,16 +276,6 @@ def measure(name: str, ways: list[Way], device: torch.device, rounds: int) -> tu
     return rows, peaks
 
 
-def chosen(model: SalFoMForVideoSaliencyPrediction, dtypes: list[str]) -> dict[str, dict[str, str]]:
-    """For each dtype, what [`salfom_hf.inference.cpu`] found to be fastest; {} for models that it leaves alone."""
-    found = {}
-    for dtype in dtypes:
-        if cpu.accelerable(model.salfom.encoder, getattr(torch, dtype), model.device):
-            ways = cpu.measure(getattr(torch, dtype), torch.get_num_threads())
-            found[dtype] = dict(zip(("linear layers", "attention"), ways, strict=True))
-    return found
-
-
 def profile(way: Way, device: torch.device) -> str:
     """The operations that one call spends most of its time in."""
     # An encoder may work in a thread of its own.
@@ -330,13 +320,10 @@ def main(given: list[str] | None = None) -> None:
     told = f"{args.model} with {weights}, windows of {length} frames of {height}×{width}. {described(about)}."
     products = ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, peak in peaks.items())
     told += f" Fastest matrix product: {products}."
-    choices = chosen(model, args.dtype)
-    for dtype, parts in choices.items():
-        told += f" Predictor in {dtype}: " + ", ".join(f"{part} by {way}" for part, way in parts.items()) + "."
     profiles = {str(way): profile(way, device) for way in ways} if args.profile else {}
     numbers = {"model": args.model, "weights": weights, "size": size, "num_frames": length, "rounds": args.rounds}
     numbers |= {"operations per window": ways[0].operations, "operations per second of the fastest product": peaks}
-    numbers |= {"chosen by the predictor": choices, "rows": rows, "profiles": profiles}
+    numbers |= {"rows": rows, "profiles": profiles}
     tell(about, f"{told}\n\n{table(COLUMNS, rows)}", args.output, **numbers)
     for name, text in profiles.items():
         print(f"\n{name}\n{text}")

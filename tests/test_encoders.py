@@ -30,7 +30,6 @@ from salfom_hf import (
     UMTConfig,
     UMTModel,
 )
-from salfom_hf.inference import cpu
 from salfom_hf.models.encoders import ENCODERS, adapter_for, build_encoder, interpolate_positions
 from salfom_hf.models.modeling_umt import sinusoidal_table
 from salfom_hf.training.model import load_imagenet_weights
@@ -235,15 +234,6 @@ def test_models_pickle_after_use(name):
         expected, _ = model.encode(pixels)
         for found in (*copies(model), model):
             assert torch.equal(found.encode(pixels)[0], expected)
-
-
-def test_folded_encoders_pickle_after_use():
-    model, pixels = salfom("efficientnet_lite"), torch.randn(2, 3, 64, 64)
-    folded = cpu.folded(model.encoder)
-    with torch.no_grad():
-        expected, _ = model.adapter.features(folded, pixels)
-        for found in copies(folded):
-            torch.testing.assert_close(model.adapter.features(found, pixels)[0], expected)
 
 
 def encode(models, pixels, results):
