@@ -268,12 +268,14 @@ def test_quick_start(small, monkeypatch, capsys):
     pytest.importorskip("gradio")
     served = []
     monkeypatch.setattr("salfom_hf.demo.launch", lambda page, **options: served.append(options))
-    places = {"src/salfom_hf/assets/example.mp4": "talk.mp4"}
+    Image.new("RGB", (96, 64)).save("picture.jpg")
+    places = {"src/salfom_hf/assets/example.mp4": "talk.mp4", "docs/overlay.jpg": "picture.jpg"}
     run_commands("quick-start.md", places)
     assert frames_in("saliency.mp4") == 6
     assert [(options["server_name"], options["server_port"]) for options in served] == [("127.0.0.1", 7860)]
-    maps = run_python("quick-start.md", places)["maps"]
-    assert maps.shape == (6, 64, 96)
+    namespace = run_python("quick-start.md", places)
+    assert namespace["maps"].shape == (6, 64, 96)
+    assert namespace["saliency"].shape == (64, 96)
     assert "The highest value is in frame" in capsys.readouterr().out
     for place in places:
         assert (DOCS.parent / place).is_file()

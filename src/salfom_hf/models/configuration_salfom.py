@@ -105,7 +105,10 @@ class UMTConfig(PreTrainedConfig):
 
 def pair(value: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
     """A size given as one number or as (height, width), as (height, width)."""
-    return (value, value) if isinstance(value, int) else tuple(value)
+    if isinstance(value, int):
+        return value, value
+    height, width = value
+    return height, width
 
 
 # --- Encoders: what the decoder and its configuration have to know of each ---
@@ -283,23 +286,30 @@ class SalFoMConfig(PreTrainedConfig):
             self.encoder_config = own(**encoder) if own else AutoConfig.for_model(model_type, **encoder)
         super().__post_init__(**kwargs)
 
+    def encoder_facts(self) -> tuple[EncoderAdapter, PreTrainedConfig]:
+        """What is known of the encoder, and its configuration."""
+        assert isinstance(self.encoder_config, PreTrainedConfig)  # As `__post_init__` leaves it.
+        return encoder_facts(self.encoder_config), self.encoder_config
+
     def validate_frames(self):
-        frames_per_step = encoder_facts(self.encoder_config).frames_per_step(self.encoder_config)
+        facts, encoder = self.encoder_facts()
+        frames_per_step = facts.frames_per_step(encoder)
         steps, remainder = divmod(self.num_frames, frames_per_step)
         if remainder or steps < 1 or steps & (steps - 1):
             raise ValueError(
                 f"num_frames ({self.num_frames}) must be {frames_per_step} times a power of two for the encoder "
-                f"'{self.encoder_config.model_type}'."
+                f"'{encoder.model_type}'."
             )
 
     def validate_image_size(self):
-        if len(self.image_height_width) != 2:
+        if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"image_size must be one number or (height, width), not {self.image_size}.")
-        stride = encoder_facts(self.encoder_config).stride(self.encoder_config)
+        facts, encoder = self.encoder_facts()
+        stride = facts.stride(encoder)
         if any(side < stride or side % stride for side in self.image_height_width):
             raise ValueError(
                 f"image_size ({self.image_size}) must be a multiple of {stride}, the stride of the encoder "
-                f"'{self.encoder_config.model_type}'."
+                f"'{encoder.model_type}'."
             )
 
     def validate_decoder(self):
@@ -331,12 +341,14 @@ class SalFoMConfig(PreTrainedConfig):
     @property
     def time_steps(self) -> int:
         """Time steps of the feature volume of one clip."""
-        return self.num_frames // encoder_facts(self.encoder_config).frames_per_step(self.encoder_config)
+        facts, encoder = self.encoder_facts()
+        return self.num_frames // facts.frames_per_step(encoder)
 
     @property
     def feature_channels(self) -> int:
         """Channels that the decoder reads."""
-        return self.decoder_hidden_size or encoder_facts(self.encoder_config).channels(self.encoder_config)
+        facts, encoder = self.encoder_facts()
+        return self.decoder_hidden_size or facts.channels(encoder)
 
     @property
     def time_reductions(self) -> tuple[int, int, int, int]:

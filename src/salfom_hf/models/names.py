@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from huggingface_hub.constants import HF_HOME
 
-Class = TypeVar("Class", bound=type)
+Class = TypeVar("Class")
 
 SHIPPED = Path(__file__).parents[1] / "weights"
 
@@ -71,15 +71,15 @@ def local(*names: str | os.PathLike) -> list[Path]:
     return found
 
 
-def takes_names(kind: Class) -> Class:
+def takes_names(kind: type[Class]) -> type[Class]:
     """Let `from_pretrained` of a class take the package's own names; code that goes with a model leaves this out."""
-    load = kind.from_pretrained.__func__
+    load = kind.from_pretrained.__func__  # type: ignore[attr-defined]
 
     @wraps(load)
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         return load(cls, resolve(pretrained_model_name_or_path), *args, **kwargs)
 
-    kind.from_pretrained = classmethod(from_pretrained)
+    kind.from_pretrained = classmethod(from_pretrained)  # type: ignore[attr-defined]
     return kind
 
 
