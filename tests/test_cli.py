@@ -472,22 +472,6 @@ def test_an_output_is_replaced_only_when_asked(folder, salfom):
     assert len(pictures("clip_overlay.mp4")) == 6
 
 
-@pytest.mark.parametrize("style", ["overlay", "maps", "npz"])
-def test_an_interrupt_leaves_nothing(folder, salfom, monkeypatch, style):
-    stream = SaliencyPredictor.stream
-
-    def interrupted(self, *arguments):
-        frames = stream(self, *arguments)
-        yield next(frames)
-        yield next(frames)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(SaliencyPredictor, "stream", interrupted)
-    code, said = salfom("clip.mp4", "--format", style)
-    assert (code, tree(folder)) == (130, ["clip.mp4"])
-    assert said.err.count("\n") == 1
-
-
 @pytest.fixture
 def no_thread_is_left():
     before = set(threading.enumerate())

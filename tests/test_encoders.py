@@ -30,7 +30,6 @@ from salfom_hf import (
     UMTConfig,
     UMTModel,
 )
-from salfom_hf.inference import cpu
 from salfom_hf.models.encoders import ENCODERS, adapter_for, build_encoder, interpolate_positions
 from salfom_hf.models.modeling_umt import sinusoidal_table
 from salfom_hf.training.model import load_imagenet_weights
@@ -232,24 +231,22 @@ def copies(model):
 def test_models_pickle_after_use(name):
     model, pixels = salfom(name), torch.randn(1, 8, 3, 32, 64)
     with torch.no_grad():
+        states = model(pixels, output_hidden_states=True).hidden_states
         expected, _ = model.encode(pixels)
         for found in (*copies(model), model):
             assert torch.equal(found.encode(pixels)[0], expected)
-
-
-def test_folded_encoders_pickle_after_use():
-    model, pixels = salfom("efficientnet_lite"), torch.randn(2, 3, 64, 64)
-    folded = cpu.folded(model.encoder)
-    with torch.no_grad():
-        expected, _ = model.adapter.features(folded, pixels)
-        for found in copies(folded):
-            torch.testing.assert_close(model.adapter.features(found, pixels)[0], expected)
+            torch.testing.assert_close(found(pixels, output_hidden_states=True).hidden_states, states)
 
 
 def encode(models, pixels, results):
     torch.set_num_threads(1)
     with torch.no_grad():
-        results.put([model.encode(pixels)[0].numpy() for model in models])
+        results.put(
+            [
+                (model.encode(pixels)[0].numpy(), len(model(pixels, output_hidden_states=True).hidden_states))
+                for model in models
+            ]
+        )
 
 
 def test_spawned_processes_give_the_same():
@@ -261,8 +258,9 @@ def test_spawned_processes_give_the_same():
     found = results.get(timeout=120)
     process.join()
     with torch.no_grad():
-        for model, volume in zip(models, found, strict=True):
+        for model, (volume, states) in zip(models, found, strict=True):
             torch.testing.assert_close(torch.from_numpy(volume), model.encode(pixels)[0])
+            assert states == len(model(pixels, output_hidden_states=True).hidden_states) > 0
 
 
 # --- UMT ---

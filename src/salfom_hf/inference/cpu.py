@@ -1,8 +1,10 @@
-"""How PyTorch computes faster on a CPU: memory that is kept, weights that are packed, and what UMT's encoder gains."""
+"""Computing faster on a CPU: memory that is kept, threads, packed weights, and what UMT's encoder gains."""
 
 import copy
 import ctypes
 import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -29,6 +31,37 @@ def keep_freed_memory() -> None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_TOP_PAD, 64 * 2**20)
+
+
+def pytorch_function(name: str) -> Callable[[int], int]:
+    """A function of the C libraries that PyTorch computes with; one that does nothing where there is none."""
+    try:
+        return getattr(ctypes.CDLL("libtorch_cpu.so"), name)  # Loaded by now, and found by its name wherever it lies.
+    except (AttributeError, OSError):
+        return lambda _: 0
+
+
+# For the calling thread alone: `torch.set_num_threads` sets the number of threads that start later, too.
+set_openmp_threads = pytorch_function("omp_set_num_threads")
+
+set_mkl_threads = pytorch_function("MKL_Set_Num_Threads_Local")
+
+
+@contextmanager
+def pytorch_threads(count: int) -> Iterator[None]:
+    """
+    Let PyTorch compute on `count` threads where this thread calls it, and as before thereafter. On other systems than
+    Linux nothing changes: what runs side by side shares all threads.
+    """
+    # A thread takes its number with its first look at it, which would come too late.
+    before = torch.get_num_threads()
+    set_openmp_threads(count)
+    before_mkl = set_mkl_threads(count)
+    try:
+        yield
+    finally:
+        set_openmp_threads(before)
+        set_mkl_threads(before_mkl)
 
 
 # What follows, as oneDNN calls it: name, arguments.
@@ -245,4 +278,4 @@ def prepare_for_inference(model: SalFoMForVideoSaliencyPrediction) -> SalFoMForV
     return model
 
 
-__all__ = ["computes_in_hardware", "exact_float32", "keep_freed_memory", "prepare_for_inference"]
+__all__ = ["computes_in_hardware", "exact_float32", "keep_freed_memory", "prepare_for_inference", "pytorch_threads"]

@@ -13,11 +13,10 @@ import torch
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, resize_map
 from ..video.reading import Frame
-from .cpu import prepare_for_inference
+from .cpu import prepare_for_inference, pytorch_threads
 from .profiling import stage, timed
 from .shared_windows import can_stream, shared_maps
 from .sliding_window import is_still, sees_stills, still_maps, window_maps
-from .threads import pytorch_threads
 
 
 class SaliencyFrame(NamedTuple):

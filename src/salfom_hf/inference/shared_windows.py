@@ -38,10 +38,10 @@ from ..models.modeling_salfom import (
     TemporalWindowAttention,
     upsample,
 )
-from .cpu import PackedConvolution, folded
+from .cpu import PackedConvolution, folded, pytorch_threads
 from .profiling import stage
 from .sliding_window import Map, batched, encoded, interpolated, key_frames
-from .threads import in_background, pytorch_threads
+from .threads import in_background
 
 # What one place of a layer reads: tensors (1, channels, rows, columns), the oldest first.
 Inputs = Sequence[torch.Tensor]

@@ -1,13 +1,9 @@
-"""Work behind or ahead of the caller, in a thread, and how many threads PyTorch computes on."""
+"""Work behind or ahead of the caller, in a thread."""
 
-import ctypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
-
-import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,35 +30,4 @@ def in_background(function: Callable[[Item], Result], items: Iterable[Item], siz
         thread.shutdown(cancel_futures=True)
 
 
-def pytorch_function(name: str) -> Callable[[int], int]:
-    """A function of the C libraries that PyTorch computes with; one that does nothing where there is none."""
-    try:
-        return getattr(ctypes.CDLL("libtorch_cpu.so"), name)  # Loaded by now, and found by its name wherever it lies.
-    except (AttributeError, OSError):
-        return lambda _: 0
-
-
-# For the calling thread alone: `torch.set_num_threads` sets the number of threads that start later, too.
-set_openmp_threads = pytorch_function("omp_set_num_threads")
-
-set_mkl_threads = pytorch_function("MKL_Set_Num_Threads_Local")
-
-
-@contextmanager
-def pytorch_threads(count: int) -> Iterator[None]:
-    """
-    Let PyTorch compute on `count` threads where this thread calls it, and as before thereafter. On other systems than
-    Linux nothing changes: what runs side by side shares all threads.
-    """
-    # A thread takes its number with its first look at it, which would come too late.
-    before = torch.get_num_threads()
-    set_openmp_threads(count)
-    before_mkl = set_mkl_threads(count)
-    try:
-        yield
-    finally:
-        set_openmp_threads(before)
-        set_mkl_threads(before_mkl)
-
-
-__all__ = ["in_background", "pytorch_threads"]
+__all__ = ["in_background"]
