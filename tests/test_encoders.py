@@ -231,15 +231,22 @@ def copies(model):
 def test_models_pickle_after_use(name):
     model, pixels = salfom(name), torch.randn(1, 8, 3, 32, 64)
     with torch.no_grad():
+        states = model(pixels, output_hidden_states=True).hidden_states
         expected, _ = model.encode(pixels)
         for found in (*copies(model), model):
             assert torch.equal(found.encode(pixels)[0], expected)
+            torch.testing.assert_close(found(pixels, output_hidden_states=True).hidden_states, states)
 
 
 def encode(models, pixels, results):
     torch.set_num_threads(1)
     with torch.no_grad():
-        results.put([model.encode(pixels)[0].numpy() for model in models])
+        results.put(
+            [
+                (model.encode(pixels)[0].numpy(), len(model(pixels, output_hidden_states=True).hidden_states))
+                for model in models
+            ]
+        )
 
 
 def test_spawned_processes_give_the_same():
@@ -251,8 +258,9 @@ def test_spawned_processes_give_the_same():
     found = results.get(timeout=120)
     process.join()
     with torch.no_grad():
-        for model, volume in zip(models, found, strict=True):
+        for model, (volume, states) in zip(models, found, strict=True):
             torch.testing.assert_close(torch.from_numpy(volume), model.encode(pixels)[0])
+            assert states == len(model(pixels, output_hidden_states=True).hidden_states) > 0
 
 
 # --- UMT ---

@@ -7,6 +7,7 @@ their features can be kept while the window slides on. To add an encoder, write 
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -296,6 +297,30 @@ def build_encoder(config: PreTrainedConfig, num_frames: int | None = None) -> Pr
         encoder = AutoModel.from_config(config)
     adapter.prepare(encoder, num_frames or getattr(config, "num_frames", 1))
     return encoder
+
+
+class PicklableModel(PreTrainedModel):
+    """A model that pickles even after transformers has recorded hidden states of it, and gives them once loaded."""
+
+    def __getstate__(self) -> dict:
+        # What records them does not pickle; it is installed again when it is next needed.
+        for module in self.modules():
+            module.__dict__.pop("_output_capturing_hooks_installed", None)
+            for key, hook in list(module._forward_hooks.items()):
+                if getattr(hook, "__module__", None) == "transformers.utils.output_capturing":
+                    del module._forward_hooks[key]
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        # transformers notes this when it builds a model, which may not have happened in this process; other versions
+        # may not have this table.
+        with suppress(ImportError):
+            from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+
+            for module in self.modules():
+                if isinstance(module, PreTrainedModel):
+                    _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
 
 
 def load_encoder(name: str | os.PathLike) -> PreTrainedModel:

@@ -14,7 +14,6 @@ from itertools import pairwise
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.processing_utils import Unpack
@@ -22,7 +21,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .configuration_salfom import SalFoMConfig
-from .encoders import EncoderAdapter, adapter_for, build_encoder, encode, load_encoder
+from .encoders import EncoderAdapter, PicklableModel, adapter_for, build_encoder, encode, load_encoder
 from .losses import saliency_loss
 from .names import takes_names
 
@@ -321,7 +320,7 @@ class SalFoMOutput(ModelOutput):
 
 
 @takes_names
-class SalFoMPreTrainedModel(PreTrainedModel):
+class SalFoMPreTrainedModel(PicklableModel):
     config: SalFoMConfig
     base_model_prefix = "salfom"
     main_input_name = "pixel_values_videos"
