@@ -102,6 +102,8 @@ def reported(message: str, advice: str = "check the path and its permissions") -
     try:
         yield
     except (av.FFmpegError, OSError, ValueError) as error:
+        if is_sentence(error):
+            raise
         raise VideoError(f"{message} ({reason_of(error)}); {advice_for(error, advice)}.") from error
 
 
