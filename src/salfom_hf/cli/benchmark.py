@@ -3,17 +3,21 @@
 import argparse
 import copy
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from ..models.loading import loading
 from ..models.names import KNOWN
 from .common import UsageError, at_least_one, load_predictor, usable_device
+
+if TYPE_CHECKING:
+    from ..inference.predictor import SaliencyPredictor
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 REAL_TIME = 30  # frames per second
 
 
-def add(commands) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "benchmark",
         help="how many maps a second this machine computes",
@@ -41,7 +45,7 @@ def add(commands) -> None:
     command.set_defaults(run=benchmark, stride=1, runtime="torch")
 
 
-def load(args: argparse.Namespace, dtype: str):
+def load(args: argparse.Namespace, dtype: str) -> "SaliencyPredictor":
     """A predictor in this dtype."""
     import torch
 
