@@ -32,10 +32,9 @@ pytestmark = pytest.mark.usefixtures("reproducible")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, set_threads):
-    """One call a turn, nothing measured of the machine, and no number of threads or allocator for later tests."""
+    """One call a turn, and no number of threads or allocator for later tests."""
     monkeypatch.syspath_prepend(SCRIPTS)
     monkeypatch.setattr(benchmarking, "TURN", 1e-9)
-    monkeypatch.setattr(cpu, "measure", lambda dtype, threads: ("onednn", "tiled_blas"))
     monkeypatch.setattr(cpu, "keep_freed_memory", lambda: None)
 
 

@@ -72,6 +72,7 @@ def benchmark(args: argparse.Namespace) -> int:
     from ..inference.benchmarking import EXAMPLE, maps_per_second
     from ..inference.cpu import exact_float32, keep_freed_memory
     from ..inference.profiling import aligned
+    from ..models.encoders import check_clips
     from ..video.reading import probe
 
     keep_freed_memory()
@@ -86,7 +87,8 @@ def benchmark(args: argparse.Namespace) -> int:
             if args.size is not None:
                 processor.size, processor.keep_aspect_ratio = SizeDict(height=args.size[0], width=args.size[1]), False
             height, width = processor.target_size(info.height, info.width)
-            model.salfom.check_input(torch.empty(1, 1, 3, height, width, device="meta"))
+            still = torch.empty(1, 1, 3, height, width, device="meta")
+            check_clips(still, model.config.num_frames, model.salfom.adapter.stride(model.salfom.encoder.config))
         except ValueError as error:
             raise UsageError(str(error)) from error
         for batch_size in dict.fromkeys(args.batch_size):

@@ -107,7 +107,7 @@ def encode(
         features = features.transpose(1, 2).flatten(0, 1)
     if projection is not None:
         features = projection(features).relu()
-    return features.unflatten(0, (len(clips), -1)).transpose(1, 2), outputs
+    return features.unflatten(0, (clips.shape[0], -1)).transpose(1, 2), outputs
 
 
 # --- Feature functions: (encoder, pixels, flags) to (features, the encoder's own output) ---
