@@ -3,17 +3,21 @@
 import argparse
 import copy
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from ..models.loading import loading
 from ..models.names import KNOWN
 from .common import UsageError, at_least_one, load_predictor, usable_device
+
+if TYPE_CHECKING:
+    from ..inference.predictor import SaliencyPredictor
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 REAL_TIME = 30  # frames per second
 
 
-def add(commands) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "benchmark",
         help="how many maps a second this machine computes",
@@ -41,7 +45,7 @@ def add(commands) -> None:
     command.set_defaults(run=benchmark, stride=1, runtime="torch")
 
 
-def load(args: argparse.Namespace, dtype: str):
+def load(args: argparse.Namespace, dtype: str) -> "SaliencyPredictor":
     """A predictor in this dtype."""
     import torch
 
@@ -68,6 +72,7 @@ def benchmark(args: argparse.Namespace) -> int:
     from ..inference.benchmarking import EXAMPLE, maps_per_second
     from ..inference.cpu import exact_float32, keep_freed_memory
     from ..inference.profiling import aligned
+    from ..models.encoders import check_clips
     from ..video.reading import probe
 
     keep_freed_memory()
@@ -82,7 +87,8 @@ def benchmark(args: argparse.Namespace) -> int:
             if args.size is not None:
                 processor.size, processor.keep_aspect_ratio = SizeDict(height=args.size[0], width=args.size[1]), False
             height, width = processor.target_size(info.height, info.width)
-            model.salfom.check_input(torch.empty(1, 1, 3, height, width, device="meta"))
+            still = torch.empty(1, 1, 3, height, width, device="meta")
+            check_clips(still, model.config.num_frames, model.salfom.adapter.stride(model.salfom.encoder.config))
         except ValueError as error:
             raise UsageError(str(error)) from error
         for batch_size in dict.fromkeys(args.batch_size):

@@ -7,9 +7,14 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import advice_for, described, is_out_of_memory, is_sentence
 from ..models.loading import loading
+
+if TYPE_CHECKING:
+    from ..export.onnx_runtime import OnnxPredictor
+    from ..inference.predictor import SaliencyPredictor
 
 FAILURE = 2
 
@@ -21,12 +26,12 @@ class UsageError(Exception):
 class CommandParser(argparse.ArgumentParser):
     """A parser that has, like all parsers of its subcommands, the option --debug; without it `args` has no `debug`."""
 
-    def __init__(self, *args, **options):
+    def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         told = "print the whole traceback of every error"
         self.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=told)
 
-    def parse_known_args(self, *args, **options):
+    def parse_known_args(self, *args: Any, **options: Any) -> tuple[argparse.Namespace, list[str]]:
         global _tracebacks
         parsed, unknown = super().parse_known_args(*args, **options)
         _tracebacks = getattr(parsed, "debug", False)
@@ -122,7 +127,7 @@ def garbage_left() -> Iterator[None]:
 
 
 @garbage_left()
-def load_predictor(name: str, args: argparse.Namespace):
+def load_predictor(name: str, args: argparse.Namespace) -> "SaliencyPredictor":
     """
     A [`SaliencyPredictor`] as the options of `add_model_options` say.
 
@@ -151,7 +156,7 @@ def load_predictor(name: str, args: argparse.Namespace):
         raise UsageError(str(error)) from error
 
 
-def load_onnx_predictor(name: str, args: argparse.Namespace):
+def load_onnx_predictor(name: str, args: argparse.Namespace) -> "OnnxPredictor":
     """As [`load_predictor`], of what `salfom export onnx` wrote."""
     import torch
     import transformers

@@ -6,7 +6,7 @@ from ..models.names import installed
 from .common import UsageError, some_path
 
 
-def add(commands) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "convert",
         help="the authors' weights to a folder for from_pretrained",

@@ -4,13 +4,17 @@ import argparse
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..files import Inputs, atomic_output, check_free, check_suffix
 from ..video.reading import IMAGE_SUFFIXES
 from .common import FAILURE, UsageError, at_least_one, print_traceback, some_path, whole_number
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 # Named here as well as in `salfom_hf.data`, which takes a second to import.
 DATASETS = ("dhf1k", "hollywood2", "ucf_sports", "stills", "gazefolder")
@@ -19,7 +23,7 @@ DATASETS = ("dhf1k", "hollywood2", "ucf_sports", "stills", "gazefolder")
 SHEET_VIDEOS, SHEET_ROWS_OF_STILLS = 6, 3
 
 
-def add(commands) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     group = commands.add_parser(
         "data",
         help="make, check, look at and export gaze datasets",
@@ -116,14 +120,14 @@ def add(commands) -> None:
     )
 
 
-def add_action(actions, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
+def add_action(actions: argparse._SubParsersAction, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
     command = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(run=lambda args: reporting(run, args))
     return command
 
 
 def add_dataset_action(
-    actions, name: str, run: Callable, text: str, or_export: bool = False
+    actions: argparse._SubParsersAction, name: str, run: Callable, text: str, or_export: bool = False
 ) -> argparse.ArgumentParser:
     command = add_action(actions, name, run, text)
     command.add_argument("dataset", choices=DATASETS, metavar="DATASET", help=", ".join(DATASETS))
@@ -254,7 +258,7 @@ def check_free_or_earlier(path: Path, overwrite: bool, inputs: Inputs) -> None:
     check_free(path, overwrite)
 
 
-def named(rows, split: str, ids: list[str]) -> list[dict]:
+def named(rows: "Dataset | IterableDataset", split: str, ids: list[str]) -> list[dict]:
     """The rows of these ids, in the order of the ids."""
     from ..data.features import id_column
 
@@ -265,9 +269,11 @@ def named(rows, split: str, ids: list[str]) -> list[dict]:
     return [found[name] for name in ids]
 
 
-def from_all_over(rows, wanted: int) -> Iterable[dict]:
+def from_all_over(rows: "Dataset | IterableDataset", wanted: int) -> Iterable[dict]:
     """Rows from all over a table; the first ones of an export, which would have to be read to be skipped."""
-    if not isinstance(rows, Sized):
+    from datasets import IterableDataset
+
+    if isinstance(rows, IterableDataset):
         return islice(rows, wanted)
     wanted = min(wanted, len(rows))
     return (rows[(2 * place + 1) * len(rows) // (2 * wanted)] for place in range(wanted))

@@ -8,7 +8,7 @@ from ..models.names import KNOWN
 from .common import UsageError, add_model_options, load_predictor, whole_number
 
 
-def add(commands) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "demo",
         help="a page in the browser",

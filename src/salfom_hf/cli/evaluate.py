@@ -2,11 +2,18 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..files import Inputs, atomic_output
 from ..models.names import KNOWN, local
 from .common import UsageError, add_model_options, at_least_one, load_predictor, not_negative, some_path, whole_number
 from .data import DATASETS, add_skip_invalid, reporting
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..evaluation.baselines import Center
+    from ..evaluation.methods import Method
 
 BASELINES = ("center", "spectral-residual", "inter-observer")
 # Where there are several splits and none is named; others are scored on "test".
@@ -14,7 +21,7 @@ SPLITS = {"dhf1k": "val", "stills": "dev", "gazefolder": "validation"}
 STOPPED = "finished videos are kept: run the same command again to go on"
 
 
-def add(commands) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     known = f"{', '.join(KNOWN)}, a folder, or a Hub name"
     command = commands.add_parser(
         "evaluate",
@@ -89,7 +96,7 @@ def add(commands) -> None:
     command.set_defaults(run=lambda args: reporting(submit, args), stopped=STOPPED)
 
 
-def center_for(args: argparse.Namespace, dataset):
+def center_for(args: argparse.Namespace, dataset: "Dataset") -> "Center":
     """The center baseline: of the training split's fixations, unless that split is missing or itself scored."""
     from ..data import DataError, load
     from ..evaluation import Center
@@ -104,14 +111,14 @@ def center_for(args: argparse.Namespace, dataset):
     return Center.fitted(training, "train")
 
 
-def row_keys(dataset) -> set:
+def row_keys(dataset: "Dataset") -> set:
     """What tells the rows of a dataset apart; names may be numbers that begin anew in every split."""
     if "video_id" in dataset.features:
         return set(zip(*(dataset[name] for name in ("video_id", "num_frames", "width", "height")), strict=True))
     return set(zip(dataset["image_id"], map(tuple, dataset["fixation_x"]), strict=True))
 
 
-def methods_for(args: argparse.Namespace, dataset) -> list:
+def methods_for(args: argparse.Namespace, dataset: "Dataset") -> "list[Method]":
     """What the command line names, in the order of models, predictions, baselines."""
     from ..evaluation import InterObserver, Model, Predictions, SpectralResidual
 

@@ -12,7 +12,7 @@ from .common import at_least_one, some_path
 CHECKED = "Its maps are compared with the model's: if they differ by more than 1e-4, nothing is written."
 
 
-def add(commands) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "export", help="write a model for the Hub, for ONNX or for torch.export", description="Write files for others."
     )

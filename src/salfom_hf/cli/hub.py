@@ -6,7 +6,7 @@ from ..models.names import KNOWN
 from .common import UsageError, some_path
 
 
-def add(commands) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "push",
         help="send a model to the Hugging Face Hub",
@@ -19,7 +19,7 @@ def add(commands) -> None:
     command.set_defaults(run=push)
 
 
-def add_export(kinds) -> None:
+def add_export(kinds: argparse._SubParsersAction) -> None:
     """The kind `hub` of `salfom export`."""
     command = kinds.add_parser(
         "hub",

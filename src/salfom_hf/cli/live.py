@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import median_low
+from typing import TYPE_CHECKING, Any
 
 from ..errors import VideoError
 from ..files import Inputs, check_free, check_suffix
@@ -19,10 +20,13 @@ from ..video.reading import FILE_PROTOCOL
 from ..video.writing import CONTAINERS, VideoWriter
 from .common import UsageError, add_model_options, load_predictor, not_negative, whole_number
 
+if TYPE_CHECKING:
+    from ..inference.live import Slot
+
 PORT = 7861
 
 
-def add(commands) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "live",
         help="a camera or a stream, shown as it comes",
@@ -72,7 +76,7 @@ def stoppable() -> Iterator[Callable[[], bool]]:
         signals.append(number)
         signal.signal(number, before[number])
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(signals)
     finally:
@@ -83,7 +87,7 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 class Status:
     """What is said of a run: on a terminal a line that changes every second, and a sentence at the end."""
 
-    def __init__(self, slot):
+    def __init__(self, slot: "Slot"):
         self.slot, self.recent = slot, 0
         # When each frame was shown, and how late, in seconds: a day of video needs 30 MB.
         self.times, self.latencies = array("d"), array("f")

@@ -23,10 +23,10 @@ from ..video.reading import VideoInfo, probe
 from .common import FAILURE, UsageError, add_model_options, in_words, load_predictor, not_negative, report, some_path
 
 if TYPE_CHECKING:
-    from ..inference.predictor import SaliencyFrame
+    from ..inference.predictor import SaliencyFrame, SaliencyPredictor
 
 
-def add(commands) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "predict",
         help="videos in, saliency out",
@@ -54,13 +54,15 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def outputs(videos: list[Path], output: str | None, output_format: str) -> Iterator[Path]:
     """The output of each video."""
     several = len(videos) > 1
-    named_folder = output is not None and may_be_folder(output)
-    if several and output is not None and not named_folder:
+    folder = output if output is not None and may_be_folder(output) else None
+    if several and output is not None and folder is None:
         raise UsageError(f"{len(videos)} inputs cannot all be written to {output}; name a folder.")
     for video in videos:
         place = default_output(video, output_format)
-        into_folder = named_folder and (several or output_format != "maps")
-        yield Path(output, place.name) if into_folder else Path(output or place)
+        if folder is not None and (several or output_format != "maps"):
+            yield Path(folder, place.name)
+        else:
+            yield Path(output or place)
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -117,7 +119,7 @@ def failing_alone(video: Path) -> Iterator[None]:
         raise
 
 
-def predict_one(predictor, info: VideoInfo, output: Path, args: argparse.Namespace) -> None:
+def predict_one(predictor: SaliencyPredictor, info: VideoInfo, output: Path, args: argparse.Namespace) -> None:
     total = info.num_frames
     if total is not None and (args.start or args.duration is not None):
         length = total / info.frame_rate - args.start

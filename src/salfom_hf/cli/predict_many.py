@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..errors import VideoError
 from ..files import remove_unfinished
 from ..inference.many import Job, plan
-from ..inference.predictor import SaliencyFrame
+from ..inference.predictor import SaliencyFrame, SaliencyPredictor
 from ..inference.processes import OtherProcessError, all_or_none, connect, lost_connection, share_cores, shared_store
 from ..inference.results import write
 from ..models.names import local
@@ -70,7 +70,7 @@ def counted(frames: Iterable[SaliencyFrame], store: distributed.Store, bar: tqdm
 
 
 def predict_own(
-    jobs: list[Job], predictor, store: distributed.Store, bar: tqdm, args: argparse.Namespace
+    jobs: list[Job], predictor: SaliencyPredictor, store: distributed.Store, bar: tqdm, args: argparse.Namespace
 ) -> list[str]:
     """Predict this process's part of the videos; a sentence for each that has no output."""
     failures = []
@@ -99,7 +99,7 @@ def predict(args: argparse.Namespace) -> int:
     if args.runtime == "torch":
         args.device = args.device or str(state.device)
     share_cores(args.threads)
-    planned = [None]
+    planned: list[tuple[list[Job], list[str]] | None] = [None]
     with all_or_none(state):
         if state.is_main_process:
             jobs, failures, done = plan(args.videos, args.output, args.format, args.overwrite, local(args.model))
@@ -137,7 +137,7 @@ def predict(args: argparse.Namespace) -> int:
     return FAILURE if failures else 0
 
 
-def stop(number: int, _) -> None:
+def stop(number: int, _: object) -> None:
     """End as with Ctrl-C, so that unfinished outputs are removed; what launchers send after that is too much."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import get_origin
+from typing import Any, get_origin
 
 import datasets
 import transformers
@@ -27,7 +27,7 @@ from .common import FAILURE, CommandParser, UsageError, report
 class ShowPath(argparse.Action):
     """`PRESET --path`: where a file that ships is, for copying it or for `accelerate launch --config_file`."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object) -> None:
         for folder in (config.PRESETS, config.LAUNCH_CONFIGS):
             path = folder / f"{namespace.preset}.yaml"
             if path.is_file():
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         if value not in ("", [], {}) and kind is not bool:
             text += f" ({' '.join(map(str, value)) if isinstance(value, list) else value})"
         if kind is bool:
-            options = {"action": argparse.BooleanOptionalAction}
+            options: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         elif get_origin(kind) is list:
             options = {"nargs": "*", "metavar": kind.__args__[0].__name__.upper()}
         else:
@@ -93,7 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
     transformers.logging.disable_progress_bar()
     if not (speaks and sys.stderr.isatty()):
         datasets.disable_progress_bars()
-    settings, failure, code = None, None, FAILURE
+    failure: Exception
+    settings, code = None, FAILURE
     with on_signals(stop):
         try:
             settings = parse(arguments)
@@ -108,9 +109,10 @@ def main(arguments: list[str] | None = None) -> int:
         except TrainingStoppedError as error:
             failure, code = error, 128 + error.signal if error.signal else FAILURE
         except Exception as error:
-            failure = in_a_sentence(error)
-            if failure is None:
+            told = in_a_sentence(error)
+            if told is None:
                 raise
+            failure = told
         finally:
             end_readers()
     alike = isinstance(failure, (ConfigError, TrainingStoppedError, UsageError))
@@ -120,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def stop(number: int, _) -> None:
+def stop(number: int, _: object) -> None:
     """Stop between two steps; at the second signal, at once."""
     for each in ENDING:
         signal.signal(each, signal.SIG_DFL)
@@ -132,7 +134,7 @@ def in_a_sentence(error: Exception) -> Exception | None:
     if is_sentence(error):
         return error
     if is_out_of_memory(error):
-        told = MemoryError("Out of memory; lower --batch-size or --size, or set --gradient-checkpointing.")
+        told: Exception = MemoryError("Out of memory; lower --batch-size or --size, or set --gradient-checkpointing.")
     elif isinstance(error, RuntimeError) and lost_connection(error):
         told = OtherProcessError(LOST)
     elif isinstance(error, (OSError, SafetensorError)):

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -22,6 +23,8 @@ from ..models.configuration_salfom import SalFoMConfig, UMTConfig
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.modeling_umt import PRETRAINING_GRID, UMTModel, sinusoidal_table
 from ..models.video_processing_salfom import SalFoMVideoProcessor
+
+Network = TypeVar("Network", bound=PreTrainedModel)
 
 # (our name, the checkpoint's name, what to add to the number inside), applied one after the other.
 RENAMINGS = (
@@ -215,7 +218,7 @@ def split(state: dict[str, torch.Tensor], kind: str) -> tuple[dict[str, torch.Te
     return used, unused
 
 
-def load(model_class: type[PreTrainedModel], config: PreTrainedConfig, state: dict[str, torch.Tensor]):
+def load(model_class: type[Network], config: PreTrainedConfig, state: dict[str, torch.Tensor]) -> Network:
     """A network in evaluation mode that holds the given tensors themselves; they must be exactly its own."""
     with torch.device("meta"):
         model = model_class(config)

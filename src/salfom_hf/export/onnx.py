@@ -76,9 +76,9 @@ class Export:
         self, model: SalFoMForVideoSaliencyPrediction, processor: SalFoMVideoProcessor, size: tuple[int, int] | None
     ):
         self.model, self.processor = model.eval(), copy.deepcopy(processor)
-        self.any_size = size is None and model.config.encoder_config.model_type in ANY_SIZE
+        self.any_size = size is None and model.salfom.encoder.config.model_type in ANY_SIZE
         self.size = height, width = size or model.config.image_height_width
-        self.stride = model.salfom.adapter.stride(model.config.encoder_config)
+        self.stride = model.salfom.adapter.stride(model.salfom.encoder.config)
         if any(side < 1 or side % self.stride for side in self.size):
             raise GraphError(f"The size {height} {width} does not fit this model; give multiples of {self.stride}.")
         if not self.any_size:
@@ -166,7 +166,7 @@ def export_onnx(
                 verbose=False,
             )
         graph = OnnxModel(folder)
-        return export.check(lambda clips: graph(clips).saliency, GRAPH)
+        return export.check(lambda clips: graph(clips)["saliency"], GRAPH)
 
 
 def export_program(

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CardData, EvalResult, ModelCardData, RepoCard
 
@@ -53,7 +54,7 @@ class CardError(Exception):
     """A card or what it is made from cannot be used; the message is one sentence that says what to do."""
 
 
-def render(template: Path, data: CardData, **values) -> str:
+def render(template: Path, data: CardData, **values: Any) -> str:
     """A README.md from a Jinja template, given `card_data` (what is between the dashes), `citation` and `values`."""
     card = RepoCard.from_template(data, template_path=str(template), citation=CITATION, **values)
     return f"{str(card).rstrip()}\n"
@@ -64,7 +65,7 @@ def model_data(
     licence: str | None,
     tags: Sequence[str] = (),
     results: Sequence[EvalResult] = (),
-    **values,
+    **values: Any,
 ) -> ModelCardData:
     """
     Metadata of a SalFoM model.
@@ -87,9 +88,9 @@ def model_data(
     )
 
 
-def page_of(repo_id: str | None) -> str | None:
-    """Where a model on the Hub is seen; `None` for one that has no name there yet (`None` or `""`)."""
-    return f"https://huggingface.co/{repo_id}" if repo_id else None
+def page_of(repo_id: str) -> str:
+    """Where a model on the Hub is seen."""
+    return f"https://huggingface.co/{repo_id}"
 
 
 def measured(

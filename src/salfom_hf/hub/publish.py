@@ -87,7 +87,7 @@ def card_for(
     Raises:
         CardError: the card or a file of results cannot be read.
     """
-    page = page_of(repo_id)
+    page = page_of(repo_id) if repo_id else None
     scores = [score for path in results for score in evaluation_of(path, model, page)]
     try:
         if readme is not None:

@@ -8,6 +8,7 @@ import ast
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from ..inference import pipeline_salfom
 from ..models.encoders import OWN_MODELS
@@ -27,8 +28,11 @@ def code_of(file: Path) -> str:
 def imported_files(file: Path) -> list[Path]:
     """The files that a module imports from by relative imports, once it is code that goes with a model."""
     nodes = ast.walk(ast.parse(NAMES.sub("", file.read_text(encoding="utf-8"))))
-    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
-    return [file.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py") for node in imports]
+    return [
+        file.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py")
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.level and node.module
+    ]
 
 
 def code_for(encoder_type: str) -> dict[str, str]:
@@ -76,7 +80,7 @@ def add_remote_code(folder: Path) -> None:
     )
 
 
-def update_json(path: Path, **values) -> None:
+def update_json(path: Path, **values: Any) -> None:
     content = {**json.loads(path.read_text(encoding="utf-8")), **values}
     path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -37,7 +37,7 @@ OTHER_SUFFIXES = frozenset(
 class Skipped(defaultdict[str, list[Path]]):
     """What folders hold that might be wanted and is not predicted, by the reason why."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(list)
 
     def say(self) -> None:
@@ -128,11 +128,11 @@ def videos_under(folder: Path, output: Path, skipped: Skipped, failures: list[st
         failures.append(f"Cannot read the folder {error.filename} ({reason_of(error)}); check its permissions.")
 
     places, inputs = [], set()
-    for place, names, files in os.walk(folder, onerror=unread):
+    for root, names, files in os.walk(folder, onerror=unread):
         # Hidden folders hold unfinished outputs, and finished ones are no inputs.
-        below = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+        below = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
         names[:] = [path.name for path in below if os.path.abspath(path) != os.path.abspath(output)]
-        places.append(Path(place))
+        places.append(Path(root))
         inputs |= input_names(places[-1], [Path(name) for name in files if not name.startswith(".")])
     for place in places:
         if place != folder and is_result(place.name, inputs):

@@ -55,7 +55,8 @@ def all_or_none(state: Accelerator | PartialState) -> Iterator[None]:
 def connect(device: str | None) -> PartialState:
     """Connect with the other processes of the run, if there are any; `device` is the one asked for, if any."""
     launched = get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1) > 1
-    kind = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    kind = "cpu" if found is None else found.type
     # accelerate itself would not connect processes that find no accelerator, or Apple's.
     cpu = "cpu" in (kind, device) or parse_flag_from_env("ACCELERATE_USE_CPU") or (launched and kind == "mps")
     # Nothing but small Python objects goes from process to process, and with gloo the end of one is noticed by all.
@@ -66,7 +67,7 @@ def share_cores(threads: int | None) -> None:
     """Set PyTorch's threads: so many, or, unless `OMP_NUM_THREADS` says otherwise, a process's share of the cores."""
     on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if threads or (on_machine > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1"):  # To which launchers set it.
-        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         cores = min(psutil.cpu_count(logical=False) or allowed, allowed)
         torch.set_num_threads(threads or max(1, cores // on_machine))
 

@@ -3,9 +3,10 @@
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from fractions import Fraction
 from typing import TypeVar
 
 # In the order of the way. A network that sees windows rather than a stream of frames is one stage, "network"; "fusion"
@@ -23,8 +24,8 @@ class Profile:
     that run beside each other count in full, so they add up to more than the time that has passed.
     """
 
-    def __init__(self):
-        self.seconds: Counter[str] = Counter()  # by the clock
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # by the clock
         self.lock = threading.Lock()  # Two threads may be in one stage.
 
     def __enter__(self) -> "Profile":
@@ -32,7 +33,7 @@ class Profile:
         _profile = self
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         global _profile
         _profile = None
 
@@ -42,10 +43,10 @@ class Profile:
         found = [stage for stage in STAGES if stage in self.seconds]
         return {stage: (1000 * self.seconds[stage] / frames, self.seconds[stage] / total) for stage in found}
 
-    def table(self, frames: int, seconds: float, frame_rate: float) -> str:
+    def table(self, frames: int, seconds: float, frame_rate: Fraction) -> str:
         """The rows as text, and the speed from end to end: of so many frames in so many seconds (see [`speed`])."""
         rows = self.rows(frames)
-        rows["sum"] = tuple(map(sum, zip(*rows.values(), strict=True)))
+        rows["sum"] = sum(ms for ms, _ in rows.values()), sum(share for _, share in rows.values())
         lines = [f"{stage:12}{ms:9.2f}{share:9.1%}" for stage, (ms, share) in rows.items()]
         last = f"{'end to end':12}{1000 * seconds / frames:9.2f}  {speed(frames, seconds, frame_rate)}"
         return "\n".join([f"{'stage':12}{'ms/frame':>9}{'share':>9}", *lines, last])
@@ -69,7 +70,7 @@ def stage(name: str) -> Iterator[None]:
             profile.seconds[name] += passed
 
 
-def timed(name: str, items: Iterator[Item]) -> Iterator[Item]:
+def timed(name: str, items: Generator[Item]) -> Generator[Item]:
     """The items of a generator; what it does counts as a stage."""
     with closing(items):
         while True:
@@ -87,7 +88,7 @@ def wait_for_device() -> None:
         torch.cuda.synchronize()
 
 
-def speed(frames: int, seconds: float, frame_rate: float) -> str:
+def speed(frames: int, seconds: float, frame_rate: Fraction) -> str:
     """Frames per second, and how many seconds of video are done in one, in words."""
     rate = frames / seconds
     return f"{rate:.1f} frames per second, {rate / frame_rate:.1f}× real time"
@@ -97,7 +98,7 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A markdown table whose columns have one width each; all but the first are set to the right."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
 
-    def line(cells):
+    def line(cells: Sequence[str]) -> str:
         padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
         return f"| {' | '.join(padded)} |"
 

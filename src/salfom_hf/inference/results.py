@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -64,7 +64,7 @@ def write_behind(put: Callable, frames: Iterable) -> None:
             pass
 
 
-def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, info: VideoInfo, **options) -> None:
+def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, info: VideoInfo, **options: Any) -> None:
     """A video of `draw(image, saliency)`; for one image, a picture if the path's suffix says so."""
     frames = iter(frames)
     # The first frame is predicted before the output is opened: a bad input leaves no trace.

@@ -58,7 +58,7 @@ def write_report(folder: Path, trainer: "Trainer", scores: dict[str, float]) -> 
             dataset,
             split if config.validation else f"{held}{split}, held out",
             "validation during training, at the size of the clips",
-            page_of(config.push_to_hub),
+            page_of(config.push_to_hub) if config.push_to_hub else None,
         ),
         # Only a name on the Hub is a link; a folder of this machine would be a broken one.
         base_model=start if "/" in start and not Path(start).exists() else None,

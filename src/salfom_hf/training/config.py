@@ -273,7 +273,7 @@ def read_settings(name: str, over: tuple[Path, ...] = ()) -> dict[str, Any]:
 def merged(settings: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
     """Settings and further ones over them, which of a dictionary replace single entries, and what they exclude."""
     further = {key: convert(key, value) for key, value in further.items()}
-    excluded = {"encoder": ("model",), "size": ("still_size",)}
+    excluded: dict[str, tuple[str, ...]] = {"encoder": ("model",), "size": ("still_size",)}
     excluded["model"] = ("encoder", "model_config", "keep_aspect_ratio", "still_size")
     gone = {other for key, others in excluded.items() if further.get(key) for other in others}
     result = {key: value for key, value in settings.items() if key not in gone}

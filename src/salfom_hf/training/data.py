@@ -42,15 +42,16 @@ class EpochSampler(Sampler[int]):
 
 def folder_of(dataset: str, config: TrainingConfig) -> Path:
     """Where the data of a dataset is; motion is made of stills."""
-    folders = {}
+    folders: dict[str, str] = {}
     for entry in config.data_dir:
-        name, equals, folder = entry.partition("=")
-        folders |= {name: folder} if equals and name in (*DATASETS, MOTION) else {"": entry}
+        name, equals, place = entry.partition("=")
+        folders |= {name: place} if equals and name in (*DATASETS, MOTION) else {"": entry}
     if dataset == MOTION and MOTION not in folders:
         dataset = "stills"
-    if dataset not in folders and "" not in folders:
+    folder = folders.get(dataset, folders.get(""))
+    if folder is None:
         raise ConfigError(f"Say where {dataset} is: --data-dir {dataset}=FOLDER.")
-    return Path(folders.get(dataset, folders.get("")))
+    return Path(folder)
 
 
 def rows_of(source: str, config: TrainingConfig) -> datasets.Dataset:
@@ -98,21 +99,31 @@ def build_clips(config: TrainingConfig, processor: SalFoMVideoProcessor) -> tupl
         of_training.size, of_training.still_size = SizeDict(height=height, width=width), None
     if config.train_still_size:
         of_training.still_size = dict(zip(("height", "width"), config.train_still_size, strict=True))
-    shared = {"num_frames": processor.num_frames}
-    drawn = {"clips_per_video": config.clips_per_video, "augmentation": Augmentation(**config.augmentation)}
+    augmentation = Augmentation(**config.augmentation)
     try:
         clips = [
-            MotionDataset(rows, of_training, seed=config.seed, **shared)
+            MotionDataset(rows, of_training, num_frames=processor.num_frames, seed=config.seed)
             if source.startswith(f"{MOTION}:")
-            else ClipDataset(rows, of_training, seed=config.seed, **drawn, **shared)
+            else ClipDataset(
+                rows,
+                of_training,
+                num_frames=processor.num_frames,
+                clips_per_video=config.clips_per_video,
+                augmentation=augmentation,
+                seed=config.seed,
+            )
             for source, rows in zip(config.train, training, strict=True)
         ]
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    training_clips = clips[0]
+    training_clips: TrainingClips = clips[0]
     if len(clips) > 1:
         weights = config.weights or [len(part) for part in clips]
         length = round(len(clips[0]) * sum(weights) / weights[0])
         training_clips = MixtureDataset(clips, weights, length, config.seed)
-    regular = {"sampling": "regular", "spacing": config.validation_spacing}
-    return training_clips, ConcatDataset([ClipDataset(rows, processor, **regular, **shared) for rows in validation])
+    return training_clips, ConcatDataset(
+        ClipDataset(
+            rows, processor, num_frames=processor.num_frames, sampling="regular", spacing=config.validation_spacing
+        )
+        for rows in validation
+    )

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -84,19 +85,20 @@ class Trainer:
         # What rests for some epochs or clips; without LoRA, all of the encoder.
         self.encoder_parameters = [p for p in model.salfom.encoder.parameters() if p.requires_grad]
         self.encoder_rests = False
-        loading = {
-            "batch_size": config.batch_size,
-            "collate_fn": collate_by_shape,
-            "num_workers": config.num_workers,
-            "worker_init_fn": outlive_signals,
-        }
+        loader = partial(
+            DataLoader,
+            batch_size=config.batch_size,
+            collate_fn=collate_by_shape,
+            num_workers=config.num_workers,
+            worker_init_fn=outlive_signals,
+        )
         # Workers begin as copies of this process. Those of the training data do so before it holds what training
         # needs; those of the validation data are made anew each time, or they would keep what it held at the first.
         self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
             model,
             make_optimizer(model, config),
-            DataLoader(training, sampler=sampler, persistent_workers=config.num_workers > 0, **loading),
-            DataLoader(validation, **loading),
+            loader(training, sampler=sampler, persistent_workers=config.num_workers > 0),
+            loader(validation),
         )
         self.average = None
         if config.ema_decay:
@@ -132,7 +134,7 @@ class Trainer:
                 while not progress.finished:
                     self.finish_epoch()
 
-    def note_stop(self, number: int, _) -> None:
+    def note_stop(self, number: int, _: object) -> None:
         if self.asked_to_stop and number == signal.SIGINT:
             os._exit(128 + number)  # Ctrl-C once more: at once. Launchers may well send SIGTERM several times.
         self.asked_to_stop = self.asked_to_stop or number
@@ -195,7 +197,7 @@ class Trainer:
             # It waits for the gradient of every parameter. Stills have none for weights between frames, nor have clips
             # for an encoder that rests, and other processes may have other clips.
             losses += [0 * p.sum() for p in self.network.parameters() if p.requires_grad]
-        return sum(losses)
+        return sum(losses[1:], losses[0])
 
     def finish_step(self, loss: torch.Tensor) -> None:
         """Update the weights, and do what is due after so many steps."""
@@ -206,13 +208,13 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm or math.inf)
         # Gradients of float16 may overflow; the scaler then leaves the step out.
         fine = norm is None or self.accelerator.mixed_precision == "fp16" or bool(torch.isfinite(norm))
-        loss, stop = self.agreed("The loss or its gradient", fine, loss)
+        mean, stop = self.agreed("The loss or its gradient", fine, loss)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update()
         progress.step += 1
-        self.losses.append(loss)
+        self.losses.append(mean)
         self.log.bar.update()
         if progress.step % config.log_every == 0 or progress.step == self.total_steps:
             self.log_training()
@@ -224,9 +226,9 @@ class Trainer:
     def agreed(self, what: str, fine: bool, loss: torch.Tensor) -> tuple[float, bool]:
         """Of all processes the mean loss, and whether one is to stop; all fail where one finds no finite numbers."""
         flags = (loss.new_tensor(float(flag)) for flag in (fine, self.asked_to_stop > 0))
-        loss, fine, stop = self.accelerator.reduce(torch.stack([loss.float(), *flags]), "mean").tolist()
-        if fine == 1 and math.isfinite(loss):
-            return loss, stop > 0
+        mean, all_fine, stop = self.accelerator.reduce(torch.stack([loss.float(), *flags]), "mean").tolist()
+        if all_fine == 1 and math.isfinite(mean):
+            return mean, stop > 0
         # A checkpoint of this very step has the weights that have failed.
         good = [path for path in self.checkpoints.found() if path != self.checkpoints.path(self.progress)]
         raise TrainingStoppedError(

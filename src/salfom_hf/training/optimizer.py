@@ -67,7 +67,7 @@ class ExponentialMovingAverage:
     """The average of a model's trained weights over its steps; what is validated and saved in their place."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
-        self.parameters = [p for p in parameters if p.requires_grad]
+        self.parameters: list[torch.Tensor] = [p for p in parameters if p.requires_grad]
         self.averages = [p.detach().clone() for p in self.parameters]
         self.decay, self.steps = decay, 0
 

@@ -252,10 +252,6 @@ def playable_stream(container: InputContainer, source: Path | bytes) -> Any:
     return stream
 
 
-def as_fraction(value: Any) -> Fraction:
-    return Fraction(value.numerator, value.denominator)
-
-
 def origin_of(container: InputContainer, stream: Any) -> Fraction:
     """Return the time, in seconds, that the file gives to its beginning, in whole ticks of its video's clock."""
     begins = Fraction(max(container.start_time or 0, 0), av.time_base)  # Below zero there is only audio priming.

@@ -18,7 +18,7 @@ def taken(
     slot: Slot, duration: float | None = None, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[LiveFrame]:
     """The frames of a slot, as they are asked for, during so many seconds of the source's clock."""
-    end = math.inf
+    end: float | Fraction = math.inf
     while (frame := slot.take(stopped)) is not None and frame.timestamp < end:
         if end == math.inf and duration is not None:
             end = frame.timestamp + Fraction(duration).limit_denominator(10**6)

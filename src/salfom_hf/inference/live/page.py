@@ -56,7 +56,7 @@ class PictureServer(socketserver.ThreadingTCPServer):
             raise VideoError(
                 f"Cannot serve at {host}, port {port} ({reason_of(error)}); choose another --serve PORT or --host."
             ) from error
-        bound, self.port = self.server_address[:2]
+        bound, self.port = self.socket.getsockname()[:2]
         self.names = {"localhost", bound, host} if bound.startswith("127.") else None
         self.address = f"http://{host}:{self.port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import av
 
 from ...errors import VideoError, reported
-from ...video.reading import FILE_PROTOCOL, IMAGE_RATE, MIN_SIDE, as_fraction, video_stream
+from ...video.reading import FILE_PROTOCOL, IMAGE_RATE, MIN_SIDE, video_stream
 from .slot import LiveFrame, Slot
 
 SILENCE = 10  # seconds without data, or without a connection, after which a source or an output has failed
@@ -108,6 +108,8 @@ class SourceClock:
     def __init__(self, jump: float):
         self.jump = jump
         self.now: Fraction | None = None
+        self._time: Fraction | None = None
+        self._arrived = 0.0
 
     def at(self, time: Fraction | None, arrived: float) -> Fraction:
         """Seconds since the first frame: by what the source says, or else by our clock, on which it has `arrived`."""
@@ -194,9 +196,9 @@ class Reader:
             stream = video_stream(container)
             if stream is None:
                 raise VideoError(f"{name} has no video that can be decoded; choose another source.")
-            rates = (as_fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate)
+            rates = (rate for rate in (stream.average_rate, stream.guessed_rate) if rate)
             self.frame_rate = next((rate for rate in rates if RATES[0] <= rate <= RATES[1]), IMAGE_RATE)
-            recorded, tick = container.duration is not None, as_fraction(stream.time_base)
+            recorded, tick = container.duration is not None, stream.time_base
             clock = SourceClock(math.inf if recorded else JUMP)
             for picture in self._pictures(container, stream):
                 now = time.monotonic()
