@@ -144,7 +144,7 @@ class Augmentation:
     contrast: float = 0.0
     saturation: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("horizontal_flip", "reverse", "brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0…1, not {getattr(self, name)}.")
@@ -162,21 +162,22 @@ class Augmentation:
         """
         stride = int(rng.choice(self.temporal_strides))
         backward, flip = (bool(rng.random() < probability) for probability in (self.reverse, self.horizontal_flip))
-        colors = (rng.uniform(1 - most, 1 + most) for most in (self.brightness, self.contrast, self.saturation))
-        transform = Transform(stride, backward, 0, 0, *frame_size, flip, *colors)
+        factors = [rng.uniform(1 - most, 1 + most) for most in (self.brightness, self.contrast, self.saturation)]
+        transform = Transform(stride, backward, 0, 0, *frame_size, flip, *factors)
         if self.crop[0] == 1:
             return transform
         points = fixated_points(fixations, frame_size)
         for _ in range(CROP_DRAWS):
-            cropped = transform._replace(**self._draw_crop(rng, *frame_size))
+            cropped = Transform(stride, backward, *self._draw_crop(rng, *frame_size), flip, *factors)
             if cropped.shows(*points).any() or not len(points[0]):
                 return cropped
         return transform
 
-    def _draw_crop(self, rng: np.random.Generator, height: int, width: int) -> dict[str, int]:
+    def _draw_crop(self, rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
+        """Its top, left, height and width."""
         share = rng.uniform(*self.crop)
         stretch = self.crop_stretch ** rng.uniform(-1, 1)
         rows = min(height, max(1, round(height * math.sqrt(share / stretch))))
         columns = min(width, max(1, round(width * math.sqrt(share * stretch))))
         top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
-        return {"top": int(top), "left": int(left), "height": rows, "width": columns}
+        return int(top), int(left), rows, columns

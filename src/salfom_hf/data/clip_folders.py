@@ -80,7 +80,7 @@ class Hollywood2(ClipFolderBuilder):
         found, problems = super().find(root, splits)
         names = [clip.id for clips in found.values() for clip in clips]
         if names and not any(name.startswith("actionclip") for name in names):
-            published = sum(cls.OFFICIAL[split] for split in found)
+            published = sum(cls.OFFICIAL[split] or 0 for split in found)
             text = f"{len(names)} of {published} videos, with other names, such as {names[0]}: is this UCF-Sports?"
             problems.append(Problem("origin", root, text, fatal=False))
         return found, problems

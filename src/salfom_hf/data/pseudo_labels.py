@@ -7,7 +7,7 @@ output is a point; what labels are made of is the saliency map inside.
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -110,11 +110,14 @@ def pseudo_density(saliency: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     return video_density(density, SIGMA, PRIOR_SIGMA).numpy()
 
 
-def with_densities(frames: Iterable[np.ndarray], label, every: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def with_densities(
+    frames: Iterable[np.ndarray], label: Callable[[np.ndarray], np.ndarray], every: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Each frame and its density: `label(frame)` of every so many and of the last, between them interpolated."""
-    before, between = None, []
+    before: np.ndarray | None = None
+    between: list[np.ndarray] = []
 
-    def labelled():
+    def labelled() -> Generator[tuple[np.ndarray, np.ndarray], None, np.ndarray]:
         after = label(between[-1])
         for step, frame in enumerate(between, 1):
             weight = step / len(between)
@@ -192,8 +195,11 @@ def pseudo_label(
             parts = make_clip_folder(temporary / "train" / video.stem, info)
             rng = np.random.default_rng((seed, zlib.crc32(video.stem.encode())))
             images = (frame.image for frame in islice(read_frames(video), frames))
-            labelled = with_densities(images, lambda image, size=size: pseudo_density(model(image), size), every)
-            for number, (image, density) in enumerate(labelled):
+
+            def label(image: np.ndarray, size: tuple[int, int] = size) -> np.ndarray:
+                return pseudo_density(model(image), size)
+
+            for number, (image, density) in enumerate(with_densities(images, label, every)):
                 picture = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
                 write_frame(parts, number, picture, density, draw_points(density, FIXATIONS, rng))
                 progress.update()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -93,7 +93,7 @@ def read_gaze(path: Path) -> GazeTable:
         raise DataError(f"Cannot read {path} ({reason_of(error)}); give a CSV file in UTF-8.") from error
 
 
-def _read_rows(path: Path, reader) -> GazeTable:
+def _read_rows(path: Path, reader: Any) -> GazeTable:
     header = [name.strip().lower() for name in next(reader, [])]
     clocks = [name for name in ("time", "frame") if name in header]
     absent = [name for name in ("video", "x", "y") if name not in header]

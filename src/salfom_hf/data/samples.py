@@ -77,10 +77,10 @@ class GazeVideo:
         indices = range(first, self.num_frames if stop is None else min(stop, self.num_frames), step)
         if self._video is None:
             return (load_image(*self._source(self._frames, index)) for index in indices)
-        return self._decoded(indices)
+        return self._decoded(self._video, indices)
 
-    def _decoded(self, indices: range) -> Iterator[np.ndarray]:
-        path, content = self._video["path"], self._video["bytes"]
+    def _decoded(self, video: dict, indices: range) -> Iterator[np.ndarray]:
+        path, content = video["path"], video["bytes"]
         try:
             yield from read_frames_at(path if content is None else content, indices, missing_at_end=FRAME_TOLERANCE)
         except VideoError as error:

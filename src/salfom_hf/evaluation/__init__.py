@@ -5,6 +5,7 @@ Names are imported when they are first used (PEP 562): `salfom_hf.metrics` needs
 """
 
 from importlib import import_module
+from typing import Any
 
 # Module → names that it defines.
 _NAMES = {
@@ -21,7 +22,7 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [*_MODULES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_MODULES[name]}", __name__), name)

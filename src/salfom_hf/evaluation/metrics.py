@@ -21,6 +21,7 @@ resized does, are constant.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -215,7 +216,7 @@ CHANCE = {auc_judd: 0.5, auc_shuffled: 0.5, nss: 0.0, cc: 0.0}
 
 
 def counted(
-    metric: Callable[..., torch.Tensor], saliency: torch.Tensor, *truth: torch.Tensor, **options
+    metric: Callable[..., torch.Tensor], saliency: torch.Tensor, *truth: torch.Tensor, **options: Any
 ) -> torch.Tensor:
     """
     A metric by which nothing is gained by predicting nothing: constant maps, empty or not, score as chance, AUC 0.5,
@@ -330,7 +331,7 @@ def _reaching(level: torch.Tensor, thresholds: int) -> torch.Tensor:
 def _trapezoid(fp: torch.Tensor, tp: torch.Tensor) -> torch.Tensor:
     """Area under ROC curves from (0, 0) to (1, 1), by straight lines; rates `(batch, points, …)` descend."""
 
-    def closed(rates):
+    def closed(rates: torch.Tensor) -> torch.Tensor:
         end = torch.ones_like(rates.sum(1, keepdim=True))
         return torch.cat([end, rates, torch.zeros_like(end)], dim=1)
 

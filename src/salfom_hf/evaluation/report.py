@@ -218,15 +218,15 @@ def ranking(scores: Scores, metric: str) -> list[tuple[int, int]]:
     return [(row, frame) for _, row, frame in sorted(places)]
 
 
-def dissimilar(ranked: list, count: int, scores: Scores) -> list:
+def dissimilar(ranked: list[tuple[int, int]], count: int, scores: Scores) -> list[tuple[int, int]]:
     """The first of a ranking that do not look alike: of different videos or, of few videos, well apart in time."""
     apart = len(scores.videos) >= 2 * count
 
-    def alike(one, other):
+    def alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
         near = len(scores.videos[one[0]]["frames"]) / (2 * count)
         return one[0] == other[0] and (apart or abs(one[1] - other[1]) < near)
 
-    chosen: list = []
+    chosen: list[tuple[int, int]] = []
     for place in ranked:
         if len(chosen) < count and not any(alike(place, other) for other in chosen):
             chosen.append(place)
@@ -234,7 +234,15 @@ def dissimilar(ranked: list, count: int, scores: Scores) -> list:
     return (chosen + [place for place in ranked if place not in chosen])[:count]
 
 
-def strip(scorer: Scorer, methods, scores, metrics: list[str], rank: str, row: int, index: int) -> Image.Image:
+def strip(
+    scorer: Scorer,
+    methods: Sequence[Method],
+    scores: Sequence[Scores],
+    metrics: list[str],
+    rank: str,
+    row: int,
+    index: int,
+) -> Image.Image:
     """One line of the picture: the frame, people's gaze, and each method's map with its scores."""
     sample = scorer.sample(row)
     image = next(sample.frames(index, index + 1))
@@ -266,7 +274,9 @@ def score_text(scores: Scores, row: int, index: int, metrics: list[str]) -> str:
     )
 
 
-def write_text(canvas: Image.Image, place: tuple[int, int], text: str, width: int, ink=INK) -> None:
+def write_text(
+    canvas: Image.Image, place: tuple[int, int], text: str, width: int, ink: tuple[int, int, int] = INK
+) -> None:
     """One line, shortened in the middle where it is too long."""
     font = ImageFont.load_default(TEXT)
     ImageDraw.Draw(canvas).text(place, shortened(text, font, width), fill=ink, font=font)

@@ -2,6 +2,7 @@
 
 import io
 import os
+from typing import Any
 
 import torch
 from datasets import Features, Image, List
@@ -39,7 +40,7 @@ class SaliencyColumn:
     ```
     """
 
-    def __init__(self, name: str | os.PathLike = "salfom", **options):
+    def __init__(self, name: str | os.PathLike = "salfom", **options: Any):
         # It pickles as its weights' digest, so that `datasets` takes results from its cache only while they are true.
         self.model = Model(str(name), SaliencyPredictor.from_pretrained(name, **options))
 
