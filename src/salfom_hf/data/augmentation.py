@@ -13,25 +13,16 @@ CROP_DRAWS = 10
 
 
 class Transform(NamedTuple):
-    """
-    The changes drawn for one clip.
+    """The changes drawn for one clip."""
 
-    Attributes:
-        stride: frames of the video per frame of the clip, at least 1.
-        backward: whether time runs backwards.
-        top, left, height, width: the crop, in pixels of the frame.
-        flip: whether left and right are exchanged.
-        brightness, contrast, saturation: factors; 1 changes nothing.
-    """
-
-    stride: int
-    backward: bool
-    top: int
+    stride: int  # frames of the video per frame of the clip, at least 1
+    backward: bool  # whether time runs backwards
+    top: int  # of the crop, as what follows, in pixels of the frame
     left: int
     height: int
     width: int
-    flip: bool
-    brightness: float
+    flip: bool  # whether left and right are exchanged
+    brightness: float  # a factor, as the next two; 1 changes nothing
     contrast: float
     saturation: float
 
@@ -73,15 +64,8 @@ class Transform(NamedTuple):
 
     def density(self, density: torch.Tensor, frame_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
         """
-        The density of the changed clip.
-
-        Args:
-            density: non-negative float32 `(height', width')`, usually at the frames' size.
-            frame_size: (height, width) of the video's frames, in pixels.
-            size: (height, width) of the clip's frames, in pixels.
-
-        Returns:
-            Non-negative float32 of that `size`.
+        The density of the changed clip at the size of its frames, from that of a video's frame, of any size, and the
+        size of this: non-negative float32; sizes are (height, width) in pixels.
         """
         if tuple(density.shape) != tuple(frame_size):
             density = resized(density, frame_size)

@@ -28,17 +28,11 @@ ACTIONS_IN_THE_EYE = (
 
 
 class ClipFolderBuilder(VideoBuilder):
-    """
-    Base of the builders of clips in folders; see the module.
-
-    Attributes:
-        FPS: frames per second of clips that do not tell.
-        ALIASES: also the names of the splits' folders.
-    """
+    """Base of the builders of clips in folders; see the module. `ALIASES` are also the names of the splits' folders."""
 
     EXPECTED = "training/CLIP/{images,maps,fixation} and the same under testing"
     ALIASES: ClassVar = {"training": "train", "testing": "test"}
-    FPS: ClassVar[float]
+    FPS: ClassVar[float]  # of clips that do not tell
 
     @classmethod
     def looks_right(cls, folder: Path) -> bool:

@@ -27,22 +27,14 @@ FRAME_TOLERANCE = 2
 
 @dataclass(frozen=True)
 class Clip:
-    """
-    Where the files of one video are, and, once examined, what their headers say.
+    """Where the files of one video are, and, once examined, what their headers say."""
 
-    Attributes:
-        id: the row's `video_id`.
-        video: a video file, or None where `images` is a folder of frames.
-        maps, fixations: folders; None for videos without labels.
-        num_frames, fps, width, height: 0 until examined; of a folder of frames `fps` is known without.
-    """
-
-    id: str
-    video: Path | None = None
+    id: str  # the row's `video_id`
+    video: Path | None = None  # a file, or None where `images` is a folder of frames
     images: Path | None = None
-    maps: Path | None = None
+    maps: Path | None = None  # folders, or None for videos without labels
     fixations: Path | None = None
-    num_frames: int = 0
+    num_frames: int = 0  # 0 until examined, as what follows; of a folder of frames `fps` is known without
     fps: float = 0.0
     width: int = 0
     height: int = 0

@@ -203,11 +203,9 @@ class MotionDataset(EpochDataset):
         frames, shot = synthesis.clip(index)
         while not len(shot.points):  # Objects may hide all that was looked at.
             frames, shot = synthesis.clip(index)
-        images = degraded(frames, size, rng)
+        images = (self.processor.prepare_frames(f[None], do_resize=False) for f in degraded(frames, size, rng))
         return {
-            "pixel_values_videos": torch.cat(
-                [self.processor.prepare_frames(i[None], do_resize=False) for i in images]
-            ),
+            "pixel_values_videos": torch.cat(list(images)),
             "labels": shot.density(),
             "fixations": shot.fixations(),
             "video_id": self.dataset[index]["image_id"][0].as_py(),

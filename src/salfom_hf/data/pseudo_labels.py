@@ -7,7 +7,7 @@ output is a point; what labels are made of is the saliency map inside.
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -111,14 +111,14 @@ def pseudo_density(saliency: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def with_densities(
-    frames: Iterable[np.ndarray], label: Callable[[np.ndarray], np.ndarray], every: int
+    frames: Iterable[np.ndarray], teacher: AttentionCenter, size: tuple[int, int], every: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each frame and its density: `label(frame)` of every so many and of the last, between them interpolated."""
+    """Each frame and its density, of a size: the teacher's of every so many and of the last, others interpolated."""
     before: np.ndarray | None = None
     between: list[np.ndarray] = []
 
     def labelled() -> Generator[tuple[np.ndarray, np.ndarray], None, np.ndarray]:
-        after = label(between[-1])
+        after = pseudo_density(teacher(between[-1]), size)
         for step, frame in enumerate(between, 1):
             weight = step / len(between)
             yield frame, after if before is None else (1 - weight) * before + weight * after
@@ -195,11 +195,7 @@ def pseudo_label(
             parts = make_clip_folder(temporary / "train" / video.stem, info)
             rng = np.random.default_rng((seed, zlib.crc32(video.stem.encode())))
             images = (frame.image for frame in islice(read_frames(video), frames))
-
-            def label(image: np.ndarray, size: tuple[int, int] = size) -> np.ndarray:
-                return pseudo_density(model(image), size)
-
-            for number, (image, density) in enumerate(with_densities(images, label, every)):
+            for number, (image, density) in enumerate(with_densities(images, model, size, every)):
                 picture = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
                 write_frame(parts, number, picture, density, draw_points(density, FIXATIONS, rng))
                 progress.update()

@@ -152,11 +152,8 @@ class InterObserver(Method):
 
     def maps(self, sample: GazeStill, indices: Sequence[int]) -> Iterator[np.ndarray]:
         for _ in indices:
-            yield sample.density_of(np.unique(sample.observer)[::2])
+            yield sample.density(observers=np.unique(sample.observer)[::2])
 
     def truth(self, sample: GazeStill, index: int) -> tuple[np.ndarray, np.ndarray]:
         others = np.unique(sample.observer)[1::2]
-        return sample.fixations_of(others), sample.density_of(others)
-
-
-__all__ = ["Center", "InterObserver", "SpectralResidual", "gaze_alone"]
+        return sample.fixations(observers=others), sample.density(observers=others)

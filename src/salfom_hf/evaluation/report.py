@@ -280,6 +280,3 @@ def write_text(
     """One line, shortened in the middle where it is too long."""
     font = ImageFont.load_default(TEXT)
     ImageDraw.Draw(canvas).text(place, shortened(text, font, width), fill=ink, font=font)
-
-
-__all__ = ["picture", "table", "write_reports"]

@@ -285,6 +285,3 @@ def chosen_frames(counts: Sequence[int], protocol: Protocol) -> list[list[int]]:
     mask = np.zeros(total, dtype=bool)
     mask[drawn] = True
     return [np.flatnonzero(part).tolist() for part in np.split(mask, np.cumsum(counts)[:-1])]
-
-
-__all__ = ["DEFAULT_METRICS", "METRICS", "Protocol", "Scorer", "Scores"]
