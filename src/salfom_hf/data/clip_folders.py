@@ -28,7 +28,7 @@ ACTIONS_IN_THE_EYE = (
 
 
 class ClipFolderBuilder(VideoBuilder):
-    """Base of the builders of clips in folders; see the module. `ALIASES` are also the names of the splits' folders."""
+    """Base of the builders of clips in folders; see the module. `ALIASES` also names the folders of the splits."""
 
     EXPECTED = "training/CLIP/{images,maps,fixation} and the same under testing"
     ALIASES: ClassVar = {"training": "train", "testing": "test"}
