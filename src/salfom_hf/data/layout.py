@@ -46,12 +46,8 @@ class Clip:
 
     def examine(self) -> tuple[list["Clip"], list[Problem]]:
         """
-        Compare the clip's files with one another, by names and headers alone.
-
-        A video file whose frames differ in number from its maps by at most two is used as far as both go.
-
-        Returns:
-            the clip with what its headers say, or nothing where a problem is fatal; the problems.
+        The clip with what its headers say, or nothing where a problem is fatal; the problems. Files are compared by
+        names and headers alone. A video is used as far as its maps go, if these are two more or fewer at most.
         """
         names, problems = self._list_parts()
         if any_fatal(problems):

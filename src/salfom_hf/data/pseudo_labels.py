@@ -54,13 +54,7 @@ those maps. Train on them if you like; never report scores on them, nor publish 
 
 
 class AttentionCenter:
-    """
-    Google's attention-center model, a TensorFlow Lite file, of which only the saliency map is used.
-
-    Raises:
-        ImportError: the package `ai-edge-litert` is not installed.
-        DataError: there is no such file, or it is another model.
-    """
+    """Google's attention-center model, a TensorFlow Lite file, of which only the saliency map is used."""
 
     def __init__(self, path: Path):
         if not path.is_file():

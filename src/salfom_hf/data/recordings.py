@@ -75,12 +75,7 @@ class GazeTable(NamedTuple):
 
 
 def read_gaze(path: Path) -> GazeTable:
-    """
-    Read a table as for [`make_gazefolder`], of which 24 bytes per row are kept.
-
-    Raises:
-        DataError: the file cannot be read, or a column or a cell does not fit.
-    """
+    """Read a table as for [`make_gazefolder`], of which 24 bytes per row are kept; a `DataError` if it is unfit."""
     try:
         check_file(path)
         with open(path, encoding="utf-8-sig", newline="") as file:

@@ -231,16 +231,9 @@ def open_sample(row: dict) -> GazeVideo | GazeStill:
 
 def read_map(source: Path | bytes, name: str, allow_colour: bool = False) -> tuple[np.ndarray, bool]:
     """
-    A density or fixation map, float32 `(height, width)`, grey values in 0…1 or floats as they are; and whether it is
-    a JPEG file.
-
-    Args:
-        source: path or content of a grey image file of 1, 8 or 16 bits, which may be stored as RGB, or of floats.
-        name: what errors call it.
-        allow_colour: take colours as grey; those of a heat map would make another map.
-
-    Raises:
-        DataError: the file is missing, cannot be read, or is in colour.
+    A density or fixation map from a grey image file of 1, 8 or 16 bits, which may be stored as RGB, or of floats:
+    float32 `(height, width)`, in 0…1 or floats as they are; and whether it is a JPEG file. Errors, all of them a
+    `DataError`, call it `name`. Colours are taken as grey only if allowed: those of a heat map would make another map.
     """
     try:
         if not isinstance(source, bytes):

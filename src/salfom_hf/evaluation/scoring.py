@@ -199,12 +199,10 @@ class Scorer:
         density = resized_bilinearly(looked_at, size).clamp_min(0)
         values = {}
         for metric in self.protocol.metrics:
-            if metric == "auc_shuffled":
+            if metric.startswith("auc_shuffled"):
                 other, generator = self.negatives(row, index, size)
-                value = counted(metrics.auc_shuffled, saliency, fixations, other, generator=generator)
-            elif metric == "auc_shuffled_exact":
-                other, _ = self.negatives(row, index, size)
-                value = counted(metrics.auc_shuffled, saliency, fixations, other, variant="exact")
+                options = {"variant": "exact"} if metric.endswith("exact") else {"generator": generator}
+                value = counted(metrics.auc_shuffled, saliency, fixations, other, **options)
             elif metric == "information_gain":
                 value = metrics.information_gain(saliency, fixations, self._prior_map(row, size))
             else:
