@@ -88,7 +88,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         data_dir: str | os.PathLike,
         splits: Iterable[str] | None = None,
         skip_invalid: bool = False,
-        **options: Any,
+        cache_dir: str | None = None,
     ):
         root = self.find_root(data_dir)
         splits = None if splits is None else tuple(sorted({self.ALIASES.get(split, split) for split in splits}))
@@ -97,8 +97,8 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         # A damaged file that is written anew may show in nothing but the report.
         report = self.examine_all(root, splits)[1].problems if skip_invalid else None
         state = Hasher.hash((problems, states, report))
-        options = {"dataset_name": type(self).__name__, **options}
-        super().__init__(data_dir=str(root), splits=splits, skip_invalid=skip_invalid, state=state, **options)
+        shared = {"cache_dir": cache_dir, "dataset_name": type(self).__name__, "data_dir": str(root)}
+        super().__init__(**shared, splits=splits, skip_invalid=skip_invalid, state=state)
 
     @classmethod
     def looks_right(cls, folder: Path) -> bool:
