@@ -211,9 +211,8 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
                 is the whole report), or it has no such split.
         """
         split, names = cls.official_split(split)
-        builder = cls(
-            data_dir=data_dir, splits=names, skip_invalid=skip_invalid, cache_dir=cache_dir and os.fspath(cache_dir)
-        )
+        cache = os.fspath(cache_dir) if cache_dir else None
+        builder = cls(data_dir=data_dir, splits=names, skip_invalid=skip_invalid, cache_dir=cache)
         if streaming:
             return builder.as_streaming_dataset(split)
         builder.download_and_prepare(num_proc=num_proc)
