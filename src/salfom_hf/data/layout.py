@@ -47,7 +47,7 @@ class Clip:
     def examine(self) -> tuple[list["Clip"], list[Problem]]:
         """
         The clip with what its headers say, or nothing where a problem is fatal; the problems. Files are compared by
-        names and headers alone. A video is used as far as its maps go, if these are two more or fewer at most.
+        names and headers alone. A video with up to two maps more or fewer than frames is used as far as both go.
         """
         names, problems = self._list_parts()
         if any_fatal(problems):
