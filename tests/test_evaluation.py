@@ -263,7 +263,7 @@ def test_observers_are_scored_against_the_others(stills_parquet, tmp_path):
     stills = load_stills(stills_parquet, "train")
     (scores,) = evaluate(stills, [InterObserver()], tmp_path / "out", FAST)
     sample = open_sample(stills[0])
-    expected = nss_by_hand(sample.density_of([0, 2]).astype(float), sample.fixations_of([1]))
+    expected = nss_by_hand(sample.density(observers=[0, 2]).astype(float), sample.fixations(observers=[1]))
     assert scores.videos[0]["scores"]["nss"] == [pytest.approx(expected, rel=1e-5)]
     assert scores.left_out == {"without fixations": 1}
 

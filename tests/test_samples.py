@@ -268,9 +268,9 @@ def test_a_stills_density_is_its_blurred_fixations_over_their_maximum():
     assert density.dtype == np.float32
     assert density.max() == 1
     np.testing.assert_allclose(density, density_by_hand(points, 200, 120), rtol=0, atol=1e-6)
-    some = sample.density_of([1, 2])
+    some = sample.density(observers=[1, 2])
     np.testing.assert_allclose(some, density_by_hand(points[2:], 200, 120), rtol=0, atol=1e-6)
-    assert sorted(zip(*np.nonzero(sample.fixations_of(np.array([0]))), strict=True)) == [(0, 0), (80, 150)]
+    assert sorted(zip(*np.nonzero(sample.fixations(observers=np.array([0]))), strict=True)) == [(0, 0), (80, 150)]
 
 
 def test_stills_without_fixations_or_observers():
@@ -278,6 +278,6 @@ def test_stills_without_fixations_or_observers():
     assert [sample.has_labels, sample.density(0).any(), sample.fixations(0).any()] == [False] * 3
     sample = open_sample(still_row([1.0, 2.0], [1.0, 2.0], []))
     assert sample.fixations(0).sum() == 2
-    for choose in (sample.density_of, sample.fixations_of):
+    for choose in (sample.density, sample.fixations):
         with pytest.raises(DataError, match="face 1 does not tell"):
-            choose([0])
+            choose(observers=[0])

@@ -13,25 +13,16 @@ CROP_DRAWS = 10
 
 
 class Transform(NamedTuple):
-    """
-    The changes drawn for one clip.
+    """The changes drawn for one clip."""
 
-    Attributes:
-        stride: frames of the video per frame of the clip, at least 1.
-        backward: whether time runs backwards.
-        top, left, height, width: the crop, in pixels of the frame.
-        flip: whether left and right are exchanged.
-        brightness, contrast, saturation: factors; 1 changes nothing.
-    """
-
-    stride: int
-    backward: bool
-    top: int
+    stride: int  # frames of the video per frame of the clip, at least 1
+    backward: bool  # whether time runs backwards
+    top: int  # of the crop, as what follows, in pixels of the frame
     left: int
     height: int
     width: int
-    flip: bool
-    brightness: float
+    flip: bool  # whether left and right are exchanged
+    brightness: float  # a factor, as the next two; 1 changes nothing
     contrast: float
     saturation: float
 
@@ -73,15 +64,8 @@ class Transform(NamedTuple):
 
     def density(self, density: torch.Tensor, frame_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
         """
-        The density of the changed clip.
-
-        Args:
-            density: non-negative float32 `(height', width')`, usually at the frames' size.
-            frame_size: (height, width) of the video's frames, in pixels.
-            size: (height, width) of the clip's frames, in pixels.
-
-        Returns:
-            Non-negative float32 of that `size`.
+        The density of the changed clip at the size of its frames, from that of a video's frame, of any size, and the
+        size of this: non-negative float32; sizes are (height, width) in pixels.
         """
         if tuple(density.shape) != tuple(frame_size):
             density = resized(density, frame_size)
@@ -144,7 +128,7 @@ class Augmentation:
     contrast: float = 0.0
     saturation: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("horizontal_flip", "reverse", "brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0…1, not {getattr(self, name)}.")
@@ -162,21 +146,22 @@ class Augmentation:
         """
         stride = int(rng.choice(self.temporal_strides))
         backward, flip = (bool(rng.random() < probability) for probability in (self.reverse, self.horizontal_flip))
-        colors = (rng.uniform(1 - most, 1 + most) for most in (self.brightness, self.contrast, self.saturation))
-        transform = Transform(stride, backward, 0, 0, *frame_size, flip, *colors)
+        factors = [rng.uniform(1 - most, 1 + most) for most in (self.brightness, self.contrast, self.saturation)]
+        transform = Transform(stride, backward, 0, 0, *frame_size, flip, *factors)
         if self.crop[0] == 1:
             return transform
         points = fixated_points(fixations, frame_size)
         for _ in range(CROP_DRAWS):
-            cropped = transform._replace(**self._draw_crop(rng, *frame_size))
+            cropped = Transform(stride, backward, *self._draw_crop(rng, *frame_size), flip, *factors)
             if cropped.shows(*points).any() or not len(points[0]):
                 return cropped
         return transform
 
-    def _draw_crop(self, rng: np.random.Generator, height: int, width: int) -> dict[str, int]:
+    def _draw_crop(self, rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
+        """Its top, left, height and width."""
         share = rng.uniform(*self.crop)
         stretch = self.crop_stretch ** rng.uniform(-1, 1)
         rows = min(height, max(1, round(height * math.sqrt(share / stretch))))
         columns = min(width, max(1, round(width * math.sqrt(share * stretch))))
         top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
-        return {"top": int(top), "left": int(left), "height": rows, "width": columns}
+        return int(top), int(left), rows, columns

@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,16 +82,23 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
     ALIASES: ClassVar[dict[str, str]] = {}  # other names of splits
     UNIT: ClassVar[str] = "videos"
 
-    def __init__(self, *args, data_dir: str | os.PathLike, splits=None, skip_invalid: bool = False, **kwargs):
+    def __init__(
+        self,
+        *,
+        data_dir: str | os.PathLike,
+        splits: Iterable[str] | None = None,
+        skip_invalid: bool = False,
+        cache_dir: str | None = None,
+    ):
         root = self.find_root(data_dir)
-        splits = splits and tuple(sorted({self.ALIASES.get(split, split) for split in splits}))
+        splits = None if splits is None else tuple(sorted({self.ALIASES.get(split, split) for split in splits}))
         found, problems = self.find(root, splits)
         states = {split: [item.state() for item in items] for split, items in found.items()}
         # A damaged file that is written anew may show in nothing but the report.
         report = self.examine_all(root, splits)[1].problems if skip_invalid else None
         state = Hasher.hash((problems, states, report))
-        kwargs = {"dataset_name": type(self).__name__, **kwargs}
-        super().__init__(*args, data_dir=str(root), splits=splits, skip_invalid=skip_invalid, state=state, **kwargs)
+        shared = {"cache_dir": cache_dir, "dataset_name": type(self).__name__, "data_dir": str(root)}
+        super().__init__(**shared, splits=splits, skip_invalid=skip_invalid, state=state)
 
     @classmethod
     def looks_right(cls, folder: Path) -> bool:
@@ -164,11 +171,16 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         A split, or a part or sum of splits, in the names that the tables have (`"val[:9]"`: `"validation[:9]"`); and
         those names.
         """
-        terms = [re.fullmatch(r"\s*([^\[\]\s]+)\s*(\[.*\])?\s*", term) for term in str(split).split("+")]
-        if not all(terms):
-            raise DataError(f"{split!r} is no split; give one such as 'train', 'train[:90%]' or 'train+validation'.")
-        names = [cls.ALIASES.get(term[1], term[1]) for term in terms]
-        return "+".join(name + (term[2] or "") for name, term in zip(names, terms, strict=True)), names
+        names, terms = [], []
+        for part in str(split).split("+"):
+            term = re.fullmatch(r"\s*([^\[\]\s]+)\s*(\[.*\])?\s*", part)
+            if term is None:
+                raise DataError(
+                    f"{split!r} is no split; give one such as 'train', 'train[:90%]' or 'train+validation'."
+                )
+            names.append(cls.ALIASES.get(term[1], term[1]))
+            terms.append(names[-1] + (term[2] or ""))
+        return "+".join(terms), names
 
     @classmethod
     def load(
@@ -199,9 +211,8 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
                 is the whole report), or it has no such split.
         """
         split, names = cls.official_split(split)
-        builder = cls(
-            data_dir=data_dir, splits=names, skip_invalid=skip_invalid, cache_dir=cache_dir and os.fspath(cache_dir)
-        )
+        cache = os.fspath(cache_dir) if cache_dir else None
+        builder = cls(data_dir=data_dir, splits=names, skip_invalid=skip_invalid, cache_dir=cache)
         if streaming:
             return builder.as_streaming_dataset(split)
         builder.download_and_prepare(num_proc=num_proc)
@@ -213,7 +224,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
             description=self.DESCRIPTION, homepage=address, citation=paper, license=terms, features=self.FEATURES
         )
 
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         usable, report = self.examine_all(self.find_root(self.config.data_dir), self.config.splits)
         if report.fatal and not self.config.skip_invalid:
             raise DataError(str(report))
@@ -232,7 +243,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
             if items
         ]
 
-    def _generate_examples(self, items: list[Item]):
+    def _generate_examples(self, items: list[Item]) -> Iterator[tuple[str, dict]]:
         name = id_column(self.info.features)
         for item in items:
             for row in item.rows():

@@ -28,17 +28,11 @@ ACTIONS_IN_THE_EYE = (
 
 
 class ClipFolderBuilder(VideoBuilder):
-    """
-    Base of the builders of clips in folders; see the module.
-
-    Attributes:
-        FPS: frames per second of clips that do not tell.
-        ALIASES: also the names of the splits' folders.
-    """
+    """Base of the builders of clips in folders; see the module. `ALIASES` also names the folders of the splits."""
 
     EXPECTED = "training/CLIP/{images,maps,fixation} and the same under testing"
     ALIASES: ClassVar = {"training": "train", "testing": "test"}
-    FPS: ClassVar[float]
+    FPS: ClassVar[float]  # of clips that do not tell
 
     @classmethod
     def looks_right(cls, folder: Path) -> bool:
@@ -80,7 +74,7 @@ class Hollywood2(ClipFolderBuilder):
         found, problems = super().find(root, splits)
         names = [clip.id for clips in found.values() for clip in clips]
         if names and not any(name.startswith("actionclip") for name in names):
-            published = sum(cls.OFFICIAL[split] for split in found)
+            published = sum(cls.OFFICIAL[split] or 0 for split in found)
             text = f"{len(names)} of {published} videos, with other names, such as {names[0]}: is this UCF-Sports?"
             problems.append(Problem("origin", root, text, fatal=False))
         return found, problems

@@ -5,6 +5,7 @@ index, so a clip is the same in whichever worker process or rank it is made.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ class LazyList(Sequence):
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> Any:
         return self.values[index].as_py()
 
 
@@ -46,7 +47,7 @@ def lazy_row(table: pa.Table) -> dict:
 
 
 class EpochDataset(data.Dataset):
-    """A dataset whose items are drawn anew for every epoch, from a seed, by a method `clip(index, epoch)`."""
+    """A dataset whose items are drawn anew for every epoch, from a seed."""
 
     def __init__(self, seed: int):
         self.seed = seed
@@ -59,6 +60,10 @@ class EpochDataset(data.Dataset):
 
     def __getitem__(self, index: int) -> dict:
         return self.clip(index, int(self._epoch))
+
+    def clip(self, index: int, epoch: int) -> dict:
+        """Item `index` as it is in an epoch, whichever is set."""
+        raise NotImplementedError
 
 
 class ClipDataset(EpochDataset):
@@ -259,7 +264,6 @@ class MixtureDataset(EpochDataset):
         return plan
 
     def clip(self, index: int, epoch: int) -> dict:
-        """Item `index` as it is in an epoch, whichever is set."""
         if self._planned is None or self._planned[0] != epoch:
             self._planned = epoch, self.plan(epoch)
         number, item, done = self._planned[1][index].tolist()

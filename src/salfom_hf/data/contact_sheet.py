@@ -76,8 +76,8 @@ def fitted(image: np.ndarray, cell: tuple[int, int]) -> Image.Image:
 
 def heated(frame: Image.Image, density: np.ndarray) -> Image.Image:
     """The density, float32 of any size, as a heat map over the frame."""
-    density = Image.fromarray(density).resize(frame.size, Image.Resampling.BILINEAR)
-    return Image.fromarray(overlay(np.asarray(frame), np.asarray(density)))
+    heat = Image.fromarray(density).resize(frame.size, Image.Resampling.BILINEAR)
+    return Image.fromarray(overlay(np.asarray(frame), np.asarray(heat)))
 
 
 def dotted(frame: Image.Image, points: np.ndarray) -> Image.Image:
@@ -94,7 +94,7 @@ def dotted(frame: Image.Image, points: np.ndarray) -> Image.Image:
     return frame
 
 
-def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
     """The text, with points for its middle where it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text

@@ -10,6 +10,7 @@ difference is an error. Where up to two fewer can be decoded than that, the last
 """
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -51,9 +52,9 @@ class DHF1K(VideoBuilder):
         return _find_videos(root, splits) if (root / "video").is_dir() else _find_frames(root, splits)
 
 
-def split_of(number: int) -> str | None:
-    """The official split of a video, by its number; None for a number that DHF1K lacks."""
-    return next((split for split, (first, last) in _NUMBERS.items() if first <= number <= last), None)
+def split_of(number: int) -> str:
+    """The official split of a video, by its number; empty for a number that DHF1K lacks."""
+    return next((split for split, (first, last) in _NUMBERS.items() if first <= number <= last), "")
 
 
 def _numbered(
@@ -70,7 +71,7 @@ def _numbered(
         name = path.stem if suffixes else entry.name
         if not (name.isascii() and name.isdigit()) or (suffixes and path.suffix.lower() not in suffixes):
             problems.append(Problem("unexpected", path, "is not named as a video is", fatal=False))
-        elif split_of(int(name)) is None:
+        elif not split_of(int(name)):
             problems.append(Problem("unexpected", path, "DHF1K's videos have numbers 1 to 1000", fatal=False))
         elif split_of(int(name)) not in splits:
             continue
@@ -106,11 +107,11 @@ def _find_videos(root: Path, splits: tuple[str, ...]) -> tuple[dict[str, list[Cl
     for number, video in videos.items():
         if number in broken_annotations:
             continue
-        split, labels = split_of(number), {}
-        if split != "test":
-            folder = annotations.get(number, root / "annotation" / f"{number:04d}")
-            labels = {"maps": folder / "maps", "fixations": folder / "fixation"}
-        found[split].append(Clip(f"{number:04d}", video=video, **labels))
+        clip = Clip(f"{number:04d}", video=video)
+        if split_of(number) != "test":
+            folder = annotations.get(number, root / "annotation" / clip.id)
+            clip = replace(clip, maps=folder / "maps", fixations=folder / "fixation")
+        found[split_of(number)].append(clip)
     for number, folder in annotations.items():
         if number not in videos.keys() | broken_videos:
             problems.append(Problem("missing video", folder, f"there is no video/{number:03d}.AVI"))
@@ -127,8 +128,10 @@ def _find_frames(root: Path, splits: tuple[str, ...]) -> tuple[dict[str, list[Cl
         clips, _, more = _numbered(folder)
         problems += more
         for number, path in clips.items():
-            labels = {} if split == "test" else {"maps": path / "maps", "fixations": path / "fixation"}
-            found[split].append(Clip(f"{number:04d}", images=path / "images", fps=_FPS, **labels))
+            clip = Clip(f"{number:04d}", images=path / "images", fps=_FPS)
+            if split != "test":
+                clip = replace(clip, maps=path / "maps", fixations=path / "fixation")
+            found[split].append(clip)
             if split_of(number) != split:
                 text = f"belongs to {split_of(number)}, so that scores cannot be compared with others'"
                 problems.append(Problem("split", path, text, fatal=False))

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -134,7 +135,7 @@ def export_dataset(
         (temporary / MARKER).write_text(f"{json.dumps(info)}\n", encoding="utf-8")
 
 
-def described(feature) -> str:
+def described(feature: Any) -> str:
     """A feature in a few words."""
     if hasattr(feature, "feature"):
         return f"list of {described(feature.feature)}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import IO
 
 import av
 from PIL import Image
@@ -26,22 +27,14 @@ FRAME_TOLERANCE = 2
 
 @dataclass(frozen=True)
 class Clip:
-    """
-    Where the files of one video are, and, once examined, what their headers say.
+    """Where the files of one video are, and, once examined, what their headers say."""
 
-    Attributes:
-        id: the row's `video_id`.
-        video: a video file, or None where `images` is a folder of frames.
-        maps, fixations: folders; None for videos without labels.
-        num_frames, fps, width, height: 0 until examined; of a folder of frames `fps` is known without.
-    """
-
-    id: str
-    video: Path | None = None
+    id: str  # the row's `video_id`
+    video: Path | None = None  # a file, or None where `images` is a folder of frames
     images: Path | None = None
-    maps: Path | None = None
+    maps: Path | None = None  # folders, or None for videos without labels
     fixations: Path | None = None
-    num_frames: int = 0
+    num_frames: int = 0  # 0 until examined, as what follows; of a folder of frames `fps` is known without
     fps: float = 0.0
     width: int = 0
     height: int = 0
@@ -53,12 +46,8 @@ class Clip:
 
     def examine(self) -> tuple[list["Clip"], list[Problem]]:
         """
-        Compare the clip's files with one another, by names and headers alone.
-
-        A video file whose frames differ in number from its maps by at most two is used as far as both go.
-
-        Returns:
-            the clip with what its headers say, or nothing where a problem is fatal; the problems.
+        The clip with what its headers say, or nothing where a problem is fatal; the problems. Files are compared by
+        names and headers alone. A video with up to two maps more or fewer than frames is used as far as both go.
         """
         names, problems = self._list_parts()
         if any_fatal(problems):
@@ -66,17 +55,18 @@ class Clip:
         clip = self
         try:
             if self.video is not None:
-                clip = self._read_header(len(names.get("maps", ())))
-            else:
-                first = self.images / names["images"][min(names["images"])]
-                check_file(first)
-                with Image.open(first) as image:
+                source = self.video
+                clip = self._read_header(source, len(names.get("maps", ())))
+            elif self.images is not None:
+                source = self.images / names["images"][min(names["images"])]
+                check_file(source)
+                with Image.open(source) as image:
                     width, height = image.size
                 clip = replace(self, num_frames=len(names["images"]), width=width, height=height)
         except (VideoError, av.FFmpegError) as error:
-            problems.append(Problem("unreadable", self.video, str(error)))
+            problems.append(Problem("unreadable", source, str(error)))
         except OSError as error:
-            problems.append(Problem("unreadable", first, f"is not an image ({error})"))
+            problems.append(Problem("unreadable", source, f"is not an image ({error})"))
         if names:
             reference = clip._reference(names)
             problems += clip._gaps(names, reference)
@@ -88,7 +78,7 @@ class Clip:
 
     def decode(self) -> list[Problem]:
         """Read every file of an examined clip: what is damaged, and images that are not of the clip's size."""
-        problems = [] if self.video is None else self._decode_video()
+        problems = [] if self.video is None else self._decode_video(self.video)
         size = (self.width, self.height)
         for folder in filter(None, (self.images, self.maps, self.fixations)):
             damaged, odd = [], []
@@ -149,19 +139,19 @@ class Clip:
                 problems.append(Problem(kind, folder, "does not exist"))
         return names, problems
 
-    def _read_header(self, num_maps: int) -> "Clip":
+    def _read_header(self, video: Path, num_maps: int) -> "Clip":
         """The clip with what the header of its video says; the number of its maps is 0 where it has no labels."""
-        with opened(self.video) as container:
+        with opened(video) as container:
             stream = video_stream(container)
             if stream is None:
-                raise VideoError(f"{self.video} has no pictures; copy or download it again.")
+                raise VideoError(f"{video} has no pictures; copy or download it again.")
             rate = float(stream.average_rate or stream.guessed_rate or self.fps)
             width, height, frames = stream.width, stream.height, stream.frames
             if not frames or (num_maps and abs(frames - num_maps) > FRAME_TOLERANCE):
                 # Headers are wrong at times; packets are as many as frames, and counting them decodes nothing.
                 frames = sum(1 for packet in container.demux(stream) if packet.size)
         if not frames:
-            raise VideoError(f"{self.video} has no frames; copy or download it again.")
+            raise VideoError(f"{video} has no frames; copy or download it again.")
         return replace(self, num_frames=frames, fps=rate, width=width, height=height)
 
     def _reference(self, names: dict[str, dict[tuple, str]]) -> str:
@@ -208,23 +198,23 @@ class Clip:
     def _shorten(self, num_maps: int) -> tuple["Clip", list[Problem]]:
         """The clip as far as its video and its maps both go."""
         frames = self.num_frames
-        if self.video is None or frames in (0, num_maps):
+        if self.video is None or self.maps is None or frames in (0, num_maps):
             return self, []
         kind = "missing maps" if num_maps < frames else "surplus maps"
         fatal = abs(frames - num_maps) > FRAME_TOLERANCE
         problem = Problem(kind, self.maps, f"has {num_maps} images, {self.video.name} has {frames} frames", fatal)
         return replace(self, num_frames=min(frames, num_maps)), [problem]
 
-    def _decode_video(self) -> list[Problem]:
+    def _decode_video(self, video: Path) -> list[Problem]:
         try:
-            with opened(self.video) as container:
+            with opened(video) as container:
                 frames = sum(1 for _ in container.decode(video_stream(container)))
         except (VideoError, av.FFmpegError) as error:
-            return [Problem("unreadable", self.video, str(error))]
+            return [Problem("unreadable", video, str(error))]
         if frames >= self.num_frames:
             return []
         text = f"only {frames} of {self.num_frames} frames can be decoded"
-        return [Problem("unreadable", self.video, text, fatal=frames < self.num_frames - FRAME_TOLERANCE)]
+        return [Problem("unreadable", video, text, fatal=frames < self.num_frames - FRAME_TOLERANCE)]
 
 
 def _as_file(path: str | Path) -> dict:
@@ -271,7 +261,7 @@ def ordered_images(folder: Path) -> list[str]:
     return [names[key] for key in sorted(names)]
 
 
-def decoded_size(file) -> tuple[int, int]:
+def decoded_size(file: str | Path | IO[bytes]) -> tuple[int, int]:
     """(width, height) of an image, all of which is read; an `OSError` tells that it is damaged."""
     try:
         if isinstance(file, Path):

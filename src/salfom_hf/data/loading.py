@@ -81,7 +81,7 @@ def load_export(
     Raises:
         DataError: there is no such export or split.
     """
-    info = export_info(path)
+    info, source, options = export_info(path), str(path), {}
     if info is not None:
         builder = DATASETS[info["dataset"]]
         split, names = builder.official_split(split)
@@ -93,18 +93,14 @@ def load_export(
             name: [str(file) for file in sorted(Path(path, "data").glob(f"{name}-*.parquet"))] for name in splits
         }
         source, options = "parquet", {"data_files": shards, "features": builder.FEATURES}
-        missing = f"Cannot load the split {split!r} of {path}: {{}}"
     elif os.path.isdir(path):
         raise DataError(f"{path} is no exported dataset; name a folder that was made by salfom data export.")
-    else:
-        source, options = str(path), {}
-        missing = (
-            f"There is no folder {path}, and no dataset of that name on the Hub could be reached; check the name."
-        )
     try:
         # One row at a time between reading and writing, for rows are large.
         return load_dataset(source, split=split, streaming=streaming, writer_batch_size=1, **options)
-    except (FileNotFoundError, ConnectionError) as error:
-        raise DataError(missing.format(error)) from error
-    except ValueError as error:
+    except (FileNotFoundError, ConnectionError, ValueError) as error:
+        if info is None and isinstance(error, OSError):
+            raise DataError(
+                f"There is no folder {path}, and no dataset of that name on the Hub could be reached; check the name."
+            ) from error
         raise DataError(f"Cannot load the split {split!r} of {path}: {error}") from error

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..models.video_processing_salfom import SalFoMVideoProcessor
 from .augmentation import Augmentation
 from .clips import EpochDataset, lazy_row
-from .samples import open_sample
+from .samples import GazeStill
 from .shots import (
     Picture,
     Shot,
@@ -63,8 +63,8 @@ def degraded(
     noise = rng.uniform(1, 10) if rng.random() < 0.3 else 0.0
     if noise:
         # Every frame has another part of one field, as drawing noise takes long.
-        field = rng.standard_normal((3, size[0] + NOISE_SHIFT, size[1] + NOISE_SHIFT), np.float32)
-        field = torch.from_numpy(field).mul_(noise)
+        shape = 3, size[0] + NOISE_SHIFT, size[1] + NOISE_SHIFT
+        field = torch.from_numpy(rng.standard_normal(shape, np.float32)).mul_(noise)
     for image in frames:
         if flicker:
             image *= rng.normal(1, flicker)
@@ -125,7 +125,7 @@ class Synthesis:
 
     def still(self, index: int) -> Picture:
         """A still, flipped half of the time, recoloured, and reduced if it is larger than the clip needs."""
-        sample = open_sample(lazy_row(self.dataset[index]))
+        sample = GazeStill(lazy_row(self.dataset[index]))
         (image,) = sample.frames()
         pixels, extent = torch.from_numpy(image).permute(2, 0, 1), np.array([image.shape[1], image.shape[0]])
         # Fixations on or beyond the border belong to the outermost pixel.
@@ -189,14 +189,13 @@ class MotionDataset(EpochDataset):
         self.dataset = dataset.select(rows).with_format("arrow")
         self.processor = processor
         self.num_frames = num_frames
-        self.sizes = [tuple(size)] if size else [processor.target_size(*shape) for shape in SHAPES]
+        self.sizes = [size] if size else [processor.target_size(*shape) for shape in SHAPES]
         super().__init__(seed)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def clip(self, index: int, epoch: int) -> dict:
-        """As [`ClipDataset.clip`]."""
         index = range(len(self))[index]
         rng = np.random.default_rng((self.seed, epoch, index))
         size = self.sizes[rng.integers(len(self.sizes))]
@@ -204,9 +203,9 @@ class MotionDataset(EpochDataset):
         frames, shot = synthesis.clip(index)
         while not len(shot.points):  # Objects may hide all that was looked at.
             frames, shot = synthesis.clip(index)
-        frames = [self.processor.prepare_frames(frame[None], do_resize=False) for frame in degraded(frames, size, rng)]
+        images = (self.processor.prepare_frames(f[None], do_resize=False) for f in degraded(frames, size, rng))
         return {
-            "pixel_values_videos": torch.cat(frames),
+            "pixel_values_videos": torch.cat(list(images)),
             "labels": shot.density(),
             "fixations": shot.fixations(),
             "video_id": self.dataset[index]["image_id"][0].as_py(),

@@ -7,7 +7,7 @@ output is a point; what labels are made of is the saliency map inside.
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -54,13 +54,7 @@ those maps. Train on them if you like; never report scores on them, nor publish 
 
 
 class AttentionCenter:
-    """
-    Google's attention-center model, a TensorFlow Lite file, of which only the saliency map is used.
-
-    Raises:
-        ImportError: the package `ai-edge-litert` is not installed.
-        DataError: there is no such file, or it is another model.
-    """
+    """Google's attention-center model, a TensorFlow Lite file, of which only the saliency map is used."""
 
     def __init__(self, path: Path):
         if not path.is_file():
@@ -110,12 +104,15 @@ def pseudo_density(saliency: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     return video_density(density, SIGMA, PRIOR_SIGMA).numpy()
 
 
-def with_densities(frames: Iterable[np.ndarray], label, every: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each frame and its density: `label(frame)` of every so many and of the last, between them interpolated."""
-    before, between = None, []
+def with_densities(
+    frames: Iterable[np.ndarray], teacher: AttentionCenter, size: tuple[int, int], every: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each frame and its density, of a size: the teacher's of every so many and of the last, others interpolated."""
+    before: np.ndarray | None = None
+    between: list[np.ndarray] = []
 
-    def labelled():
-        after = label(between[-1])
+    def labelled() -> Generator[tuple[np.ndarray, np.ndarray], None, np.ndarray]:
+        after = pseudo_density(teacher(between[-1]), size)
         for step, frame in enumerate(between, 1):
             weight = step / len(between)
             yield frame, after if before is None else (1 - weight) * before + weight * after
@@ -192,8 +189,7 @@ def pseudo_label(
             parts = make_clip_folder(temporary / "train" / video.stem, info)
             rng = np.random.default_rng((seed, zlib.crc32(video.stem.encode())))
             images = (frame.image for frame in islice(read_frames(video), frames))
-            labelled = with_densities(images, lambda image, size=size: pseudo_density(model(image), size), every)
-            for number, (image, density) in enumerate(labelled):
+            for number, (image, density) in enumerate(with_densities(images, model, size, every)):
                 picture = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
                 write_frame(parts, number, picture, density, draw_points(density, FIXATIONS, rng))
                 progress.update()

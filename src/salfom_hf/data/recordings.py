@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -75,12 +75,7 @@ class GazeTable(NamedTuple):
 
 
 def read_gaze(path: Path) -> GazeTable:
-    """
-    Read a table as for [`make_gazefolder`], of which 24 bytes per row are kept.
-
-    Raises:
-        DataError: the file cannot be read, or a column or a cell does not fit.
-    """
+    """Read a table as for [`make_gazefolder`], of which 24 bytes per row are kept; a `DataError` if it is unfit."""
     try:
         check_file(path)
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -93,7 +88,7 @@ def read_gaze(path: Path) -> GazeTable:
         raise DataError(f"Cannot read {path} ({reason_of(error)}); give a CSV file in UTF-8.") from error
 
 
-def _read_rows(path: Path, reader) -> GazeTable:
+def _read_rows(path: Path, reader: Any) -> GazeTable:
     header = [name.strip().lower() for name in next(reader, [])]
     clocks = [name for name in ("time", "frame") if name in header]
     absent = [name for name in ("video", "x", "y") if name not in header]

@@ -77,10 +77,10 @@ class GazeVideo:
         indices = range(first, self.num_frames if stop is None else min(stop, self.num_frames), step)
         if self._video is None:
             return (load_image(*self._source(self._frames, index)) for index in indices)
-        return self._decoded(indices)
+        return self._decoded(self._video, indices)
 
-    def _decoded(self, indices: range) -> Iterator[np.ndarray]:
-        path, content = self._video["path"], self._video["bytes"]
+    def _decoded(self, video: dict, indices: range) -> Iterator[np.ndarray]:
+        path, content = video["path"], video["bytes"]
         try:
             yield from read_frames_at(path if content is None else content, indices, missing_at_end=FRAME_TOLERANCE)
         except VideoError as error:
@@ -180,48 +180,37 @@ class GazeStill:
             )
         return frame
 
-    def density(self, index: int = 0) -> np.ndarray:
+    def density(self, index: int = 0, observers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """
         The fixations, each as often as it was made, blurred with a Gaussian, and divided by the maximum: float32
-        `(height, width)`; all 0 if nobody looked anywhere.
+        `(height, width)`; all 0 if nobody looked anywhere. Those of some observers alone, if their ids are given.
         """
-        self._check(index)
-        return self._density(slice(None))
+        counts = torch.from_numpy(self._counts(index, observers))
+        blurred = gaussian_blur(counts, BLUR_SIGMA * self.size[1] / BLUR_WIDTH).numpy()
+        return blurred / blurred.max() if blurred.any() else blurred
 
-    def fixations(self, index: int = 0) -> np.ndarray:
-        """The fixated pixels, bool `(height, width)`; of fixations on or beyond the border, the outermost ones."""
-        self._check(index)
-        return self._counts(slice(None)) > 0
-
-    def density_of(self, observers: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The density, as [`density`] makes it, of the fixations of some observers: ids as in `observer`."""
-        return self._density(self._made_by(observers))
-
-    def fixations_of(self, observers: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The pixels, as [`fixations`] gives them, that some observers fixated: ids as in `observer`."""
-        return self._counts(self._made_by(observers)) > 0
+    def fixations(self, index: int = 0, observers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """
+        The fixated pixels, bool `(height, width)`; of fixations on or beyond the border, the outermost ones. Those of
+        some observers alone, if their ids are given.
+        """
+        return self._counts(index, observers) > 0
 
     def _check(self, index: int) -> None:
         if index != 0:
             raise IndexError(f"The still {self.id} has one frame, with the index 0; there is no frame {index}.")
 
-    def _made_by(self, observers: Sequence[int] | np.ndarray) -> np.ndarray:
-        if len(self.observer) != len(self.x):
-            raise DataError(f"The still {self.id} does not tell who made its fixations; use all of them.")
-        return np.isin(self.observer, np.asarray(observers))
-
-    def _counts(self, chosen: np.ndarray | slice) -> np.ndarray:
+    def _counts(self, index: int, observers: Sequence[int] | np.ndarray | None) -> np.ndarray:
         """float32 `(height, width)`: number of fixations at each pixel."""
+        self._check(index)
+        if observers is not None and len(self.observer) != len(self.x):
+            raise DataError(f"The still {self.id} does not tell who made its fixations; use all of them.")
+        chosen = slice(None) if observers is None else np.isin(self.observer, observers)
         counts = np.zeros(self.size, np.float32)
         places = zip((self.y, self.x), self.size, strict=True)
         pixels = tuple(np.floor(at[chosen]).astype(np.int64).clip(0, side - 1) for at, side in places)
         np.add.at(counts, pixels, 1)
         return counts
-
-    def _density(self, chosen: np.ndarray | slice) -> np.ndarray:
-        counts = torch.from_numpy(self._counts(chosen))
-        blurred = gaussian_blur(counts, BLUR_SIGMA * self.size[1] / BLUR_WIDTH).numpy()
-        return blurred / blurred.max() if blurred.any() else blurred
 
 
 def _source(file: dict, owner: str, unnamed: str = "") -> tuple[Path | bytes, str]:
@@ -242,16 +231,9 @@ def open_sample(row: dict) -> GazeVideo | GazeStill:
 
 def read_map(source: Path | bytes, name: str, allow_colour: bool = False) -> tuple[np.ndarray, bool]:
     """
-    A density or fixation map, float32 `(height, width)`, grey values in 0…1 or floats as they are; and whether it is
-    a JPEG file.
-
-    Args:
-        source: path or content of a grey image file of 1, 8 or 16 bits, which may be stored as RGB, or of floats.
-        name: what errors call it.
-        allow_colour: take colours as grey; those of a heat map would make another map.
-
-    Raises:
-        DataError: the file is missing, cannot be read, or is in colour.
+    A density or fixation map from a grey image file of 1, 8 or 16 bits, which may be stored as RGB, or of floats:
+    float32 `(height, width)`, in 0…1 or floats as they are; and whether it is a JPEG file. Errors, all of them a
+    `DataError`, call it `name`. Colours are taken as grey only if allowed: those of a heat map would make another map.
     """
     try:
         if not isinstance(source, bytes):

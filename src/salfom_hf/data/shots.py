@@ -240,18 +240,13 @@ class SeenPicture:
 
 
 class Shot:
-    """
-    A picture, with float pixels, as a camera sees it, and objects over it, in frames of `size` (height, width).
-
-    Attributes:
-        points: `(n, 2)`, the fixations that are seen in the last frame.
-        weights: `(n,)`, how much each adds to the density.
-    """
+    """A picture, with float pixels, as a camera sees it, and objects over it, in frames of `size` (height, width)."""
 
     def __init__(self, picture: Picture, camera: View, size: tuple[int, int]):
         self.size = size
         self.scene = SeenPicture(picture, camera)
         self.objects: list[SeenPicture] = []
+        # `(n, 2)`, the fixations that are seen in the last frame, and `(n,)`, how much each adds to the density.
         self.points = self._seen(picture, camera)
         self.weights = np.full(len(self.points), 1 / max(1, len(self.points)))
 

@@ -15,8 +15,8 @@ import io
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _opened(image: dict):
+def _opened(image: dict) -> str | io.BytesIO:
     return image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])
 
 
@@ -186,7 +186,7 @@ def _column_problems(path: Path, schema: pa.Schema) -> list[Problem]:
     def is_file(kind: pa.DataType) -> bool:
         return pa.types.is_struct(kind) and {field.name for field in kind} >= {"bytes", "path"}
 
-    def is_list_of(kind: pa.DataType, *tests) -> bool:
+    def is_list_of(kind: pa.DataType, *tests: Callable[[pa.DataType], bool]) -> bool:
         is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
         return is_list and any(test(kind.value_type) for test in tests)
 
@@ -245,7 +245,7 @@ class Folder:
     """A folder with `images` and `fixations.csv`, or, examined, one still of it."""
 
     path: Path
-    still: dict | None = None
+    still: dict = field(default_factory=dict)
 
     def state(self) -> Any:
         return image_stamps(self.path / "images"), stamp(self.path / "fixations.csv")

@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from ..data.augmentation import fixated_points
 from ..data.samples import GazeStill, open_sample
 from ..inference.blur import gaussian_blur
 from .methods import EvaluationError, Method, Sample, frames_at
@@ -99,9 +100,7 @@ def relative_fixations(sample: Sample) -> Iterator[tuple[np.ndarray, np.ndarray]
         return
     count = min(KDE_FRAMES, sample.num_frames)
     for index in np.linspace(0, sample.num_frames - 1, count).round().astype(int):
-        fixations = sample.fixations(int(index))
-        rows, columns = np.nonzero(fixations)
-        yield (rows + 0.5) / fixations.shape[0], (columns + 0.5) / fixations.shape[1]
+        yield fixated_points(sample.fixations(int(index)), (1, 1))
 
 
 class SpectralResidual(Method):
@@ -152,11 +151,8 @@ class InterObserver(Method):
 
     def maps(self, sample: GazeStill, indices: Sequence[int]) -> Iterator[np.ndarray]:
         for _ in indices:
-            yield sample.density_of(np.unique(sample.observer)[::2])
+            yield sample.density(observers=np.unique(sample.observer)[::2])
 
     def truth(self, sample: GazeStill, index: int) -> tuple[np.ndarray, np.ndarray]:
         others = np.unique(sample.observer)[1::2]
-        return sample.fixations_of(others), sample.density_of(others)
-
-
-__all__ = ["Center", "InterObserver", "SpectralResidual", "gaze_alone"]
+        return sample.fixations(observers=others), sample.density(observers=others)

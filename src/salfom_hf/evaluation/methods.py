@@ -152,6 +152,3 @@ def runs(indices: Sequence[int], gap: int) -> list[list[int]]:
         else:
             groups.append([index])
     return groups
-
-
-__all__ = ["EvaluationError", "Method", "Model", "Sample", "frames_at"]

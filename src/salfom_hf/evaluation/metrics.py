@@ -331,7 +331,7 @@ def _reaching(level: torch.Tensor, thresholds: int) -> torch.Tensor:
 def _trapezoid(fp: torch.Tensor, tp: torch.Tensor) -> torch.Tensor:
     """Area under ROC curves from (0, 0) to (1, 1), by straight lines; rates `(batch, points, …)` descend."""
 
-    def closed(rates):
+    def closed(rates: torch.Tensor) -> torch.Tensor:
         end = torch.ones_like(rates.sum(1, keepdim=True))
         return torch.cat([end, rates, torch.zeros_like(end)], dim=1)
 

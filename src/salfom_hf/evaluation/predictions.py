@@ -176,6 +176,3 @@ def read_archive(path: Path, num_frames: int, indices: Sequence[int]) -> Iterato
                     yield np.frombuffer(data, dtype).reshape(shape[1:]).astype(np.float32)
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise EvaluationError(f"Cannot read the predictions {path} ({error}); write them anew.") from error
-
-
-__all__ = ["Predictions"]

@@ -196,7 +196,7 @@ def picture(scorer: Scorer, methods: Sequence[Method], scores: Sequence[Scores])
     worst = dissimilar([place for place in reversed(ranked) if place not in best], count, scores[0])
     shown = [name for name in dict.fromkeys((metric, "cc")) if name in scorer.protocol.metrics]
     strips = [
-        strip(scorer, methods, scores, shown, f"{rank} {number}", *place)
+        strip(scorer, list(zip(methods, scores, strict=True)), shown, f"{rank} {number}", *place)
         for rank, places in (("best", best), ("worst", worst))
         for number, place in enumerate(places, 1)
     ]
@@ -235,13 +235,7 @@ def dissimilar(ranked: list[tuple[int, int]], count: int, scores: Scores) -> lis
 
 
 def strip(
-    scorer: Scorer,
-    methods: Sequence[Method],
-    scores: Sequence[Scores],
-    metrics: list[str],
-    rank: str,
-    row: int,
-    index: int,
+    scorer: Scorer, scored: Sequence[tuple[Method, Scores]], metrics: list[str], rank: str, row: int, index: int
 ) -> Image.Image:
     """One line of the picture: the frame, people's gaze, and each method's map with its scores."""
     sample = scorer.sample(row)
@@ -251,7 +245,7 @@ def strip(
     where = sample.id if sample.num_frames == 1 else f"{sample.id}, frame {sample.frame_names[index]}"
     gaze = dotted(heated(frame, sample.density(index)), points)
     cells = [(rank, where, frame), ("human gaze", f"density and {len(points)} fixated pixels", gaze)]
-    for method, found in zip(methods, scores, strict=True):
+    for method, found in scored:
         saliency = scorer.prepare(next(method.maps(sample, [index])), image.shape[:2]).float().numpy()
         cells.append((method.name, score_text(found, row, index, metrics), heated(frame, saliency)))
     canvas = Image.new("RGB", (GAP + len(cells) * (CELL[0] + GAP), 2 * LINE + frame.height + 2 * GAP), BACKGROUND)
@@ -280,6 +274,3 @@ def write_text(
     """One line, shortened in the middle where it is too long."""
     font = ImageFont.load_default(TEXT)
     ImageDraw.Draw(canvas).text(place, shortened(text, font, width), fill=ink, font=font)
-
-
-__all__ = ["picture", "table", "write_reports"]

@@ -290,6 +290,3 @@ def end_with_parent() -> None:
 
 def score_in_process(job: Job) -> None:
     score(job, _scorer, _methods, lambda frames: None)
-
-
-__all__ = ["REPORTS", "check_dataset", "evaluate", "kept_scores", "noted", "write_json"]

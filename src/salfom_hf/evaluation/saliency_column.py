@@ -69,6 +69,3 @@ class SaliencyColumn:
             Picture.fromarray(to_gray(saliency)).save(content, "PNG")
             pictures.append({"path": f"{name}.png", "bytes": content.getvalue()})
         return {COLUMN: pictures}
-
-
-__all__ = ["SaliencyColumn"]

@@ -58,7 +58,7 @@ class Protocol:
     max_frames: int | None = None
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.metrics or not set(self.metrics) <= set(METRICS):
             raise EvaluationError(f"metrics must be some of {', '.join(METRICS)}, not {', '.join(self.metrics)}.")
         if not 0 <= self.blur < np.inf or self.seed < 0 or (self.max_frames is not None and self.max_frames < 1):
@@ -191,18 +191,18 @@ class Scorer:
         left_out = {WITHOUT_FIXATIONS: missing} if missing else {}
         return {"video_id": sample.id, "frames": scored, "scores": scores, "left_out": left_out}
 
-    def _score_frame(self, row: int, index: int, saliency, fixations, density) -> dict[str, float]:
-        size = fixations.shape
-        saliency, fixations = self.prepare(saliency, size), torch.from_numpy(np.ascontiguousarray(fixations))
-        density = resized_bilinearly(density, size).clamp_min(0)
+    def _score_frame(
+        self, row: int, index: int, predicted: np.ndarray, fixated: np.ndarray, looked_at: np.ndarray
+    ) -> dict[str, float]:
+        size = fixated.shape
+        saliency, fixations = self.prepare(predicted, size), torch.from_numpy(np.ascontiguousarray(fixated))
+        density = resized_bilinearly(looked_at, size).clamp_min(0)
         values = {}
         for metric in self.protocol.metrics:
-            if metric == "auc_shuffled":
+            if metric.startswith("auc_shuffled"):
                 other, generator = self.negatives(row, index, size)
-                value = counted(metrics.auc_shuffled, saliency, fixations, other, generator=generator)
-            elif metric == "auc_shuffled_exact":
-                other, _ = self.negatives(row, index, size)
-                value = counted(metrics.auc_shuffled, saliency, fixations, other, variant="exact")
+                options = {"variant": "exact"} if metric.endswith("exact") else {"generator": generator}
+                value = counted(metrics.auc_shuffled, saliency, fixations, other, **options)
             elif metric == "information_gain":
                 value = metrics.information_gain(saliency, fixations, self._prior_map(row, size))
             else:
@@ -283,6 +283,3 @@ def chosen_frames(counts: Sequence[int], protocol: Protocol) -> list[list[int]]:
     mask = np.zeros(total, dtype=bool)
     mask[drawn] = True
     return [np.flatnonzero(part).tolist() for part in np.split(mask, np.cumsum(counts)[:-1])]
-
-
-__all__ = ["DEFAULT_METRICS", "METRICS", "Protocol", "Scorer", "Scores"]

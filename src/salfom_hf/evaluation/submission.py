@@ -164,6 +164,3 @@ def faults(sample: GazeVideo, folder: Path) -> list[str]:
                 f"PNG L {width}x{height}"
             )
     return problems
-
-
-__all__ = ["check_submission", "write_submission"]
