@@ -2,7 +2,8 @@
 
     accelerate launch -m salfom_hf.predict LIST_OR_FOLDER OUT [--format maps] [--OPTION VALUE …]
 
-An output that is there is done: the same command goes on where a run was stopped.
+An output that is there is done: the same command goes on where a run was stopped. The command `salfom predict`, for a
+few videos in one process, is `cli/predict.py`.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""DHF1K: 1000 videos, watched freely by 17 people.
+"""DHF1K: 1000 videos, watched freely by 17 people. Its files are found here, and checked by `layout.Clip`.
 
 The folder is as published, `video/001.AVI` … and `annotation/0001/{maps,fixation}/0001.png` … (densities and binary
 images, one per frame), or with extracted frames, `{train,val,test}/0001/{images,maps,fixation}/0001.png` …. Where both

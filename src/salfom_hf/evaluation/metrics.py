@@ -113,6 +113,7 @@ def auc_shuffled(
 def nss(saliency: torch.Tensor, fixations: torch.Tensor) -> torch.Tensor:
     """
     NSS: mean at the fixations of the map with mean 0 and standard deviation 1 (of the sample, as in the MIT code).
+    For scores; `losses.normalized_scanpath_saliency`, for gradients, takes the deviation of all pixels.
 
     Args:
         saliency: `(batch, height, width)` or `(height, width)`.

@@ -1,1 +1,15 @@
-"""Frames → maps → files: the predictor, its sliding window, and what runs it on pictures, collections and cameras."""
+"""Frames → maps → files.
+
+The way of a video, as [`SaliencyPredictor.stream`][salfom_hf.inference.predictor.SaliencyPredictor.stream] goes it:
+
+    frames    models/video_processing_salfom.py  frames_of: a file (video/reading.py), an array or a list of images
+    clips     models/video_processing_salfom.py  prepare_frames: each frame to pixels of the network's size
+    maps      predictor.py                       saliency_maps chooses one of three ways, all with the same results:
+                sliding_window.py  still_maps    a picture
+                shared_windows.py  shared_maps   encoders that see single frames (salfom): every frame is computed once
+                sliding_window.py  window_maps   encoders that see whole clips (salfom-large), and exported models
+    output    results.py                         maps drawn over frames (video/drawing.py), written (video/writing.py)
+
+`threads.py` and `cpu.py` make that fast; `many.py` and `processes.py` are for collections of videos, `live/` for cameras,
+`pipeline.py` for `transformers.pipeline`. `pipeline_salfom.py` is what a model on the Hub brings along.
+"""

@@ -57,9 +57,9 @@ def check_name(path: str | os.PathLike[str], output_format: str) -> None:
         check_suffix(path, IMAGE_SUFFIXES.union(CONTAINERS), "a video or picture that can be written")
 
 
-def write_behind(put: Callable, frames: Iterable) -> None:
-    """Call `put` with each frame, in a thread of its own while the next ones are predicted."""
-    with closing(in_background(put, frames, WAITING)) as written:
+def write_in_thread(write_one: Callable, frames: Iterable) -> None:
+    """Call `write_one` with each frame, in a thread of its own while the next ones are predicted."""
+    with closing(in_background(write_one, frames, WAITING)) as written:
         for _ in written:
             pass
 
@@ -86,12 +86,12 @@ def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, inf
     height, width = picture.shape[:2]
     with VideoWriter(path, width, height, info.frame_rate, audio_from=info.path, **options) as writer:
 
-        def put(frame: SaliencyFrame) -> None:
+        def write_one(frame: SaliencyFrame) -> None:
             image = picture if frame is first else drawn(frame)
             with stage("encode"):
                 writer.write(image, frame.timestamp)
 
-        write_behind(put, chain([first], frames))
+        write_in_thread(write_one, chain([first], frames))
 
 
 def write_maps(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> None:
@@ -100,11 +100,11 @@ def write_maps(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> 
     with atomic_output(path, overwrite) as temporary:
         temporary.mkdir()
 
-        def put(frame: SaliencyFrame) -> None:
+        def write_one(frame: SaliencyFrame) -> None:
             with stage("encode"):
                 Image.fromarray(to_gray(frame.saliency)).save(temporary / f"{next(numbers):04d}.png")
 
-        write_behind(put, frames)
+        write_in_thread(write_one, frames)
 
 
 def write_npz(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> None:

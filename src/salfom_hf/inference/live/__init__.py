@@ -7,6 +7,9 @@ is left: every frame while it keeps up, and as many as it can when it does not. 
 window, so a window spans more time the more are dropped. Behind the slot no stage holds more than one frame, which
 bounds how far the picture lags behind. Recordings (files, and addresses that tell their length) are played at their
 own speed.
+
+Unlike in `salfom predict`, there is no sound, the network gets one window at a time, the size is that of the first frame,
+and frames may be left out.
 """
 
 from .loop import predict_live, show, taken, warm_up
