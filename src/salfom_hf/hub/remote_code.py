@@ -1,8 +1,8 @@
 """Code that goes with a published model, so that transformers loads it where this package is not installed.
 
 transformers takes flat files that import one another as `from .module import name`; the package's modules are copied
-with their relative imports rewritten to that: `pipeline_salfom`, and all that it imports, however indirectly. An import
-that is added to one of them is published, too.
+with their relative imports rewritten to that: `pipeline_salfom`, and all that it imports, however indirectly. An
+import that is added to one of them is published, too.
 """
 
 import ast

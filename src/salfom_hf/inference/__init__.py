@@ -10,6 +10,6 @@ The way of a video, as [`SaliencyPredictor.stream`][salfom_hf.inference.predicto
                 sliding_window.py  window_maps   encoders that see whole clips (salfom-large), and exported models
     output    results.py                         maps drawn over frames (video/drawing.py), written (video/writing.py)
 
-`threads.py` and `cpu.py` make that fast; `many.py` and `processes.py` are for collections of videos, `live/` for cameras,
-`pipeline.py` for `transformers.pipeline`. `pipeline_salfom.py` is what a model on the Hub brings along.
+`threads.py` and `cpu.py` make that fast; `many.py` and `processes.py` are for collections of videos, `live/` for
+cameras, `pipeline.py` for `transformers.pipeline`. `pipeline_salfom.py` is what a model on the Hub brings along.
 """

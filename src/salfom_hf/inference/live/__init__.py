@@ -8,8 +8,8 @@ window, so a window spans more time the more are dropped. Behind the slot no sta
 bounds how far the picture lags behind. Recordings (files, and addresses that tell their length) are played at their
 own speed.
 
-Unlike in `salfom predict`, there is no sound, the network gets one window at a time, the size is that of the first frame,
-and frames may be left out.
+Unlike in `salfom predict`, there is no sound, the network gets one window at a time, the size is that of the first
+frame, and frames may be left out.
 """
 
 from .loop import predict_live, show, taken, warm_up
