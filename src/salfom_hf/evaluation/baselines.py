@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..data.samples import GazeStill, open_sample
-from ..inference.blur import gaussian_blur
+from ..models.losses import gaussian_blur
 from .methods import EvaluationError, Method, Sample, frames_at
 
 CENTER_SIGMA = 0.22  # of each side
