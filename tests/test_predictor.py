@@ -208,7 +208,7 @@ def test_a_file_is_read_no_further_than_needed_and_closed(framewise_model, proce
         finally:
             closed.append(True)
 
-    monkeypatch.setattr("salfom_hf.inference.predictor.read_frames", frames)
+    monkeypatch.setattr("salfom_hf.models.video_processing_salfom.read_frames", frames)
     stream = SaliencyPredictor(framewise_model, processor, batch_size=4).stream("endless.mp4")
     assert not read
     for given, frame in enumerate(itertools.islice(stream, 20), 1):
@@ -224,7 +224,7 @@ def test_an_error_of_decoding_reaches_the_caller_and_ends_all_threads(predictor,
         yield from (Frame(VIDEO[index], Fraction(index, 25)) for index in range(whole))
         raise VideoError("clip.mp4 breaks off")
 
-    monkeypatch.setattr("salfom_hf.inference.predictor.read_frames", read)
+    monkeypatch.setattr("salfom_hf.models.video_processing_salfom.read_frames", read)
     before = set(threading.enumerate())
     with pytest.raises(VideoError, match="breaks off"):
         list(predictor.stream("clip.mp4"))
