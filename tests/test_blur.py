@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from salfom_hf.inference.blur import gaussian_blur
+from salfom_hf.models.losses import gaussian_blur
 
 
 def by_hand(image, sigma, mirrored=False):

@@ -14,10 +14,10 @@ from PIL import Image
 
 from conftest import noise, write_clip
 from salfom_hf import SalFoMVideoProcessor, SaliencyPredictor, VideoError
-from salfom_hf.inference.blur import gaussian_blur
 from salfom_hf.inference.predictor import saliency_maps
 from salfom_hf.inference.shared_windows import FrameEncoder
 from salfom_hf.inference.sliding_window import sees_stills
+from salfom_hf.models.losses import gaussian_blur
 from salfom_hf.models.video_processing_salfom import STILL_BLUR
 from salfom_hf.video.drawing import COLORMAPS, color_table, heatmap, overlay, side_by_side, to_gray
 from salfom_hf.video.reading import Frame, read_frames

@@ -10,10 +10,10 @@ from torch import nn
 
 from conftest import DECODER
 from salfom_hf import EfficientNetLiteConfig, SalFoMConfig, SalFoMForVideoSaliencyPrediction
-from salfom_hf.inference.blur import gaussian_blur
 from salfom_hf.inference.cpu import folded
 from salfom_hf.inference.predictor import saliency_maps
 from salfom_hf.inference.shared_windows import Convolution, FrameEncoder, StreamingDecoder, can_stream, shared_maps
+from salfom_hf.models.losses import gaussian_blur
 from salfom_hf.models.modeling_efficientnet_lite import EfficientNetLiteModel
 from salfom_hf.models.video_processing_salfom import STILL_BLUR
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..errors import check_file, reason_of, reported
 from ..files import Inputs, atomic_output, check_free
-from ..inference.blur import blur_matrix
+from ..models.losses import blur_matrix
 from ..video.reading import VIDEO_SUFFIXES, VideoInfo, probe, read_frames
 from .clip_folders import FPS_FILE, GazeFolder
 from .export import writing

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ..errors import VideoError, check_file, reason_of
-from ..inference.blur import gaussian_blur
+from ..models.losses import gaussian_blur
 from ..video.reading import IMAGE_RATE, load_image
 from ..video.seeking import read_frames_at
 from .features import DataError

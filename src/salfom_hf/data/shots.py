@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..inference.blur import gaussian_blur
+from ..models.losses import gaussian_blur
 
 # Of densities, see `video_density`: gaze on videos is more concentrated than gaze on stills.
 BLUR_SIGMA, PRIOR_SIGMA = 0.03, 0.22

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..data.augmentation import fixated_points
 from ..data.samples import GazeStill, open_sample
-from ..inference.blur import gaussian_blur
+from ..models.losses import gaussian_blur
 from .methods import EvaluationError, Method, Sample, frames_at
 
 CENTER_SIGMA = 0.22  # of each side

@@ -29,7 +29,7 @@ def register() -> None:
     from transformers.models.auto.video_processing_auto import AutoVideoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from ..models.configuration_salfom import SalFoMConfig
+    from ..models.configuration_salfom import EfficientNetLiteConfig, SalFoMConfig, UMTConfig
     from ..models.modeling_efficientnet_lite import EfficientNetLiteModel
     from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction, SalFoMModel
     from ..models.modeling_umt import UMTModel
@@ -37,10 +37,11 @@ def register() -> None:
     from ..models.video_processing_salfom import SalFoMVideoProcessor
     from .pipeline import TASK, VideoSaliencyPipeline
 
-    for model_class in (UMTModel, EfficientNetLiteModel, SalFoMModel):
-        config_class = model_class.config_class
+    AutoModel.register(UMTConfig, UMTModel, exist_ok=True)
+    AutoModel.register(EfficientNetLiteConfig, EfficientNetLiteModel, exist_ok=True)
+    AutoModel.register(SalFoMConfig, SalFoMModel, exist_ok=True)
+    for config_class in (UMTConfig, EfficientNetLiteConfig, SalFoMConfig):
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-        AutoModel.register(config_class, model_class, exist_ok=True)
     # transformers has no Auto class for saliency: this is the one for models that make a picture of pictures.
     AutoModelForImageToImage.register(SalFoMConfig, SalFoMForVideoSaliencyPrediction, exist_ok=True)
     AutoProcessor.register(SalFoMConfig, SalFoMVideoProcessor, exist_ok=True)
@@ -64,8 +65,9 @@ def registering(function: Callable) -> Callable:
     @wraps(function)
     def call(*args, **kwargs):
         register()
-        models = {name: known(kwargs[name]) for name in ("pretrained_model_name_or_path", "model") if name in kwargs}
-        return function(*map(known, args), **{**kwargs, **models})
+        for name in {"pretrained_model_name_or_path", "model"} & kwargs.keys():
+            kwargs[name] = known(kwargs[name])
+        return function(*map(known, args), **kwargs)
 
     return call
 
@@ -85,9 +87,14 @@ class WrappingFinder(MetaPathFinder):
 
     def find_spec(self, name, path=None, target=None):
         spec = PathFinder.find_spec(name, path) if name in ENTRANCES else None
-        if spec is not None:
+        if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
-            spec.loader.exec_module = lambda module: (execute(module), wrap(module))
+
+            def execute_and_wrap(module: ModuleType) -> None:
+                execute(module)
+                wrap(module)
+
+            vars(spec.loader)["exec_module"] = execute_and_wrap
         return spec
 
 

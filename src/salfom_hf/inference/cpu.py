@@ -100,9 +100,7 @@ class PackedConvolution:
             try:
                 return self.fused(features)
             except (AttributeError, RuntimeError):  # These are not part of PyTorch's public interface.
-                if (
-                    self.packed is not None
-                ):  # What went well before fails for another reason, such as too little memory.
+                if self.packed is not None:  # What went well before fails for another reason, such as lack of memory.
                     raise
                 self.can_pack = False
         return self.plain(features)
@@ -110,7 +108,8 @@ class PackedConvolution:
     def fused(self, features: torch.Tensor) -> torch.Tensor:
         packed = self.packed
         if packed is None:
-            packed = torch._C._nn.mkldnn_reorder_conv2d_weight(self.weight.to_mkldnn(), *self.geometry, features.shape)
+            pack: Callable = torch._C._nn.mkldnn_reorder_conv2d_weight  # PyTorch's annotations lack an argument.
+            packed = pack(self.weight.to_mkldnn(), *self.geometry, features.shape)
         name, arguments = ACTIVATIONS[self.activation]
         result = torch.ops.mkldnn._convolution_pointwise(
             features, packed, self.bias, *self.geometry, name, arguments, ""
@@ -138,7 +137,7 @@ class FoldedConvNorm(nn.Module):
         weight, padding = self.convolution.weight, self.convolution.padding
         if norm.asymmetric:
             # A zero in front of the kernel makes the padding symmetric, without a padded copy of the input.
-            weight, padding = F.pad(weight, (1, 0, 1, 0)), (norm[0].kernel_size[0] // 2,) * 2
+            weight, padding = F.pad(weight, (1, 0, 1, 0)), (norm.kernel // 2,) * 2
         stride, groups = self.convolution.stride, self.convolution.groups
         activation = "relu6" if norm.activation else None
         self.packed = PackedConvolution(weight, self.convolution.bias, stride, padding, groups, activation)
@@ -253,7 +252,7 @@ def exact_float32() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
-def accelerable(encoder: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
+def accelerable(encoder: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether this module has ways of its own for an encoder, in a dtype and on a device."""
     return encoder.config.model_type == "umt" and dtype in (torch.float32, torch.bfloat16) and device.type == "cpu"
 

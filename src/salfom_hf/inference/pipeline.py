@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -25,7 +26,7 @@ AS_IT_IS = {"Accept-Encoding": "identity"}
 SILENCE = 20.0  # seconds without a byte after which a server counts as gone
 
 
-def is_url(video) -> bool:
+def is_url(video: Any) -> bool:
     return isinstance(video, str) and "://" in video
 
 
@@ -66,7 +67,7 @@ def download(url: str, path: Path, max_bytes: int = MAX_DOWNLOAD, seconds: float
 
 
 @contextmanager
-def local(video, max_bytes: int, seconds: float) -> Iterator:
+def local(video: Any, max_bytes: int, seconds: float) -> Iterator:
     """The video itself or, for an address, the path of a copy that is gone afterwards."""
     if not is_url(video):
         yield video
@@ -107,7 +108,7 @@ class VideoSaliencyPipeline(PlainPipeline):
 
     def frames(
         self,
-        video,
+        video: Any,
         start: float = 0.0,
         duration: float | None = None,
         max_download: int = MAX_DOWNLOAD,
@@ -120,7 +121,9 @@ class VideoSaliencyPipeline(PlainPipeline):
         return SaliencyPredictor(self.model, self.video_processor, stride, windows).predict(frames)
 
 
-def pipeline(task: str = TASK, model="salfom", dtype=torch.float32, **kwargs) -> Pipeline:
+def pipeline(
+    task: str = TASK, model: Any = "salfom", dtype: torch.dtype | str = torch.float32, **kwargs: Any
+) -> Pipeline:
     """
     `transformers.pipeline`, which also takes the package's own names of models (`"salfom"`, `"salfom-large"`) and
     needs no network for them.
@@ -131,7 +134,8 @@ def pipeline(task: str = TASK, model="salfom", dtype=torch.float32, **kwargs) ->
         dtype: precision to compute in; maps are float32 whatever it is.
         kwargs: those of `transformers.pipeline` and of [`VideoSaliencyPipeline`].
     """
-    return transformers.pipeline(task, model=model, dtype=dtype, **kwargs)
+    # transformers' annotations name its own tasks alone.
+    return transformers.pipeline(task, model=model, dtype=dtype, **kwargs)  # type: ignore[call-overload]
 
 
 __all__ = ["VideoSaliencyPipeline", "download", "pipeline"]

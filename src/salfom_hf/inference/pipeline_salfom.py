@@ -5,6 +5,7 @@ It goes with published models: this file and what it imports is all the code tha
 
 import os
 from collections.abc import Sized
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from ..errors import VideoError
-from ..models.video_processing_salfom import frames_of, is_one_video, resize_map
+from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
+from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, is_one_video, resize_map
 from ..video.reading import Frame
 from .sliding_window import still_maps, window_maps
 
@@ -36,21 +38,24 @@ class VideoSaliencyPipeline(Pipeline):
         start, duration: part of each video, in seconds.
     """
 
-    _load_processor = False
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
-    _load_video_processor = True
-    PREPROCESSING = ("start", "duration")
+    # transformers has no annotations of these, and takes any class of video processors.
+    _load_processor = _load_image_processor = _load_feature_extractor = _load_tokenizer = False  # type: ignore[assignment]
+    _load_video_processor = True  # type: ignore[assignment]
+    video_processor: SalFoMVideoProcessor  # type: ignore[assignment]
+    model: SalFoMForVideoSaliencyPrediction
+    PREPROCESSING: tuple[str, ...] = ("start", "duration")
     FORWARD = ("stride", "windows")
 
-    def _sanitize_parameters(self, **parameters):
+    def _sanitize_parameters(self, **parameters: Any) -> tuple[dict, dict, dict]:
         if unknown := sorted(set(parameters).difference(self.PREPROCESSING, self.FORWARD)):
             raise TypeError(f"{type(self).__name__} has no parameter '{unknown[0]}'.")
-        steps = (self.PREPROCESSING, self.FORWARD)
-        return *({name: parameters[name] for name in names if name in parameters} for names in steps), {}
+        preprocessing, forward = (
+            {name: parameters[name] for name in names if name in parameters}
+            for names in (self.PREPROCESSING, self.FORWARD)
+        )
+        return preprocessing, forward, {}
 
-    def __call__(self, inputs, **kwargs):
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """
         Args:
             inputs: one video: the path of a video or image, a folder of images, a uint8 array or tensor
@@ -80,10 +85,10 @@ class VideoSaliencyPipeline(Pipeline):
         for batch in PipelineIterator(loader, self.forward, forward_params):
             yield from batch
 
-    def frames(self, video, start: float = 0.0, duration: float | None = None) -> list[Frame]:
+    def frames(self, video: Any, start: float = 0.0, duration: float | None = None) -> list[Frame]:
         return list(frames_of(video, start, duration))
 
-    def preprocess(self, video, **options) -> dict:
+    def preprocess(self, video: Any, **options: Any) -> dict:
         try:
             frames = self.frames(video, **options)
         except (VideoError, ValueError) as error:
@@ -121,7 +126,7 @@ class VideoSaliencyPipeline(Pipeline):
     def postprocess(self, outputs: dict) -> dict:
         return outputs
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save model and processor, and the code where they came with some: a folder for `pipeline`."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.video_processor.save_pretrained(save_directory, **kwargs)

@@ -2,10 +2,10 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class SaliencyFrame(NamedTuple):
 
 def saliency_maps(
     model: SalFoMForVideoSaliencyPrediction, frames: Iterable[torch.Tensor], stride: int = 1, batch_size: int = 1
-) -> Iterator[torch.Tensor]:
+) -> Generator[torch.Tensor]:
     """
     One map for every frame of a video, or that of a still, in the fastest way that the model allows.
 
@@ -90,7 +90,7 @@ class SaliencyPredictor:
         stride: int = 1,
         batch_size: int = 4,
         compile: bool = False,
-    ):
+    ) -> None:
         if compile and sees_stills(model):
             raise ValueError("compile is for models that see whole windows, such as salfom-large; leave it out.")
         self.model = prepare_for_inference(model.eval())
@@ -120,10 +120,11 @@ class SaliencyPredictor:
             dtype: precision to compute in; maps are float32 whatever it is.
             stride, batch_size, compile: see the class.
         """
-        model = SalFoMForVideoSaliencyPrediction.from_pretrained(name, dtype=dtype).to(device)
+        model = SalFoMForVideoSaliencyPrediction.from_pretrained(name, dtype=dtype)
+        model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`.
         return cls(model, SalFoMVideoProcessor.from_pretrained(name), stride, batch_size, compile)
 
-    def stream(self, video, start: float = 0.0, duration: float | None = None) -> Iterator[SaliencyFrame]:
+    def stream(self, video: Any, start: float = 0.0, duration: float | None = None) -> Generator[SaliencyFrame]:
         """
         Frames and their maps, one by one, in constant memory.
 
@@ -160,10 +161,10 @@ class SaliencyPredictor:
                     frame = waiting.popleft()
                     # Threads that were woken for so little would spin on, and take from those that predict and encode.
                     with stage("fusion"), pytorch_threads(1):
-                        saliency = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1).cpu().numpy()
-                    yield SaliencyFrame(frame.image, frame.timestamp, saliency)
+                        resized = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1).cpu().numpy()
+                    yield SaliencyFrame(frame.image, frame.timestamp, resized)
 
-    def predict(self, video, start: float = 0.0, duration: float | None = None) -> np.ndarray:
+    def predict(self, video: Any, start: float = 0.0, duration: float | None = None) -> np.ndarray:
         """
         The maps of all frames at once; arguments and errors as in [`stream`].
 

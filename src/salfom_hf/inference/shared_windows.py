@@ -18,11 +18,11 @@ frames later, are one pattern. Each pattern is computed at most once for each fr
 may ask for it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -95,13 +95,13 @@ class Layer:
     def compute(self, keys: Sequence[tuple[int, int]]) -> None:
         """Make sure that `values` holds these (pattern, frame); what is missing is computed in one call."""
         missing = [key for key in dict.fromkeys(keys) if key not in self.values]
-        if not missing:
+        if self.operation is None or not missing:
             return
         patterns = list(self.patterns)
         read = [(place, time) for pattern, time in missing for place in patterns[pattern]]
         for layer in dict.fromkeys(place.layer for place, _ in read):
             layer.compute([place.key(time) for place, time in read if place.layer is layer])
-        inputs = [[place.value(time) for place in patterns[pattern]] for pattern, time in missing]
+        inputs: list[Inputs] = [[place.value(time) for place in patterns[pattern]] for pattern, time in missing]
         self.values.update(zip(missing, self.operation(inputs), strict=True))
 
     def forget(self, newest: int) -> None:
@@ -216,10 +216,15 @@ def attended(block: TemporalSwinBlock, row: list[Place]) -> list[Place]:
     return [place for window in windows for place in layers[len(window)].place(window, parts=len(window))]
 
 
+def parts(modules: nn.ModuleList) -> list[Any]:
+    """The modules of a list; PyTorch's annotations do not say of which kind they are."""
+    return list(modules)
+
+
 def tcfe_rows(tcfe: TCFE, row: list[Place]) -> list[list[Place]]:
     """See [`TCFE`]. The last embedding comes before the up-sampling of what it reads: 1×1 kernels commute with it."""
     rows = []
-    for level, before, after in zip(tcfe.stages, (1, 1, 4), (1, 4, tcfe.last_scale), strict=True):
+    for level, before, after in zip(parts(tcfe.stages), (1, 1, 4), (1, 4, tcfe.last_scale), strict=True):
         embedding = level.patch_embedding
         embed = Layer(Convolution(embedding.weight, embedding.bias, relu=False, scale=before))
         row = embed.over(row, embedding.kernel_size[0])
@@ -232,7 +237,7 @@ def tcfe_rows(tcfe: TCFE, row: list[Place]) -> list[list[Place]]:
 def dfd_rows(dfd: DFD, row: list[Place], transformer: list[list[Place]]) -> list[list[Place]]:
     """See [`DFD`]."""
     rows = []
-    for index, (step, scale) in enumerate(zip(dfd.steps, dfd.scales, strict=True)):
+    for index, (step, scale) in enumerate(zip(parts(dfd.steps), dfd.scales, strict=True)):
         row = Layer(Convolution(step.weight, scale=scale)).over(row, step.kernel_size[0])
         if transformer and index in (1, 3):
             both = Layer(added)
@@ -241,9 +246,9 @@ def dfd_rows(dfd: DFD, row: list[Place], transformer: list[list[Place]]) -> list
     return [rows[1], rows[3], row]
 
 
-def collapsed_padded(convolutions: Sequence[nn.Conv3d], row: list[Place]) -> list[Place]:
+def collapsed_padded(convolutions: nn.ModuleList, row: list[Place]) -> list[Place]:
     """See [`collapse_padded`][salfom_hf.models.modeling_salfom.collapse_padded]."""
-    for convolution in convolutions:
+    for convolution in parts(convolutions):
         first = Layer(Convolution(convolution.weight[:, :, 1:], convolution.bias))
         others = Layer(Convolution(convolution.weight, convolution.bias))
         row = first.place(row[:2]) + [others.place(row[i - 1 : i + 2])[0] for i in range(2, len(row), 2)]
@@ -252,9 +257,9 @@ def collapsed_padded(convolutions: Sequence[nn.Conv3d], row: list[Place]) -> lis
 
 def sfd_row(sfd: SFD, row: list[Place], dynamic: list[list[Place]]) -> list[Place]:
     """See [`SFD`]."""
-    for convolution in sfd.temporal:
+    for convolution in parts(sfd.temporal):
         row = Layer(Convolution(convolution.weight)).over(row, 2)
-    for index, (convolution, scale) in enumerate(zip(sfd.spatial, sfd.scales, strict=True)):
+    for index, (convolution, scale) in enumerate(zip(parts(sfd.spatial), sfd.scales, strict=True)):
         row = Layer(Convolution(convolution.weight, scale=scale)).over(row)
         if dynamic and index in (2, 5):
             convolutions = sfd.from_dynamic_2 if index == 2 else sfd.from_dynamic_4
@@ -287,7 +292,7 @@ class StreamingDecoder:
         if network.sfd is not None:
             branches = sfd_row(network.sfd, window, dynamic) + branches
         self.branches = branches
-        first, second, last = (convolution.weight for convolution in model.fusion.convolutions)
+        first, second, last = (convolution.weight for convolution in parts(model.fusion.convolutions))
         row = Layer(Convolution(second)).over(Layer(Convolution(first)).place(branches))
         (self.logits,) = Layer(Convolution(last, relu=False)).over(row)
 
@@ -296,8 +301,8 @@ class StreamingDecoder:
         if self.prior is not None:
             self.still, self.moving = self.prior.log_densities(size)
             if len(window) > 1:
-                changes = Layer(magnitude)
-                changes = [changes.place(pair)[0] for pair in pairwise(window)]
+                change = Layer(magnitude)
+                changes = [change.place(pair)[0] for pair in pairwise(window)]
                 (self.change,) = Layer(relative_change).place(changes + Layer(magnitude).over(window))
                 outputs.append(self.change)
         self.layers = dict.fromkeys(layer for place in outputs for layer in note_reach(place))
@@ -325,9 +330,9 @@ class StreamingDecoder:
         # In place: at this size, memory costs more than arithmetic.
         if self.prior is not None:
             logits += self.still
-        if self.change is not None:
-            motion = self.prior.motion(torch.cat(self.at(self.change, times)).to(logits.dtype))
-            logits.addcmul_(motion.view(-1, 1, 1, 1), self.moving)
+            if self.change is not None:
+                motion = self.prior.motion(torch.cat(self.at(self.change, times)).to(logits.dtype))
+                logits.addcmul_(motion.view(-1, 1, 1, 1), self.moving)
         for layer in self.layers:
             layer.forget(times[-1])
         return logits.squeeze(1).sigmoid_().float()
@@ -370,13 +375,13 @@ def can_stream(model: SalFoMForVideoSaliencyPrediction) -> bool:
 @torch.inference_mode()
 def shared_maps(
     model: SalFoMForVideoSaliencyPrediction, frames: Iterator[torch.Tensor], stride: int, batch_size: int
-) -> Iterator[torch.Tensor]:
+) -> Generator[torch.Tensor]:
     """What [`window_maps`][salfom_hf.inference.sliding_window.window_maps] gives, of a model that can stream."""
     first = next(frames, None)
     if first is None:
         return
-    frames = chain([first], frames)
-    encode, decoder = FrameEncoder(model.salfom), StreamingDecoder(model, tuple(first.shape[-2:]))
+    frames, (height, width) = chain([first], frames), first.shape[-2:]
+    encode, decoder = FrameEncoder(model.salfom), StreamingDecoder(model, (height, width))
     threads = torch.get_num_threads()
     # Two networks side by side, each on half of the threads, wait less for another than one on all of them.
     beside = model.device.type == "cpu" and threads > 1 and batch_size > 1

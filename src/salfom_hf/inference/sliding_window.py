@@ -6,14 +6,13 @@ interpolated linearly. Nothing but one batch of windows is held, however long th
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, islice
 from typing import TypeVar
 
 import torch
 
-from ..models.configuration_salfom import encoder_facts
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import mirror_averaged
 
@@ -32,7 +31,7 @@ def batched(items: Iterable, size: int) -> Iterator[list]:
 
 def encoded(
     encode: Callable[[torch.Tensor], torch.Tensor], frames: Iterable[torch.Tensor], batch_size: int
-) -> Iterator[torch.Tensor]:
+) -> Generator[torch.Tensor]:
     """Each frame's features `(channels, rows, columns)`, every frame encoded once."""
     for batch in batched(frames, batch_size):
         # Channels-last, as frames come from decoding and as convolutions take them.
@@ -54,18 +53,18 @@ def key_frames(frames: Iterable[torch.Tensor], stride: int, take: Callable[[torc
 
 def interpolated(maps: Iterable[Map]) -> Iterator[torch.Tensor]:
     """Fill the gaps between (index, map) pairs linearly, beginning at index 0."""
-    previous_index, previous = -1, None
+    previous: Map | None = None
     for index, saliency in maps:
-        gap = index - previous_index
-        for step in range(1, gap):
-            yield torch.lerp(previous, saliency, step / gap)
+        if previous is not None:
+            gap = index - previous[0]
+            yield from (torch.lerp(previous[1], saliency, step / gap) for step in range(1, gap))
         yield saliency
-        previous_index, previous = index, saliency
+        previous = index, saliency
 
 
 def sees_stills(model: SalFoMForVideoSaliencyPrediction) -> bool:
     """Whether a model, or an exported one, takes a still for one frame, at a fraction of the cost of a clip."""
-    return encoder_facts(model.config.encoder_config).framewise
+    return model.config.encoder_facts()[0].framewise
 
 
 def is_still(frames: Iterable[Frame]) -> tuple[bool, Iterator[Frame]]:
@@ -102,7 +101,7 @@ def window_maps(
     stride: int = 1,
     batch_size: int = 1,
     timed: Callable[[str], AbstractContextManager] = nullcontext,
-) -> Iterator[torch.Tensor]:
+) -> Generator[torch.Tensor]:
     """
     One map for every frame of a stream, from windows that the network sees one by one; of a frame-wise encoder, its
     decoder does, and every frame is encoded once.
@@ -122,28 +121,29 @@ def window_maps(
     """
     framewise = isinstance(model, torch.nn.Module) and sees_stills(model)
     compiled = getattr(model, "_compiled_call_impl", None) is not None
-    window: deque[torch.Tensor] = deque(maxlen=model.config.num_frames)
+    num_frames = model.config.num_frames
+    window: deque[torch.Tensor] = deque(maxlen=num_frames)
     size = (0, 0)
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         nonlocal size
-        size = tuple(pixels.shape[-2:])
+        size = pixels.shape[-2], pixels.shape[-1]
         with timed("encoder"):
             return model.encode_frames(pixels)
 
     def take(frame: torch.Tensor) -> None:
-        window.extend([frame] * (1 if window else window.maxlen))
+        window.extend([frame] * (1 if window else num_frames))
 
     def key_maps() -> Iterator[Map]:
         keys = key_frames(encoded(encode, frames, batch_size) if framewise else frames, stride, take)
         for batch in batched(((index, torch.stack(tuple(window))) for index in keys), batch_size):
-            indices, windows = zip(*batch, strict=True)
+            clips = [clip for _, clip in batch]
             if compiled:  # A batch of another size would be compiled anew.
-                windows += windows[-1:] * (batch_size - len(windows))
-            windows = torch.stack(windows)
+                clips += clips[-1:] * (batch_size - len(clips))
+            windows = torch.stack(clips)
             with timed("network"):
                 maps = model.decode(windows.transpose(1, 2), size).sigmoid() if framewise else model(windows).saliency
-            yield from zip(indices, maps.float(), strict=False)
+            yield from zip((index for index, _ in batch), maps.float(), strict=False)
 
     yield from interpolated(key_maps())
 

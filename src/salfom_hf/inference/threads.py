@@ -1,7 +1,7 @@
 """Work behind or ahead of the caller, in a thread."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_background(function: Callable[[Item], Result], items: Iterable[Item], size: int) -> Iterator[Result]:
+def in_background(function: Callable[[Item], Result], items: Iterable[Item], size: int) -> Generator[Result]:
     """
     `map(function, items)`, with the calls one after the other in a thread of their own, up to `size` ahead of the
     result that is taken; `items` stays with the caller. An error of a call is raised in the place of its result.

@@ -353,11 +353,9 @@ class SalFoMConfig(PreTrainedConfig):
     @property
     def time_reductions(self) -> tuple[int, int, int, int]:
         """Factors by which DFD steps 2, 4, 5 and 6 shorten time: halves while there is something to halve."""
-        factors, left = [], self.time_steps
-        for _ in range(3):
-            factors.append(2 if left > 1 else 1)
-            left //= factors[-1]
-        return (*factors, left)
+        steps = self.time_steps
+        second, fourth, fifth = (2 if steps >> halvings > 1 else 1 for halvings in range(3))
+        return second, fourth, fifth, max(1, steps >> 3)
 
     @property
     def last_scales(self) -> tuple[int, int]:

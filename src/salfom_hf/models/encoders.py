@@ -7,8 +7,9 @@ their features can be kept while the window slides on. To add an encoder, write 
 """
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 
@@ -86,7 +87,7 @@ def check_clips(clips: torch.Tensor, num_frames: int, stride: int) -> None:
 
 
 def encode(
-    encoder: PreTrainedModel, clips: torch.Tensor, num_frames: int, projection: nn.Module | None = None, **flags
+    encoder: PreTrainedModel, clips: torch.Tensor, num_frames: int, projection: nn.Module | None = None, **flags: bool
 ) -> tuple[torch.Tensor, ModelOutput]:
     """
     Clips to their feature volume `(batch, channels, time, rows, columns)`, and the encoder's own output. A frame-wise
@@ -274,16 +275,23 @@ def prepare_convnextv2(encoder, num_frames):
     encoder.layernorm = nn.Identity()
 
 
-def adapter_for(config: PreTrainedConfig) -> EncoderAdapter:
+@dataclass(frozen=True)
+class ReadyAdapter(EncoderAdapter):
+    """An adapter with the functions themselves where its entry names them."""
+
+    features: Callable
+    prepare: Callable = unprepared
+
+
+def adapter_for(config: PreTrainedConfig) -> ReadyAdapter:
     """
     The adapter of an encoder configuration, with the functions that its entry names.
 
     Raises:
         ValueError: no adapter exists for this model type.
     """
-    entry = encoder_facts(config)
-    named = {field: getattr(entry, field) for field in ("features", "prepare")}
-    return replace(entry, **{field: globals()[name] for field, name in named.items() if isinstance(name, str)})
+    entry = vars(encoder_facts(config))
+    return ReadyAdapter(**{key: globals()[value] if isinstance(value, str) else value for key, value in entry.items()})
 
 
 def build_encoder(config: PreTrainedConfig, num_frames: int | None = None) -> PreTrainedModel:

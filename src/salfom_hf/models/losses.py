@@ -1,9 +1,45 @@
-"""The training objective of SalFoM, KL(gt ‖ pred) − CC(pred, gt), and two further terms of the field, from logits."""
+"""Maps against densities, differentiable: the loss terms; and the blur that makes densities of fixations."""
 
 import torch
 from torch.nn import functional as F
 
 TINY = torch.finfo(torch.float32).tiny
+
+
+def blur_matrix(length: int, sigma: float, border: str) -> torch.Tensor:
+    """float64 `(length, length)`: [`gaussian_blur`] along one axis, to be multiplied with columns of pixels."""
+    radius = int(4 * sigma + 0.5)
+    offsets = torch.arange(-radius, radius + 1)
+    kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).expand(length, -1)
+    sources = torch.arange(length)[:, None] + offsets
+    if border == "reflect":
+        sources = sources % (2 * length)
+        sources = torch.minimum(sources, 2 * length - 1 - sources)
+    else:
+        kernel = kernel * ((sources >= 0) & (sources < length))
+        sources = sources.clamp(0, length - 1)
+    return torch.zeros(length, length, dtype=torch.float64).scatter_add_(1, sources, kernel)
+
+
+def gaussian_blur(maps: torch.Tensor, sigma: float, border: str = "zeros") -> torch.Tensor:
+    """
+    Blur each map with a Gaussian of sum 1, cut off at four standard deviations.
+
+    Args:
+        maps: `(…, height, width)` of any type.
+        sigma: standard deviation in pixels; 0 leaves the maps as they are.
+        border: what is outside of a map: `"zeros"`, or `"reflect"`, its mirror image, outermost pixel first.
+
+    Returns:
+        float32 (float64 for float64) `(…, height, width)` on the maps' device.
+    """
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    if sigma == 0:
+        return maps
+    # Two products of matrices: for wide kernels, several times as fast as convolutions.
+    vertical, horizontal = (blur_matrix(length, sigma, border).to(maps) for length in maps.shape[-2:])
+    return vertical @ maps @ horizontal.T
 
 
 def kl_divergence(logits: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
@@ -117,6 +153,6 @@ def saliency_loss(
     loss = kl_weight * kl_divergence(logits, labels) - cc_weight * correlation(saliency, labels)
     if sim_weight:
         loss = loss - sim_weight * similarity(saliency, labels)
-    if nss_weight:
+    if nss_weight and fixations is not None:
         loss = loss - nss_weight * normalized_scanpath_saliency(saliency, fixations)
     return loss.mean()

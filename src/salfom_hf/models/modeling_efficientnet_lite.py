@@ -24,7 +24,7 @@ class ConvNorm(nn.Sequential):
     def __init__(self, inputs: int, outputs: int, kernel: int, config: EfficientNetLiteConfig, **options):
         stride, groups = options.get("stride", 1), options.get("groups", 1)
         # "SAME" on an even input puts the odd pixel of padding at the end, which a symmetric padding cannot express.
-        self.asymmetric = stride > 1
+        self.kernel, self.asymmetric = kernel, stride > 1
         padding = 0 if self.asymmetric else kernel // 2
         super().__init__(
             nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, groups=groups, bias=False),
@@ -34,8 +34,8 @@ class ConvNorm(nn.Sequential):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         if self.asymmetric:
-            kernel = self[0].kernel_size[0]
-            features = F.pad(features, ((kernel - 2) // 2, (kernel - 1) // 2) * 2)
+            before, after = (self.kernel - 2) // 2, (self.kernel - 1) // 2
+            features = F.pad(features, (before, after, before, after))
         features = super().forward(features)
         return F.relu6(features) if self.activation else features
 
@@ -63,9 +63,9 @@ class EfficientNetLiteModel(PreTrainedModel):
     config_class = EfficientNetLiteConfig
     base_model_prefix = "efficientnet_lite"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]  # noqa: RUF012
     supports_gradient_checkpointing = True
-    _no_split_modules = ("InvertedResidual",)
+    _no_split_modules = ["InvertedResidual"]  # noqa: RUF012
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": InvertedResidual}  # noqa: RUF012
 

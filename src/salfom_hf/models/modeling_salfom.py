@@ -10,6 +10,7 @@ import math
 import os
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .configuration_salfom import SalFoMConfig
-from .encoders import EncoderAdapter, PicklableModel, adapter_for, build_encoder, encode, load_encoder
+from .encoders import PicklableModel, ReadyAdapter, adapter_for, build_encoder, encode, load_encoder
 from .losses import saliency_loss
 from .names import takes_names
 
@@ -34,11 +35,10 @@ def upsample(volume: torch.Tensor, scale: int) -> torch.Tensor:
     return F.interpolate(volume, scale_factor=scales, mode=mode, align_corners=False)
 
 
-def convolve(convolution: nn.Conv3d, volume: torch.Tensor) -> torch.Tensor:
-    """A convolution without padding in time; of a still, all taps see the same frame, and only their sum counts."""
+def convolve(convolution: Any, volume: torch.Tensor) -> torch.Tensor:
+    """An `nn.Conv3d` without padding in time; of a still, all taps see the same frame, and only their sum counts."""
     if volume.shape[2] > 1:
         return convolution(volume)
-    # Without the dimension of time: 2-D convolutions are the faster ones.
     taps = convolution.weight.sum(2)
     return F.conv2d(volume.squeeze(2), taps, convolution.bias, padding=convolution.padding[1:]).unsqueeze(2)
 
@@ -83,10 +83,9 @@ class TemporalWindowAttention(nn.Module):
 class TemporalSwinBlock(GradientCheckpointingLayer):
     """Pre-norm Swin block over time: windowed attention, optionally shifted by half a window, then an MLP."""
 
-    def __init__(self, channels: int, num_heads: int, window: int, shifted: bool, drop_path: float, config):
+    def __init__(self, channels: int, num_heads: int, window: int, shift: int, drop_path: float, config: SalFoMConfig):
         super().__init__()
-        self.window = window
-        self.shift = window // 2 if shifted else 0
+        self.window, self.shift = window, shift
         self.drop_path_rate = drop_path
         self.norm1 = nn.LayerNorm(channels, eps=config.tcfe_layer_norm_eps)
         self.attention = TemporalWindowAttention(channels, num_heads, window)
@@ -134,7 +133,8 @@ class TCFEStage(nn.Module):
         self.blocks = nn.ModuleList()
         for index in range(depth):
             drop_path = config.drop_path_rate * index / max(depth - 1, 1)
-            self.blocks.append(TemporalSwinBlock(outputs, num_heads, reduction, index % 2 == 1, drop_path, config))
+            shift = reduction // 2 if index % 2 else 0
+            self.blocks.append(TemporalSwinBlock(outputs, num_heads, reduction, shift, drop_path, config))
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """`(batch, inputs, time, rows, columns)` to `(batch, outputs, time / reduction, rows, columns)`."""
@@ -155,7 +155,8 @@ class TCFE(nn.Module):
         first, second, third, fourth = config.time_reductions
         reductions = (first, second, third * fourth)
         sizes = zip(pairwise(channels), reductions, config.tcfe_depths, config.tcfe_num_heads, strict=True)
-        self.stages = nn.ModuleList([TCFEStage(*pair, *size, config) for pair, *size in sizes])
+        stages = [TCFEStage(*pair, reduction, depth, heads, config) for pair, reduction, depth, heads in sizes]
+        self.stages = nn.ModuleList(stages)
         self.last_scale = config.last_scales[0] * config.last_scales[1]
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -176,8 +177,7 @@ class DFD(nn.Module):
         self.scales = (1, 1, 2, 2, *config.last_scales)
         self.steps = nn.ModuleList()
         for pair, reduction in zip(pairwise(channels), (1, second, 1, fourth, fifth, sixth), strict=True):
-            kernel, stride = (reduction, 3, 3), (reduction, 1, 1)
-            self.steps.append(nn.Conv3d(*pair, kernel, stride, padding=(0, 1, 1), bias=False))
+            self.steps.append(nn.Conv3d(*pair, (reduction, 3, 3), (reduction, 1, 1), padding=(0, 1, 1), bias=False))
 
     def forward(self, features: torch.Tensor, transformer: list[torch.Tensor] | None) -> tuple[torch.Tensor, ...]:
         """Feature volume, and what TCFE gives, to the volumes after the 2nd and 4th step and the branch's output."""
@@ -292,10 +292,10 @@ class SalFoMModelOutput(ModelOutput):
         hidden_states, attentions: those of the encoder, on request; `attentions` is `None` where it has none.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    static_features: torch.FloatTensor | None = None
-    transformer_features: torch.FloatTensor | None = None
-    dynamic_features: torch.FloatTensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    static_features: torch.Tensor | None = None
+    transformer_features: torch.Tensor | None = None
+    dynamic_features: torch.Tensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
@@ -312,9 +312,9 @@ class SalFoMOutput(ModelOutput):
         hidden_states, attentions: those of the encoder, on request; `attentions` is `None` where it has none.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    saliency: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    saliency: torch.Tensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
@@ -324,9 +324,9 @@ class SalFoMPreTrainedModel(PicklableModel):
     config: SalFoMConfig
     base_model_prefix = "salfom"
     main_input_name = "pixel_values_videos"
-    input_modalities = ("video",)
+    input_modalities = ["video"]  # noqa: RUF012
     supports_gradient_checkpointing = True
-    _no_split_modules = ("TemporalSwinBlock", "UMTEmbeddings", "UMTLayer", "InvertedResidual")
+    _no_split_modules = ["TemporalSwinBlock", "UMTEmbeddings", "UMTLayer", "InvertedResidual"]  # noqa: RUF012
     _supports_sdpa = True  # And no more, as TCFE computes its own; encoders may, when they are told by themselves.
 
     @torch.no_grad()
@@ -356,23 +356,24 @@ class SalFoMModel(SalFoMPreTrainedModel):
 
     def __init__(self, config: SalFoMConfig):
         super().__init__(config)
-        self.encoder = build_encoder(config.encoder_config, config.num_frames)
+        facts, encoder_config = config.encoder_facts()
+        self.encoder = build_encoder(encoder_config, config.num_frames)
         self.projection = None
         if config.decoder_hidden_size is not None:
-            self.projection = nn.Conv2d(self.adapter.channels(config.encoder_config), config.decoder_hidden_size, 1)
+            self.projection = nn.Conv2d(facts.channels(encoder_config), config.decoder_hidden_size, 1)
         self.tcfe = TCFE(config) if config.use_tcfe else None
         self.dfd = DFD(config) if config.use_dfd else None
         self.sfd = SFD(config) if config.use_sfd else None
         self.post_init()
 
     @property
-    def adapter(self) -> EncoderAdapter:
-        return adapter_for(self.config.encoder_config)
+    def adapter(self) -> ReadyAdapter:
+        return adapter_for(self.config.encoder_facts()[1])
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
 
-    def encode(self, pixel_values_videos: torch.Tensor, **flags) -> tuple[torch.Tensor, ModelOutput]:
+    def encode(self, pixel_values_videos: torch.Tensor, **flags: bool) -> tuple[torch.Tensor, ModelOutput]:
         """Clips `(batch, frames, 3, height, width)` to the feature volume, and the encoder's own output."""
         return encode(self.encoder, pixel_values_videos, self.config.num_frames, self.projection, **flags)
 
@@ -408,12 +409,12 @@ class SalFoMModel(SalFoMPreTrainedModel):
         """
         if unknown := sorted(kwargs.keys() - TransformersKwargs.__annotations__.keys()):
             raise TypeError(f"This model's forward has no argument {', '.join(unknown)}; check the spelling.")
-        names = ("output_hidden_states", "output_attentions")
-        wanted = {name: getattr(self.config, name) if kwargs.get(name) is None else kwargs[name] for name in names}
+        flags: dict[str, Any] = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
+        wanted = {name: getattr(self.config, name) if flag is None else flag for name, flag in flags.items()}
         features, encoded = self.encode(pixel_values_videos, **wanted)
         outputs = self.decode(features)
         # Some encoders always give their hidden states, of which the features are made.
-        outputs.hidden_states = encoded.hidden_states if wanted["output_hidden_states"] else None
+        outputs.hidden_states = getattr(encoded, "hidden_states", None) if wanted["output_hidden_states"] else None
         outputs.attentions = getattr(encoded, "attentions", None) if wanted["output_attentions"] else None
         return outputs
 
@@ -432,18 +433,18 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_encoder_pretrained(cls, encoder: str | os.PathLike, **fields) -> "SalFoMForVideoSaliencyPrediction":
+    def from_encoder_pretrained(cls, encoder: str | os.PathLike, **fields: Any) -> "SalFoMForVideoSaliencyPrediction":
         """For fine-tuning: a pretrained encoder (folder or Hub name) under a new decoder; `fields` of the config."""
         pretrained = load_encoder(encoder)
         model = cls(SalFoMConfig(encoder_config=pretrained.config, **fields))
         model.salfom.adapter.prepare(pretrained, model.config.num_frames)
         model.salfom.encoder = pretrained
-        return model.to(pretrained.dtype).eval()
+        return model.to(pretrained.dtype).eval()  # type: ignore[arg-type]  # transformers' wrapper hides `self`.
 
     def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Frames `(frames, 3, height, width)`, each to its slice `(channels, rows, columns)` of the feature volume."""
         if not self.salfom.adapter.framewise:
-            raise ValueError(f"Encoders of type '{self.config.encoder_config.model_type}' do not see single frames.")
+            raise ValueError(f"Encoders of type '{self.salfom.encoder.config.model_type}' do not see single frames.")
         return self.salfom.encode(pixel_values.unsqueeze(1))[0].squeeze(2)
 
     def fuse(self, branches: SalFoMModelOutput, size: tuple[int, int]) -> torch.Tensor:
@@ -484,7 +485,8 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
             ValueError: the labels do not fit the clips; and what [`SalFoMModel`] raises.
         """
         branches = self.salfom(pixel_values_videos, **{**kwargs, "return_dict": True})
-        logits = self.fuse(branches, tuple(pixel_values_videos.shape[-2:]))
+        height, width = pixel_values_videos.shape[-2:]
+        logits = self.fuse(branches, (height, width))
         loss = None
         if labels is not None:
             if not isinstance(labels, torch.Tensor) or labels.ndim != 3 or len(labels) != len(logits):

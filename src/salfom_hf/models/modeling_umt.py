@@ -60,7 +60,7 @@ class UMTEmbeddings(nn.Module):
             raise ValueError(f"Frames of {height}x{width} pixels do not divide into patches of {self.patch_size}.")
         volume = pixel_values_videos.transpose(1, 2).to(self.patch_embedding.weight.dtype)
         tokens = self.patch_embedding(volume).flatten(2).transpose(1, 2)
-        positions = self.position_embeddings
+        positions: torch.Tensor = self.position_embeddings
         grid = (frames, height // self.patch_size, width // self.patch_size)
         if grid != self.grid:
             positions = interpolate_positions(positions, self.grid, grid)
@@ -151,9 +151,9 @@ class UMTPreTrainedModel(PreTrainedModel):
     config: UMTConfig
     base_model_prefix = "umt"
     main_input_name = "pixel_values_videos"
-    input_modalities = ("video",)
+    input_modalities = ["video"]  # noqa: RUF012
     supports_gradient_checkpointing = True
-    _no_split_modules = ("UMTEmbeddings", "UMTLayer")
+    _no_split_modules = ["UMTEmbeddings", "UMTLayer"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

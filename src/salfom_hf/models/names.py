@@ -41,7 +41,7 @@ def holds_model(folder: str | os.PathLike) -> bool:
     return kind in ENCODERS
 
 
-def resolve(name: str | os.PathLike | None) -> str | os.PathLike | None:
+def resolve(name: str | os.PathLike) -> str | os.PathLike:
     """
     Turn a model name into something that transformers loads.
 
@@ -51,7 +51,7 @@ def resolve(name: str | os.PathLike | None) -> str | os.PathLike | None:
     Raises:
         NotInstalledError: `salfom-large` has not been installed on this machine.
     """
-    if name is None or str(name) not in KNOWN or holds_model(name):
+    if str(name) not in KNOWN or holds_model(name):
         return name
     folder = KNOWN[str(name)]
     if not holds_model(folder):
@@ -77,7 +77,8 @@ def takes_names(kind: type[Class]) -> type[Class]:
 
     @wraps(load)
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        return load(cls, resolve(pretrained_model_name_or_path), *args, **kwargs)
+        name = pretrained_model_name_or_path  # None for weights that are given otherwise.
+        return load(cls, name if name is None else resolve(name), *args, **kwargs)
 
     kind.from_pretrained = classmethod(from_pretrained)  # type: ignore[attr-defined]
     return kind

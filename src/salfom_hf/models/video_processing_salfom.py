@@ -3,10 +3,11 @@
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +15,13 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import get_size_dict
-from transformers.image_utils import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
-    ChannelDimension,
-    PILImageResampling,
-    SizeDict,
-)
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, SizeDict
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
 from ..video.reading import IMAGE_RATE, Frame, probe, read_frames, rgb_of
+from .losses import gaussian_blur
 from .names import takes_names
 
 # Standard deviation of the Gaussian that the maps of stills are blurred with, as a share of their width.
@@ -38,7 +34,7 @@ FIXED = {
     "crop_size": None,
     "do_pad": False,
     "pad_size": None,
-    "resample": PILImageResampling.BILINEAR,
+    "resample": Image.Resampling.BILINEAR,
     "data_format": ChannelDimension.FIRST,
 }
 
@@ -52,7 +48,7 @@ class SalFoMVideosKwargs(VideosKwargs, total=False):
     pad_size: dict[str, int] | None
 
 
-def check_options(options: dict) -> None:
+def check_options(options: Mapping[str, Any]) -> None:
     """Raise a ValueError for a value that this processor cannot honour."""
     for name, only in FIXED.items():
         if options.get(name) is not None and options[name] != only:
@@ -62,13 +58,13 @@ def check_options(options: dict) -> None:
             raise ValueError(f"{name} must be a number above 0, not {options[name]}.")
     for name in ("size", "still_size"):
         size = options.get(name)
-        if isinstance(size, (dict, SizeDict)) and not (
-            set(dict(size)) == {"height", "width"} and min(size["height"], size["width"]) > 0
+        if isinstance(size, (dict, SizeDict)) and (
+            set(dict(size)) != {"height", "width"} or min(dict(size).values()) <= 0
         ):
             raise ValueError(f"{name} needs a height and a width above 0 and nothing else, not {dict(size)}.")
 
 
-def is_one_video(videos) -> bool:
+def is_one_video(videos: Any) -> bool:
     """Whether this is a single video (or image) rather than several."""
     if isinstance(videos, (str, os.PathLike, Image.Image)):
         return True
@@ -82,7 +78,7 @@ def is_one_video(videos) -> bool:
     return isinstance(first, Image.Image) or (isinstance(first, (np.ndarray, torch.Tensor)) and first.ndim <= 3)
 
 
-def each_video(videos) -> list:
+def each_video(videos: Any) -> list:
     """The videos of an argument that may be one, a batch, or lists in lists."""
     if is_one_video(videos):
         return [videos]
@@ -111,7 +107,7 @@ def over_black(frames: torch.Tensor) -> torch.Tensor:
     return ((rgb.to(torch.int32) * alpha + 127) // 255).to(torch.uint8)
 
 
-def plain_tensor(pixels) -> torch.Tensor:
+def plain_tensor(pixels: Any) -> torch.Tensor:
     if isinstance(pixels, Image.Image):
         return torch.from_numpy(rgb_of(pixels))
     if isinstance(pixels, np.ndarray) and (not pixels.flags.writeable or min(pixels.strides, default=0) < 0):
@@ -136,7 +132,7 @@ def uint8_or_float(frames: torch.Tensor) -> torch.Tensor:
     return frames.to(torch.uint8)
 
 
-def to_tensor(frames, order: str | ChannelDimension | None = None) -> torch.Tensor:
+def to_tensor(frames: Any, order: str | ChannelDimension | None = None) -> torch.Tensor:
     """
     One video (or image) as a tensor `(frames, 3, height, width)`, uint8 or float as it was; channels may come first or
     last, grey images may lack them, and transparency is put over black.
@@ -184,14 +180,12 @@ def to_tensor(frames, order: str | ChannelDimension | None = None) -> torch.Tens
     return pixels.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
 
 
-def frames_of(video, start: float = 0.0, duration: float | None = None) -> Iterator[Frame]:
+def frames_of(video: Any, start: float = 0.0, duration: float | None = None) -> Generator[Frame]:
     """Frames of a file, a folder of images, an array, or an iterable of images (at 25 frames per second)."""
     if isinstance(video, (str, os.PathLike)):
         yield from read_frames(video, start, duration)
         return
-    if isinstance(video, Image.Image):
-        video = [video]
-    elif isinstance(video, (np.ndarray, torch.Tensor)):
+    if isinstance(video, (Image.Image, np.ndarray, torch.Tensor)):
         video = to_tensor(video)
     first = Fraction(start).limit_denominator(10**6)
     end = None if duration is None else first + Fraction(duration).limit_denominator(10**6)
@@ -225,23 +219,9 @@ def resize_map(saliency: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def mirror_averaged(maps: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
-    """
-    The mean of the maps of stills and of those of their mirror images, `(stills, height, width)` each, slightly
-    blurred, which predicts gaze better than either map (`docs/default-model.md`).
-    """
+    """The mean of the maps of stills and of their mirror images, `(stills, height, width)` each, slightly blurred."""
     maps = (maps.float() + mirrored.float().flip(-1)) / 2
-    sigma = STILL_BLUR * maps.shape[-1]
-    offsets = torch.arange(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1)
-    kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
-    kernel /= kernel.sum()
-
-    def blur(length: int) -> torch.Tensor:
-        """The blur along one axis as a matrix; beyond the border lies the mirror image."""
-        sources = (torch.arange(length)[:, None] + offsets) % (2 * length)
-        sources = torch.minimum(sources, 2 * length - 1 - sources)
-        return torch.zeros(length, length).double().scatter_add_(1, sources, kernel.expand(length, -1)).to(maps)
-
-    return blur(maps.shape[-2]) @ maps @ blur(maps.shape[-1]).T
+    return gaussian_blur(maps, STILL_BLUR * maps.shape[-1], "reflect")
 
 
 @takes_names
@@ -274,14 +254,14 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
     """
 
     valid_kwargs = SalFoMVideosKwargs
-    model_input_names = ["pixel_values_videos"]  # noqa: RUF012
-    resample = PILImageResampling.BILINEAR
-    size = {"height": 224, "width": 224}  # noqa: RUF012
-    default_to_square = True
+    resample = Image.Resampling.BILINEAR
+    size: dict[str, int] | SizeDict = {"height": 224, "width": 224}  # noqa: RUF012
     keep_aspect_ratio = False
     size_divisor = 16
-    still_size = None
+    still_size: dict[str, int] | None = None
     num_frames = 16
+    fps: float | None = None
+    input_data_format: str | ChannelDimension | None = None
     do_sample_frames = True
     do_resize = True
     do_rescale = True
@@ -290,17 +270,18 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
 
-    def __init__(self, **kwargs: Unpack[SalFoMVideosKwargs]):
-        check_options(kwargs)
-        super().__init__(**kwargs)
-        self._set_attributes(**kwargs)
+    def __init__(self, **kwargs: Unpack[SalFoMVideosKwargs]) -> None:
+        options: dict[str, Any] = {**kwargs}
+        check_options(options)
+        super().__init__(**options)
+        self._set_attributes(**options)
 
-    def _standardize_kwargs(self, **kwargs) -> dict:
+    def _standardize_kwargs(self, **kwargs: Any) -> dict:
         kwargs = super()._standardize_kwargs(**kwargs)
         check_options(kwargs)
         return kwargs
 
-    def preprocess(self, videos, **kwargs: Unpack[SalFoMVideosKwargs]) -> BatchFeature:
+    def preprocess(self, videos: Any, **kwargs: Unpack[SalFoMVideosKwargs]) -> BatchFeature:
         """
         Args:
             videos: a video (path, list of images, array or tensor of up to four dimensions), or a list or batch of
@@ -336,7 +317,7 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         return super().preprocess(videos, **kwargs)
 
     def sample_frames(
-        self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs
+        self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs: Any
     ) -> np.ndarray:
         """
         Which frames of a video are taken: the last `num_frames` of those that `fps` leaves.
@@ -373,10 +354,9 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         return np.concatenate([indices[:1].repeat(num_frames - len(indices)), indices])
 
     def _decode_and_sample_videos(self, videos, video_metadata=None, do_sample_frames=None, sample_indices_fn=None):
-        if video_metadata is None:
-            video_metadata = [None] * len(videos)
+        all_metadata = make_batched_metadata(videos, video_metadata or [None] * len(videos))
         clips, sampled = [], []
-        for video, metadata in zip(videos, make_batched_metadata(videos, video_metadata), strict=True):
+        for video, metadata in zip(videos, all_metadata, strict=True):
             if isinstance(video, (str, os.PathLike)):
                 options = sample_indices_fn.keywords if do_sample_frames else {}
                 clip, metadata = last_frames(Path(video), options.get("num_frames"), options.get("fps"))
@@ -404,21 +384,22 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         self,
         height: int,
         width: int,
-        size: SizeDict | None = None,
+        size: dict[str, int] | SizeDict | None = None,
         keep_aspect_ratio: bool | None = None,
         size_divisor: int | None = None,
         still: bool = False,
     ) -> tuple[int, int]:
         """The (height, width) in pixels to which frames of a given size are resized; `still` if it is the only one."""
         if size is None:
-            size = SizeDict(**self.still_size) if still and self.still_size else self.size
+            size = (still and self.still_size) or self.size
         if not (self.keep_aspect_ratio if keep_aspect_ratio is None else keep_aspect_ratio):
-            return size.height, size.width
-        scale = (size.height * size.width / (height * width)) ** 0.5
+            return size["height"], size["width"]
+        scale = (size["height"] * size["width"] / (height * width)) ** 0.5
         divisor = size_divisor or self.size_divisor
-        return tuple(max(1, round(side * scale / divisor)) * divisor for side in (height, width))
+        height, width = (max(1, round(side * scale / divisor)) * divisor for side in (height, width))
+        return height, width
 
-    def prepare_frames(self, frames: torch.Tensor, still: bool = False, **options) -> torch.Tensor:
+    def prepare_frames(self, frames: torch.Tensor, still: bool = False, **options: Any) -> torch.Tensor:
         """
         Resize, rescale and normalise frames.
 
@@ -432,13 +413,20 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
             float32 `(frames, 3, height', width')`.
         """
 
-        def option(name: str):
+        def option(name: str) -> Any:
             return getattr(self, name) if options.get(name) is None else options[name]
 
         if option("do_resize"):
-            shape = {name: options.get(name) for name in ("size", "keep_aspect_ratio", "size_divisor")}
-            target = self.target_size(*frames.shape[-2:], **shape, still=still)
-            if tuple(frames.shape[-2:]) != target:
+            height, width = frames.shape[-2:]
+            target = self.target_size(
+                height,
+                width,
+                options.get("size"),
+                options.get("keep_aspect_ratio"),
+                options.get("size_divisor"),
+                still,
+            )
+            if (height, width) != target:
                 # Only the CPU resizes uint8; there the result is rounded as PIL rounds it.
                 was_uint8 = frames.dtype == torch.uint8
                 frames = frames if was_uint8 and frames.device.type == "cpu" else frames.float()
@@ -460,15 +448,15 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
                 check_floats(video, rescaled=kwargs["do_rescale"] and kwargs["rescale_factor"] < 1)
             still = len(video) == 1 and kwargs["num_frames"] != 1
             size = (still and kwargs["still_size"]) or kwargs["size"]
-            clips.append(self.prepare_frames(video, **{**kwargs, "size": SizeDict(**dict(size))}))
-        if len({clip.shape for clip in clips}) == 1:
-            clips = torch.stack(clips)
-        elif return_tensors is not None:
+            clips.append(self.prepare_frames(video, **{**kwargs, "size": size}))
+        one_shape = len({clip.shape for clip in clips}) == 1
+        if not one_shape and return_tensors is not None:
             raise ValueError("Videos of different shapes cannot be one batch; process them one by one.")
-        return BatchFeature({"pixel_values_videos": clips}, tensor_type=return_tensors)
+        pixels = torch.stack(clips) if one_shape else clips
+        return BatchFeature({"pixel_values_videos": pixels}, tensor_type=return_tensors)
 
     def post_process_saliency(
-        self, outputs, target_sizes: Sequence[tuple[int, int]] | None = None, mirrored=None
+        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None, mirrored: Any = None
     ) -> list[torch.Tensor]:
         """
         Saliency maps at the size of the source.
