@@ -58,6 +58,12 @@ class EpochDataset(data.Dataset):
         """Draw anew; running workers take it up with the next pass over their loader."""
         self._epoch.fill_(epoch)
 
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def clip(self, index: int, epoch: int) -> dict:
+        raise NotImplementedError
+
     def __getitem__(self, index: int) -> dict:
         return self.clip(index, int(self._epoch))
 
@@ -222,7 +228,7 @@ class MixtureDataset(EpochDataset):
     """
 
     def __init__(
-        self, datasets: Sequence[ClipDataset], weights: Sequence[float], length: int | None = None, seed: int = 0
+        self, datasets: Sequence[EpochDataset], weights: Sequence[float], length: int | None = None, seed: int = 0
     ):
         if len(datasets) != len(weights) or not datasets:
             raise ValueError(f"{len(datasets)} datasets need as many weights, not {len(weights)}.")
