@@ -61,9 +61,6 @@ class EpochDataset(data.Dataset):
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def clip(self, index: int, epoch: int) -> dict:
-        raise NotImplementedError
-
     def __getitem__(self, index: int) -> dict:
         return self.clip(index, int(self._epoch))
 
