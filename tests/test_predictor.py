@@ -16,7 +16,7 @@ from conftest import noise, write_clip
 from salfom_hf import SalFoMVideoProcessor, SaliencyPredictor, VideoError
 from salfom_hf.inference.predictor import saliency_maps
 from salfom_hf.inference.shared_windows import FrameEncoder
-from salfom_hf.inference.sliding_window import sees_stills
+from salfom_hf.inference.sliding_window import sees_single_frames
 from salfom_hf.models.losses import gaussian_blur
 from salfom_hf.models.video_processing_salfom import STILL_BLUR
 from salfom_hf.video.drawing import COLORMAPS, color_table, heatmap, overlay, side_by_side, to_gray
@@ -94,7 +94,7 @@ def test_a_stride_keeps_key_frames_and_interpolates_between(model, processor, st
 def test_one_frame_is_enough(model, processor, stride):
     found = SaliencyPredictor(model, processor, stride).predict(VIDEO[:1])
     expected = by_hand(model, processor, VIDEO[:1])
-    if sees_stills(model):  # Where that costs little, the mirror image has its say.
+    if sees_single_frames(model):  # Where that costs little, the mirror image has its say.
         expected = (expected + by_hand(model, processor, VIDEO[:1, :, ::-1].copy())[:, :, ::-1]) / 2
         expected = gaussian_blur(torch.from_numpy(expected), STILL_BLUR * expected.shape[-1], "reflect").numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -12,7 +12,13 @@ from conftest import DECODER
 from salfom_hf import EfficientNetLiteConfig, SalFoMConfig, SalFoMForVideoSaliencyPrediction
 from salfom_hf.inference.cpu import folded
 from salfom_hf.inference.predictor import saliency_maps
-from salfom_hf.inference.shared_windows import Convolution, FrameEncoder, StreamingDecoder, can_stream, shared_maps
+from salfom_hf.inference.shared_windows import (
+    Convolution,
+    FrameEncoder,
+    StreamingDecoder,
+    can_share_windows,
+    shared_maps,
+)
 from salfom_hf.models.losses import gaussian_blur
 from salfom_hf.models.modeling_efficientnet_lite import EfficientNetLiteModel
 from salfom_hf.models.video_processing_salfom import STILL_BLUR
@@ -74,7 +80,7 @@ def expected(model):
 )
 def test_streaming_gives_the_maps_of_the_windows(num_frames, options):
     model = network(num_frames=num_frames, **options)
-    assert can_stream(model)
+    assert can_share_windows(model)
     expected = by_window(model)
     assert (expected[1:] - expected[:-1]).abs().amax((1, 2)).min() > 1e-3
     # Rounding that differs, mostly by the folded batch norms, makes up to 1e-5 of a logit here.
@@ -234,7 +240,7 @@ def test_adapters_count():
     model = network()
     attention = model.salfom.tcfe.stages[0].blocks[0].attention
     attention.qkv = Doubled(attention.qkv)
-    assert not can_stream(model)
+    assert not can_share_windows(model)
     encoded = []
     model.salfom.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(len(inputs[0])))
     found = torch.stack(list(saliency_maps(model, iter(FRAMES), batch_size=3)))
@@ -268,5 +274,5 @@ def test_a_folded_encoder_gives_the_same_features():
 
 
 def test_which_models_are_streamed(umt_model):
-    assert can_stream(SalFoMForVideoSaliencyPrediction.from_pretrained("salfom"))
-    assert not can_stream(umt_model)
+    assert can_share_windows(SalFoMForVideoSaliencyPrediction.from_pretrained("salfom"))
+    assert not can_share_windows(umt_model)

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from ..data.samples import GazeStill, GazeVideo
 from ..inference.predictor import SaliencyPredictor
-from ..inference.sliding_window import sees_stills
+from ..inference.sliding_window import sees_single_frames
 
 RUN_GAP = 16  # frames that are rather decoded than skipped by seeking
 
@@ -92,7 +92,7 @@ class Model(Method):
             self.description = f"causal sliding window of {predictor.model.config.num_frames} frames"
             if predictor.stride > 1:
                 self.description += f", maps between every {predictor.stride}th frame interpolated"
-        if sees_stills(predictor.model):
+        if sees_single_frames(predictor.model):
             self.description += (
                 "; of stills, the mean of the maps of the image and of its mirror image, blurred by 1.2 % of the width"
             )

@@ -15,8 +15,8 @@ from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, re
 from ..video.reading import Frame
 from .cpu import prepare_for_inference, pytorch_threads
 from .profiling import stage, timed
-from .shared_windows import can_stream, shared_maps
-from .sliding_window import is_still, sees_stills, still_maps, window_maps
+from .shared_windows import can_share_windows, shared_maps
+from .sliding_window import is_still, sees_single_frames, still_maps, window_maps
 
 
 class SaliencyFrame(NamedTuple):
@@ -44,17 +44,18 @@ def saliency_maps(
         model, frames, stride, batch_size: see [`window_maps`][salfom_hf.inference.sliding_window.window_maps].
 
     Yields:
-        float32 `(height, width)` at input size, values in 0…1; up to `(stride + 1) · batch_size` frames late.
+        float32 `(height, width)` at input size, values in 0…1; a map comes after up to `(stride + 1) · batch_size`
+        later frames were read.
     """
     still, frames = is_still(frames)
     if still:
         with stage("network"):
             maps = still_maps(model, torch.stack(list(frames)))
         yield from maps
-    elif can_stream(model):
+    elif can_share_windows(model):
         yield from shared_maps(model, frames, stride, batch_size)
     else:
-        yield from window_maps(model, frames, stride, batch_size, timed=stage)
+        yield from window_maps(model, frames, stride, batch_size, stage=stage)
 
 
 class SaliencyPredictor:
@@ -65,12 +66,12 @@ class SaliencyPredictor:
         model: the network, on the device and in the dtype to compute with. It is prepared in place
             (`salfom_hf.inference.cpu`), and can be trained and saved as before.
         processor: the processor saved with it.
-        stride: every how many frames the network runs; maps between are interpolated. 1 as in the paper.
+        stride: the network runs on every `stride`-th frame; maps between are interpolated. 1 as in the paper.
         batch_size: windows per call of the network.
         compile: run the network by `torch.compile`, which takes minutes at first; for models that see whole windows.
 
     Raises:
-        ValueError: `compile` for a model whose encoder sees single frames: those run by parts, from frame to frame.
+        ValueError: `compile` for a model whose encoder sees single frames: those run in parts, frame by frame.
 
     Example:
 
@@ -91,7 +92,7 @@ class SaliencyPredictor:
         batch_size: int = 4,
         compile: bool = False,
     ) -> None:
-        if compile and sees_stills(model):
+        if compile and sees_single_frames(model):
             raise ValueError("compile is for models that see whole windows, such as salfom-large; leave it out.")
         self.model = prepare_for_inference(model.eval())
         if compile:
@@ -159,7 +160,7 @@ class SaliencyPredictor:
             with closing(saliency_maps(self.model, prepared(), self.stride, self.batch_size)) as maps:
                 for saliency in maps:
                     frame = waiting.popleft()
-                    # Threads that were woken for so little would spin on, and take from those that predict and encode.
+                    # On one thread: others would go on waiting busily, and slow down those that predict and encode.
                     with stage("fusion"), pytorch_threads(1):
                         resized = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1).cpu().numpy()
                     yield SaliencyFrame(frame.image, frame.timestamp, resized)

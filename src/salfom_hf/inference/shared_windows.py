@@ -13,9 +13,9 @@ over the stream, of which each frame adds one output to every layer.
 
 Attention in shifted windows, and convolutions that pad time, treat the ends of the window otherwise than its middle;
 what lies in the middle is shared all the same. Nothing of that is written down here layer by layer:
-[`StreamingDecoder`] lays out one window as a graph, in which places that do the same with the same frames, only some
-frames later, are one pattern. Each pattern is computed at most once for each frame, and kept as long as a later window
-may ask for it.
+[`StreamingDecoder`] lays out one window as a graph, in which places that apply one layer to the same inputs, only
+shifted in time, are one pattern. Each pattern is computed at most once for each frame, and kept as long as a later
+window may ask for it.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -30,7 +30,9 @@ from torch.nn import functional as F
 
 from ..models.modeling_salfom import (
     DFD,
+    DFD_ADDS_AFTER,
     SFD,
+    SFD_ADDS_AFTER,
     TCFE,
     SalFoMForVideoSaliencyPrediction,
     SalFoMModel,
@@ -44,7 +46,7 @@ from .sliding_window import Map, batched, encoded, interpolated, key_frames
 from .threads import in_background
 
 # What one place of a layer reads: tensors (1, channels, rows, columns), the oldest first.
-Inputs = Sequence[torch.Tensor]
+PlaceInputs = Sequence[torch.Tensor]
 
 
 class Place(NamedTuple):
@@ -56,7 +58,7 @@ class Place(NamedTuple):
     lag: int
 
     def key(self, time: int) -> tuple[int, int]:
-        # Before frame 0 stand copies of it, so whatever was there before equals what is there with it.
+        # Frames before 0 are copies of frame 0, so that their values are those at time 0.
         return self.pattern, max(time - self.lag, 0)
 
     def value(self, time: int) -> torch.Tensor:
@@ -66,15 +68,15 @@ class Place(NamedTuple):
 
 class Layer:
     """
-    One operation of the network and what it gave lately.
+    One operation of the network, and its outputs that are still needed.
 
     Args:
         operation: the inputs of some places to the output of each, `(parts, channels, rows, columns)`.
     """
 
-    def __init__(self, operation: Callable[[list[Inputs]], Iterable[torch.Tensor]] | None = None):
+    def __init__(self, operation: Callable[[list[PlaceInputs]], Iterable[torch.Tensor]] | None = None):
         self.operation = operation
-        # What its places read, lags counted from the newest input; places some frames apart are one pattern.
+        # What its places read, with lag 0 for the newest input; places some frames apart are one pattern.
         self.patterns: dict[tuple[Place, ...], int] = {}
         # Of each pattern, how many frames before a window's last its outputs may be needed.
         self.reach: dict[int, int] = {}
@@ -101,7 +103,7 @@ class Layer:
         read = [(place, time) for pattern, time in missing for place in patterns[pattern]]
         for layer in dict.fromkeys(place.layer for place, _ in read):
             layer.compute([place.key(time) for place, time in read if place.layer is layer])
-        inputs: list[Inputs] = [[place.value(time) for place in patterns[pattern]] for pattern, time in missing]
+        inputs: list[PlaceInputs] = [[place.value(time) for place in patterns[pattern]] for pattern, time in missing]
         self.values.update(zip(missing, self.operation(inputs), strict=True))
 
     def forget(self, newest: int) -> None:
@@ -111,20 +113,20 @@ class Layer:
                 del self.values[pattern, time]
 
 
-def note_reach(place: Place, before: int = 0) -> Iterator[Layer]:
-    """Tell all layers under a place, which is needed `before` frames before the window's last, how far they reach."""
+def record_reach(place: Place, before: int = 0) -> Iterator[Layer]:
+    """Record in all layers below a place, needed `before` frames before the window's last, how long to keep outputs."""
     layer, before = place.layer, before + place.lag
     if before > layer.reach.get(place.pattern, -1):
         layer.reach[place.pattern] = before
         for pattern, index in layer.patterns.items():
             if index == place.pattern:
                 for read in pattern:
-                    yield from note_reach(read, before)
+                    yield from record_reach(read, before)
     yield layer
 
 
-def batch_of(places: list[Inputs]) -> torch.Tensor:
-    """`(places, inputs · channels, rows, columns)`, copied once."""
+def batch_of(places: list[PlaceInputs]) -> torch.Tensor:
+    """The inputs of each place as channels, `(places, inputs · channels, rows, columns)`, with one copy at most."""
     first = places[0][0]
     if len(places) == len(places[0]) == 1:
         return first
@@ -149,7 +151,7 @@ class Convolution:
         self.packed = PackedConvolution(weight, bias, padding=padding, activation="relu" if relu else None)
         self.scale = scale
 
-    def __call__(self, places: list[Inputs]) -> torch.Tensor:
+    def __call__(self, places: list[PlaceInputs]) -> torch.Tensor:
         return upsample(self.packed(batch_of(places)), self.scale).unsqueeze(1)
 
 
@@ -173,12 +175,12 @@ class WindowAttention:
         if self.steps == 1:
             return F.linear(tokens, self.own_weight, self.own_bias)
         query, key, value = attention.qkv(tokens).unflatten(-1, (3, attention.num_heads, -1)).unbind(-3)
-        # (windows, query, key, rows, columns, heads); products by element beat so many matrix products of this size.
+        # (windows, query, key, rows, columns, heads); products by element are faster than many tiny matrix products.
         scores = ((query * attention.scaling).unsqueeze(2) * key.unsqueeze(1)).sum(-1) + self.bias
         attended = (scores.softmax(2).unsqueeze(-1) * value.unsqueeze(1)).sum(2)
         return attention.output(attended.flatten(-2))
 
-    def __call__(self, places: list[Inputs]) -> torch.Tensor:
+    def __call__(self, places: list[PlaceInputs]) -> torch.Tensor:
         tokens = batch_of([[token] for window in places for token in window]).permute(0, 2, 3, 1)
         tokens = tokens.unflatten(0, (-1, self.steps))
         tokens = tokens + self.attend(self.block.attention, self.block.norm1(tokens))
@@ -186,29 +188,29 @@ class WindowAttention:
         return tokens.movedim(-1, 2)
 
 
-def added(places: list[Inputs]) -> list[torch.Tensor]:
+def added(places: list[PlaceInputs]) -> list[torch.Tensor]:
     return [first + second for first, second in places]
 
 
-def upsampled(scale: int, places: list[Inputs]) -> torch.Tensor:
+def upsampled(scale: int, places: list[PlaceInputs]) -> torch.Tensor:
     return upsample(batch_of(places), scale).unsqueeze(1)
 
 
-def magnitude(places: list[Inputs]) -> list[torch.Tensor]:
+def magnitude(places: list[PlaceInputs]) -> list[torch.Tensor]:
     """Mean absolute value of a volume, or of the change from one to the next: `(1,)` each."""
     volumes = [inputs[0] if len(inputs) == 1 else inputs[1] - inputs[0] for inputs in places]
     return [volume.abs().mean(dtype=torch.float32).view(1) for volume in volumes]
 
 
-def relative_change(places: list[Inputs]) -> list[torch.Tensor]:
-    """Mean change between neighbours, given before the magnitudes, relative to the mean magnitude: `(1,)` each."""
+def relative_change(places: list[PlaceInputs]) -> list[torch.Tensor]:
+    """Mean change between neighbours relative to the mean magnitude, `(1,)` each; the inputs are first the changes."""
     changes = len(places[0]) // 2
     values = [torch.cat(list(inputs)) for inputs in places]
     return [value[:changes].mean().view(1) / value[changes:].mean().clamp_min(1e-6) for value in values]
 
 
 def attended(block: TemporalSwinBlock, row: list[Place]) -> list[Place]:
-    # Nothing attends beyond its window, so a shift leaves shorter windows at both ends.
+    # The network masks what wraps round when it shifts; here the windows at both ends are simply shorter.
     shift = block.shift if len(row) > block.window else 0
     bounds = sorted({0, *range(shift, len(row), block.window), len(row)})
     windows = [row[start:end] for start, end in pairwise(bounds)]
@@ -222,7 +224,7 @@ def parts(modules: nn.ModuleList) -> list[Any]:
 
 
 def tcfe_rows(tcfe: TCFE, row: list[Place]) -> list[list[Place]]:
-    """See [`TCFE`]. The last embedding comes before the up-sampling of what it reads: 1×1 kernels commute with it."""
+    """See [`TCFE`]. The last embedding, of 1×1 kernels, runs before the up-sampling of its input, with equal results."""
     rows = []
     for level, before, after in zip(parts(tcfe.stages), (1, 1, 4), (1, 4, tcfe.last_scale), strict=True):
         embedding = level.patch_embedding
@@ -239,9 +241,9 @@ def dfd_rows(dfd: DFD, row: list[Place], transformer: list[list[Place]]) -> list
     rows = []
     for index, (step, scale) in enumerate(zip(parts(dfd.steps), dfd.scales, strict=True)):
         row = Layer(Convolution(step.weight, scale=scale)).over(row, step.kernel_size[0])
-        if transformer and index in (1, 3):
+        if transformer and index in DFD_ADDS_AFTER:
             both = Layer(added)
-            row = [both.place(pair)[0] for pair in zip(row, transformer[index // 2], strict=True)]
+            row = [both.place(pair)[0] for pair in zip(row, transformer[DFD_ADDS_AFTER.index(index)], strict=True)]
         rows.append(row)
     return [rows[1], rows[3], row]
 
@@ -261,9 +263,10 @@ def sfd_row(sfd: SFD, row: list[Place], dynamic: list[list[Place]]) -> list[Plac
         row = Layer(Convolution(convolution.weight)).over(row, 2)
     for index, (convolution, scale) in enumerate(zip(parts(sfd.spatial), sfd.scales, strict=True)):
         row = Layer(Convolution(convolution.weight, scale=scale)).over(row)
-        if dynamic and index in (2, 5):
-            convolutions = sfd.from_dynamic_2 if index == 2 else sfd.from_dynamic_4
-            row = Layer(added).place(row + collapsed_padded(convolutions, dynamic[index // 3]))
+        if dynamic and index in SFD_ADDS_AFTER:
+            number = SFD_ADDS_AFTER.index(index)
+            convolutions = (sfd.from_dynamic_2, sfd.from_dynamic_4)[number]
+            row = Layer(added).place(row + collapsed_padded(convolutions, dynamic[number]))
     return row
 
 
@@ -305,7 +308,7 @@ class StreamingDecoder:
                 changes = [change.place(pair)[0] for pair in pairwise(window)]
                 (self.change,) = Layer(relative_change).place(changes + Layer(magnitude).over(window))
                 outputs.append(self.change)
-        self.layers = dict.fromkeys(layer for place in outputs for layer in note_reach(place))
+        self.layers = dict.fromkeys(layer for place in outputs for layer in record_reach(place))
 
     def add_frame(self, features: torch.Tensor) -> None:
         """The next frame's features `(channels, rows, columns)`."""
@@ -363,8 +366,8 @@ class FrameEncoder:
             return self.projection(features.contiguous(memory_format=torch.channels_last))
 
 
-def can_stream(model: SalFoMForVideoSaliencyPrediction) -> bool:
-    """Whether the encoder sees single frames and no adapter (PEFT) computes more than the weights tell."""
+def can_share_windows(model: SalFoMForVideoSaliencyPrediction) -> bool:
+    """Whether the encoder sees single frames and no module, such as one of PEFT, changes what the weights compute."""
     if not isinstance(model, nn.Module):  # One that was exported.
         return False
     # Code that came with a model is this package's, but transformers may load it twice, under two names.
@@ -383,7 +386,7 @@ def shared_maps(
     frames, (height, width) = chain([first], frames), first.shape[-2:]
     encode, decoder = FrameEncoder(model.salfom), StreamingDecoder(model, (height, width))
     threads = torch.get_num_threads()
-    # Two networks side by side, each on half of the threads, wait less for another than one on all of them.
+    # Two networks side by side, each on half of the threads, wait less for each other than one on all of them.
     beside = model.device.type == "cpu" and threads > 1 and batch_size > 1
 
     @torch.inference_mode()
@@ -402,7 +405,7 @@ def shared_maps(
 
 
 def on_threads(maps: Iterator[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
-    """The same maps, each computed on `count` of PyTorch's threads; between them the caller has all of its own."""
+    """The same maps, each computed on `count` threads of PyTorch; between them the caller has its own number."""
     while True:
         with pytorch_threads(count):
             saliency = next(maps, None)
@@ -411,4 +414,4 @@ def on_threads(maps: Iterator[torch.Tensor], count: int) -> Iterator[torch.Tenso
         yield saliency
 
 
-__all__ = ["FrameEncoder", "StreamingDecoder", "can_stream", "shared_maps"]
+__all__ = ["FrameEncoder", "StreamingDecoder", "can_share_windows", "shared_maps"]

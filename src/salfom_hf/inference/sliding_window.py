@@ -1,8 +1,8 @@
 """The sliding window: a stream of frames to a stream of maps, one per frame.
 
-The map of frame i comes from the window of frames i−n+1 … i (causal, as in the paper); before the first frame stand
-copies of it. With a stride k only every k-th frame, and the last one, gets a map of its own; those between are
-interpolated linearly. Nothing but one batch of windows is held, however long the video.
+The map of frame i comes from the window of frames i−n+1 … i (causal, as in the paper); at the start it is
+filled with copies of the first frame. With a stride k only every k-th frame, and the last one, gets a map of its own;
+those between are interpolated linearly. Nothing but one batch of windows is held, however long the video.
 """
 
 from collections import deque
@@ -16,7 +16,7 @@ import torch
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import mirror_averaged
 
-Frame = TypeVar("Frame")
+Item = TypeVar("Item")
 Map = tuple[int, torch.Tensor]
 
 
@@ -39,7 +39,7 @@ def encoded(
 
 
 def key_frames(frames: Iterable[torch.Tensor], stride: int, take: Callable[[torch.Tensor], None]) -> Iterator[int]:
-    """Indices of every `stride`-th frame and of the last one; `take` gets every frame before its index comes."""
+    """Indices of every `stride`-th frame and of the last one; `take` is called with every frame, and before its index."""
     if stride < 1:
         raise ValueError(f"A stride must be at least 1, not {stride}.")
     index = 0
@@ -62,13 +62,13 @@ def interpolated(maps: Iterable[Map]) -> Iterator[torch.Tensor]:
         previous = index, saliency
 
 
-def sees_stills(model: SalFoMForVideoSaliencyPrediction) -> bool:
-    """Whether a model, or an exported one, takes a still for one frame, at a fraction of the cost of a clip."""
+def sees_single_frames(model: SalFoMForVideoSaliencyPrediction) -> bool:
+    """Whether the encoder of a model, or of an exported one, sees single frames: a still is one frame for it."""
     return model.config.encoder_facts()[0].framewise
 
 
-def is_still(frames: Iterable[Frame]) -> tuple[bool, Iterator[Frame]]:
-    """Whether there is one frame and no more, which is no video; and all frames, of which two are looked at."""
+def is_still(frames: Iterable[Item]) -> tuple[bool, Iterator[Item]]:
+    """Whether there is exactly one frame, whatever it comes from, and all frames; reads up to two ahead."""
     frames = iter(frames)
     first = list(islice(frames, 2))
     return len(first) == 1, chain(first, frames)
@@ -77,8 +77,8 @@ def is_still(frames: Iterable[Frame]) -> tuple[bool, Iterator[Frame]]:
 @torch.inference_mode()
 def still_maps(model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor) -> torch.Tensor:
     """
-    The maps of stills. Of a model that [`sees_stills`], the mean of the map of the image and that of its mirror image,
-    slightly blurred, which predicts gaze better than either map (`docs/default-model.md`).
+    The maps of stills. Of a model that [`sees_single_frames`], the mean of the map of the image and that of its mirror
+    image, slightly blurred, which predicts gaze better than either map (`docs/default-model.md`).
 
     Args:
         model: in evaluation mode; or an exported one.
@@ -88,7 +88,7 @@ def still_maps(model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor) ->
         float32 `(stills, height, width)` at input size, values in 0…1.
     """
     clips = stills.unsqueeze(1)
-    if not sees_stills(model):
+    if not sees_single_frames(model):
         return model(clips).saliency.float()
     maps, mirrored = model(torch.cat([clips, clips.flip(-1)])).saliency.chunk(2)
     return mirror_averaged(maps, mirrored)
@@ -100,26 +100,27 @@ def window_maps(
     frames: Iterable[torch.Tensor],
     stride: int = 1,
     batch_size: int = 1,
-    timed: Callable[[str], AbstractContextManager] = nullcontext,
+    stage: Callable[[str], AbstractContextManager] = nullcontext,
 ) -> Generator[torch.Tensor]:
     """
-    One map for every frame of a stream, from windows that the network sees one by one; of a frame-wise encoder, its
-    decoder does, and every frame is encoded once.
+    One map for every frame of a stream, from windows that the network sees one by one. A frame-wise encoder sees
+    every frame once, and only the decoder runs for each window.
 
     Args:
         model: in evaluation mode; or an exported one ([`OnnxModel`][salfom_hf.export.onnx_runtime.OnnxModel]).
         frames: prepared frames `(3, height, width)` on the model's device and in its dtype, all of one size.
-        stride: every how many frames the network runs.
+        stride: the network runs on every `stride`-th frame.
         batch_size: windows (and, for frame-wise encoders, frames) per call of the network.
-        timed: makes the context in which a stage, whose name it gets, computes.
+        stage: gives, for a name, the context in which that part computes, such as one that takes its time.
 
     Yields:
-        float32 `(height, width)` at input size, values in 0…1; up to `(stride + 1) · batch_size` frames late.
+        float32 `(height, width)` at input size, values in 0…1; a map comes after up to
+        `(stride + 1) · batch_size` later frames were read.
 
     Raises:
         ValueError: stride or batch size is below 1.
     """
-    framewise = isinstance(model, torch.nn.Module) and sees_stills(model)
+    framewise = isinstance(model, torch.nn.Module) and sees_single_frames(model)
     compiled = getattr(model, "_compiled_call_impl", None) is not None
     num_frames = model.config.num_frames
     window: deque[torch.Tensor] = deque(maxlen=num_frames)
@@ -128,7 +129,7 @@ def window_maps(
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         nonlocal size
         size = pixels.shape[-2], pixels.shape[-1]
-        with timed("encoder"):
+        with stage("encoder"):
             return model.encode_frames(pixels)
 
     def take(frame: torch.Tensor) -> None:
@@ -141,11 +142,11 @@ def window_maps(
             if compiled:  # A batch of another size would be compiled anew.
                 clips += clips[-1:] * (batch_size - len(clips))
             windows = torch.stack(clips)
-            with timed("network"):
+            with stage("network"):
                 maps = model.decode(windows.transpose(1, 2), size).sigmoid() if framewise else model(windows).saliency
             yield from zip((index for index, _ in batch), maps.float(), strict=False)
 
     yield from interpolated(key_maps())
 
 
-__all__ = ["batched", "is_still", "sees_stills", "still_maps", "window_maps"]
+__all__ = ["batched", "is_still", "sees_single_frames", "still_maps", "window_maps"]

@@ -3,7 +3,8 @@ The encoders that SalFoM can stand on: what the entries of `ENCODERS` name.
 
 Feature functions turn the output of a transformers model into the feature volume `(batch, channels, time, rows,
 columns)` that the decoder reads. Video encoders see the whole clip; frame-wise encoders see one frame at a time, and
-their features can be kept while the window slides on. To add an encoder, write its feature function and its entry.
+their features can be kept while the window slides on. To add an encoder, write its feature function here and its entry
+in `configuration_salfom.ENCODERS`.
 """
 
 import os

@@ -2,8 +2,8 @@
 
 Moradi et al., "SalFoM: Dynamic Saliency Prediction with Video Foundation Models", ICPR 2024 (arXiv 2404.03097).
 
-Feature volumes are `(batch, channels, time, rows, columns)`. One of a single time step stands for a still: the result
-is that of the same step repeated, at a fraction of the cost.
+Feature volumes are `(batch, channels, time, rows, columns)`. One of a single time step is a still: the result is that
+of the step repeated, at a fraction of the cost.
 """
 
 import math
@@ -25,6 +25,9 @@ from .configuration_salfom import SalFoMConfig
 from .encoders import PicklableModel, ReadyAdapter, adapter_for, build_encoder, encode, load_encoder
 from .losses import saliency_loss
 from .names import takes_names
+
+# Indices of DFD's steps after which it adds what TCFE gives, and of SFD's after which it adds what DFD gives.
+DFD_ADDS_AFTER, SFD_ADDS_AFTER = (1, 3), (2, 5)
 
 
 def upsample(volume: torch.Tensor, scale: int) -> torch.Tensor:
@@ -51,7 +54,7 @@ def collapse(volume: torch.Tensor, convolutions: nn.ModuleList) -> torch.Tensor:
 
 
 def collapse_padded(volume: torch.Tensor, convolutions: nn.ModuleList) -> torch.Tensor:
-    """[`collapse`] for kernels that pad time with zeros: the first of a still's steps differs from its others then."""
+    """[`collapse`] for kernels that pad time with zeros. A still is repeated first: padding changes its first step."""
     return collapse(volume.expand(-1, -1, 2 ** len(convolutions), -1, -1), convolutions)
 
 
@@ -152,8 +155,8 @@ class TCFE(nn.Module):
     def __init__(self, config: SalFoMConfig):
         super().__init__()
         channels = (config.feature_channels, *config.decoder_channels[1::2])
-        first, second, third, fourth = config.time_reductions
-        reductions = (first, second, third * fourth)
+        step_2, step_4, step_5, step_6 = config.time_reductions
+        reductions = (step_2, step_4, step_5 * step_6)
         sizes = zip(pairwise(channels), reductions, config.tcfe_depths, config.tcfe_num_heads, strict=True)
         stages = [TCFEStage(*pair, reduction, depth, heads, config) for pair, reduction, depth, heads in sizes]
         self.stages = nn.ModuleList(stages)
@@ -173,10 +176,10 @@ class DFD(nn.Module):
     def __init__(self, config: SalFoMConfig):
         super().__init__()
         channels = (config.feature_channels, *config.decoder_channels)
-        second, fourth, fifth, sixth = config.time_reductions
+        step_2, step_4, step_5, step_6 = config.time_reductions
         self.scales = (1, 1, 2, 2, *config.last_scales)
         self.steps = nn.ModuleList()
-        for pair, reduction in zip(pairwise(channels), (1, second, 1, fourth, fifth, sixth), strict=True):
+        for pair, reduction in zip(pairwise(channels), (1, step_2, 1, step_4, step_5, step_6), strict=True):
             self.steps.append(nn.Conv3d(*pair, (reduction, 3, 3), (reduction, 1, 1), padding=(0, 1, 1), bias=False))
 
     def forward(self, features: torch.Tensor, transformer: list[torch.Tensor] | None) -> tuple[torch.Tensor, ...]:
@@ -184,14 +187,14 @@ class DFD(nn.Module):
         volumes = []
         for index, (step, scale) in enumerate(zip(self.steps, self.scales, strict=True)):
             features = upsample(convolve(step, features).relu(), scale)
-            if transformer is not None and index in (1, 3):
-                features = features + transformer[index // 2]
+            if transformer is not None and index in DFD_ADDS_AFTER:
+                features = features + transformer[DFD_ADDS_AFTER.index(index)]
             volumes.append(features)
         return volumes[1], volumes[3], features.squeeze(2)
 
 
 def halving(channels: int, steps: int, kernel: tuple, padding: tuple, bias: bool) -> nn.ModuleList:
-    """Convolutions that halve the time until one of `steps`, a power of two, is left."""
+    """Convolutions that halve `steps` time steps, a power of two, down to one."""
     count = steps.bit_length() - 1
     return nn.ModuleList([nn.Conv3d(channels, channels, kernel, (2, 1, 1), padding, bias=bias) for _ in range(count)])
 
@@ -203,10 +206,10 @@ class SFD(nn.Module):
         super().__init__()
         inputs = config.feature_channels
         c1, c2, c3, c4, c5, c6 = config.decoder_channels
-        time, (second, fourth, *_) = config.time_steps, config.time_reductions
+        time, (step_2, step_4, *_) = config.time_steps, config.time_reductions
         self.temporal = halving(inputs, time, (2, 3, 3), (0, 1, 1), bias=False)
         # Without DFD there is nothing to read, and modules that nothing uses would never be trained.
-        steps_2, steps_4 = (time // second, time // (second * fourth)) if config.use_dfd else (1, 1)
+        steps_2, steps_4 = (time // step_2, time // (step_2 * step_4)) if config.use_dfd else (1, 1)
         self.from_dynamic_2 = halving(c2, steps_2, (3, 1, 1), (1, 0, 0), bias=True)
         self.from_dynamic_4 = halving(c4, steps_4, (3, 1, 1), (1, 0, 0), bias=True)
         self.scales = (1, 1, 1, 1, 2, 2, 1, *config.last_scales)
@@ -218,10 +221,10 @@ class SFD(nn.Module):
         static = collapse(features, self.temporal)
         for index, (convolution, scale) in enumerate(zip(self.spatial, self.scales, strict=True)):
             static = upsample(convolution(static).relu(), scale)
-            if dynamic is not None and index == 2:
-                static = static + collapse_padded(dynamic[0], self.from_dynamic_2)
-            if dynamic is not None and index == 5:
-                static = static + collapse_padded(dynamic[1], self.from_dynamic_4)
+            if dynamic is not None and index in SFD_ADDS_AFTER:
+                number = SFD_ADDS_AFTER.index(index)
+                convolutions = (self.from_dynamic_2, self.from_dynamic_4)[number]
+                static = static + collapse_padded(dynamic[number], convolutions)
         return static
 
 
@@ -241,14 +244,14 @@ class Fusion(nn.Module):
 
 class CenterPrior(nn.Module):
     """
-    People look at the centre more than at the border, and at moving pictures more so than at stills: learned
-    log-densities, added to the logits. That of stills, at first flat, counts always; that of moving pictures, at first
-    a Gaussian, in the measure in which the features change from frame to frame.
+    People look at the centre more than at the border, and at moving pictures more so than at stills. So two learned
+    maps of log-densities are added to the logits: that of stills (at first flat) always, that of moving pictures (at
+    first a Gaussian) weighted by how much the features change from frame to frame.
     """
 
     GRID = (12, 16)
     SIGMA = 0.22  # Standard deviation of the initial Gaussian as a fraction of the frame.
-    # Features of filmed scenes change by 2 to 20 % from frame to frame; at first, 2 % make 63 % of a moving picture.
+    # Features of filmed scenes change by 2 to 20 % from frame to frame; at first, 2 % give a motion weight of 0.63.
     SENSITIVITY = 50.0
 
     def __init__(self):
@@ -327,7 +330,7 @@ class SalFoMPreTrainedModel(PicklableModel):
     input_modalities = ["video"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _no_split_modules = ["TemporalSwinBlock", "UMTEmbeddings", "UMTLayer", "InvertedResidual"]  # noqa: RUF012
-    _supports_sdpa = True  # And no more, as TCFE computes its own; encoders may, when they are told by themselves.
+    _supports_sdpa = True  # No more, as TCFE computes its own attention; others can be set for the encoder alone.
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -336,8 +339,8 @@ class SalFoMPreTrainedModel(PicklableModel):
             init.trunc_normal_(module.weight, std=self.config.initializer_range)
             init.zeros_(module.bias)
         elif isinstance(module, (nn.Conv2d, nn.Conv3d)):
-            # All temporal taps start equal: an untrained decoder takes every clip for a still. From taps of opposite
-            # signs it would start with noise that training on slow video never removes.
+            # All temporal taps start equal: an untrained decoder cannot tell a clip from a still. From taps of
+            # opposite signs it would start with noise that training on slow video never removes.
             spatial = torch.empty_like(module.weight[:, :, :1] if module.weight.ndim == 5 else module.weight)
             nn.init.kaiming_normal_(spatial, nonlinearity="relu")
             taps = module.weight.shape[2] if module.weight.ndim == 5 else 1
@@ -422,7 +425,8 @@ class SalFoMModel(SalFoMPreTrainedModel):
 class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
     """SalFoM with its fusion: a clip to the saliency map of its last frame."""
 
-    # The loss is a mean over the batch: transformers' Trainer has to divide it by the steps that it accumulates.
+    # The loss is a mean over the batch: transformers' Trainer has to divide it by the number of steps whose gradients
+    # it accumulates.
     accepts_loss_kwargs = False
 
     def __init__(self, config: SalFoMConfig):
