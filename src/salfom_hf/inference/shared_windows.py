@@ -114,7 +114,7 @@ class Layer:
 
 
 def record_reach(place: Place, before: int = 0) -> Iterator[Layer]:
-    """Record in all layers below a place, needed `before` frames before the window's last, how long to keep outputs."""
+    """Record how long all layers below a place, needed `before` frames before the window's last, keep outputs."""
     layer, before = place.layer, before + place.lag
     if before > layer.reach.get(place.pattern, -1):
         layer.reach[place.pattern] = before
@@ -224,7 +224,7 @@ def parts(modules: nn.ModuleList) -> list[Any]:
 
 
 def tcfe_rows(tcfe: TCFE, row: list[Place]) -> list[list[Place]]:
-    """See [`TCFE`]. The last embedding, of 1×1 kernels, runs before the up-sampling of its input, with equal results."""
+    """See [`TCFE`]. The last embedding, of 1×1 kernels, runs before its input is up-sampled: with equal results."""
     rows = []
     for level, before, after in zip(parts(tcfe.stages), (1, 1, 4), (1, 4, tcfe.last_scale), strict=True):
         embedding = level.patch_embedding

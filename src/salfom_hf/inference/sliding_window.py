@@ -39,7 +39,7 @@ def encoded(
 
 
 def key_frames(frames: Iterable[torch.Tensor], stride: int, take: Callable[[torch.Tensor], None]) -> Iterator[int]:
-    """Indices of every `stride`-th frame and of the last one; `take` is called with every frame, and before its index."""
+    """Indices of every `stride`-th frame and of the last one; `take` is called with every frame beforehand."""
     if stride < 1:
         raise ValueError(f"A stride must be at least 1, not {stride}.")
     index = 0

@@ -113,8 +113,8 @@ class TemporalSwinBlock(GradientCheckpointingLayer):
         if self.shift:
             hidden_states = hidden_states.roll(-self.shift, dims=1)
             # The roll carries the first steps behind the last ones; in the last window the two do not attend.
-            wrapped = torch.arange(steps, device=hidden_states.device).unflatten(0, (-1, self.window))
-            wrapped = wrapped >= steps - self.shift
+            wrapped = torch.arange(steps, device=hidden_states.device) >= steps - self.shift
+            wrapped = wrapped.unflatten(0, (-1, self.window))
             mask = hidden_states.new_full((), -100.0) * (wrapped[:, :, None] != wrapped[:, None, :])
         windows = hidden_states.unflatten(1, (-1, self.window))
         hidden_states = self.attention(windows, mask).flatten(1, 2)
@@ -131,8 +131,7 @@ class TCFEStage(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, reduction: int, depth: int, num_heads: int, config: SalFoMConfig):
         super().__init__()
-        kernel = (reduction, 1, 1)
-        self.patch_embedding = nn.Conv3d(inputs, outputs, kernel_size=kernel, stride=kernel)
+        self.patch_embedding = nn.Conv3d(inputs, outputs, kernel_size=(reduction, 1, 1), stride=(reduction, 1, 1))
         self.blocks = nn.ModuleList()
         for index in range(depth):
             drop_path = config.drop_path_rate * index / max(depth - 1, 1)
@@ -223,8 +222,7 @@ class SFD(nn.Module):
             static = upsample(convolution(static).relu(), scale)
             if dynamic is not None and index in SFD_ADDS_AFTER:
                 number = SFD_ADDS_AFTER.index(index)
-                convolutions = (self.from_dynamic_2, self.from_dynamic_4)[number]
-                static = static + collapse_padded(dynamic[number], convolutions)
+                static = static + collapse_padded(dynamic[number], (self.from_dynamic_2, self.from_dynamic_4)[number])
         return static
 
 
@@ -251,8 +249,7 @@ class CenterPrior(nn.Module):
 
     GRID = (12, 16)
     SIGMA = 0.22  # Standard deviation of the initial Gaussian as a fraction of the frame.
-    # Features of filmed scenes change by 2 to 20 % from frame to frame; at first, 2 % give a motion weight of 0.63.
-    SENSITIVITY = 50.0
+    SENSITIVITY = 50.0  # At first, a change of 2 % weighs .63; filmed scenes change by 2 to 20 % from frame to frame.
 
     def __init__(self):
         super().__init__()
