@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 from ..models.loading import loading
 from ..models.names import KNOWN
-from .common import UsageError, at_least_one, load_predictor, usable_device
+from .common import DTYPES, UsageError, at_least_one, load_predictor, usable_device
 
 if TYPE_CHECKING:
     from ..inference.predictor import SaliencyPredictor
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 REAL_TIME = 30  # frames per second
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..inference.predictor import SaliencyPredictor
 
 FAILURE = 2
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class UsageError(Exception):
@@ -80,7 +81,7 @@ def add_model_options(command: argparse.ArgumentParser, batches: bool = True) ->
     else:
         command.set_defaults(batch_size=1, compile=False)
     command.add_argument("--device", help="such as cpu, cuda, cuda:1, mps; default: cuda if there is one, else cpu")
-    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    command.add_argument("--dtype", choices=DTYPES, default="float32")
     command.add_argument(
         "--runtime",
         choices=("torch", "onnx"),

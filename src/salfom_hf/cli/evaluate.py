@@ -120,7 +120,7 @@ def row_keys(dataset: "Dataset") -> set:
 
 def methods_for(args: argparse.Namespace, dataset: "Dataset") -> "list[Method]":
     """What the command line names, in the order of models, predictions, baselines."""
-    from ..evaluation import InterObserver, Model, Predictions, SpectralResidual
+    from ..evaluation import InterObserver, Method, Model, Predictions, SpectralResidual
 
     if args.last_frame_alone and args.dataset == "stills":
         raise UsageError("A still is its last frame; leave out --last-frame-alone, or score a dataset of videos.")
@@ -129,7 +129,7 @@ def methods_for(args: argparse.Namespace, dataset: "Dataset") -> "list[Method]":
         raise UsageError("--last-frame-alone needs a --model to score so.")
     kinds = (False, True) if args.last_frame_alone else (False,)
     predictors = [(name, load_predictor(name, args)) for name in names]
-    methods = [Model(name, predictor, alone) for name, predictor in predictors for alone in kinds]
+    methods: list[Method] = [Model(name, predictor, alone) for name, predictor in predictors for alone in kinds]
     methods += [Predictions(folder) for folder in args.predictions]
     make = {"spectral-residual": SpectralResidual, "inter-observer": InterObserver}
     return methods + [make[name]() if name in make else center_for(args, dataset) for name in args.baseline]

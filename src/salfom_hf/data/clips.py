@@ -15,7 +15,7 @@ from torch.utils import data
 from torch.utils.data import default_collate
 from transformers.image_utils import SizeDict
 
-from ..models.video_processing_salfom import SalFoMVideoProcessor
+from ..models.video_processing_salfom import SalFoMVideoProcessor, pixels_of
 from .augmentation import Augmentation, Transform
 from .features import DataError
 from .samples import GazeStill, GazeVideo, open_sample
@@ -188,7 +188,7 @@ class ClipDataset(EpochDataset):
                     f"{sample.id} has a frame of {frame.shape[1]}×{frame.shape[0]} pixels where the dataset says "
                     f"{sample.size[1]}×{sample.size[0]}; load the dataset anew."
                 )
-            pixels = transform.crop(torch.from_numpy(frame).permute(2, 0, 1)).unsqueeze(0)
+            pixels = transform.crop(pixels_of(frame))
             # Frames are worked on one by one, as a whole clip would not stay in the processor's cache.
             frames.append(
                 self.processor.prepare_frames(

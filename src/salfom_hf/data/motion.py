@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from torch.nn import functional as F
 
-from ..models.video_processing_salfom import SalFoMVideoProcessor
+from ..models.video_processing_salfom import SalFoMVideoProcessor, pixels_of
 from .augmentation import Augmentation
 from .clips import EpochDataset, lazy_row
 from .samples import GazeStill
@@ -127,7 +127,7 @@ class Synthesis:
         """A still, flipped half of the time, recoloured, and reduced if it is larger than the clip needs."""
         sample = GazeStill(lazy_row(self.dataset[index]))
         (image,) = sample.frames()
-        pixels, extent = torch.from_numpy(image).permute(2, 0, 1), np.array([image.shape[1], image.shape[0]])
+        pixels, extent = pixels_of(image)[0], np.array([image.shape[1], image.shape[0]])
         # Fixations on or beyond the border belong to the outermost pixel.
         points = np.clip(np.stack([sample.x, sample.y], axis=1).astype(np.float64), 0.5, extent - 0.5)
         shrink = LARGEST_STILL / largest_scale(extent, self.half)

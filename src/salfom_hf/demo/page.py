@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from ..inference.predictor import SaliencyPredictor
-from ..models.names import KNOWN, holds_model, resolve
+from ..models.names import EXAMPLE, KNOWN, holds_model, resolve
 from ..video.drawing import COLORMAPS
 from ..video.reading import read_frames
 from .attention import path_in_words, place
@@ -34,7 +34,6 @@ from .runs import (
 from .serving import Page, in_one_sentence, serve
 
 HERE = Path(__file__).parent
-EXAMPLE = HERE.parent / "assets" / "example.mp4"
 EXAMPLE_IMAGE_AT = 3.0  # seconds into it
 
 ABOUT = """# Where do people look?

@@ -5,7 +5,16 @@ Names are imported when they are first used (PEP 562): `salfom_hf.metrics` needs
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .baselines import Center, InterObserver, SpectralResidual  # noqa: F401
+    from .methods import EvaluationError, Method, Model  # noqa: F401
+    from .predictions import Predictions  # noqa: F401
+    from .report import picture, table, write_reports  # noqa: F401
+    from .running import REPORTS, check_dataset, evaluate, kept_scores  # noqa: F401
+    from .scoring import DEFAULT_METRICS, METRICS, Protocol, Scorer, Scores  # noqa: F401
+    from .submission import check_submission, write_submission  # noqa: F401
 
 # Module → names that it defines.
 _NAMES = {

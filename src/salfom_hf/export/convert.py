@@ -167,12 +167,10 @@ def detect_kind(state: dict[str, torch.Tensor]) -> str:
     raise ConversionError("The checkpoint is neither SalFoM's nor UMT's: it has none of the names of their tensors.")
 
 
-def to_salfom(
-    state: dict[str, torch.Tensor], config: SalFoMConfig | None = None
-) -> tuple[SalFoMForVideoSaliencyPrediction, list[str]]:
+def to_salfom(state: dict[str, torch.Tensor]) -> tuple[SalFoMForVideoSaliencyPrediction, list[str]]:
     """The network with the weights of a SalFoM state dict, and the names that it does not use."""
     state, unused = split(state, "salfom")
-    return load(SalFoMForVideoSaliencyPrediction, config or SalFoMConfig(), state), unused
+    return load(SalFoMForVideoSaliencyPrediction, SalFoMConfig(), state), unused
 
 
 def to_umt(state: dict[str, torch.Tensor]) -> tuple[UMTModel, list[str]]:

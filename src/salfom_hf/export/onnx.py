@@ -19,11 +19,10 @@ from transformers.image_utils import SizeDict
 from ..errors import described, is_out_of_memory, reported
 from ..files import atomic_output, check_free
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
-from ..models.video_processing_salfom import SalFoMVideoProcessor
+from ..models.names import EXAMPLE
+from ..models.video_processing_salfom import SalFoMVideoProcessor, pixels_of
 from ..video.reading import read_frames
 from .onnx_runtime import GRAPH, GraphError, OnnxModel, required
-
-EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"
 
 # What a map of an export may differ by from PyTorch's.
 TOLERANCE = 1e-4
@@ -99,8 +98,8 @@ class Export:
     def batches(self) -> Iterator[torch.Tensor]:
         """Clips of the package's example: one, three at once, and, if the size is free, one on its side."""
         length = self.model.config.num_frames
-        images = (torch.from_numpy(frame.image) for frame in islice(read_frames(EXAMPLE), 3 * length))
-        frames = [self.processor.prepare_frames(image.permute(2, 0, 1).unsqueeze(0)) for image in images]
+        images = (frame.image for frame in islice(read_frames(EXAMPLE), 3 * length))
+        frames = [self.processor.prepare_frames(pixels_of(image)) for image in images]
         clips = torch.cat(frames).unflatten(0, (3, length))
         yield clips[1:2]
         yield clips

@@ -19,13 +19,12 @@ from ..errors import reported
 from ..files import Inputs, atomic_output, check_free
 from ..models.loading import loading, quiet
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
-from ..models.names import resolve
+from ..models.names import EXAMPLE, resolve
 from ..models.video_processing_salfom import SalFoMVideoProcessor
 from ..video.reading import IMAGE_SUFFIXES
 from .cards import HUB_TASK, TAGS, TEMPLATES, UNNAMED, CardError, evaluation_of, model_data, page_of, render
 from .remote_code import add_remote_code
 
-EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"
 SHARD = "5GB"
 # Weights that [`export`] may have put there before: one file would win over shards, whichever are older. On the Hub a
 # `*` also stands for folders, so these have none.

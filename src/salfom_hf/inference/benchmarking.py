@@ -5,17 +5,15 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from itertools import cycle, islice
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from ..models.configuration_salfom import SalFoMConfig
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
+from ..models.names import EXAMPLE
 from ..video.reading import read_frames
 from .predictor import SaliencyPredictor
-
-EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"
 
 # Frames of the example that are predicted again and again.
 FRAMES = 32

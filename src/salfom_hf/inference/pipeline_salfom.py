@@ -4,7 +4,7 @@ It goes with published models: this file and what it imports is all the code tha
 """
 
 import os
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from ..errors import VideoError
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
-from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, is_one_video, resize_map
+from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, is_one_video, pixels_of, resize_map
 from ..video.reading import Frame
-from .sliding_window import still_maps, window_maps
+from .sliding_window import is_still, still_maps, window_maps
 
 TASK = "video-saliency-prediction"
 
@@ -76,7 +76,15 @@ class VideoSaliencyPipeline(Pipeline):
             return super().__call__([inputs], **kwargs)[0]
         return super().__call__(list(inputs) if listed else inputs, **kwargs)
 
-    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict,
+        forward_params: dict,
+        postprocess_params: dict,
+    ) -> Iterator[dict]:
         # As in transformers, but videos differ in length and shape: a batch is a list of them.
         kind = PipelineDataset if isinstance(inputs, Sized) else PipelineIterator
         videos = kind(inputs, self.preprocess, preprocess_params)
@@ -111,13 +119,13 @@ class VideoSaliencyPipeline(Pipeline):
         """The maps `(frames, height, width)` of frames `(height, width, 3)`, uint8."""
         if len({frame.shape for frame in frames}) > 1:
             raise ValueError("All frames of a video must have one size; resize them to the first one's.")
-        still = len(frames) == 1
+        still, all_frames = is_still(frames)
 
         def prepared(frame: np.ndarray) -> torch.Tensor:
-            pixels = torch.from_numpy(frame).to(self.model.device).permute(2, 0, 1).unsqueeze(0)
+            pixels = pixels_of(frame).to(self.model.device)
             return self.video_processor.prepare_frames(pixels, still=still)[0].to(self.model.dtype)
 
-        pixels = map(prepared, frames)
+        pixels = map(prepared, all_frames)
         maps = (
             still_maps(self.model, next(pixels)[None]) if still else window_maps(self.model, pixels, stride, windows)
         )

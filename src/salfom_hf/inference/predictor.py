@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
-from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, resize_map
+from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, pixels_of, resize_map
 from ..video.reading import Frame
 from .cpu import prepare_for_inference, pytorch_threads
 from .profiling import stage, timed
@@ -35,19 +35,23 @@ class SaliencyFrame(NamedTuple):
 
 
 def saliency_maps(
-    model: SalFoMForVideoSaliencyPrediction, frames: Iterable[torch.Tensor], stride: int = 1, batch_size: int = 1
+    model: SalFoMForVideoSaliencyPrediction,
+    frames: Iterator[torch.Tensor],
+    stride: int = 1,
+    batch_size: int = 1,
+    still: bool = False,
 ) -> Generator[torch.Tensor]:
     """
     One map for every frame of a video, or that of a still, in the fastest way that the model allows.
 
     Args:
         model, frames, stride, batch_size: see [`window_maps`][salfom_hf.inference.sliding_window.window_maps].
+        still: the only frame is a still; see [`is_still`][salfom_hf.inference.sliding_window.is_still].
 
     Yields:
         float32 `(height, width)` at input size, values in 0…1; a map comes after up to `(stride + 1) · batch_size`
         later frames were read.
     """
-    still, frames = is_still(frames)
     if still:
         with stage("network"):
             maps = still_maps(model, torch.stack(list(frames)))
@@ -153,11 +157,11 @@ class SaliencyPredictor:
                         raise ValueError("All frames of a video must have one size; resize them to the first one's.")
                     waiting.append(frame)
                     with stage("preprocess"):
-                        pixels = torch.from_numpy(frame.image).to(self.model.device).permute(2, 0, 1).unsqueeze(0)
+                        pixels = pixels_of(frame.image).to(self.model.device)
                         pixels = self.processor.prepare_frames(pixels, still=still)[0].to(self.model.dtype)
                     yield pixels
 
-            with closing(saliency_maps(self.model, prepared(), self.stride, self.batch_size)) as maps:
+            with closing(saliency_maps(self.model, prepared(), self.stride, self.batch_size, still)) as maps:
                 for saliency in maps:
                     frame = waiting.popleft()
                     # On one thread: others would go on waiting busily, and slow down those that predict and encode.

@@ -251,7 +251,7 @@ class CenterPrior(nn.Module):
     SIGMA = 0.22  # Standard deviation of the initial Gaussian as a fraction of the frame.
     SENSITIVITY = 50.0  # At first, a change of 2 % weighs .63; filmed scenes change by 2 to 20 % from frame to frame.
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.log_density = nn.Parameter(self.initial_density())
         self.log_sensitivity = nn.Parameter(torch.tensor(math.log(self.SENSITIVITY)))
@@ -354,6 +354,8 @@ class SalFoMPreTrainedModel(PicklableModel):
 class SalFoMModel(SalFoMPreTrainedModel):
     """Encoder and the three branches of the decoder, without their fusion."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^fusion\.", r"^center_prior\."]  # noqa: RUF012
+
     def __init__(self, config: SalFoMConfig):
         super().__init__(config)
         facts, encoder_config = config.encoder_facts()
@@ -390,8 +392,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
 
     @can_return_tuple
     def forward(self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> SalFoMModelOutput:
-        r"""
-        Clips to the features of the decoder's branches.
+        r"""Clips to the features of the decoder's branches.
 
         Args:
             pixel_values_videos (`torch.FloatTensor` of shape `(batch_size, frames, 3, height, width)`):
@@ -415,7 +416,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
         outputs = self.decode(features)
         # Some encoders always give their hidden states, of which the features are made.
         outputs.hidden_states = getattr(encoded, "hidden_states", None) if wanted["output_hidden_states"] else None
-        outputs.attentions = getattr(encoded, "attentions", None) if wanted["output_attentions"] else None
+        outputs.attentions = (getattr(encoded, "attentions", None) or None) if wanted["output_attentions"] else None
         return outputs
 
 
@@ -469,8 +470,7 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SalFoMOutput:
-        r"""
-        Clips to the saliency maps of their last frames.
+        r"""Clips to the saliency maps of their last frames.
 
         Args:
             pixel_values_videos (`torch.FloatTensor` of shape `(batch_size, frames, 3, height, width)`):

@@ -12,6 +12,7 @@ from huggingface_hub.constants import HF_HOME
 Class = TypeVar("Class")
 
 SHIPPED = Path(__file__).parents[1] / "weights"
+EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"
 
 
 def installed(name: str) -> Path:
@@ -84,4 +85,4 @@ def takes_names(kind: type[Class]) -> type[Class]:
     return kind
 
 
-__all__ = ["KNOWN", "NotInstalledError", "holds_model", "installed", "local", "resolve", "takes_names"]
+__all__ = ["EXAMPLE", "KNOWN", "NotInstalledError", "holds_model", "installed", "local", "resolve", "takes_names"]

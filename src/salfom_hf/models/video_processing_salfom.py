@@ -180,6 +180,11 @@ def to_tensor(frames: Any, order: str | ChannelDimension | None = None) -> torch
     return pixels.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
 
 
+def pixels_of(image: np.ndarray) -> torch.Tensor:
+    """A frame `(height, width, 3)`, as it is read, in the network's layout: `(1, 3, height, width)`."""
+    return torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)
+
+
 def frames_of(video: Any, start: float = 0.0, duration: float | None = None) -> Generator[Frame]:
     """Frames of a file, a folder of images, an array, or an iterable of images (at 25 frames per second)."""
     if isinstance(video, (str, os.PathLike)):
