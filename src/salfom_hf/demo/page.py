@@ -172,7 +172,16 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
     demo.load(first)
 
     @contextmanager
-    def results(source, model, start, length, stride, colormap, opacity, progress) -> Iterator[tuple[Maps, list[str]]]:
+    def results(
+        source: str,
+        model: str,
+        start: float,
+        length: float | None,
+        stride: int,
+        colormap: str,
+        opacity: float,
+        progress: gr.Progress,
+    ) -> Iterator[tuple[Maps, list[str]]]:
         """Maps and files; the page has its own copies of these when the context ends and they go."""
 
         def report(done: int, total: int | None, what: str) -> None:
@@ -186,7 +195,16 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
             files = write_files(maps, Path(folder), start, length, colormap, opacity, bounds, report)
             yield maps, [*map(str, files)]
 
-    def predict_video(video, model, start, length, stride, colormap, opacity, progress=gr.Progress()):  # noqa: B008
+    def predict_video(
+        video: str | None,
+        model: str,
+        start: float,
+        length: float,
+        stride: float,
+        colormap: str,
+        opacity: float,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Iterator[tuple]:
         """Predict where people look in a video."""
         if video is None:
             raise gr.Error("Choose a video first, or try the example.", print_exception=False)
@@ -196,7 +214,13 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
             words = in_words(path_in_words(maps.seconds, maps.numbers), model, f"{count} frames{most}. ")
             yield *files, words, path_of_peak(maps)
 
-    def predict_image(image, model, colormap, opacity, progress=gr.Progress()):  # noqa: B008
+    def predict_image(
+        image: str | None,
+        model: str,
+        colormap: str,
+        opacity: float,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Iterator[tuple]:
         """Predict where people look in a picture."""
         if image is None:
             raise gr.Error("Choose a picture first, or try the example.", print_exception=False)
@@ -279,14 +303,28 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         with gr.Accordion(CARD, open=False, elem_id="model-card"):
             the_card = gr.Markdown(card(first))
 
-        def connect(predict, inputs, outputs, run, example, load_example, bar, download, more):
+        def connect(
+            predict: Callable[..., Iterator[tuple]],
+            inputs: list[Any],
+            outputs: list[Any],
+            run: gr.Button,
+            example: gr.Button,
+            load_example: Callable[[], Any],
+            bar: gr.HTML,
+            download: gr.DownloadButton,
+            more: gr.Column | gr.Row,
+        ) -> None:
             """A tab's events; `inputs` are source, model, …, colormap and opacity; the first output is the overlay."""
             source, model, *_, colormap, opacity = inputs
             # One prediction at a time, whichever button was pressed. Progress over the words would hide them.
-            alone = {"concurrency_limit": 1, "concurrency_id": "network", "show_progress_on": outputs[0]}
-            private = {"api_visibility": "private", "show_progress": "hidden"}
+            alone: dict[str, Any] = {
+                "concurrency_limit": 1,
+                "concurrency_id": "network",
+                "show_progress_on": outputs[0],
+            }
+            private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
-            def redraw(source, model, *settings):
+            def redraw(source: str | None, model: str, *settings: Any) -> Iterator[tuple | dict]:
                 *part, _, _ = settings
                 if source is None or not demo.is_recent(model, source, *(part or (0.0, None, 1))):
                     yield gr.skip()

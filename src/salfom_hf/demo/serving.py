@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import BlockFunction
 from gradio.exceptions import ComponentProcessingError
 from gradio_client.utils import traverse
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import VideoError, is_out_of_memory
 from .runs import KEPT, MAX_BYTES, Bounds, BoundsError, ModelError, check_picture
@@ -34,7 +35,7 @@ class Page(gr.Blocks):
         super().__init__(title=title, analytics_enabled=False, delete_cache=(600, KEPT))
         self.max_pixels = max_pixels
 
-    async def preprocess_data(self, block_fn, inputs, *args, **kwargs):
+    async def preprocess_data(self, block_fn: BlockFunction, inputs: list, *args: Any, **kwargs: Any) -> list:
         traverse(inputs, _refuse_address, lambda value: isinstance(value, dict) and "path" in value)
         for block, value in zip(block_fn.inputs, inputs, strict=False):
             if value is None and isinstance(block, (gr.Dropdown, gr.Number, gr.Slider)):
@@ -88,7 +89,7 @@ class RequestFilter:
             return
         path, received = scope["path"], 0
 
-        async def within_bounds():
+        async def within_bounds() -> Message:
             """The next part of the request. Only after this error does Gradio delete what it has of an upload."""
             nonlocal received
             message = await receive()

@@ -6,11 +6,12 @@ wrapped once they are imported, and whoever goes in first has everything registe
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
 from importlib.abc import MetaPathFinder
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any
 
 # Module of transformers → what looks for classes of this package; of a class, its methods below.
 ENTRANCES = {
@@ -59,11 +60,11 @@ def registering(function: Callable) -> Callable:
     """The same function, which registers first, and takes the package's own names of models for their folders."""
     from ..models.names import resolve
 
-    def known(value):
+    def known(value: Any) -> Any:
         return resolve(value) if isinstance(value, (str, os.PathLike)) else value
 
     @wraps(function)
-    def call(*args, **kwargs):
+    def call(*args: Any, **kwargs: Any) -> Any:
         register()
         for name in {"pretrained_model_name_or_path", "model"} & kwargs.keys():
             kwargs[name] = known(kwargs[name])
@@ -85,7 +86,9 @@ def wrap(module: ModuleType) -> None:
 class WrappingFinder(MetaPathFinder):
     """Finds the modules of `ENTRANCES` as Python does, and wraps them when they have been imported."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path) if name in ENTRANCES else None
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module

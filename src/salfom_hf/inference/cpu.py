@@ -5,6 +5,7 @@ import ctypes
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -228,7 +229,7 @@ def tiled_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """[`tiled_attention`] for transformers, and PyTorch's fused attention in training or with a mask."""
     if eligible(query) and attention_mask is None and not dropout:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -32,7 +33,7 @@ class EfficientNetLiteConfig(PreTrainedConfig):
     stage_expansions: list[int] | tuple[int, ...] = (1, 6, 6, 6, 6, 6, 6)
     batch_norm_eps: float = 1e-3
 
-    def validate_stages(self):
+    def validate_stages(self) -> None:
         names = ("channels", "depths", "strides", "kernels", "expansions")
         if len({len(getattr(self, f"stage_{name}")) for name in names}) != 1:
             raise ValueError("stage_channels, _depths, _strides, _kernels and _expansions must have one length.")
@@ -80,14 +81,14 @@ class UMTConfig(PreTrainedConfig):
     attention_dropout: float | int = 0.0
     initializer_range: float = 0.02
 
-    def validate_heads(self):
+    def validate_heads(self) -> None:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
                 f"({self.num_attention_heads})."
             )
 
-    def validate_image_size(self):
+    def validate_image_size(self) -> None:
         if any(side % self.patch_size or side < self.patch_size for side in self.image_height_width):
             raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size}).")
 
@@ -269,7 +270,7 @@ class SalFoMConfig(PreTrainedConfig):
     cc_weight: float | int = 1.0
     initializer_range: float = 0.02
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if __package__ == "salfom_hf.models":
             # What saved code says of itself is for those without this package: transformers would not load the
             # pipeline without `trust_remote_code`, and models saved again would name code that they lack.
@@ -291,7 +292,7 @@ class SalFoMConfig(PreTrainedConfig):
         assert isinstance(self.encoder_config, PreTrainedConfig)  # As `__post_init__` leaves it.
         return encoder_facts(self.encoder_config), self.encoder_config
 
-    def validate_frames(self):
+    def validate_frames(self) -> None:
         facts, encoder = self.encoder_facts()
         frames_per_step = facts.frames_per_step(encoder)
         steps, remainder = divmod(self.num_frames, frames_per_step)
@@ -301,7 +302,7 @@ class SalFoMConfig(PreTrainedConfig):
                 f"'{encoder.model_type}'."
             )
 
-    def validate_image_size(self):
+    def validate_image_size(self) -> None:
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"image_size must be one number or (height, width), not {self.image_size}.")
         facts, encoder = self.encoder_facts()
@@ -312,7 +313,7 @@ class SalFoMConfig(PreTrainedConfig):
                 f"'{encoder.model_type}'."
             )
 
-    def validate_decoder(self):
+    def validate_decoder(self) -> None:
         lengths = {"decoder_channels": 6, "fusion_channels": 2, "tcfe_depths": 3, "tcfe_num_heads": 3}
         for name, length in lengths.items():
             values = getattr(self, name)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +23,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from .configuration_salfom import ENCODERS, EncoderAdapter, encoder_facts, pair
+
+# Features, and the encoder's own output.
+Encoded = tuple[torch.Tensor, ModelOutput]
 
 # Those that transformers does not have: model type → module, class.
 OWN_MODELS = {
@@ -89,7 +93,7 @@ def check_clips(clips: torch.Tensor, num_frames: int, stride: int) -> None:
 
 def encode(
     encoder: PreTrainedModel, clips: torch.Tensor, num_frames: int, projection: nn.Module | None = None, **flags: bool
-) -> tuple[torch.Tensor, ModelOutput]:
+) -> Encoded:
     """
     Clips to their feature volume `(batch, channels, time, rows, columns)`, and the encoder's own output. A frame-wise
     encoder sees a still once, and its volume has one time step; others see it as often as a clip has frames.
@@ -123,7 +127,7 @@ def token_grid(encoder: PreTrainedModel, pixels: torch.Tensor) -> tuple[int, int
     return frames // encoder_facts(config).frames_per_step(config), height // rows, width // columns
 
 
-def video_vit_features(encoder, pixels, **flags):
+def video_vit_features(encoder: PreTrainedModel, pixels: torch.Tensor, **flags: bool) -> Encoded:
     outputs = encoder(pixels, **flags)
     grid = token_grid(encoder, pixels)
     # ViViT has a class token in front.
@@ -131,11 +135,11 @@ def video_vit_features(encoder, pixels, **flags):
     return tokens_to_volume(tokens, grid), outputs
 
 
-def vjepa2_features(encoder, pixels, **flags):
+def vjepa2_features(encoder: PreTrainedModel, pixels: torch.Tensor, **flags: bool) -> Encoded:
     return video_vit_features(encoder, pixels, skip_predictor=True, **flags)
 
 
-def timesformer_features(encoder, pixels, **flags):
+def timesformer_features(encoder: PreTrainedModel, pixels: torch.Tensor, **flags: bool) -> Encoded:
     outputs = encoder(pixels, **flags)
     frames, rows, columns = token_grid(encoder, pixels)
     # A class token, then the patches with time running fastest.
@@ -143,25 +147,25 @@ def timesformer_features(encoder, pixels, **flags):
     return tokens.permute(0, 4, 3, 1, 2), outputs
 
 
-def image_vit_features(encoder, pixels, **flags):
+def image_vit_features(encoder: PreTrainedModel, pixels: torch.Tensor, **flags: bool) -> Encoded:
     outputs = encoder(pixels, **flags)
     _, rows, columns = token_grid(encoder, pixels.unsqueeze(1))
     # The class token and any register tokens stand in front.
     return tokens_to_volume(outputs.last_hidden_state[:, -rows * columns :], (rows, columns)), outputs
 
 
-def convnextv2_features(encoder, pixels, **flags):
+def convnextv2_features(encoder: PreTrainedModel, pixels: torch.Tensor, **flags: bool) -> Encoded:
     outputs = encoder(pixels, **{**flags, "output_hidden_states": True})
     return fuse_scales(*outputs.hidden_states[-3:]), outputs
 
 
-def efficientnet_features(encoder, pixels, **flags):
+def efficientnet_features(encoder: PreTrainedModel, pixels: torch.Tensor, **flags: bool) -> Encoded:
     outputs = encoder(pixels, **{**flags, "output_hidden_states": True})
     by_stride = {pixels.shape[-2] // hidden.shape[-2]: hidden for hidden in outputs.hidden_states}
     return fuse_scales(by_stride[8], by_stride[16], outputs.last_hidden_state), outputs
 
 
-def efficientnet_lite_features(encoder, pixels, **flags):
+def efficientnet_lite_features(encoder: PreTrainedModel, pixels: torch.Tensor, **flags: bool) -> Encoded:
     outputs = encoder(pixels, **flags)
     return fuse_scales(*outputs.feature_maps), outputs
 
@@ -169,7 +173,9 @@ def efficientnet_lite_features(encoder, pixels, **flags):
 # --- Forward methods in place of the encoders' own: positions follow the size of the input ---
 
 
-def videomae_embeddings(embeddings, pixel_values, bool_masked_pos=None):
+def videomae_embeddings(
+    embeddings: Any, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None
+) -> torch.Tensor:
     config = embeddings.config
     features = embeddings.patch_embeddings.projection(pixel_values.transpose(1, 2))
     (height, width), (rows, columns) = pair(config.image_size), pair(config.patch_size)
@@ -178,7 +184,9 @@ def videomae_embeddings(embeddings, pixel_values, bool_masked_pos=None):
     return features.flatten(2).transpose(1, 2) + positions.to(features)
 
 
-def vivit_embeddings(embeddings, pixel_values, interpolate_pos_encoding=True):
+def vivit_embeddings(
+    embeddings: Any, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = True
+) -> torch.Tensor:
     features = embeddings.patch_embeddings.projection(pixel_values.transpose(1, 2))
     (height, width), (patch_height, patch_width) = embeddings.image_size, embeddings.patch_size
     rows, columns = height // patch_height, width // patch_width
@@ -189,7 +197,7 @@ def vivit_embeddings(embeddings, pixel_values, interpolate_pos_encoding=True):
     return embeddings.dropout(torch.cat([cls_token, features.flatten(2).transpose(1, 2)], dim=1) + positions)
 
 
-def timesformer_embeddings(embeddings, pixel_values):
+def timesformer_embeddings(embeddings: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     batch, frames = pixel_values.shape[:2]
     patches = embeddings.patch_embeddings
     features = patches.projection(pixel_values.flatten(0, 1)).unflatten(0, (batch, frames))
@@ -204,7 +212,7 @@ def timesformer_embeddings(embeddings, pixel_values):
     return torch.cat([embeddings.pos_drop(embeddings.cls_token.expand(batch, -1, -1) + of_class), tokens], dim=1)
 
 
-def vjepa2_encoder(encoder, pixel_values_videos, **kwargs):
+def vjepa2_encoder(encoder: Any, pixel_values_videos: torch.Tensor, **kwargs: object) -> BaseModelOutput:
     """With rotary angles of the input's own grid, where the original takes a square one for granted."""
     hidden_states = encoder.embeddings(pixel_values_videos)
     rows, columns = (
@@ -219,7 +227,7 @@ def vjepa2_encoder(encoder, pixel_values_videos, **kwargs):
     return BaseModelOutput(last_hidden_state=encoder.layernorm(hidden_states))
 
 
-def vjepa2_positions(x, masks):
+def vjepa2_positions(x: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return masks.unbind()
 
 
@@ -230,7 +238,7 @@ def unprepared(encoder: PreTrainedModel, num_frames: int) -> None:
     """For encoders that fit as they are."""
 
 
-def prepare_videomae(encoder, num_frames):
+def prepare_videomae(encoder: Any, num_frames: int) -> None:
     encoder.embeddings.forward = partial(videomae_embeddings, encoder.embeddings)
 
 
@@ -246,7 +254,7 @@ class TimesformerLayerShape:
     patch_size: int = 1
 
 
-def prepare_timesformer(encoder, num_frames):
+def prepare_timesformer(encoder: Any, num_frames: int) -> None:
     if encoder.config.attention_type == "space_only":
         raise ValueError("TimeSformer with attention_type 'space_only' averages over time: SalFoM cannot read it.")
     encoder.embeddings.forward = partial(timesformer_embeddings, encoder.embeddings)
@@ -254,25 +262,25 @@ def prepare_timesformer(encoder, num_frames):
         layer.config = TimesformerLayerShape(num_frames)
 
 
-def prepare_vivit(encoder, num_frames):
+def prepare_vivit(encoder: Any, num_frames: int) -> None:
     encoder.pooler = None
     encoder.embeddings.forward = partial(vivit_embeddings, encoder.embeddings)
 
 
-def prepare_vjepa2(encoder, num_frames):
+def prepare_vjepa2(encoder: Any, num_frames: int) -> None:
     encoder.predictor = None
     encoder.encoder.forward = partial(vjepa2_encoder, encoder.encoder)
     for layer in encoder.encoder.layer:
         layer.attention.get_position_ids = vjepa2_positions
 
 
-def prepare_image_vit(encoder, num_frames):
+def prepare_image_vit(encoder: Any, num_frames: int) -> None:
     # Empty rather than None, which DINOv3 could not initialise.
     del encoder.embeddings.mask_token
     encoder.embeddings.mask_token = nn.Buffer(torch.empty(0), persistent=False)
 
 
-def prepare_convnextv2(encoder, num_frames):
+def prepare_convnextv2(encoder: PreTrainedModel, num_frames: int) -> None:
     encoder.layernorm = nn.Identity()
 
 
@@ -280,8 +288,8 @@ def prepare_convnextv2(encoder, num_frames):
 class ReadyAdapter(EncoderAdapter):
     """An adapter with the functions themselves where its entry names them."""
 
-    features: Callable
-    prepare: Callable = unprepared
+    features: Callable[..., Encoded]
+    prepare: Callable[..., None] = unprepared
 
 
 def adapter_for(config: PreTrainedConfig) -> ReadyAdapter:

@@ -21,7 +21,7 @@ from .configuration_salfom import EfficientNetLiteConfig
 class ConvNorm(nn.Sequential):
     """Convolution with TensorFlow's "SAME" padding, batch norm and, unless `activation=False`, ReLU6."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, config: EfficientNetLiteConfig, **options):
+    def __init__(self, inputs: int, outputs: int, kernel: int, config: EfficientNetLiteConfig, **options: int):
         stride, groups = options.get("stride", 1), options.get("groups", 1)
         # "SAME" on an even input puts the odd pixel of padding at the end, which a symmetric padding cannot express.
         self.kernel, self.asymmetric = kernel, stride > 1
@@ -43,7 +43,9 @@ class ConvNorm(nn.Sequential):
 class InvertedResidual(GradientCheckpointingLayer):
     """MobileNetV2 block: 1×1 expansion, depthwise convolution, linear 1×1 projection, residual where shapes allow."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, config):
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, config: EfficientNetLiteConfig
+    ):
         super().__init__()
         width = inputs * expansion
         self.residual = stride == 1 and inputs == outputs

@@ -75,7 +75,7 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: object,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
@@ -100,7 +100,7 @@ class UMTAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(config.hidden_size))
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, hidden_states: torch.Tensor, **kwargs: object) -> tuple[torch.Tensor, torch.Tensor | None]:
         batch, tokens, channels = hidden_states.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = self.qkv(hidden_states) + bias
@@ -142,7 +142,7 @@ class UMTLayer(GradientCheckpointingLayer):
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = UMTMLP(config)
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, **kwargs: object) -> torch.Tensor:
         hidden_states = hidden_states + self.attention(self.norm1(hidden_states), **kwargs)[0]
         return hidden_states + self.mlp(self.norm2(hidden_states))
 

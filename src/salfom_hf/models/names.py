@@ -5,7 +5,7 @@ import os
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub.constants import HF_HOME
 
@@ -77,7 +77,9 @@ def takes_names(kind: type[Class]) -> type[Class]:
     load = kind.from_pretrained.__func__  # type: ignore[attr-defined]
 
     @wraps(load)
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+    def from_pretrained(
+        cls: type, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> Any:
         name = pretrained_model_name_or_path  # None for weights that are given otherwise.
         return load(cls, name if name is None else resolve(name), *args, **kwargs)
 
