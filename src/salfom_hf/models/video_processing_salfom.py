@@ -358,7 +358,13 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         indices = indices[-num_frames:]
         return np.concatenate([indices[:1].repeat(num_frames - len(indices)), indices])
 
-    def _decode_and_sample_videos(self, videos, video_metadata=None, do_sample_frames=None, sample_indices_fn=None):
+    def _decode_and_sample_videos(
+        self,
+        videos: list,
+        video_metadata: Any = None,
+        do_sample_frames: bool | None = None,
+        sample_indices_fn: Any = None,
+    ) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
         all_metadata = make_batched_metadata(videos, video_metadata or [None] * len(videos))
         clips, sampled = [], []
         for video, metadata in zip(videos, all_metadata, strict=True):
@@ -382,7 +388,7 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
             sampled.append(replace(metadata, frames_indices=indices.tolist()))
         return clips, sampled
 
-    def _prepare_input_videos(self, videos, device=None, **kwargs) -> list[torch.Tensor]:
+    def _prepare_input_videos(self, videos: list, device: Any = None, **kwargs: Any) -> list[torch.Tensor]:
         return [video.to(device) if device is not None else video for video in videos]
 
     def target_size(
@@ -446,7 +452,7 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
             frames = (frames - mean) / std
         return frames
 
-    def _preprocess(self, videos: list[torch.Tensor], return_tensors=None, **kwargs) -> BatchFeature:
+    def _preprocess(self, videos: list[torch.Tensor], return_tensors: Any = None, **kwargs: Any) -> BatchFeature:
         clips = []
         for video in videos:
             if video.is_floating_point():
