@@ -1,4 +1,4 @@
-"""`salfom predict` from file to file: drawing and encoding after the network, and beside it.
+"""`salfom predict` from file to file: drawing and encoding after the network, and at the same time.
 
 Encoder and decoder of the network run side by side both times, as `SaliencyPredictor` has them on a CPU.
 

@@ -7,7 +7,7 @@ Fill the cards of this project's own repositories on the Hub: `python hub_cards/
 - `metric.md`: of `spaces/saliency-metrics`
 
 Cards of models that users train or export come from `src/salfom_hf/hub/model.md`, those of exported datasets from
-`dataset.md` beside it.
+`dataset.md` next to it.
 """
 
 import json
@@ -25,7 +25,7 @@ from salfom_hf.hub.cards import METRIC_NAMES, evaluation_of, model_data, read_re
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 WEIGHTS = ROOT / "src" / "salfom_hf" / "weights" / "salfom"
-# Of the card of the shipped weights: name beside it → where it is made.
+# Of the card of the shipped weights: name next to it → where it is made.
 PICTURES = {"demo.jpg": ROOT / "docs" / "demo-desktop.jpg", "failure-cases.jpg": ROOT / "docs" / "failure-cases.jpg"}
 OBSERVERS = 17  # of DHF1K
 

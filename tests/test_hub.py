@@ -212,7 +212,7 @@ def test_with_the_package_no_trust_is_needed(exported, model_folder, tmp_path):
     assert isinstance(pipe, salfom_hf.VideoSaliencyPipeline)
     weights = SalFoMForVideoSaliencyPrediction.from_pretrained(model_folder).state_dict()
     assert all(torch.equal(weight, weights[name]) for name, weight in found[1].state_dict().items())
-    # A model that is saved again has no code beside it, and does not claim to.
+    # A model that is saved again has no code next to it, and does not claim to.
     found[1].save_pretrained(tmp_path)
     assert not {"auto_map", "custom_pipelines"} & set(json.loads((tmp_path / "config.json").read_text()))
 
@@ -336,7 +336,7 @@ def test_a_card_that_is_made_has_the_name_of_its_folder(model_folder, tmp_path):
 
 
 def test_what_a_card_shows_goes_with_it(own_card, tmp_path):
-    """Pictures from beside it, also in folders, and nothing else."""
+    """Pictures from next to it, also in folders, and nothing else."""
     (own_card / "assets").mkdir()
     for name in ("assets/a plot.PNG", "unseen.jpg"):
         (own_card / name).write_bytes(name.encode())

@@ -362,7 +362,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 @contextmanager
 def running(folder, *arguments, slow=False):
-    """The command as a process, whose messages go to a file beside it."""
+    """The command as a process, whose messages go to a file next to it."""
     start = ["-c", SLOW] if slow else ["-m", "salfom_hf.cli"]
     command = [sys.executable, *start, "live", *map(str, arguments), "--device", "cpu"]
     with (folder / "log.txt").open("w") as log:

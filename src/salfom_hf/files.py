@@ -76,7 +76,7 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
     Missing parent folders are made. After any exception the temporary output is gone and what was there before is
     untouched. An empty folder counts as free; a link stays, and the output takes the place that it leads to. Whatever
     happens, the old output or the new one is there: where a system can only rename one after the other, what a process
-    killed in between has left is put back before the next output beside it.
+    killed in between has left is put back before the next output in the same folder.
 
     Raises:
         VideoError: the place is taken and `overwrite` is false, or is a folder that holds other kinds of file than the

@@ -95,7 +95,7 @@ def card(model: str) -> str:
     if not file.is_file():
         return f"The folder {shown(model)} has no card (README.md)."
     text = re.sub(r"\A---\n.*?\n---\n", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
-    # They lie beside it, where no browser reaches them.
+    # They lie next to it, where no browser reaches them.
     return re.sub(r"!\[[^]]*\]\((?!https?://)[^)]*\)", "", text)
 
 

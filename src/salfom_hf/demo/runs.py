@@ -250,7 +250,7 @@ def write_files(
     Write the maps of this part, in seconds, of the source into an empty folder.
 
     Returns:
-        overlay, heat map, and frame with overlay beside it (MP4, or PNG for an image); maps (NPZ) and table (CSV).
+        overlay, heat map, and frame with overlay next to it (MP4, or PNG for an image); maps (NPZ) and table (CSV).
 
     Raises:
         BoundsError: it takes too long.

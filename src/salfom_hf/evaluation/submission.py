@@ -30,7 +30,7 @@ def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike
     Args:
         dataset: rows of DHF1K; labels are not needed.
         method: what gives the maps.
-        output: folder; how it was made is noted beside it, in a file of its name and .json.
+        output: folder; how it was made is noted next to it, in a file of its name and .json.
         overwrite: write all videos anew, and replace those there, whatever model they are of.
 
     Returns:

@@ -45,7 +45,7 @@ class OnnxModel:
 
     Raises:
         GraphError: there is no such graph, it cannot be loaded, or onnxruntime is not installed.
-        LoadError: the configuration beside it cannot be loaded.
+        LoadError: the configuration next to it cannot be loaded.
     """
 
     device, dtype = torch.device("cpu"), torch.float32
@@ -104,7 +104,7 @@ class OnnxPredictor(SaliencyPredictor):
 
     Args:
         model: what computes.
-        processor: the processor beside it.
+        processor: the processor next to it.
         stride: every how many frames a map is computed; those between are interpolated.
         batch_size: windows per call.
     """
