@@ -2,7 +2,7 @@
 One training step: peak memory and samples per second, with and without gradient checkpointing, side by side.
 
     python benchmarks/training_step.py --threads 2 -o docs/measured/training-step.json
-    python benchmarks/training_step.py --device cuda --model salfom-large --batch-size 1 8 --dtype bfloat16
+    python benchmarks/training_step.py --device cuda --model salfom-large --batch-size 1 8 --dtype bfloat16 --ddp
 
 Steps are those of `salfom_hf.train`: mixed precision by accelerate, the paper's loss, clipped gradients, AdamW.
 Weights and clips are random, and no data are read. Every combination runs in a process of its own; samples per second
@@ -17,7 +17,9 @@ from itertools import product
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from measuring import circumstances, described, in_own_process, memory_status, table, tell, timed
@@ -49,6 +51,7 @@ def measured(
     steps: int,
     threads: int | None,
     limit: float | None,
+    ddp: bool,
 ) -> tuple[list[float], float] | None:
     """(seconds of each step, peak GiB of this process or of the device), or `None` if the memory is not enough."""
     if threads:
@@ -59,7 +62,7 @@ def measured(
         # Rather an error of this process than the end of another one.
         resource.setrlimit(resource.RLIMIT_DATA, (int(limit * 2**30),) * 2)
     try:
-        seconds = step_times(name, device, dtype, batch_size, checkpointing, steps)
+        seconds = step_times(name, device, dtype, batch_size, checkpointing, steps, ddp)
     except RuntimeError as error:
         # PyTorch has no class of its own for a CPU that runs out of memory.
         if "memory" not in str(error):
@@ -69,7 +72,9 @@ def measured(
     return seconds, peak
 
 
-def step_times(name: str, device: str, dtype: str, batch_size: int, checkpointing: bool, steps: int) -> list[float]:
+def step_times(
+    name: str, device: str, dtype: str, batch_size: int, checkpointing: bool, steps: int, ddp: bool
+) -> list[float]:
     """Seconds of each step but the first, which makes what the optimizer keeps."""
     accelerator = Accelerator(mixed_precision={"float32": "no", "bfloat16": "bf16"}[dtype], cpu=device == "cpu")
     model = random_model(name)
@@ -80,6 +85,11 @@ def step_times(name: str, device: str, dtype: str, batch_size: int, checkpointin
     model, optimizer = accelerator.prepare(model, make_optimizer(model, TrainingConfig()))
     train_mode(model)
     config = model.config
+    if ddp:
+        # accelerate wraps models of several processes only.
+        options = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", **options)
+        model = DistributedDataParallel(model)
     height, width = config.image_height_width
     clips = torch.randn(batch_size, config.num_frames, 3, height, width, device=accelerator.device)
     density = torch.rand(batch_size, height, width, device=accelerator.device)
@@ -102,6 +112,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1], help="clips per step, default 1")
     parser.add_argument("--steps", type=int, default=3, help="that are timed, after one more; default %(default)s")
+    parser.add_argument("--ddp", action="store_true", help="wrapped as in training by several processes, but in one")
     parser.add_argument("--rounds", type=int, default=1, help="turns of each combination, default %(default)s")
     parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
     parser.add_argument(
@@ -124,7 +135,7 @@ def main(given: list[str] | None = None) -> None:
                 bar.set_description(f"{name} {dtype} batch {batch_size}{' checkpointing' * checkpointing}")
                 run = partial(in_own_process, measured, name, args.device, dtype, batch_size, checkpointing)
                 try:
-                    result = run(args.steps, args.threads, args.memory)
+                    result = run(args.steps, args.threads, args.memory, args.ddp)
                 except BrokenProcessPool:  # The system has ended it.
                     result = None
                 found[name, dtype, batch_size, checkpointing].append(result)
@@ -143,7 +154,7 @@ def main(given: list[str] | None = None) -> None:
             row["samples per second"] = batch_size / statistics.median(row["seconds"])
             row["peak memory, GiB"] = max(run[1] for run in fine)
         rows.append(row)
-    told = f"Random weights and clips. {described(about)}.\n\n{table(COLUMNS, rows)}"
+    told = f"Random weights and clips{', wrapped for DDP' * args.ddp}. {described(about)}.\n\n{table(COLUMNS, rows)}"
     if any(row["samples per second"] is None for row in rows):
         told += "\n\nA dash: the memory was not enough" + (
             f"; a process could take {args.memory:g} GiB." if args.memory and args.device == "cpu" else "."

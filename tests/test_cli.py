@@ -663,3 +663,18 @@ def test_what_a_folder_holds_besides_is_told(folder, salfom):
 def test_every_unknown_kind_is_tried_when_named(folder, salfom):
     os.rename("clip.mp4", "clip.unknown")
     assert salfom("clip.unknown", "-o", "out.npz", "--format", "npz")[0] == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-3), ("bfloat16", 0.1)])
+def test_predicting_on_a_gpu(tmp_path, dtype, tolerance):
+    """The weights in this package on the example clip; half precision of the file is 1e-3 at most."""
+    maps = []
+    for device, computed_in in (("cpu", "float32"), ("cuda", dtype)):
+        output = tmp_path / f"{device}.npz"
+        line = ["predict", str(pretrained.EXAMPLE), "-o", str(output), "--format", "npz", "--duration", "1"]
+        assert cli.main([*line, "--device", device, "--dtype", computed_in]) == 0
+        with np.load(output) as data:
+            maps.append(data["maps"].astype(np.float32))
+    assert np.abs(maps[0] - maps[1]).max() < tolerance
+    assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.999

@@ -4,6 +4,7 @@ The reference was computed in float64 by the released code from weights that a f
 stored. Where the maps differ, the values kept from inside the network show at which module the two part.
 """
 
+import copy
 import json
 import math
 import zlib
@@ -132,6 +133,20 @@ def test_prepared_for_inference_it_agrees_too(converted, clip, reference, monkey
     difference = np.abs(saliency - reference["saliency"]).max()
     print(f"map: {difference:.1e}")
     assert difference < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_agrees_with_the_released_network(converted, clip, reference, dtype, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    model = copy.deepcopy(converted[0]).to("cuda", dtype)
+    with torch.inference_mode():
+        saliency = model(clip.to("cuda", dtype)).saliency.float().cpu().numpy()
+    difference = np.abs(saliency - reference["saliency"]).max()
+    correlation = np.corrcoef(saliency.ravel(), reference["saliency"].ravel())[0, 1]
+    print(f"{dtype}: map {difference:.1e}, correlation {correlation:.6f}")
+    assert difference < 1e-5 if dtype == torch.float32 else correlation > 0.999
 
 
 @pytest.mark.skipif(

@@ -154,6 +154,13 @@ def test_a_gpu_gives_the_same_maps(model, processor, stride, batch_size, monkeyp
     np.testing.assert_allclose(on_gpu.predict(VIDEO[:1]), alone, atol=1e-4)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_compiling_on_a_gpu(umt_model, processor):
+    expected = SaliencyPredictor(umt_model, processor, batch_size=4).predict(VIDEO)
+    compiled = SaliencyPredictor(copy.deepcopy(umt_model).cuda(), processor, batch_size=4, compile=True)
+    np.testing.assert_allclose(compiled.predict(VIDEO), expected, atol=1e-4)
+
+
 def test_later_frames_do_not_change_earlier_maps(model, processor):
     changed = VIDEO.copy()
     changed[6] = 255 - changed[6]

@@ -278,3 +278,15 @@ def test_an_unexpected_error_ends_the_program(data, encoder, environment, tmp_pa
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert done.stderr.rstrip().endswith("KeyError: 'unexpected'")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_on_a_gpu_as_one_of_several_processes(data, encoder, tmp_path):
+    """With NCCL, as torchrun and accelerate start it on many cards."""
+    line = eventful(data, encoder, tmp_path / "run", mixed_precision="bf16", epochs=1)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
+    done = subprocess.run([*start, "-m", "salfom_hf.train", *line], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert read_log(tmp_path / "run")[-1]["memory_gb"] > 0
