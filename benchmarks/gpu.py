@@ -101,11 +101,13 @@ def predict(predictor: SaliencyPredictor, output: Path, way: str) -> float:
 
 
 def busy_share(predictor: SaliencyPredictor, output: Path, way: str) -> float | None:
-    """The share of the time in which the GPU computes or copies."""
+    """The share of the time in which the GPU computes or copies; `None` without one."""
+    if predictor.model.device.type == "cpu":
+        return None
     with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as recorded:
         seconds = predict(predictor, output, way)
     on_device = sum(event.self_device_time_total for event in recorded.key_averages())
-    return on_device / 1e6 / seconds or None
+    return on_device / 1e6 / seconds
 
 
 def file_to_file(device: str, output: Path | None) -> None:
