@@ -40,7 +40,7 @@ from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor
 from salfom_hf.inference import cpu
 from salfom_hf.inference.benchmarking import EXAMPLE, random_model
 from salfom_hf.inference.predictor import saliency_maps
-from salfom_hf.inference.shared_windows import can_share_windows
+from salfom_hf.inference.sliding_window import sees_single_frames
 from salfom_hf.video import read_frames
 
 TURN = 0.5  # seconds that each way's turn lasts at least: of a quick network, many calls
@@ -183,7 +183,7 @@ def ways_of(
     def way(name: str, network, dtype: str, batch_size: int) -> Way:
         weights = sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers())) / 2**20
         own = getattr(torch, dtype)
-        if name == "predictor" and can_share_windows(network):
+        if name == "predictor" and sees_single_frames(network):
             calls, operations = maps_by_stream(network, frames.to(own), batch_size), of_stream[dtype]
         else:
             calls, operations = maps_by_window(network, clips[:batch_size].to(own)), per_window
@@ -194,7 +194,7 @@ def ways_of(
     ways = [way("reference", reference, "float32", 1)]
     for dtype in dtypes:
         weights = model if dtype == "float32" else copy.deepcopy(model).to(getattr(torch, dtype))
-        if can_share_windows(weights):
+        if sees_single_frames(weights):
             of_stream[dtype] = stream_operations(weights, frames.to(weights.dtype))
         networks = {"windows": weights, "predictor": cpu.prepare_for_inference(variant_of(weights))}
         if compile_mode is not None:

@@ -155,7 +155,8 @@ def test_a_gpu_gives_the_same_maps(model, processor, stride, batch_size, monkeyp
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_compiling_on_a_gpu(umt_model, processor):
+def test_compiling_on_a_gpu(umt_model, processor, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     expected = SaliencyPredictor(umt_model, processor, batch_size=4).predict(VIDEO)
     compiled = SaliencyPredictor(copy.deepcopy(umt_model).cuda(), processor, batch_size=4, compile=True)
     np.testing.assert_allclose(compiled.predict(VIDEO), expected, atol=1e-4)

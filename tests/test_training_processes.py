@@ -289,4 +289,4 @@ def test_training_on_a_gpu_as_one_of_several_processes(data, encoder, tmp_path):
     assert done.returncode == 0, done.stderr
     weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())
-    assert read_log(tmp_path / "run")[-1]["memory_gb"] > 0
+    assert read_log(tmp_path / "run")[0]["memory_gb"] > 0

@@ -157,8 +157,9 @@ class SaliencyPredictor:
                         raise ValueError("All frames of a video must have one size; resize them to the first one's.")
                     waiting.append(frame)
                     with stage("preprocess"):
-                        pixels = pixels_of(frame.image).to(self.model.device)
-                        pixels = self.processor.prepare_frames(pixels, still=still)[0].to(self.model.dtype)
+                        # Resized on the CPU, whose rounding no GPU has: so all devices see the same picture.
+                        pixels = self.processor.prepare_frames(pixels_of(frame.image), still=still)[0]
+                        pixels = pixels.to(self.model.device, self.model.dtype)
                     yield pixels
 
             with closing(saliency_maps(self.model, prepared(), self.stride, self.batch_size, still)) as maps:

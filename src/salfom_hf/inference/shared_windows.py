@@ -367,8 +367,11 @@ class FrameEncoder:
 
 
 def can_share_windows(model: SalFoMForVideoSaliencyPrediction) -> bool:
-    """Whether the encoder sees single frames and no module, such as one of PEFT, changes what the weights compute."""
-    if not isinstance(model, nn.Module):  # One that was exported.
+    """
+    Whether the encoder sees single frames and no module, such as one of PEFT, changes what the weights compute; and
+    the model is on a CPU: a GPU computes whole windows by the dozen sooner than it starts so many small layers.
+    """
+    if not isinstance(model, nn.Module) or model.device.type != "cpu":  # One that was exported is no module.
         return False
     # Code that came with a model is this package's, but transformers may load it twice, under two names.
     known = ("torch.nn.", "transformers.", "transformers_modules.", "salfom_hf.")
@@ -387,7 +390,7 @@ def shared_maps(
     encode, decoder = FrameEncoder(model.salfom), StreamingDecoder(model, (height, width))
     threads = torch.get_num_threads()
     # Two networks side by side, each on half of the threads, wait less for each other than one on all of them.
-    beside = model.device.type == "cpu" and threads > 1 and batch_size > 1
+    beside = threads > 1 and batch_size > 1
 
     @torch.inference_mode()
     def encode_one(frame: torch.Tensor) -> torch.Tensor:

@@ -58,10 +58,13 @@ class UMTEmbeddings(nn.Module):
         _, frames, _, height, width = pixel_values_videos.shape
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(f"Frames of {height}x{width} pixels do not divide into patches of {self.patch_size}.")
-        volume = pixel_values_videos.transpose(1, 2).to(self.patch_embedding.weight.dtype)
-        tokens = self.patch_embedding(volume).flatten(2).transpose(1, 2)
-        positions: torch.Tensor = self.position_embeddings
         grid = (frames, height // self.patch_size, width // self.patch_size)
+        # The convolution as a matrix product: its tokens lie in memory as all layers read and write them.
+        weight, bias = self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
+        patches = pixel_values_videos.unflatten(4, (grid[2], -1)).unflatten(3, (grid[1], -1))
+        patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
+        tokens = F.linear(patches.to(weight.dtype), weight, bias)
+        positions: torch.Tensor = self.position_embeddings
         if grid != self.grid:
             positions = interpolate_positions(positions, self.grid, grid)
         return tokens + positions
