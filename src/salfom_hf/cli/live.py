@@ -120,7 +120,7 @@ class Status:
 
 def live(args: argparse.Namespace) -> int:
     from ..inference.live import PictureServer, Reader, Slot, StreamWriter, predict_live, show, taken, warm_up
-    from ..video.reading import image_of
+    from ..video.frames import image_of
 
     to_file = args.output is not None and args.output != "-" and "://" not in args.output
     if args.output == "-" and os.isatty(1):

@@ -29,7 +29,8 @@ from ..inference.predictor import SaliencyFrame, SaliencyPredictor
 from ..inference.results import write_npz
 from ..models.video_processing_salfom import resize_map
 from ..video.drawing import heatmap, overlay
-from ..video.reading import FILE_PROTOCOL, IMAGE_SUFFIXES, VideoInfo, probe, read_frames
+from ..video.pictures import IMAGE_SUFFIXES
+from ..video.reading import FILE_PROTOCOL, VideoInfo, probe, read_frames
 from ..video.writing import VideoWriter
 from .attention import Attention, attention
 

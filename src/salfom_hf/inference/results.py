@@ -17,7 +17,8 @@ from PIL import Image
 from ..errors import VideoError
 from ..files import Inputs, atomic_output, check_free, check_suffix, may_be_folder
 from ..video.drawing import heatmap, overlay, side_by_side, to_gray
-from ..video.reading import IMAGE_SUFFIXES, READ_IMAGES, VideoInfo, image_files
+from ..video.pictures import IMAGE_SUFFIXES, READ_IMAGES, image_files
+from ..video.reading import VideoInfo
 from ..video.writing import CONTAINERS, VideoWriter
 from .profiling import stage
 from .threads import in_background

@@ -20,7 +20,8 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
-from ..video.reading import IMAGE_RATE, Frame, probe, read_frames, rgb_of
+from ..video.pictures import IMAGE_RATE, rgb_of
+from ..video.reading import Frame, probe, read_frames
 from .losses import gaussian_blur
 from .names import takes_names
 

@@ -14,7 +14,8 @@ import numpy as np
 from av.container import InputContainer
 
 from ..errors import VideoError, reported
-from .reading import image_of, name_of, opened, playable_stream, quarter_turns
+from .frames import image_of, is_turned
+from .reading import name_of, opened, playable_stream
 
 # Codecs whose packets hold just one frame that is shown, as demuxers cut them.
 _ONE_FRAME_PER_PACKET = frozenset({"av1", "h264", "hevc", "libdav1d", "mjpeg", "mpeg2video", "mpeg4", "vp9"})
@@ -67,8 +68,8 @@ def read_frames_at(
     for key in dict.fromkeys((index.key_before(indices[0]), 0)):
         for number, frame in _numbered(source, key, index):
             while position < len(indices) and number == index.order[indices[position]]:
-                turned = quarter_turns(frame) % 2
-                yield image_of(frame, (index.width, index.height) if turned else (index.height, index.width))
+                size = (index.width, index.height) if is_turned(frame) else (index.height, index.width)
+                yield image_of(frame, size)
                 position += 1
             if position == len(indices):
                 return

@@ -13,7 +13,9 @@ from av.container import InputContainer
 
 from ..errors import VideoError, listed, reported
 from ..files import atomic_output, check_free
-from .reading import FILE_PROTOCOL, ONE_THREAD, exact_part, image_files, opened, origin_of, video_stream
+from .frames import ONE_THREAD
+from .pictures import image_files
+from .reading import FILE_PROTOCOL, exact_part, opened, origin_of, video_stream
 
 _BT709 = _LIMITED = 1  # FFmpeg's numbers for the colours written, which all players know.
 # As good to the eye as slower presets, in files a quarter larger: all of the processor is needed for prediction.

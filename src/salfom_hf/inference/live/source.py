@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import av
 
 from ...errors import VideoError, reported
-from ...video.reading import FILE_PROTOCOL, IMAGE_RATE, MIN_SIDE, video_stream
+from ...video.pictures import IMAGE_RATE
+from ...video.reading import FILE_PROTOCOL, MIN_SIDE, video_stream
 from .slot import LiveFrame, Slot
 
 SILENCE = 10  # seconds without data, or without a connection, after which a source or an output has failed

@@ -1,0 +1,52 @@
+"""Decoded frames to pictures: uint8 (height, width, 3) RGB, upright."""
+
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+# Since PyAV 17 each frame's conversion starts threads of its own, which takes longer than the conversion.
+ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
+
+
+def image_of(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Return a decoded frame as uint8 (height, width, 3) RGB, upright, scaled to `size` (height, width) if given."""
+    if frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
+        image = over_black(frame.to_ndarray(format="rgba", **ONE_THREAD))
+    else:
+        image = frame.to_ndarray(format="rgb24", **ONE_THREAD)
+    image = _upright(image, _matrix(frame))
+    return image if size is None else fit(image, size)
+
+
+def is_turned(frame: av.VideoFrame) -> bool:
+    """Whether the frame is shown with its width as the height."""
+    (a, b), _ = _matrix(frame)
+    return abs(b) > abs(a)
+
+
+def _matrix(frame: av.VideoFrame) -> np.ndarray:
+    """The display matrix's part (2, 2) that turns and mirrors: places (x, y) in the frame @ matrix are those shown."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    return np.eye(2) if data is None else np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2].astype(float)
+
+
+def _upright(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Turn and mirror as the display matrix says, by the nearest quarter turn."""
+    if abs(matrix[0, 1]) > abs(matrix[0, 0]):
+        image, matrix = image.swapaxes(0, 1), matrix[::-1]
+    steps = tuple(-1 if sign < 0 else 1 for sign in np.diag(matrix)[::-1])
+    return np.ascontiguousarray(image[:: steps[0], :: steps[1]])
+
+
+def over_black(rgba: np.ndarray) -> np.ndarray:
+    rgb, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:]
+    return ((rgb * alpha + 127) // 255).astype(np.uint8)
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    height, width = size
+    if image.shape[:2] == size:
+        return image
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
