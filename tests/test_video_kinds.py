@@ -5,10 +5,30 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from numbered_video import HEIGHT, WIDTH, make_video, numbered, numbers
+from numbered_video import HEIGHT, WIDTH, make_video, number_of, numbered, numbers
+from salfom_hf import cli
+from salfom_hf.errors import VideoError
+from salfom_hf.inference.results import default_output
 from salfom_hf.video.reading import probe, read_frames
 from salfom_hf.video.seeking import read_frames_at
+from salfom_hf.video.writing import VideoWriter
+
+
+@pytest.fixture
+def predict(model_folder, tmp_path, capsys):
+    """Runs `salfom predict` for a video beside its picture, and gives the numbers, times and durations of frames."""
+
+    def predict(source, *options):
+        output = tmp_path / "predicted.mp4"
+        command = ["predict", str(source), "--model", str(model_folder), "-o", str(output), "--format", "side-by-side"]
+        assert cli.main([*command, "--overwrite", *options]) == 0, capsys.readouterr().err
+        frames = list(read_frames(output))
+        halves = [frame.image[:, : frame.image.shape[1] // 2] for frame in frames]
+        return [(number_of(i), float(f.timestamp), float(f.duration)) for i, f in zip(halves, frames, strict=True)]
+
+    return predict
 
 
 def with_matrix(path, a, b, c, d):
@@ -76,3 +96,92 @@ def make_tracks(path, tracks):
 def test_the_default_track_is_shown_else_the_largest(tmp_path, tracks, shown):
     path = make_tracks(tmp_path / "tracks.mkv", tracks)
     assert numbers(path) == list(range(shown, shown + 10))
+
+
+def frames_and_times(path, **part):
+    return [(number_of(f.image), float(f.timestamp), float(f.duration)) for f in read_frames(path, **part)]
+
+
+@pytest.fixture(scope="module")
+def long_frames(tmp_path_factory):
+    """Frames at 0, 0.1, 0.2 and 2 seconds, of which the last is shown for 3 seconds."""
+    path = tmp_path_factory.mktemp("long") / "long.mp4"
+    with VideoWriter(path, WIDTH, HEIGHT, Fraction(25)) as writer:
+        for number, begin, length in ((0, 0, 0.1), (1, 0.1, 0.1), (2, 0.2, 1.8), (3, 2, 3)):
+            writer.write(numbered(number), Fraction(str(begin)), Fraction(str(length)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ({}, [(0, 0, 0.1), (1, 0.1, 0.1), (2, 0.2, 1.8), (3, 2, 3)]),
+        ({"start": 1.3, "duration": 0.5}, [(2, 1.3, 0.5)]),
+        ({"start": 1.3, "duration": 1}, [(2, 1.3, 0.7), (3, 2, 0.3)]),
+        ({"start": 3.5}, [(3, 3.5, 1.5)]),
+        ({"start": 0.1, "duration": 0.1}, [(1, 0.1, 0.1)]),
+    ],
+)
+def test_a_part_begins_with_the_frame_on_screen_and_ends_with_the_range(long_frames, part, expected):
+    assert frames_and_times(long_frames, **part) == [pytest.approx(frame) for frame in expected]
+
+
+def test_nothing_is_on_screen_after_the_last_frame(long_frames):
+    with pytest.raises(VideoError, match=r"No frame at or after 5\.00 s in .*, which is 5\.00 s long"):
+        next(read_frames(long_frames, start=5))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
+@pytest.mark.parametrize("count", [1, 2, 3, 12])
+def test_the_last_frame_is_written_as_long_as_it_is_shown(tmp_path, suffix, count):
+    path = tmp_path / f"long{suffix}"
+    with VideoWriter(path, WIDTH, HEIGHT, Fraction(25)) as writer:
+        for number in range(count):
+            writer.write(
+                numbered(number), Fraction(number, 25), Fraction(1, 25) if number < count - 1 else Fraction(3)
+            )
+    assert frames_and_times(path)[-1] == pytest.approx((count - 1, (count - 1) / 25, 3), abs=2e-3)
+    with av.open(str(path)) as container:
+        assert container.duration / av.time_base == pytest.approx((count - 1) / 25 + 3, abs=2e-3)
+
+
+def test_gifs_keep_the_duration_of_their_last_frame(tmp_path, predict):
+    images = [Image.fromarray(numbered(i)) for i in range(4)]
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=[100, 100, 100, 3000])
+    assert frames_and_times(tmp_path / "a.gif")[-1] == pytest.approx((3, 0.3, 3))
+    assert [round(frame[2], 2) for frame in predict(tmp_path / "a.gif")] == [0.1, 0.1, 0.1, 3]
+    assert predict(tmp_path / "a.gif", "--start", "2", "--duration", "1") == [pytest.approx((3, 0, 1))]
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".png", ".avif"])
+def test_all_frames_of_animated_pictures_are_read_with_their_durations(tmp_path, suffix, predict):
+    images = [Image.fromarray(numbered(i)) for i in range(4)]
+    path, lengths = tmp_path / f"animated{suffix}", [100, 200, 100, 1000]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=lengths)
+    expected = [(0, 0, 0.1), (1, 0.1, 0.2), (2, 0.3, 0.1), (3, 0.4, 1)]
+    assert frames_and_times(path) == [pytest.approx(frame) for frame in expected]
+    assert frames_and_times(path, start=0.2, duration=0.2) == [
+        pytest.approx((1, 0.2, 0.1)),
+        pytest.approx((2, 0.3, 0.1)),
+    ]
+    info = probe(path)
+    assert (info.num_frames, info.duration, info.frame_rate) == (4, 1.4, Fraction(20, 7))
+    assert predict(path) == [pytest.approx(frame) for frame in expected]
+    assert default_output(path, "overlay") == tmp_path / "animated_overlay.mp4"
+
+
+def test_pages_of_a_tiff_are_frames_but_for_smaller_copies(tmp_path):
+    images = [Image.fromarray(numbered(i)) for i in range(3)]
+    images[0].save(tmp_path / "pages.tif", save_all=True, append_images=images[1:])
+    assert frames_and_times(tmp_path / "pages.tif") == [pytest.approx((i, i / 25, 1 / 25)) for i in range(3)]
+    small = images[1].resize((32, 24))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    images[0].save(tmp_path / "copy.tif", save_all=True, append_images=[small])
+    assert probe(tmp_path / "copy.tif").num_frames == 1
+
+
+def test_the_picture_that_stands_for_an_animated_png_is_no_frame(tmp_path):
+    images = [Image.fromarray(numbered(i)) for i in range(3)]
+    path = tmp_path / "a.png"
+    images[0].save(path, save_all=True, append_images=images[1:], default_image=True, duration=100)
+    assert numbers(path) == [1, 2]

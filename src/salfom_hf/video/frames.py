@@ -29,7 +29,9 @@ def is_turned(frame: av.VideoFrame) -> bool:
 def _matrix(frame: av.VideoFrame) -> np.ndarray:
     """The display matrix's part (2, 2) that turns and mirrors: places (x, y) in the frame @ matrix are those shown."""
     data = frame.side_data.get("DISPLAYMATRIX")
-    return np.eye(2) if data is None else np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2].astype(float)
+    if data is None:
+        return np.eye(2)
+    return np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2].astype(float)  # type: ignore[call-overload]
 
 
 def _upright(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from av.stream import Disposition
 
 from ..errors import VideoError, refuse_pipe, reported
 from .frames import fit, image_of, is_turned
-from .pictures import IMAGE_RATE, image_files, load_image
+from .pictures import IMAGE_RATE, animation, image_files, is_animated, load_image
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -34,11 +34,11 @@ FILE_PROTOCOL = "file:"  # Keeps a colon in a file's name from being taken for a
 # Matroska rounds timestamps to milliseconds, so a frame may lie half of one before the time it stands for.
 _TOLERANCE = Fraction(1, 2000)
 # Tracks that are no video of their own: covers, chapters' pictures and parts of another track.
-_NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image | Disposition.dependent
+_NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 # Called with the width and height, in pixels, of what a video's decoder holds.
 Check = Callable[[int, int], None]
-# A frame's timestamp, and what makes its image.
-_Timed = tuple[Fraction, Callable[[], np.ndarray]]
+# A frame's timestamp, how long it is shown as far as the file says, in seconds, and what makes its image.
+_Timed = tuple[Fraction, Fraction, Callable[[], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,14 @@ class VideoInfo:
 
 
 class Frame(NamedTuple):
-    """One picture: `image` is uint8 (height, width, 3) RGB; `timestamp` is in seconds from the source's beginning."""
+    """
+    One picture: `image` is uint8 (height, width, 3) RGB; `timestamp`, from the source's beginning, and `duration`, for
+    which it is shown, are in seconds.
+    """
 
     image: np.ndarray
     timestamp: Fraction
+    duration: Fraction | None = None
 
 
 def probe(path: str | os.PathLike[str], check: Check | None = None) -> VideoInfo:
@@ -74,7 +78,9 @@ def probe(path: str | os.PathLike[str], check: Check | None = None) -> VideoInfo
     images = image_files(path)
     if images:
         height, width, _ = load_image(images[0]).shape
-        info = VideoInfo(path, width, height, IMAGE_RATE, len(images), float(len(images) / IMAGE_RATE), False)
+        lengths = [length for length, _ in animation(path)] if is_animated(path) else [1 / IMAGE_RATE] * len(images)
+        length = sum(lengths, Fraction(0))
+        info = VideoInfo(path, width, height, len(lengths) / length, len(lengths), float(length), False)
     else:
         info = _probe_video(path, check)
     if min(info.width, info.height) < MIN_SIDE:
@@ -85,7 +91,9 @@ def probe(path: str | os.PathLike[str], check: Check | None = None) -> VideoInfo
 def read_frames(
     path: str | os.PathLike[str], start: float = 0.0, duration: float | None = None, check: Check | None = None
 ) -> Iterator[Frame]:
-    """Yield the frames with `start` <= timestamp < `start` + `duration` (both in seconds), decoding as it goes.
+    """Yield the frames shown from `start` for `duration` (both in seconds), decoding as it goes.
+
+    The first is the frame on screen at `start`, which becomes its timestamp; no frame is shown beyond the range.
 
     Memory does not grow with the length of the source. Timestamps strictly increase and are those of the source, even
     when it varies its frame rate; frames without one follow at the average rate. Every frame has the size that `probe`
@@ -107,24 +115,51 @@ def read_frames(
         raise VideoError(f"Cannot read {duration} s of {path}; give a duration of more than 0 seconds.")
     info = probe(path, check)
     first, length = exact_part(start, duration)
-    end = None if length is None else first + length - _TOLERANCE
+    end = None if length is None else first + length
     images = image_files(path)
     timed: Iterable[_Timed]
-    if images:
-        timed = ((number / IMAGE_RATE, partial(load_image, file)) for number, file in enumerate(images))
+    if is_animated(path):
+        timed = _timed_animation(path)
+    elif images:
+        timed = ((n / IMAGE_RATE, 1 / IMAGE_RATE, partial(load_image, file)) for n, file in enumerate(images))
     else:
         timed = _seek_video(info, first, check)
     empty = True
-    for timestamp, load in timed:
-        if end is not None and timestamp >= end:
+    for timestamp, until, load in _until_next(timed):
+        if end is not None and timestamp >= end - _TOLERANCE:
             break
-        if timestamp >= first - _TOLERANCE:
-            empty = False
-            yield Frame(fit(load(), (info.height, info.width)), timestamp)
+        if until > first + _TOLERANCE:
+            empty, timestamp = False, max(timestamp, first)
+            until = until if end is None else min(until, end)
+            yield Frame(fit(load(), (info.height, info.width)), timestamp, until - timestamp)
     if empty:
-        until = "" if end is None else f" and before {float(end):.2f} s"
+        before = "" if end is None else f" and before {float(end):.2f} s"
         which = "" if info.duration is None else f", which is {info.duration:.2f} s long"
-        raise VideoError(f"No frame at or after {start:.2f} s{until} in {path}{which}; choose another range.")
+        raise VideoError(f"No frame at or after {start:.2f} s{before} in {path}{which}; choose another range.")
+
+
+def _timed_animation(path: Path) -> Iterator[_Timed]:
+    begin = Fraction(0)
+    for length, image in animation(path):
+        yield begin, length, partial(np.asarray, image)
+        begin += length
+
+
+def _until_next(timed: Iterable[_Timed]) -> Iterator[_Timed]:
+    """The frames, each with the time of the next one in place of its duration."""
+    shown: _Timed | None = None
+    failure = None
+    try:
+        for following in timed:
+            if shown:
+                yield shown[0], following[0], shown[2]
+            shown = following
+    except VideoError as error:  # The file breaks off, after this frame.
+        failure = error
+    if shown:
+        yield shown[0], shown[0] + shown[1], shown[2]
+    if failure:
+        raise failure
 
 
 def exact_part(start: float, duration: float | None) -> tuple[Fraction, Fraction | None]:
@@ -250,7 +285,8 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
             elif now <= last:
                 now = last + period / 2  # Half a step lets the frames after a repeated timestamp keep theirs.
             last = now
-            yield now, partial(image_of, frame)
+            length = frame.duration * tick if frame.duration else period
+            yield now, length, partial(image_of, frame)
 
 
 def _seek_video(info: VideoInfo, start: Fraction, check: Check | None) -> Iterable[_Timed]:
