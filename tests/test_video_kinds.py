@@ -185,3 +185,66 @@ def test_the_picture_that_stands_for_an_animated_png_is_no_frame(tmp_path):
     path = tmp_path / "a.png"
     images[0].save(path, save_all=True, append_images=images[1:], default_image=True, duration=100)
     assert numbers(path) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("aspect", "shown"), [(Fraction(16, 11), (94, 48)), (Fraction(1, 2), (64, 96)), (1, (64, 48)), (1000, (64, 48))]
+)
+def test_pixels_that_are_not_square_are_shown_in_their_shape(tmp_path, aspect, shown):
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
+        for number in range(5):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(number)).reformat(format="yuv420p")))
+        output.mux(stream.encode(None))
+    info = probe(path)
+    assert (info.width, info.height) == shown
+    assert numbers(path) == list(range(5))
+    assert next(read_frames(path)).image.shape == next(read_frames_at(path, [3])).shape == (shown[1], shown[0], 3)
+
+
+@pytest.mark.parametrize("curve", ["hlg", "pq"])
+def test_hdr_is_read_in_the_colours_of_ordinary_video(tmp_path, curve):
+    colours = np.array([[200, 40, 40], [40, 160, 60], [50, 60, 190], [128, 128, 128], [0, 0, 0]], np.uint8)
+    light = (colours / 255) ** 2.4  # 1 is white, of 100 cd/m².
+    to_2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
+    light = light @ to_2020.T
+    if curve == "pq":
+        power = (light / 100) ** 0.1593017578125
+        signal = ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+    else:
+        luminance = (light / 10) @ [0.2627, 0.6780, 0.0593]
+        scene = light / 10 * np.maximum(luminance, 1e-9)[:, None] ** (1 / 1.2 - 1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            upper = 0.17883277 * np.log(12 * scene - 0.28466892) + 0.55991073
+        signal = np.where(scene <= 1 / 12, np.sqrt(3 * scene), upper)
+    picture = (signal * 255).round().astype(np.uint8).repeat(16, axis=0)[None].repeat(48, axis=0)
+    path = tmp_path / "hdr.mkv"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "bgr0"
+        stream.codec_context.color_trc = {"pq": 16, "hlg": 18}[curve]
+        stream.codec_context.color_primaries = 9
+        output.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture)).reformat(format="bgr0")))
+        output.mux(stream.encode(None))
+    for image in (next(read_frames(path)).image, next(read_frames_at(path, [0]))):
+        assert np.abs(image[24, 8::16].astype(int) - colours).max() <= 16
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_transparency_of_webm_is_put_over_black(tmp_path, codec):
+    path = tmp_path / "clear.webm"
+    rgba = np.full((HEIGHT, WIDTH, 4), (255, 0, 0, 128), np.uint8)
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(codec, rate=25, options={"auto-alt-ref": "0"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuva420p"
+        stream.metadata["alpha_mode"] = "1"
+        for _ in range(3):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format="yuva420p")))
+        output.mux(stream.encode(None))
+    frames = [frame.image for frame in read_frames(path)]
+    assert len(frames) == 3
+    for image in (*frames, *read_frames_at(path, [0, 2])):
+        assert np.abs(image.astype(int) - (127, 0, 0)).max() <= 4

@@ -18,7 +18,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from ..errors import VideoError, refuse_pipe, reported
-from .frames import fit, image_of, is_turned
+from .frames import decoder_of, fit, image_of, is_turned, square_pixels
 from .pictures import IMAGE_RATE, animation, image_files, is_animated, load_image
 
 VIDEO_SUFFIXES = frozenset(
@@ -46,7 +46,7 @@ class VideoInfo:
     """What is known of a source before reading all of it."""
 
     path: Path
-    width: int  # pixels, after rotation
+    width: int  # square pixels, after rotation
     height: int
     frame_rate: Fraction  # the average, in frames per second
     num_frames: int | None  # an estimate
@@ -224,13 +224,16 @@ def _probe_video(path: Path, check: Check | None) -> VideoInfo:
             raise VideoError(f"{path} breaks off before its first frame; download or copy it again.") from error
         if frame is None:
             raise VideoError(f"{path} has no frame that can be decoded; check that it plays.")
-        width, height = (frame.height, frame.width) if is_turned(frame) else (frame.width, frame.height)
+        width, height = square_pixels(frame.width, frame.height, stream.sample_aspect_ratio)
+        if is_turned(frame):
+            width, height = height, width
         return VideoInfo(path, width, height, rate, num_frames or None, duration, bool(container.streams.audio))
 
 
 def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Check | None) -> Iterator[av.VideoFrame]:
     """Yield what decodes; raise a `VideoError` at the end of a file that lacks some of what its header promises."""
-    stream.thread_type = "AUTO"
+    decoder = decoder_of(stream)
+    decoder.thread_type = "AUTO"
     # Matroska notes the length of the longest stream and MP4 that of each; FFmpeg may guess it for other formats.
     alone, expected = "mov" in container.format.name, 0.0
     if alone:
@@ -250,7 +253,7 @@ def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Chec
             check(stream.codec_context.width, stream.codec_context.height)
         if packet is None or packet.stream.index == stream.index:
             with suppress(av.FFmpegError):  # One bad packet is no reason to stop.
-                for frame in stream.decode(packet):
+                for frame in decoder.decode(packet):
                     if check is not None:
                         check(frame.width, frame.height)
                     yield frame
