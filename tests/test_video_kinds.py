@@ -248,3 +248,16 @@ def test_transparency_of_webm_is_put_over_black(tmp_path, codec):
     assert len(frames) == 3
     for image in (*frames, *read_frames_at(path, [0, 2])):
         assert np.abs(image.astype(int) - (127, 0, 0)).max() <= 4
+
+
+def test_photos_of_several_parts_are_no_videos(tmp_path):
+    path = tmp_path / "photo.mp4"
+    Image.fromarray(np.full((HEIGHT, WIDTH, 4), 128, np.uint8)).save(path, format="AVIF")
+    for read in (probe, lambda path: next(read_frames_at(path, [0]))):
+        with pytest.raises(
+            VideoError, match="is a photo of several parts, as phones write; convert it to JPEG or PNG"
+        ):
+            read(path)
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf")
+    with pytest.raises(VideoError, match=r"photo\.heic.*; convert it to JPEG or PNG"):
+        probe(tmp_path / "photo.heic")

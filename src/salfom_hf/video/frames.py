@@ -41,6 +41,12 @@ def square_pixels(width: int, height: int, aspect: Fraction | None) -> tuple[int
     return (width, height) if aspect == 1 else (width, 2 * round(height / aspect / 2))
 
 
+def shown_size(frame: av.VideoFrame, aspect: Fraction | None) -> tuple[int, int]:
+    """Width and height of a frame, upright and in square pixels; `aspect` as in `square_pixels`."""
+    width, height = square_pixels(frame.width, frame.height, aspect)
+    return (height, width) if is_turned(frame) else (width, height)
+
+
 def decoder_of(stream: Any) -> Any:
     """A stream's decoder: for VP8 and VP9 with transparency that of libvpx, since FFmpeg's own leave it out."""
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)

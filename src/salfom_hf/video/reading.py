@@ -18,7 +18,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from ..errors import VideoError, refuse_pipe, reported
-from .frames import decoder_of, fit, image_of, is_turned, square_pixels
+from .frames import decoder_of, fit, image_of, shown_size
 from .pictures import IMAGE_RATE, animation, image_files, is_animated, load_image
 
 VIDEO_SUFFIXES = frozenset(
@@ -35,6 +35,7 @@ FILE_PROTOCOL = "file:"  # Keeps a colon in a file's name from being taken for a
 _TOLERANCE = Fraction(1, 2000)
 # Tracks that are no video of their own: covers, chapters' pictures and parts of another track.
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
+_PHOTOS = ("avif", "heic", "heix", "mif1")
 # Called with the width and height, in pixels, of what a video's decoder holds.
 Check = Callable[[int, int], None]
 # A frame's timestamp, how long it is shown as far as the file says, in seconds, and what makes its image.
@@ -193,6 +194,9 @@ def video_stream(container: InputContainer) -> Any:
 
 def playable_stream(container: InputContainer, source: Path | bytes) -> Any:
     """As `video_stream`, of `source`, which must have one."""
+    if container.metadata.get("major_brand") in _PHOTOS and len(container.streams.video) > 1:
+        # FFmpeg takes its tiles for tracks.
+        raise VideoError(f"{name_of(source)} is a photo of several parts, as phones write; convert it to JPEG or PNG.")
     stream = video_stream(container)
     if stream is None:
         raise VideoError(
@@ -224,9 +228,7 @@ def _probe_video(path: Path, check: Check | None) -> VideoInfo:
             raise VideoError(f"{path} breaks off before its first frame; download or copy it again.") from error
         if frame is None:
             raise VideoError(f"{path} has no frame that can be decoded; check that it plays.")
-        width, height = square_pixels(frame.width, frame.height, stream.sample_aspect_ratio)
-        if is_turned(frame):
-            width, height = height, width
+        width, height = shown_size(frame, stream.sample_aspect_ratio)
         return VideoInfo(path, width, height, rate, num_frames or None, duration, bool(container.streams.audio))
 
 
