@@ -199,11 +199,11 @@ def frames_of(video: Any, start: float = 0.0, duration: float | None = None) -> 
         timestamp = index / IMAGE_RATE
         if end is not None and timestamp >= end:
             return
-        if timestamp >= first:
+        if timestamp + 1 / IMAGE_RATE > first:  # As in a file, a part begins with the frame on screen.
             pixels = to_tensor(image)[0].permute(1, 2, 0)
             if pixels.dtype != torch.uint8:
                 raise ValueError(f"Frames must hold uint8 values in 0…255, not {pixels.dtype}.")
-            yield Frame(np.ascontiguousarray(pixels.cpu().numpy()), timestamp)
+            yield Frame(np.ascontiguousarray(pixels.cpu().numpy()), max(timestamp, first))
 
 
 def last_frames(path: Path, num_frames: int | None, fps: float | None) -> tuple[torch.Tensor, VideoMetadata]:
