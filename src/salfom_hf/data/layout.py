@@ -17,7 +17,8 @@ import av
 from PIL import Image
 
 from ..errors import VideoError, check_file
-from ..video.reading import IMAGE_SUFFIXES, opened, video_stream
+from ..video.pictures import IMAGE_SUFFIXES
+from ..video.reading import opened, video_stream
 from .report import Problem, any_fatal, listed_names
 
 # By how many frames the header of a video may differ from the number of its maps. Containers count frames that no

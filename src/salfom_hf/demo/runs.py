@@ -29,7 +29,8 @@ from ..inference.predictor import SaliencyFrame, SaliencyPredictor
 from ..inference.results import write_npz
 from ..models.video_processing_salfom import resize_map
 from ..video.drawing import heatmap, overlay
-from ..video.reading import FILE_PROTOCOL, IMAGE_SUFFIXES, VideoInfo, probe, read_frames
+from ..video.pictures import IMAGE_SUFFIXES, is_animated
+from ..video.reading import FILE_PROTOCOL, VideoInfo, probe, read_frames
 from ..video.writing import VideoWriter
 from .attention import Attention, attention
 
@@ -180,9 +181,9 @@ class Demo:
         timestamps: deque[Fraction] = deque()
 
         def images() -> Iterator[np.ndarray]:
-            for image, timestamp in read_frames(path, start, length, bounds):
-                timestamps.append(timestamp)
-                yield image
+            for frame in read_frames(path, start, length, bounds):
+                timestamps.append(frame.timestamp)
+                yield frame.image
 
         for frame in islice(predictor.stream(images()), MAX_FRAMES):
             height, width = frame.saliency.shape
@@ -256,7 +257,7 @@ def write_files(
         BoundsError: it takes too long.
     """
     source = maps.info.path
-    is_image = source.suffix.lower() in IMAGE_SUFFIXES
+    is_image = source.suffix.lower() in IMAGE_SUFFIXES and not is_animated(source)
     names = ("overlay", "heatmap", "side-by-side")
     pictures = [folder / f"{source.stem}_{name}{'.png' if is_image else '.mp4'}" for name in names]
     archive, table = folder / f"{source.stem}_maps.npz", folder / f"{source.stem}_gaze.csv"
@@ -270,8 +271,8 @@ def write_files(
 
     frames = zip(read_frames(source, start, length, bounds), maps.saliency, strict=False)
     if is_image:
-        for (image, _), saliency in frames:
-            for path, picture in zip(pictures, drawn(image, saliency), strict=True):
+        for frame, saliency in frames:
+            for path, picture in zip(pictures, drawn(frame.image, saliency), strict=True):
                 Image.fromarray(picture).save(path)
     else:
         with ExitStack() as stack:
@@ -280,9 +281,9 @@ def write_files(
                 rate = maps.info.frame_rate
                 writer = VideoWriter(path, columns, height, rate, audio_from=source, start=start, duration=length)
                 writers.append(stack.enter_context(writer))
-            for number, ((image, timestamp), saliency) in enumerate(frames, 1):
-                for writer, picture in zip(writers, drawn(image, saliency), strict=True):
-                    writer.write(picture, timestamp)
+            for number, (frame, saliency) in enumerate(frames, 1):
+                for writer, picture in zip(writers, drawn(frame.image, saliency), strict=True):
+                    writer.write(picture, frame.timestamp, frame.duration)
                 bounds.check_time()
                 progress(number, len(maps.saliency), "Drawing frame")
     no_image = np.empty((0, 0, 3), np.uint8)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..errors import VideoError, reason_of, refuse_pipe, reported
 from ..files import check_free, is_taken, may_be_folder
-from ..video.reading import READ_IMAGES, VIDEO_SUFFIXES
+from ..video.pictures import READ_IMAGES
+from ..video.reading import VIDEO_SUFFIXES
 from .results import FORMATS, default_output, inputs_of
 
 Job = tuple[Path, Path]  # a video and its output

@@ -27,11 +27,13 @@ class SaliencyFrame(NamedTuple):
         image: uint8 `(height, width, 3)`, RGB.
         timestamp: seconds on the source's clock.
         saliency: float32 `(height, width)`, values in 0…1.
+        duration: seconds for which the frame is shown, where that is known.
     """
 
     image: np.ndarray
     timestamp: Fraction
     saliency: np.ndarray
+    duration: Fraction | None = None
 
 
 def saliency_maps(
@@ -167,7 +169,7 @@ class SaliencyPredictor:
                     # On one thread: others would go on waiting busily, and slow down those that predict and encode.
                     with stage("fusion"), pytorch_threads(1):
                         resized = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1).cpu().numpy()
-                    yield SaliencyFrame(frame.image, frame.timestamp, resized)
+                    yield SaliencyFrame(frame.image, frame.timestamp, resized, frame.duration)
 
     def predict(self, video: Any, start: float = 0.0, duration: float | None = None) -> np.ndarray:
         """

@@ -17,7 +17,8 @@ from PIL import Image
 from ..errors import VideoError
 from ..files import Inputs, atomic_output, check_free, check_suffix, may_be_folder
 from ..video.drawing import heatmap, overlay, side_by_side, to_gray
-from ..video.reading import IMAGE_SUFFIXES, READ_IMAGES, VideoInfo, image_files
+from ..video.pictures import IMAGE_SUFFIXES, READ_IMAGES, image_files, is_animated
+from ..video.reading import VideoInfo
 from ..video.writing import CONTAINERS, VideoWriter
 from .profiling import stage
 from .threads import in_background
@@ -36,7 +37,7 @@ def default_output(source: Path, output_format: str) -> Path:
     """Where a result goes when the user names no place: beside the source, with the format in its name."""
     if source.name in ("", ".."):  # "." and ".." get the names of their folders.
         source = source.resolve()
-    is_image = source.suffix.lower() in READ_IMAGES
+    is_image = source.suffix.lower() in READ_IMAGES and not is_animated(source)
     suffix = {"maps": "", "npz": ".npz"}.get(output_format, ".png" if is_image else ".mp4")
     return source.with_name(f"{source.stem if source.is_file() else source.name}_{output_format}{suffix}")
 
@@ -89,7 +90,7 @@ def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, inf
         def write_one(frame: SaliencyFrame) -> None:
             image = picture if frame is first else drawn(frame)
             with stage("encode"):
-                writer.write(image, frame.timestamp)
+                writer.write(image, frame.timestamp, frame.duration)
 
         write_in_thread(write_one, chain([first], frames))
 

@@ -13,11 +13,14 @@ from av.container import InputContainer
 
 from ..errors import VideoError, listed, reported
 from ..files import atomic_output, check_free
-from .reading import FILE_PROTOCOL, ONE_THREAD, exact_part, image_files, opened, origin_of, video_stream
+from .frames import ONE_THREAD
+from .pictures import image_files
+from .reading import FILE_PROTOCOL, exact_part, opened, origin_of, video_stream
 
 _BT709 = _LIMITED = 1  # FFmpeg's numbers for the colours written, which all players know.
 # As good to the eye as slower presets, in files a quarter larger: all of the processor is needed for prediction.
-_X264 = ("libx264", {"preset": "superfast", "crf": "20"})
+# Without B-frames the last frame is the last in the file, which is the only one whose duration MP4 can keep.
+_X264 = ("libx264", {"preset": "superfast", "crf": "20", "bf": "0"})
 _X264_FASTSTART = (*_X264, "aac", {"movflags": "+faststart"})
 _VP9 = ("libvpx-vp9", {"crf": "30", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"})
 # Suffix: video encoder and its options, audio encoder for sound that cannot be copied, options of the container.
@@ -68,7 +71,7 @@ class VideoWriter:
         self._start, self._length = exact_part(start, duration)
         self._audio_from = audio_from
         self._audio: _Audio | None = None
-        self._last = -1
+        self._last = self._end = -1
 
     def __enter__(self) -> "VideoWriter":
         encoder, options, audio_encoder, container_options = CONTAINERS[self._path.suffix.lower()]
@@ -90,8 +93,12 @@ class VideoWriter:
             self._stack = stack.pop_all()
         return self
 
-    def write(self, image: np.ndarray, timestamp: Fraction) -> None:
-        """Add a picture, uint8 (height, width, 3) RGB, at `timestamp` seconds on the source's clock (`start` is 0)."""
+    def write(self, image: np.ndarray, timestamp: Fraction, duration: Fraction | None = None) -> None:
+        """
+        Add a picture, uint8 (height, width, 3) RGB, at `timestamp` seconds on the source's clock (`start` is 0).
+
+        The last one is shown for `duration` seconds, or one period of the frame rate.
+        """
         if image.shape != (self._height, self._width, 3) or image.dtype != np.uint8:
             raise ValueError(f"Expected uint8 ({self._height}, {self._width}, 3), got {image.dtype} {image.shape}.")
         shown = Fraction(timestamp) - self._start
@@ -101,6 +108,7 @@ class VideoWriter:
             frame = frame_for(self._stream, image)
             self._last = frame.pts = max(round(shown / self._tick), self._last + 1)
             frame.time_base = self._tick
+            self._end = self._last + max(round((duration or 1 / self._rate) / self._tick), 1)
             self._mux(frame)
 
     def _reported(self) -> AbstractContextManager[None]:
@@ -108,7 +116,10 @@ class VideoWriter:
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         for packet in self._stream.encode(frame):
-            packet.duration = round(1 / self._rate / self._tick)
+            # Of each packet but the last, the next one tells the duration.
+            packet.duration = (
+                self._end - packet.pts if packet.pts == self._last else round(1 / self._rate / self._tick)
+            )
             self._output.mux(packet)
 
     def _finish(self, exception_type: type[BaseException] | None, *_: object) -> None:
