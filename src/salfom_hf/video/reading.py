@@ -20,6 +20,7 @@ from av.stream import Disposition
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import VideoError, advice_for, listed, reason_of, refuse_pipe, reported
+from .timing import steadied, with_next
 
 # Images that are read and written, and those that are read too where Pillow can.
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -288,15 +289,20 @@ def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Chec
         expected = float(((stream.start_time or 0) + (stream.duration or 0)) * stream.time_base)
     elif "matroska" in container.format.name:
         expected = (container.duration or 0) / av.time_base
-    reached, failure = 0.0, None
-    packets = container.demux(stream) if alone else container.demux()
-    while True:
+    reached: float = 0.0
+    failure: Exception | None = None
+
+    def arriving() -> Iterator[Any]:
+        nonlocal reached, failure
         try:
-            packet = next(packets, None)
+            for packet in container.demux(stream, *container.streams.audio) if alone else container.demux():
+                if packet.pts is not None and (not alone or packet.stream.index == stream.index):
+                    reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                yield packet
         except (av.FFmpegError, OSError) as error:
-            packet, failure = None, error
-        if packet is not None and packet.pts is not None:
-            reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            failure = error
+
+    for packet in itertools.chain(steadied(arriving(), stream, container.streams.audio), [None]):
         if check is not None:
             check(stream.codec_context.width, stream.codec_context.height)
         if packet is None or packet.stream.index == stream.index:
@@ -305,8 +311,6 @@ def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Chec
                     if check is not None:
                         check(frame.width, frame.height)
                     yield frame
-        if packet is None:
-            break
     if failure or expected - reached > 1 + 2 / rate:
         path = container.name.removeprefix(FILE_PROTOCOL)
         raise VideoError(
@@ -323,15 +327,15 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
             with suppress(av.FFmpegError):
                 container.seek(round((seek_to + origin) / tick), stream=stream)
         last = None
-        for frame in _decoded(container, stream, info.frame_rate, check):
+        for frame, following in with_next(_decoded(container, stream, info.frame_rate, check)):
             ticks = frame.dts if frame.pts is None and last is None else frame.pts
             now = None if ticks is None else ticks * tick - origin
+            after = None if following is None or following.pts is None else following.pts * tick - origin
             if last is None:
                 now = max(now or Fraction(0), Fraction(0))
+            elif now is not None and after is not None and last < after <= now:  # This frame alone is ahead.
+                now = (last + after) / 2
             elif now is None:
-                now = last + period
-            elif now < last - 1:  # The clock starts anew, as where recordings are joined.
-                origin -= last + period - now
                 now = last + period
             elif now <= last:
                 now = last + period / 2  # Half a step lets the frames after a repeated timestamp keep theirs.
