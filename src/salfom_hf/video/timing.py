@@ -94,8 +94,7 @@ def _move(packet: Any, shift: Fraction) -> None:
 
 
 def _time_of(packet: Any) -> Fraction | None:
-    ticks = packet.pts if packet.dts is None else packet.dts
-    return None if ticks is None else ticks * packet.time_base
+    return None if packet.dts is None else packet.dts * packet.time_base
 
 
 def _strays(now: Fraction, last: Fraction, following: Fraction, small: Fraction, late: Fraction) -> bool:
