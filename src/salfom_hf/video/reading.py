@@ -20,7 +20,7 @@ from av.stream import Disposition
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import VideoError, advice_for, listed, reason_of, refuse_pipe, reported
-from .timing import steadied, with_next
+from .timing import steadied
 
 # Images that are read and written, and those that are read too where Pillow can.
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -327,18 +327,18 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
             with suppress(av.FFmpegError):
                 container.seek(round((seek_to + origin) / tick), stream=stream)
         last = None
-        for frame, following in with_next(_decoded(container, stream, info.frame_rate, check)):
+        frames = itertools.chain[Any](_decoded(container, stream, info.frame_rate, check), [None])
+        for frame, following in itertools.pairwise(frames):
             ticks = frame.dts if frame.pts is None and last is None else frame.pts
             now = None if ticks is None else ticks * tick - origin
             after = None if following is None or following.pts is None else following.pts * tick - origin
             if last is None:
                 now = max(now or Fraction(0), Fraction(0))
-            elif now is not None and after is not None and last < after <= now:  # This frame alone is ahead.
-                now = (last + after) / 2
             elif now is None:
                 now = last + period
-            elif now <= last:
-                now = last + period / 2  # Half a step lets the frames after a repeated timestamp keep theirs.
+            elif now <= last or (after is not None and last < after < now):
+                # Between its neighbours, which keep their times.
+                now = last + period / 2 if after is None or after <= last else (last + after) / 2
             last = now
             yield now, partial(image_of, frame)
 

@@ -57,8 +57,8 @@ class Sound:
         if start and streams:
             with suppress(av.FFmpegError):
                 source.seek(round(self._origin * av.time_base))
-        main = video or (streams or [None])[0]
-        self._packets = steadied(source.demux(main, *streams), main, streams) if streams else iter(())
+        clock = streams[:1] if video is None else [video]
+        self._packets = steadied(source.demux(*clock, *streams), clock[0], streams) if streams else iter(())
         self._next = self._advance()
 
     def _leave_out(self, stream: Any, why: str) -> None:

@@ -4,17 +4,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import chain, pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 _LEAP = 10  # seconds in which no stream has anything: the clock has leapt
 _HOLD = 3600  # seconds for which one picture may stand where there is no sound to tell
 _OVERLAP = Fraction(1, 10)  # seconds that sound may step back without its clock being another
 _REORDERED = 2  # seconds from the time of decoding in which a picture is shown, if its time is right
 _PATIENCE = 256  # packets of sound that wait to see whether the pictures' clock starts anew, too
-
-
-_Item = TypeVar("_Item")
 
 
 @dataclass
@@ -106,8 +102,3 @@ def _leap(tracks: dict[int, _Track], packet: Any) -> int:
     """Seconds without anything that are taken for a leap of the clock."""
     heard = sum(track.last is not None for track in tracks.values()) > 1
     return _LEAP if heard or packet.stream.container.format.name in ("mpegts", "mpeg", "flv") else _HOLD
-
-
-def with_next(items: Iterable[_Item]) -> Iterator[tuple[_Item, _Item | None]]:
-    """Yield each item with the one after it, which the last has not."""
-    return pairwise(chain(items, [None]))  # type: ignore[arg-type, return-value]

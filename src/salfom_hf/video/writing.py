@@ -89,10 +89,8 @@ class VideoWriter:
                     self._audio = Sound(source, self._output, self._path, self._start, self._length)
             if (self._stream.width, self._stream.height) != size:
                 even = f"{self._stream.width}x{self._stream.height}"
-                print(
-                    f"salfom: {self._path} is written as {even} pixels: odd sizes do not play everywhere.",
-                    file=sys.stderr,
-                )
+                reason = "not all players show odd sizes"
+                print(f"salfom: {self._path} is written as {even} pixels: {reason}.", file=sys.stderr)
             stack.push(self._finish)
             self._stack = stack.pop_all()
         return self
