@@ -90,7 +90,10 @@ def _move(packet: Any, shift: Fraction) -> None:
 
 
 def _time_of(packet: Any) -> Fraction | None:
-    return None if packet.dts is None else packet.dts * packet.time_base
+    if packet.dts is None:
+        return None
+    # A time of decoding may be a guess from the packet before, and then lies after that of showing where clocks begin.
+    return min(packet.dts, packet.dts if packet.pts is None else packet.pts) * packet.time_base
 
 
 def _strays(now: Fraction, last: Fraction, following: Fraction, small: Fraction, late: Fraction) -> bool:
