@@ -54,12 +54,17 @@ class Sound:
             self._tracks[stream.index] = track
         output.start_encoding()  # Which settles the ticks of the streams.
         streams = [stream for stream in source.streams.audio if stream.index in self._tracks]
-        if start and streams:
-            with suppress(av.FFmpegError):
-                source.seek(round(self._origin * av.time_base))
         clock = streams[:1] if video is None else [video]
-        self._packets = steadied(source.demux(*clock, *streams), clock[0], streams) if streams else iter(())
-        self._next = self._advance()
+        self._next: Any = None
+        # Where recordings are joined, a search by time may end too late: then all is read from the beginning.
+        for place in ((self._origin,) if start else ()) + (Fraction(0),):
+            with suppress(av.FFmpegError):
+                if start:
+                    source.seek(round(place * av.time_base))
+            self._packets = steadied(source.demux(*clock, *streams), clock[0], streams) if streams else iter(())
+            self._next = self._advance()
+            if self._next is not None and self._time(self._next) < 1:
+                break
 
     def _leave_out(self, stream: Any, why: str) -> None:
         self._tracks.pop(stream.index, None)
