@@ -175,7 +175,6 @@ def test_sound_that_repeats_a_time_or_steps_back_stays_in_step(tmp_path):
         ("libopus", ".mkv", ("aac", "opus", "opus")),
         ("ac3", ".mkv", ("ac3", "ac3", "opus")),
         ("libmp3lame", ".mkv", ("mp3", "mp3", "opus")),
-        ("flac", ".mkv", ("aac", "flac", "opus")),
     ],
 )
 def test_sound_is_in_a_codec_that_players_know_with_its_holes(tmp_path, tone, suffix, codecs):
