@@ -85,7 +85,9 @@ def test_missing_timestamps_follow_at_the_frame_rate(tmp_path):
     [
         ([0, 1, 1, 2, 3], [0, 1, 1.5, 2, 3]),
         ([0, 1, 2, None, 4], [0, 1, 2, 3, 4]),
-        ([100, 101, 0, 1, 2], [100, 101, 102, 103, 104]),
+        ([0, 1, 99, 3, 4], [0, 1, 2, 3, 4]),
+        ([0, 1, 2, 3, 99], [0, 1, 2, 3, 99]),
+        ([7, 8, 2, 10], [7, 8, 9, 10]),
     ],
 )
 def test_timestamps_strictly_increase_whatever_the_file_says(clip, monkeypatch, pts, expected):

@@ -20,6 +20,7 @@ from av.stream import Disposition
 from ..errors import VideoError, refuse_pipe, reported
 from .frames import decoder_of, fit, image_of, shown_size
 from .pictures import IMAGE_RATE, animation, image_files, is_animated, load_image
+from .timing import steadied
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -242,15 +243,20 @@ def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Chec
         expected = float(((stream.start_time or 0) + (stream.duration or 0)) * stream.time_base)
     elif "matroska" in container.format.name:
         expected = (container.duration or 0) / av.time_base
-    reached, failure = 0.0, None
-    packets = container.demux(stream) if alone else container.demux()
-    while True:
+    reached: float = 0.0
+    failure: Exception | None = None
+
+    def arriving() -> Iterator[Any]:
+        nonlocal reached, failure
         try:
-            packet = next(packets, None)
+            for packet in container.demux(stream, *container.streams.audio) if alone else container.demux():
+                if packet.pts is not None and (not alone or packet.stream.index == stream.index):
+                    reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                yield packet
         except (av.FFmpegError, OSError) as error:
-            packet, failure = None, error
-        if packet is not None and packet.pts is not None:
-            reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            failure = error
+
+    for packet in itertools.chain(steadied(arriving(), stream, container.streams.audio), [None]):
         if check is not None:
             check(stream.codec_context.width, stream.codec_context.height)
         if packet is None or packet.stream.index == stream.index:
@@ -259,8 +265,6 @@ def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Chec
                     if check is not None:
                         check(frame.width, frame.height)
                     yield frame
-        if packet is None:
-            break
     if failure or expected - reached > 1 + 2 / rate:
         path = container.name.removeprefix(FILE_PROTOCOL)
         raise VideoError(
@@ -277,18 +281,18 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
             with suppress(av.FFmpegError):
                 container.seek(round((seek_to + origin) / tick), stream=stream)
         last = None
-        for frame in _decoded(container, stream, info.frame_rate, check):
+        frames = itertools.chain[Any](_decoded(container, stream, info.frame_rate, check), [None])
+        for frame, following in itertools.pairwise(frames):
             ticks = frame.dts if frame.pts is None and last is None else frame.pts
             now = None if ticks is None else ticks * tick - origin
+            after = None if following is None or following.pts is None else following.pts * tick - origin
             if last is None:
                 now = max(now or Fraction(0), Fraction(0))
             elif now is None:
                 now = last + period
-            elif now < last - 1:  # The clock starts anew, as where recordings are joined.
-                origin -= last + period - now
-                now = last + period
-            elif now <= last:
-                now = last + period / 2  # Half a step lets the frames after a repeated timestamp keep theirs.
+            elif now <= last or (after is not None and last < after < now):
+                # Between its neighbours, which keep their times.
+                now = last + period / 2 if after is None or after <= last else (last + after) / 2
             last = now
             length = frame.duration * tick if frame.duration else period
             yield now, length, partial(image_of, frame)
