@@ -20,19 +20,18 @@ except ImportError:
 
 import av
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import VideoError, listed, reported
 from ..inference.predictor import SaliencyFrame, SaliencyPredictor
-from ..inference.results import write_npz
+from ..inference.results import smaller_map, write_npz
+from ..inference.table import Attention, attention, write_table
 from ..models.video_processing_salfom import resize_map
 from ..video.drawing import heatmap, overlay
 from ..video.pictures import IMAGE_SUFFIXES, is_animated
 from ..video.reading import FILE_PROTOCOL, VideoInfo, probe, read_frames
 from ..video.writing import VideoWriter
-from .attention import Attention, attention
 
 MAX_BYTES = 100 * 2**20
 MAX_PIXELS = 50_000_000  # per frame
@@ -174,8 +173,8 @@ class Demo:
 
     def small_maps(
         self, model: str, path: Path, start: float, length: float | None, stride: int, bounds: Bounds
-    ) -> Iterator[tuple[Fraction, np.ndarray]]:
-        """Timestamps and maps, float16, small: on ZeroGPU they come from another process."""
+    ) -> Iterator[tuple[Fraction, np.ndarray, Attention]]:
+        """Timestamps, maps (float16, small), and what they say: on ZeroGPU they come from another process."""
         loaded = self.load(model)
         predictor = SaliencyPredictor(loaded.model, loaded.processor, stride, loaded.batch_size)
         timestamps: deque[Fraction] = deque()
@@ -186,9 +185,8 @@ class Demo:
                 yield frame.image
 
         for frame in islice(predictor.stream(images()), MAX_FRAMES):
-            height, width = frame.saliency.shape
-            saliency = resize_map(torch.from_numpy(frame.saliency), within(height, width, MAP_SIDE)).clamp(0, 1)
-            yield timestamps.popleft(), saliency.numpy().astype(np.float16)
+            small = smaller_map(frame.saliency, MAP_SIDE).astype(np.float16)
+            yield timestamps.popleft(), small, attention(frame.saliency)
 
     def is_recent(self, *part: object) -> bool:
         return part in self.recent
@@ -221,13 +219,14 @@ class Demo:
         except Exception as error:  # What loads it may be anything.
             raise ModelError(model) from error
         total = num_frames(info, start, length or MAX_SECONDS)
-        saliency, timestamps = [], []
-        for timestamp, small in self.predicted(model, info.path, start, length, stride, bounds):
+        saliency, timestamps, numbers = [], [], []
+        for timestamp, small, found in self.predicted(model, info.path, start, length, stride, bounds):
             saliency.append(small)
             timestamps.append(timestamp)
+            numbers.append(found)
             bounds.check_time()
             progress(len(saliency), total, "Looking at frame")
-        maps = Maps(info, np.stack(saliency), timestamps, [attention(small) for small in saliency])
+        maps = Maps(info, np.stack(saliency), timestamps, numbers)
         forget = threading.Timer(KEPT, self.recent.pop, (part, None))
         forget.daemon = True
         forget.start()
@@ -289,8 +288,5 @@ def write_files(
     no_image = np.empty((0, 0, 3), np.uint8)
     timed = zip(maps.timestamps, maps.saliency, strict=True)
     write_npz((SaliencyFrame(no_image, *pair) for pair in timed), archive, overwrite=False)
-    rows = pd.DataFrame(maps.numbers)
-    rows.insert(0, "frame", range(1, len(rows) + 1))
-    rows.insert(1, "time", maps.seconds)
-    rows.to_csv(table, index=False, float_format="%.4f", lineterminator="\n")
+    write_table(zip(maps.timestamps, maps.numbers, strict=True), table, maps.info.width, maps.info.height)
     return [*pictures, archive, table]
