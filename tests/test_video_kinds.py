@@ -1,6 +1,8 @@
 """Tests of reading the kinds of files that cameras, phones and screens write, made here."""
 
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -8,8 +10,8 @@ import pytest
 from PIL import Image
 
 from numbered_video import HEIGHT, WIDTH, make_video, number_of, numbered, numbers
-from salfom_hf import cli
-from salfom_hf.errors import VideoError
+from salfom_hf import SaliencyPredictor, cli
+from salfom_hf.errors import CutOffError, VideoError
 from salfom_hf.inference.results import default_output
 from salfom_hf.video.reading import probe, read_frames
 from salfom_hf.video.seeking import read_frames_at
@@ -261,3 +263,42 @@ def test_photos_of_several_parts_are_no_videos(tmp_path):
     (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf")
     with pytest.raises(VideoError, match=r"photo\.heic.*; convert it to JPEG or PNG"):
         probe(tmp_path / "photo.heic")
+
+
+def test_pictures_of_avi_come_one_after_the_other(tmp_path, predict):
+    path = make_video(
+        tmp_path / "b.avi", range(0, 120, 2), 25, Fraction(1, 50), codec_options={"bf": "3", "b-pyramid": "normal"}
+    )
+    info = probe(path)
+    assert (info.frame_rate, info.num_frames) == (25, 60)
+    expected = [pytest.approx((number, number / 25, 1 / 25)) for number in range(60)]
+    assert frames_and_times(path) == predict(path) == expected
+    assert frames_and_times(path, start=1.4) == expected[35:]
+    assert number_of(next(read_frames_at(path, [40]))) == 40
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4"])
+def test_of_a_video_that_breaks_off_all_that_is_there_is_written(tmp_path, capsys, model_folder, suffix):
+    rng = np.random.default_rng(0)
+    pictures = [numbered(i) // 2 + rng.integers(0, 60, (HEIGHT, WIDTH, 3), np.uint8) + 30 for i in range(100)]
+    options = {"movflags": "faststart"} if suffix == ".mp4" else {}
+    data = make_video(tmp_path / f"whole{suffix}", range(100), 25, pictures=pictures, options=options).read_bytes()
+    path, output = tmp_path / f"cut{suffix}", tmp_path / "out.mp4"
+    path.write_bytes(data[: len(data) // 2])
+    shown = []
+    with pytest.raises(CutOffError, match=r"cut\.\w+ breaks off after [12]\.\d\d s; download or copy it again"):
+        shown.extend(read_frames(path))
+    assert 30 < len(shown) < 60
+    predictor = SaliencyPredictor.from_pretrained(model_folder)
+    streamed = []
+    with pytest.raises(CutOffError):
+        streamed.extend(predictor.stream(path))
+    assert len(streamed) == len(shown)
+    assert cli.main(["predict", str(path), "--model", str(model_folder), "-o", str(output)]) == 2
+    assert re.search(r"salfom: \S*out\.mp4 ends early: \S*cut\.\w+ breaks off after .* s;", capsys.readouterr().err)
+    assert [frame.timestamp for frame in read_frames(output)] == [frame.timestamp for frame in shown]
+
+
+def test_a_stream_that_appears_late_is_no_error_of_python():
+    with pytest.raises(VideoError, match=r"late-stream\.flv has no frame that can be decoded"):
+        next(read_frames(Path(__file__).parent / "data" / "late-stream.flv"))

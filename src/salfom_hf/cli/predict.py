@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from ..errors import VideoError, advice_for, is_out_of_memory, is_sentence
+from ..errors import CutOffError, VideoError, advice_for, is_out_of_memory, is_sentence, until_cut_off
 from ..files import check_free, may_be_folder
 from ..inference.many import Skipped, sources
 from ..inference.profiling import Profile, speed
@@ -86,9 +86,11 @@ def predicted(
 
 
 def write_predicted(frames: Iterator[SaliencyFrame], output: Path, info: VideoInfo, args: argparse.Namespace) -> None:
-    """Write the frames as the options say."""
-    part = args.start, args.duration
-    write(frames, output, args.format, info, args.colormap, *part, args.overwrite, args.max_size)
+    """Write the frames as the options say; of a video that breaks off those that there are, before that is raised."""
+    part, ended = (args.start, args.duration), list[CutOffError]()
+    write(until_cut_off(frames, ended), output, args.format, info, args.colormap, *part, args.overwrite, args.max_size)
+    for error in ended:
+        raise CutOffError(f"{output} ends early: {error}") from error
 
 
 def outputs(videos: list[Path], output: str | None, output_format: str) -> Iterator[Path]:

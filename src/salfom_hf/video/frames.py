@@ -5,6 +5,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from PIL import Image
 
 from .hdr import tone_mapped
@@ -58,7 +59,7 @@ def decoder_of(stream: Any) -> Any:
 
 def _matrix(frame: av.VideoFrame) -> np.ndarray:
     """The display matrix's part (2, 2) that turns and mirrors: places (x, y) in the frame @ matrix are those shown."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data = SideDataContainer(frame).get("DISPLAYMATRIX")  # `frame.side_data` would keep the frame in memory for ever.
     if data is None:
         return np.eye(2)
     return np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2].astype(float)  # type: ignore[call-overload]

@@ -17,7 +17,7 @@ import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 
-from ..errors import VideoError, refuse_pipe, reported
+from ..errors import CutOffError, VideoError, refuse_pipe, reported, until_cut_off
 from .frames import decoder_of, fit, image_of, shown_size
 from .pictures import IMAGE_RATE, animation, image_files, is_animated, load_image
 from .timing import steadied
@@ -54,6 +54,7 @@ class VideoInfo:
     num_frames: int | None  # an estimate
     duration: float | None  # seconds
     has_audio: bool
+    delay: int = 0  # ticks from a picture's packet to the picture, where only the order tells when it is shown
 
 
 class Frame(NamedTuple):
@@ -108,7 +109,7 @@ def read_frames(
 
     Raises:
         VideoError: on the first `next`, whatever `probe` raises, or no frame lies in the range; later, an image of the
-            folder is damaged, or the file turns out to break off early (raised after its last whole frame).
+            folder is damaged, or the file turns out to break off early (a `CutOffError` after its last whole frame).
     """
     path = Path(path)
     if not 0 <= start < math.inf:
@@ -150,18 +151,15 @@ def _timed_animation(path: Path) -> Iterator[_Timed]:
 def _until_next(timed: Iterable[_Timed]) -> Iterator[_Timed]:
     """The frames, each with the time of the next one in place of its duration."""
     shown: _Timed | None = None
-    failure = None
-    try:
-        for following in timed:
-            if shown:
-                yield shown[0], following[0], shown[2]
-            shown = following
-    except VideoError as error:  # The file breaks off, after this frame.
-        failure = error
+    ended: list[CutOffError] = []
+    for following in until_cut_off(timed, ended):
+        if shown:
+            yield shown[0], following[0], shown[2]
+        shown = following
     if shown:
         yield shown[0], shown[0] + shown[1], shown[2]
-    if failure:
-        raise failure
+    for error in ended:
+        raise error
 
 
 def exact_part(start: float, duration: float | None) -> tuple[Fraction, Fraction | None]:
@@ -206,6 +204,27 @@ def playable_stream(container: InputContainer, source: Path | bytes) -> Any:
     return stream
 
 
+def demuxed(container: InputContainer, *streams: Any) -> Iterator[Any]:
+    """The packets of these streams, or of all."""
+    with suppress(IndexError):  # PyAV's end of a file in which a stream appeared after it was opened.
+        yield from container.demux(*streams)
+
+
+def comes_untimed(container: InputContainer, stream: Any) -> bool:
+    """
+    Whether FFmpeg only guesses the times of showing: AVI has none, and with these codecs pictures may wait for several
+    others. All that is known is that they come one after the other, as their packets do.
+    """
+    return container.format.name == "avi" and stream.codec_context.name in ("h264", "hevc")
+
+
+def rate_of(container: InputContainer, stream: Any) -> Fraction | None:
+    """The average of frames per second, as far as the header tells; to be asked before decoding moves it."""
+    # In AVI, an empty packet may stand next to each picture, which the average counts.
+    untimed = comes_untimed(container, stream)
+    return (not untimed and stream.average_rate) or stream.guessed_rate or stream.average_rate
+
+
 def origin_of(container: InputContainer, stream: Any) -> Fraction:
     """Return the time, in seconds, that the file gives to its beginning, in whole ticks of its video's clock."""
     begins = Fraction(max(container.start_time or 0, 0), av.time_base)  # Below zero there is only audio priming.
@@ -218,28 +237,34 @@ def _probe_video(path: Path, check: Check | None) -> VideoInfo:
     with opened(path) as container:
         stream = playable_stream(container, path)
         # Decoding moves the stream's own numbers, so what the header says is noted first.
-        rate = stream.average_rate or stream.guessed_rate or IMAGE_RATE
+        rate = rate_of(container, stream) or IMAGE_RATE
         ticks, micros, num_frames = stream.duration, container.duration, stream.frames
         duration = float(ticks * stream.time_base) if ticks else micros / av.time_base if micros else None
-        if not num_frames and duration is not None:
+        if duration is not None and (not num_frames or comes_untimed(container, stream)):
             num_frames = round(duration * rate)
         try:
             frame = next(_decoded(container, stream, rate, check), None)
-        except VideoError as error:
+        except CutOffError as error:
             raise VideoError(f"{path} breaks off before its first frame; download or copy it again.") from error
         if frame is None:
             raise VideoError(f"{path} has no frame that can be decoded; check that it plays.")
         width, height = shown_size(frame, stream.sample_aspect_ratio)
-        return VideoInfo(path, width, height, rate, num_frames or None, duration, bool(container.streams.audio))
+        untimed = comes_untimed(container, stream) and frame.dts is not None and frame.pts is not None
+        delay = frame.dts - frame.pts if untimed else 0
+        return VideoInfo(path, width, height, rate, num_frames or None, duration, bool(container.streams.audio), delay)
 
 
 def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Check | None) -> Iterator[av.VideoFrame]:
-    """Yield what decodes; raise a `VideoError` at the end of a file that lacks some of what its header promises."""
+    """Yield what decodes; raise a `CutOffError` at the end of a file that lacks some of what its header promises."""
     decoder = decoder_of(stream)
     decoder.thread_type = "AUTO"
+    untimed = comes_untimed(container, stream)
     # Matroska notes the length of the longest stream and MP4 that of each; FFmpeg may guess it for other formats.
-    alone, expected = "mov" in container.format.name, 0.0
-    if alone:
+    alone, expected, slack = "mov" in container.format.name, 0.0, 1 + 2 / rate
+    if container.format.name == "avi" and stream.frames > (stream.duration or 0):
+        # FFmpeg estimates the duration of a file that is smaller than its header says.
+        expected, slack = float(stream.frames * stream.time_base), 2 / rate
+    elif alone:
         expected = float(((stream.start_time or 0) + (stream.duration or 0)) * stream.time_base)
     elif "matroska" in container.format.name:
         expected = (container.duration or 0) / av.time_base
@@ -249,7 +274,7 @@ def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Chec
     def arriving() -> Iterator[Any]:
         nonlocal reached, failure
         try:
-            for packet in container.demux(stream, *container.streams.audio) if alone else container.demux():
+            for packet in demuxed(container, *([stream, *container.streams.audio] if alone else [])):
                 if packet.pts is not None and (not alone or packet.stream.index == stream.index):
                     reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 yield packet
@@ -260,14 +285,16 @@ def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Chec
         if check is not None:
             check(stream.codec_context.width, stream.codec_context.height)
         if packet is None or packet.stream.index == stream.index:
+            if packet is not None and untimed:
+                packet.pts = packet.dts  # Decoders hand that on; with `frame.dts` it tells how long pictures wait.
             with suppress(av.FFmpegError):  # One bad packet is no reason to stop.
                 for frame in decoder.decode(packet):
                     if check is not None:
                         check(frame.width, frame.height)
                     yield frame
-    if failure or expected - reached > 1 + 2 / rate:
+    if failure or expected - reached > slack:
         path = container.name.removeprefix(FILE_PROTOCOL)
-        raise VideoError(
+        raise CutOffError(
             f"{path} breaks off after {reached:.2f} s; download or copy it again, or end before then."
         ) from failure
 
@@ -277,15 +304,22 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
     with opened(info.path) as container:
         stream = video_stream(container)
         origin, tick, period = origin_of(container, stream), stream.time_base, 1 / info.frame_rate
+        untimed = comes_untimed(container, stream)
         if seek_to is not None and stream.start_time is not None:
             with suppress(av.FFmpegError):
                 container.seek(round((seek_to + origin) / tick), stream=stream)
-        last = None
-        frames = itertools.chain[Any](_decoded(container, stream, info.frame_rate, check), [None])
+        last, ended = None, list[CutOffError]()
+        decoded = _decoded(container, stream, info.frame_rate, check)
+        frames = itertools.chain[Any](until_cut_off(decoded, ended), [None])
+
+        def time_of(frame: Any) -> Fraction | None:
+            if frame is None:
+                return None
+            ticks = frame.dts if untimed or (frame.pts is None and last is None) else frame.pts
+            return None if ticks is None else (ticks - info.delay) * tick - origin
+
         for frame, following in itertools.pairwise(frames):
-            ticks = frame.dts if frame.pts is None and last is None else frame.pts
-            now = None if ticks is None else ticks * tick - origin
-            after = None if following is None or following.pts is None else following.pts * tick - origin
+            now, after = time_of(frame), time_of(following)
             if last is None:
                 now = max(now or Fraction(0), Fraction(0))
             elif now is None:
@@ -294,8 +328,10 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
                 # Between its neighbours, which keep their times.
                 now = last + period / 2 if after is None or after <= last else (last + after) / 2
             last = now
-            length = frame.duration * tick if frame.duration else period
+            length = frame.duration * tick if frame.duration and not untimed else period
             yield now, length, partial(image_of, frame)
+        for error in ended:
+            raise error
 
 
 def _seek_video(info: VideoInfo, start: Fraction, check: Check | None) -> Iterable[_Timed]:

@@ -15,7 +15,7 @@ from av.container import InputContainer
 
 from ..errors import VideoError, reported
 from .frames import decoder_of, image_of, is_turned, square_pixels
-from .reading import name_of, opened, playable_stream
+from .reading import comes_untimed, demuxed, name_of, opened, playable_stream
 
 # Codecs whose packets hold just one frame that is shown, as demuxers cut them.
 _ONE_FRAME_PER_PACKET = frozenset({"av1", "h264", "hevc", "libdav1d", "mjpeg", "mpeg2video", "mpeg4", "vp9"})
@@ -112,8 +112,8 @@ def _build_index(source: Path | bytes) -> _FrameIndex:
             _Packet(p.pts, p.dts, p.pos, p.size, p.is_keyframe, p.is_corrupt or p.is_discard)
             for p in _whole_packets(container, stream)
         ]
-        timed = not (codec in ("h264", "hevc") and container.format.name == "avi")
-    order, counted = _shown_order(packets, codec, reorders) if timed else None, False
+        untimed = comes_untimed(container, stream)
+    order, counted = None if untimed else _shown_order(packets, codec, reorders), False
     if order is None:
         decoded = [number for number, _ in _numbered(source)]
         order = [number for number in decoded if number is not None]
@@ -153,7 +153,7 @@ def _shown_order(packets: list[_Packet], codec: str, reorders: bool) -> list[int
 def _whole_packets(container: InputContainer, stream: Any) -> Iterator[Any]:
     """Yield the packets of a stream up to the end of the file, or up to where it breaks off."""
     with suppress(av.FFmpegError, OSError):
-        for packet in container.demux(stream):
+        for packet in demuxed(container, stream):
             if packet.size or packet.dts is not None:  # What has neither stands for the end.
                 yield packet
 

@@ -11,7 +11,7 @@ import numpy as np
 from av.container import InputContainer
 
 from ..errors import advice_for, reason_of
-from .reading import origin_of, video_stream
+from .reading import demuxed, origin_of, video_stream
 from .timing import steadied
 
 # Suffix: what players of the format know, which is copied; encoder for all other sound.
@@ -61,7 +61,7 @@ class Sound:
             with suppress(av.FFmpegError):
                 if start:
                     source.seek(round(place * av.time_base))
-            self._packets = steadied(source.demux(*clock, *streams), clock[0], streams) if streams else iter(())
+            self._packets = steadied(demuxed(source, *clock, *streams), clock[0], streams) if streams else iter(())
             self._next = self._advance()
             if self._next is not None and self._time(self._next) < 1:
                 break

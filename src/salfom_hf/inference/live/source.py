@@ -15,7 +15,7 @@ import av
 
 from ...errors import VideoError, reported
 from ...video.pictures import IMAGE_RATE
-from ...video.reading import FILE_PROTOCOL, MIN_SIDE, video_stream
+from ...video.reading import FILE_PROTOCOL, MIN_SIDE, demuxed, video_stream
 from .slot import LiveFrame, Slot
 
 SILENCE = 10  # seconds without data, or without a connection, after which a source or an output has failed
@@ -233,7 +233,7 @@ class Reader:
 
         try:
             with reading(self.address, "Lost", "what came until then was shown"):
-                for packet in container.demux(stream):
+                for packet in demuxed(container, stream):
                     yield from decoded(packet)
         except VideoError:
             yield from decoded(None)  # What the decoder still holds.
