@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -302,3 +303,11 @@ def test_of_a_video_that_breaks_off_all_that_is_there_is_written(tmp_path, capsy
 def test_a_stream_that_appears_late_is_no_error_of_python():
     with pytest.raises(VideoError, match=r"late-stream\.flv has no frame that can be decoded"):
         next(read_frames(Path(__file__).parent / "data" / "late-stream.flv"))
+
+
+def test_frames_that_were_shown_leave_memory(tmp_path):
+    pictures = [numbered(number, 1280, 720) for number in range(120)]
+    path = make_video(tmp_path / "large.mp4", range(120), 25, pictures=pictures, codec="mpeg4")
+    del pictures
+    sizes = [psutil.Process().memory_info().rss for _ in read_frames(path)]
+    assert max(sizes[20:]) - sizes[20] < 60 * 2**20  # A hundred frames take 138 MB.

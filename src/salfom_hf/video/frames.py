@@ -59,7 +59,8 @@ def decoder_of(stream: Any) -> Any:
 
 def _matrix(frame: av.VideoFrame) -> np.ndarray:
     """The display matrix's part (2, 2) that turns and mirrors: places (x, y) in the frame @ matrix are those shown."""
-    data = SideDataContainer(frame).get("DISPLAYMATRIX")  # `frame.side_data` would keep the frame in memory for ever.
+    # `frame.side_data` would keep the frame in memory for ever.
+    data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     if data is None:
         return np.eye(2)
     return np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2].astype(float)  # type: ignore[call-overload]

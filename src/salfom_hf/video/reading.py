@@ -249,8 +249,7 @@ def _probe_video(path: Path, check: Check | None) -> VideoInfo:
         if frame is None:
             raise VideoError(f"{path} has no frame that can be decoded; check that it plays.")
         width, height = shown_size(frame, stream.sample_aspect_ratio)
-        untimed = comes_untimed(container, stream) and frame.dts is not None and frame.pts is not None
-        delay = frame.dts - frame.pts if untimed else 0
+        delay = (frame.dts or 0) - (frame.pts or 0) if comes_untimed(container, stream) else 0
         return VideoInfo(path, width, height, rate, num_frames or None, duration, bool(container.streams.audio), delay)
 
 
