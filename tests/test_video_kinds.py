@@ -266,6 +266,17 @@ def test_photos_of_several_parts_are_no_videos(tmp_path):
         probe(tmp_path / "photo.heic")
 
 
+def test_photos_of_phones_are_read_whole(tmp_path):
+    heif = pytest.importorskip("pillow_heif", reason="needs the extra heic")
+    heif.register_heif_opener()
+    picture = numbered(5, 1200, 900)
+    path = tmp_path / "photo.heic"
+    Image.fromarray(picture).save(path, quality=90)
+    (frame,) = read_frames(path)
+    assert frame.image.shape == picture.shape
+    assert np.abs(frame.image.astype(int) - picture).mean() < 3
+
+
 def test_pictures_of_avi_come_one_after_the_other(tmp_path, predict):
     path = make_video(
         tmp_path / "b.avi", range(0, 120, 2), 25, Fraction(1, 50), codec_options={"bf": "3", "b-pyramid": "normal"}

@@ -14,6 +14,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import VideoError, advice_for, listed, reason_of, refuse_pipe, reported
 from .frames import over_black
 
+try:  # The extra `heic`, by which Pillow reads what phones write.
+    from pillow_heif import register_heif_opener
+except ImportError:
+    _FOR_HEIC = ", or run `pip install pillow-heif`"
+else:
+    register_heif_opener()
+    _FOR_HEIC = ""
+
 # Images that are read and written, and those that are read too where Pillow can.
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 READ_IMAGES = IMAGE_SUFFIXES | {".avif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".pgm", ".pnm", ".ppm", ".tga"}
@@ -100,7 +108,8 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
             yield file
     except Exception as error:  # Pillow's readers raise errors of any type for damaged files.
         unknown = isinstance(error, UnidentifiedImageError) and Path(name).suffix.lower() not in IMAGE_SUFFIXES
-        advice = "convert it to JPEG or PNG" if unknown else "replace or remove it"
+        more = _FOR_HEIC if Path(name).suffix.lower() in (".heic", ".heif") else ""
+        advice = f"convert it to JPEG or PNG{more}" if unknown else "replace or remove it"
         raise VideoError(f"Cannot read the image {name} ({reason_of(error)}); {advice_for(error, advice)}.") from error
 
 
