@@ -289,6 +289,12 @@ def test_pictures_of_avi_come_one_after_the_other(tmp_path, predict):
     assert number_of(next(read_frames_at(path, [40]))) == 40
 
 
+def test_the_rate_of_dv_is_that_of_its_pictures(tmp_path):
+    pictures = [numbered(number, 720, 576) for number in range(5)]
+    path = make_video(tmp_path / "tape.dv", range(5), 25, pictures=pictures, codec="dvvideo")
+    assert (probe(path).frame_rate, probe(path).num_frames) == (25, 5)
+
+
 @pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4"])
 def test_of_a_video_that_breaks_off_all_that_is_there_is_written(tmp_path, capsys, model_folder, suffix):
     rng = np.random.default_rng(0)

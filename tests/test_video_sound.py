@@ -105,6 +105,12 @@ def test_joined_recordings_keep_all_pictures_and_their_sound(tmp_path, suffix, c
     expected = [number + n * count for n in range(3) for number in whole]
     for target in ("out.mp4", "out.mkv"):
         check(copied(tmp_path / f"in{suffix}", tmp_path / target), 3 * count, expected)
+    part = copied(tmp_path / f"in{suffix}", tmp_path / "part.mp4", start=(count + 5.5) / RATE)
+    numbers, times = pictures(part)
+    assert numbers == list(range(numbers[0], 3 * count))
+    assert numbers[0] in range(count + 4, count + 7)
+    expected = [times[number - numbers[0]] for number in expected if number > numbers[0]]
+    assert beeps(part) == pytest.approx(expected, abs=0.03)
 
 
 @pytest.mark.parametrize("suffix", [".ts", ".mkv", ".mp4", ".flv"])

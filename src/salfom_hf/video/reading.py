@@ -31,9 +31,11 @@ VIDEO_SUFFIXES = frozenset(
     }
 )
 MIN_SIDE = 16  # pixels
+_MOST_FRAMES = 1000  # per second; what says more does not know
 FILE_PROTOCOL = "file:"  # Keeps a colon in a file's name from being taken for a network protocol.
 # Matroska rounds timestamps to milliseconds, so a frame may lie half of one before the time it stands for.
 _TOLERANCE = Fraction(1, 2000)
+_PLACES = 40  # of a file that is searched by its times, which are looked at beforehand
 # Tracks that are no video of their own: covers, chapters' pictures and parts of another track.
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 _PHOTOS = ("avif", "heic", "heix", "mif1")
@@ -218,11 +220,28 @@ def comes_untimed(container: InputContainer, stream: Any) -> bool:
     return container.format.name == "avi" and stream.codec_context.name in ("h264", "hevc")
 
 
+def starts_anew(container: InputContainer, stream: Any) -> bool:
+    """
+    Whether an MPEG file's clock goes back somewhere, as where recordings are joined: those have no index, and are
+    searched by their times. It is looked at in places all over the file, and stays at the last one.
+    """
+    if container.format.name not in ("mpeg", "mpegts"):
+        return False
+    times: list[int] = []
+    for place in range(0, container.size, max(container.size // _PLACES, 1)):
+        with suppress(av.FFmpegError):
+            container.seek(place, unsupported_byte_offset=True)
+            times += itertools.islice((p.dts for p in demuxed(container, stream) if p.dts is not None), 1)
+    return times != sorted(times)
+
+
 def rate_of(container: InputContainer, stream: Any) -> Fraction | None:
     """The average of frames per second, as far as the header tells; to be asked before decoding moves it."""
-    # In AVI, an empty packet may stand next to each picture, which the average counts.
-    untimed = comes_untimed(container, stream)
-    return (not untimed and stream.average_rate) or stream.guessed_rate or stream.average_rate
+    average, guessed = stream.average_rate, stream.guessed_rate
+    # The average counts the empty packet that may stand next to each picture in AVI; in DV it is the ticks of a clock.
+    if average and guessed and (comes_untimed(container, stream) or average > _MOST_FRAMES):
+        return guessed
+    return average or guessed
 
 
 def origin_of(container: InputContainer, stream: Any) -> Fraction:
@@ -249,6 +268,8 @@ def _probe_video(path: Path, check: Check | None) -> VideoInfo:
         if frame is None:
             raise VideoError(f"{path} has no frame that can be decoded; check that it plays.")
         width, height = shown_size(frame, stream.sample_aspect_ratio)
+        if starts_anew(container, stream):  # What is known is that of its last part.
+            num_frames = duration = None
         delay = (frame.dts or 0) - (frame.pts or 0) if comes_untimed(container, stream) else 0
         return VideoInfo(path, width, height, rate, num_frames or None, duration, bool(container.streams.audio), delay)
 
@@ -335,7 +356,9 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
 
 def _seek_video(info: VideoInfo, start: Fraction, check: Check | None) -> Iterable[_Timed]:
     """The frames from `start` or somewhat before it on."""
-    for margin in (0, 10) if start else ():
+    with opened(info.path) as container:
+        searched = start and not starts_anew(container, video_stream(container))
+    for margin in (0, 10) if searched else ():
         frames = _timed_video(info, max(start - margin, Fraction(0)), check)
         # Some formats are searched by guessing and land too late, and a broken file may have nothing there.
         with suppress(VideoError):

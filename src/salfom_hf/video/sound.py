@@ -11,7 +11,7 @@ import numpy as np
 from av.container import InputContainer
 
 from ..errors import advice_for, reason_of
-from .reading import demuxed, origin_of, video_stream
+from .reading import demuxed, origin_of, starts_anew, video_stream
 from .timing import steadied
 
 # Suffix: what players of the format know, which is copied; encoder for all other sound.
@@ -56,8 +56,9 @@ class Sound:
         streams = [stream for stream in source.streams.audio if stream.index in self._tracks]
         clock = streams[:1] if video is None else [video]
         self._next: Any = None
-        # Where recordings are joined, a search by time may end too late: then all is read from the beginning.
-        for place in ((self._origin,) if start else ()) + (Fraction(0),):
+        # A search by time may end too late: then all is read from the beginning.
+        searched = start and clock and not starts_anew(source, clock[0])
+        for place in ((self._origin,) if searched else ()) + (Fraction(0),):
             with suppress(av.FFmpegError):
                 if start:
                     source.seek(round(place * av.time_base))
