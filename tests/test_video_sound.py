@@ -135,7 +135,7 @@ def test_a_picture_may_stand_for_long(tmp_path):
 
 
 def with_stray(path, kind, number, ahead):
-    """Move the time of one packet of pictures or sound in an MPEG-TS file by `ahead` seconds."""
+    """Move the time of a packet of pictures or sound in an MPEG-TS file by `ahead` seconds."""
     data, start = bytearray(path.read_bytes()), {"video": b"\0\0\1\xe0", "audio": b"\0\0\1\xc0"}[kind]
     at = -1
     for _ in range(number + 1):
@@ -154,6 +154,12 @@ def with_stray(path, kind, number, ahead):
 def test_a_stray_time_is_set_between_its_neighbours(tmp_path, kind, number, ahead):
     source = with_stray(beeping(tmp_path / "in.ts"), kind, number, ahead)
     check(copied(source, tmp_path / "out.mp4"), 60, [0, 25, 50])
+    for further in (1, 2):
+        with_stray(source, kind, number + further, ahead)
+    numbers, times = pictures(copied(source, tmp_path / "again.mp4"))
+    assert numbers == list(range(60))
+    assert np.diff(times) == pytest.approx(1 / RATE, abs=0.021)
+    assert beeps(tmp_path / "again.mp4") == pytest.approx([times[number] for number in (0, 25, 50)], abs=0.03)
 
 
 def test_sound_that_repeats_a_time_or_steps_back_stays_in_step(tmp_path):

@@ -4,12 +4,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 _LEAP = 10  # seconds in which no stream has anything: the clock has leapt
 _HOLD = 3600  # seconds for which one picture may stand where there is no sound to tell
 _OVERLAP = Fraction(1, 10)  # seconds that sound may step back without its clock being another
 _REORDERED = 2  # seconds from the time of decoding in which a picture is shown, if its time is right
+_STRAYS = 4  # packets that may have wrong times one after the other
 _PATIENCE = 256  # packets of sound that wait to see whether the pictures' clock starts anew, too
 
 
@@ -26,8 +28,8 @@ def steadied(packets: Iterable[Any], main: Any, others: Iterable[Any] = ()) -> I
     """Yield the packets of the streams `main` and `others`, each in its order, on a clock that runs on.
 
     Where the clock of `main` starts anew, as in joined recordings, or leaps, all that follows is moved so that it goes
-    on, in the other streams too. A single packet with a time of its own is set between its neighbours. Times that
-    repeat or step back a little stay as they are.
+    on, in the other streams too. Packets with times of their own, up to `_STRAYS` in a row, are set between their
+    neighbours. Times that repeat or step back a little stay as they are.
     """
     tracks = {stream.index: _Track() for stream in (main, *others)}
     first = tracks[main.index]
@@ -40,10 +42,8 @@ def steadied(packets: Iterable[Any], main: Any, others: Iterable[Any] = ()) -> I
             untimed.append(packet)
             continue
         track.waiting.append(packet)
-        yield from _settled(track, tracks, first, 1)
-        if track is first:
-            for other in tracks.values():
-                yield from _settled(other, tracks, first, 1)
+        for other in tracks.values() if track is first else (track,):
+            yield from _settled(other, tracks, first, _STRAYS)
     for track in tracks.values():
         yield from _settled(track, tracks, first, 0)
     yield from untimed
@@ -51,14 +51,14 @@ def steadied(packets: Iterable[Any], main: Any, others: Iterable[Any] = ()) -> I
 
 def _settled(track: _Track, tracks: dict[int, _Track], first: _Track, keep: int) -> Iterator[Any]:
     while len(track.waiting) > keep:
-        packet, following = track.waiting[0], _time_of(track.waiting[1]) if len(track.waiting) > 1 else None
-        now, shift, last = _time_of(packet), track.shift, track.last
+        packet, shift, last = track.waiting[0], track.shift, track.last
+        now = _time_of(packet)
         if now is not None and last is not None:
             small = 2 * track.step if track is first else Fraction(0)
             late = max(t.last for t in tracks.values() if t.last is not None) + _leap(tracks, packet)
             back = last - (small or _OVERLAP)
-            if following is not None and _strays(now + shift, last, following + shift, small, late):
-                shift = (last + following + shift) / 2 - now
+            if between := _between(now + shift, last, track, small, late):
+                shift = between - now
             elif not back < now + shift <= late:
                 if track is first:
                     begins = now if packet.pts is None else packet.pts * packet.time_base
@@ -96,9 +96,14 @@ def _time_of(packet: Any) -> Fraction | None:
     return min(packet.dts, packet.dts if packet.pts is None else packet.pts) * packet.time_base
 
 
-def _strays(now: Fraction, last: Fraction, following: Fraction, small: Fraction, late: Fraction) -> bool:
-    """Whether the packet at `now` alone leaves the way from `last` to `following`, by more than `small`."""
-    return last < following <= late and not last - small < now <= following + small
+def _between(now: Fraction, last: Fraction, track: _Track, small: Fraction, late: Fraction) -> Fraction | None:
+    """Where a packet belongs whose time `now` is off the way from `last` to a later packet by more than `small`."""
+    for place, packet in enumerate(islice(track.waiting, 1, 1 + _STRAYS), 2):
+        time = _time_of(packet)
+        later = last if time is None else time + track.shift
+        if last < later <= late and not last - small < now <= later + small:
+            return last + (later - last) / place
+    return None
 
 
 def _leap(tracks: dict[int, _Track], packet: Any) -> int:
