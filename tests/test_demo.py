@@ -26,6 +26,7 @@ from PIL import Image
 from conftest import noise, write_clip
 from demo_server import serving
 from salfom_hf import SaliencyPredictor, VideoError, cli
+from salfom_hf.inference.table import COLUMNS, Attention
 from salfom_hf.video import reading
 from salfom_hf.video.drawing import heatmap, overlay
 from salfom_hf.video.reading import probe, read_frames
@@ -64,32 +65,12 @@ def pictures(path):
     return np.stack([frame.image for frame in read_frames(path)]).astype(int)
 
 
-def gaussian(height, width, row, column, spread):
-    y, x = np.mgrid[:height, :width]
-    return np.exp(-((x - column) ** 2 + (y - row) ** 2) / (2 * spread**2))
-
-
-# Numbers and words.
-
-
-def test_numbers_of_a_gaussian():
-    found = attention.attention(gaussian(120, 160, 30, 100, 8).astype(np.float16))
-    assert (found.peak_x, found.peak_y) == pytest.approx((100.5 / 160, 30.5 / 120))
-    # Two axes with a variance of 8² each; the differential entropy of a Gaussian, in bits.
-    assert found.spread == pytest.approx(8 * 2**0.5 / 200, rel=0.01)
-    assert found.entropy == pytest.approx(np.log2(2 * np.pi * np.e * 8**2), rel=0.01)
-
-
-@pytest.mark.parametrize("value", [0, 0.3])
-def test_numbers_of_an_even_map(value):
-    found = attention.attention(np.full((6, 8), value, np.float32))
-    assert found.entropy == pytest.approx(np.log2(48))
-    assert found.spread == pytest.approx(np.sqrt((6**2 - 1) / 12 + (8**2 - 1) / 12) / 10)
+# Words.
 
 
 def test_the_path_in_words():
     def at(x, y):
-        return attention.Attention(x, y, 0, 0)
+        return Attention(x, y, 0, 0, 0, 0, ())
 
     # Half a second at each of three places, with a flicker of one frame in the second stay.
     frames = [at(0.5, 0.5)] * 5 + [at(0.9, 0.1)] * 2 + [at(0.1, 0.5)] + [at(0.9, 0.1)] * 4 + [at(0.5, 0.9)] * 6
@@ -307,7 +288,7 @@ def predict(client, video, **options):
     return client.predict(video=handle_file(video), api_name="/predict_video", **options)
 
 
-def test_a_video(client, model_folder, long_clip):
+def test_a_video(client, model_folder, long_clip, tmp_path, monkeypatch):
     over, heat, both, maps, table, words, plot = predict(client, long_clip, opacity=0.5, colormap="inferno")
     expected = list(SaliencyPredictor.from_pretrained(model_folder).stream(long_clip))
     for path, width, draw in (
@@ -329,25 +310,23 @@ def test_a_video(client, model_folder, long_clip):
         assert data["maps"].dtype == np.float16
         np.testing.assert_allclose(data["maps"], np.stack([frame.saliency for frame in expected]), atol=1e-3)
         np.testing.assert_allclose(data["timestamps"], np.arange(24) / 25)
-        values = data["maps"].astype(np.float64)
-    rows = list(csv.DictReader(Path(table).read_text().splitlines()))
-    assert [int(row["frame"]) for row in rows] == list(range(1, 25))
-    np.testing.assert_allclose([float(row["time"]) for row in rows], np.arange(24) / 25)
-    for row, saliency in zip(rows, values, strict=True):
-        density = saliency / saliency.sum()
-        y, x = np.indices(density.shape)
-        peak = saliency[int(float(row["peak_y"]) * 120), int(float(row["peak_x"]) * 160)]
-        assert peak == saliency.max()
-        distance = (x - (density * x).sum()) ** 2 + (y - (density * y).sum()) ** 2
-        assert float(row["spread"]) == pytest.approx(np.sqrt((density * distance).sum()) / 200, abs=1e-4)
-        assert float(row["entropy"]) == pytest.approx(-(density * np.log2(density + 1e-300)).sum(), abs=1e-3)
+    # The table is the one that the command writes.
+    monkeypatch.chdir(tmp_path)
+    part = ["--duration", "10", "--format", "csv", "--model", str(model_folder), "--device", "cpu"]
+    assert cli.main(["predict", str(long_clip), *part, "-o", "table.csv"]) == 0
+    rows, told = (list(csv.DictReader(Path(file).read_text().splitlines())) for file in (table, "table.csv"))
+    assert tuple(rows[0]) == COLUMNS
+    for row, same in zip(rows, told, strict=True):
+        assert [float(row[name]) for name in COLUMNS] == pytest.approx(
+            [float(same[name]) for name in COLUMNS], abs=1e-3
+        )
     assert "24 frames" in words
     assert f"Made with **{model_folder.name}**" in words
     assert "not the SalFoM paper's weights" in words
     assert [line[0] for line in plot["data"]] == pytest.approx([index / 25 for index in range(24)] * 2)
     path = np.array([line[1] for line in plot["data"]]).reshape(2, 24)
-    np.testing.assert_allclose(path[0], [100 * float(row["peak_x"]) for row in rows], atol=0.01)
-    np.testing.assert_allclose(path[1], [100 - 100 * float(row["peak_y"]) for row in rows], atol=0.01)
+    np.testing.assert_allclose(path[0], [100 * float(row["peak_x"]) / 160 for row in rows], atol=0.01)
+    np.testing.assert_allclose(path[1], [100 - 100 * float(row["peak_y"]) / 120 for row in rows], atol=0.01)
 
 
 def test_a_part_of_a_video(client, model_folder, long_clip):

@@ -403,12 +403,14 @@ def test_own_video(small, model_folder, monkeypatch):
     Path("frames").mkdir()
     for number, picture in enumerate(pictures[:3], 1):
         picture.save(Path("frames", f"{number}.png"))
-    run_commands("own-video.md", {"--start 10 --duration 5": "--start 0.08 --duration 0.12"})
+    run_commands("own-video.md", {"--start 10 --duration 5": "--start 0.08 --duration 0.12", "--at 12.5": "--at 0.1"})
     for name in ("one", "two", "talk", "walk"):
         assert frames_in(f"results/{name}_overlay.mp4") == 6
     assert Image.open("photo_overlay.png").size == (96, 64)
     assert (frames_in("frames.mp4"), frames_in("part.mp4"), frames_in("fast.mp4")) == (3, 3, 6)
-    assert {"talk_overlay.mp4", "talk_side-by-side.mp4", "large.mp4", "mine.mp4"} <= set(os.listdir())
+    assert {"talk_overlay.mp4", "talk_side-by-side.mp4", "large.mp4", "mine.mp4", "talk_csv.csv", "figure.png"} <= set(
+        os.listdir()
+    )
     namespace = run_python("own-video.md")
     assert namespace["archive"]["maps"].dtype == np.float16
     assert namespace["picture"].shape == (64, 96, 3)

@@ -227,6 +227,9 @@ def test_the_folder(exported):
         assert not re.search(r"^\s*(from|import) salfom_hf|takes_names", text, flags=re.M)
         for module in re.findall(r"^\s*from \.(\w*) import", text, flags=re.M):
             assert f"{module}.py" in names, f"{file.name} imports {module}"
+        # Modules that become one file have no names in common.
+        defined = re.findall(r"^(?:def |class )?(\w+)(?=\(|:| =)", text, flags=re.M)
+        assert len(set(defined)) == len(defined), file.name
         # transformers follows no other kind of relative import.
         assert not re.search(r"^\s*from (\.\.|\. )", text, flags=re.M)
     card = ModelCard.load(exported / "README.md")

@@ -252,7 +252,7 @@ def test_frames_come_with_their_pictures_and_times(predictor, tmp_path):
 
 @pytest.mark.parametrize(
     ("start", "duration", "expected"),
-    [(0.04, None, slice(1, 6)), (0.0, 0.12, slice(0, 3)), (0.08, 0.08, slice(2, 4)), (0.05, 9, slice(2, 6))],
+    [(0.04, None, slice(1, 6)), (0.0, 0.12, slice(0, 3)), (0.08, 0.08, slice(2, 4)), (0.05, 9, slice(1, 6))],
 )
 def test_a_part_of_a_video_is_predicted_by_itself(predictor, clip, start, duration, expected):
     decoded = np.stack([frame.image for frame in read_frames(clip)])
@@ -260,7 +260,8 @@ def test_a_part_of_a_video_is_predicted_by_itself(predictor, clip, start, durati
     np.testing.assert_array_equal(predictor.predict(decoded, start, duration), part)
     np.testing.assert_array_equal(predictor.predict(clip, start, duration), part)
     times = [frame.timestamp for frame in predictor.stream(decoded, start, duration)]
-    assert times == [Fraction(index, 25) for index in range(6)[expected]]
+    begin = Fraction(start).limit_denominator(100)
+    assert times == [max(Fraction(index, 25), begin) for index in range(6)[expected]]
 
 
 def test_an_endless_source_ends_with_the_duration(predictor):

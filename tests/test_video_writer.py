@@ -73,14 +73,19 @@ def test_colours_survive(tmp_path):
         assert image[24, i * 16 + 8] == pytest.approx(colour, abs=6)
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
-def test_odd_sizes_are_written_exactly(tmp_path, suffix):
+@pytest.mark.parametrize(("suffix", "size"), [(".mp4", (66, 48)), (".mkv", (66, 48)), (".webm", (65, 47))])
+def test_odd_sizes_are_made_even_where_players_need_it(tmp_path, capsys, suffix, size):
+    pictures = [numbered(i, 65, 47) for i in range(5)]
     with VideoWriter(tmp_path / f"out{suffix}", 65, 47, Fraction(25)) as writer:
-        for i in range(5):
-            writer.write(numbered(i, 65, 47), Fraction(i, 25))
-    info = probe(tmp_path / f"out{suffix}")
-    assert (info.width, info.height) == (65, 47)
-    assert numbers(tmp_path / f"out{suffix}") == list(range(5))
+        for i, picture in enumerate(pictures):
+            writer.write(picture, Fraction(i, 25))
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        assert container.streams.video[0].pix_fmt == "yuv420p"
+    frames = list(read_frames(tmp_path / f"out{suffix}"))
+    assert frames[0].image.shape == (size[1], size[0], 3)
+    assert [number_of(frame.image[:47, :65]) for frame in frames] == list(range(5))
+    assert np.abs(frames[1].image[:, -1].astype(int) - frames[1].image[:, 64]).max() < 20
+    assert (f"out{suffix} is written as 66x48 pixels" in capsys.readouterr().err) == (suffix != ".webm")
 
 
 def test_variable_frame_rate_is_written_exactly(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 from salfom_hf.demo.runs import Bounds, check_picture
 from salfom_hf.demo.serving import Page, in_one_sentence, serve
 from salfom_hf.evaluation import metrics
-from salfom_hf.video.reading import load_image
+from salfom_hf.video.pictures import load_image
 
 MAX_BYTES = 20 * 2**20
 # Of each picture. With more, one score would take minutes and much of a small machine's memory.

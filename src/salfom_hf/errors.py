@@ -7,8 +7,11 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import av
+
+Item = TypeVar("Item")
 
 _ADVICE = {
     errno.ENOSPC: "free some space, or choose another place",
@@ -94,6 +97,18 @@ def needs_extra(what: str, extra: str) -> str:
 
 class VideoError(Exception):
     """A file cannot be read or written; the message names it and says what to do."""
+
+
+class CutOffError(VideoError):
+    """A video breaks off early; what it holds has been read."""
+
+
+def until_cut_off(items: Iterable[Item], ended: list[CutOffError]) -> Iterator[Item]:
+    """The items; what cuts them off is put into `ended`."""
+    try:
+        yield from items
+    except CutOffError as error:
+        ended.append(error)
 
 
 @contextmanager

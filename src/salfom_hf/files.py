@@ -119,7 +119,11 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
 def is_taken(path: Path) -> bool:
     """Whether something is there; an empty folder is nothing, nor is a link that leads to nothing."""
     with reported(f"Cannot write {path}"):
-        return os.path.lexists(os.path.realpath(path)) and not (path.is_dir() and not any(path.iterdir()))
+        try:
+            os.lstat(os.path.realpath(path))  # Of a name that is too long, `lexists` says that nothing is there.
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return not (path.is_dir() and not any(path.iterdir()))
 
 
 def check_free(path: str | os.PathLike[str], overwrite: bool, inputs: Inputs | None = None) -> None:

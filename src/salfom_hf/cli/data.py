@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import Inputs, atomic_output, check_free, check_suffix
-from ..video.reading import IMAGE_SUFFIXES
+from ..video.pictures import IMAGE_SUFFIXES
 from .common import FAILURE, UsageError, at_least_one, print_traceback, some_path, whole_number
 
 if TYPE_CHECKING:

@@ -120,7 +120,7 @@ class Status:
 
 def live(args: argparse.Namespace) -> int:
     from ..inference.live import PictureServer, Reader, Slot, StreamWriter, predict_live, show, taken, warm_up
-    from ..video.reading import image_of
+    from ..video.frames import shown_size
 
     to_file = args.output is not None and args.output != "-" and "://" not in args.output
     if args.output == "-" and os.isatty(1):
@@ -140,7 +140,7 @@ def live(args: argparse.Namespace) -> int:
         reader = Reader(args.source, slot)
         stack.callback(reader.stop)
         first = reader.wait()
-        height, width, _ = image_of(first.picture).shape
+        width, height = shown_size(first.picture, reader.pixel_aspect)
         predictor = load_predictor(args.model, args)
         warm_up(predictor, first, (height, width))
         writer: VideoWriter | StreamWriter | None = None

@@ -5,22 +5,32 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from ..errors import VideoError, advice_for, is_out_of_memory, is_sentence
+from ..errors import CutOffError, VideoError, advice_for, is_out_of_memory, is_sentence, until_cut_off
 from ..files import check_free, may_be_folder
 from ..inference.many import Skipped, sources
 from ..inference.profiling import Profile, speed
-from ..inference.results import FORMATS, check_name, default_output, inputs_of, write
+from ..inference.results import BYTES, FORMATS, check_name, default_output, inputs_of, size_in_words, write
 from ..models.names import KNOWN, local
 from ..video.drawing import COLORMAPS
 from ..video.reading import VideoInfo, probe
-from .common import FAILURE, UsageError, add_model_options, in_words, load_predictor, not_negative, report, some_path
+from .common import (
+    FAILURE,
+    UsageError,
+    add_model_options,
+    at_least_one,
+    in_words,
+    load_predictor,
+    not_negative,
+    report,
+    some_path,
+)
 
 if TYPE_CHECKING:
     from ..inference.predictor import SaliencyFrame, SaliencyPredictor
@@ -48,7 +58,39 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--colormap", choices=tuple(COLORMAPS), default="turbo")
     command.add_argument("--start", type=not_negative, default=0.0, help="seconds to skip")
     command.add_argument("--duration", type=not_negative, help="seconds to process")
+    command.add_argument("--at", type=not_negative, help="the moment, in seconds, that --format png shows; default 0")
+    command.add_argument("--max-size", type=at_least_one, help="longer side, in pixels, of --format maps and npz")
     command.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise a UsageError for an option that what is written has no use for."""
+    if args.at is not None and args.format != "png":
+        raise UsageError("--at is for --format png; choose a part by --start and --duration.")
+    if args.format == "png" and (args.start or args.duration is not None):
+        raise UsageError("--format png shows one moment; choose it by --at, without --start and --duration.")
+    if args.max_size is not None and args.format not in BYTES:
+        raise UsageError(f"--max-size is for --format maps and npz, not {args.format}; leave it out.")
+
+
+def predicted(
+    predictor: SaliencyPredictor, info: VideoInfo, args: argparse.Namespace
+) -> Generator[SaliencyFrame, None, None]:
+    """The frames that the options ask for."""
+    if args.format == "png":
+        from ..inference.moment import frame_at
+
+        yield frame_at(predictor, info, args.at or 0.0)
+    else:
+        yield from predictor.stream(info.path, args.start, args.duration)
+
+
+def write_predicted(frames: Iterator[SaliencyFrame], output: Path, info: VideoInfo, args: argparse.Namespace) -> None:
+    """Write the frames as the options say; of a video that breaks off those that there are, before that is raised."""
+    part, ended = (args.start, args.duration), list[CutOffError]()
+    write(until_cut_off(frames, ended), output, args.format, info, args.colormap, *part, args.overwrite, args.max_size)
+    for error in ended:
+        raise CutOffError(f"{output} ends early: {error}") from error
 
 
 def outputs(videos: list[Path], output: str | None, output_format: str) -> Iterator[Path]:
@@ -66,6 +108,7 @@ def outputs(videos: list[Path], output: str | None, output_format: str) -> Itera
 
 
 def predict(args: argparse.Namespace) -> int:
+    check_options(args)
     videos: list[Path] = []
     failures, skipped = 0, Skipped()
     for path in args.videos:
@@ -124,11 +167,17 @@ def predict_one(predictor: SaliencyPredictor, info: VideoInfo, output: Path, arg
     if total is not None and (args.start or args.duration is not None):
         length = total / info.frame_rate - args.start
         total = max(0, round(min(length, length if args.duration is None else args.duration) * info.frame_rate))
+    if args.format == "png":
+        total = 1
+    elif args.format in BYTES:
+        size = size_in_words(args.format, info, total, args.max_size)
+        smaller = "" if args.max_size else "; --max-size makes it smaller"
+        print(f"salfom: {output} takes {size}{smaller}.", file=sys.stderr)
     begin = time.perf_counter()
     profile = Profile() if args.profile else None
     bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
     with (
-        closing(predictor.stream(info.path, args.start, args.duration)) as frames,
+        closing(predicted(predictor, info, args)) as frames,
         tqdm(total=total, desc=info.path.name, bar_format=bar_format, disable=None, dynamic_ncols=True) as bar,
         profile or nullcontext(),
     ):
@@ -142,7 +191,7 @@ def predict_one(predictor: SaliencyPredictor, info: VideoInfo, output: Path, arg
                 bar.set_postfix_str(speed(count, time.perf_counter() - begin, info.frame_rate), refresh=False)
                 bar.update()
 
-        write(counted(), output, args.format, info, args.colormap, args.start, args.duration, args.overwrite)
+        write_predicted(counted(), output, info, args)
     seconds = time.perf_counter() - begin
     print(f"{info.path} -> {output}" + (f" ({speed(count, seconds, info.frame_rate)})" if count > 1 else ""))
     if profile is not None:

@@ -20,11 +20,10 @@ from ..files import remove_unfinished
 from ..inference.many import Job, plan
 from ..inference.predictor import SaliencyFrame, SaliencyPredictor
 from ..inference.processes import OtherProcessError, all_or_none, connect, lost_connection, share_cores, shared_store
-from ..inference.results import write
 from ..models.names import local
 from ..video.reading import probe
 from .common import FAILURE, CommandParser, UsageError, at_least_one, in_words, load_predictor, report, some_path
-from .predict import add_options, failing_alone
+from .predict import add_options, check_options, failing_alone, predicted, write_predicted
 
 TOLD_EVERY = 0.5  # seconds, of progress
 
@@ -79,9 +78,10 @@ def predict_own(
     while (number := store.add("claimed", 1) - 1) < len(jobs):
         video, output = jobs[number]
         try:
-            with failing_alone(video), closing(predictor.stream(video, args.start, args.duration)) as stream:
-                info, frames = probe(video), counted(stream, store, bar)
-                write(frames, output, args.format, info, args.colormap, args.start, args.duration, args.overwrite)
+            with failing_alone(video):
+                info = probe(video)
+                with closing(predicted(predictor, info, args)) as frames:
+                    write_predicted(counted(frames, store, bar), output, info, args)
             with tqdm.external_write_mode():
                 print(f"{video} -> {output}", flush=True)
         except VideoError as error:
@@ -95,6 +95,7 @@ def predict_own(
 
 def predict(args: argparse.Namespace) -> int:
     """The exit code: 2 in the main process if a video could not be predicted."""
+    check_options(args)
     state = connect(args.device)
     if args.runtime == "torch":
         args.device = args.device or str(state.device)

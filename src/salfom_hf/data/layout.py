@@ -17,7 +17,8 @@ import av
 from PIL import Image
 
 from ..errors import VideoError, check_file
-from ..video.reading import IMAGE_SUFFIXES, opened, video_stream
+from ..video.pictures import IMAGE_SUFFIXES
+from ..video.reading import demuxed, opened, rate_of, video_stream
 from .report import Problem, any_fatal, listed_names
 
 # By how many frames the header of a video may differ from the number of its maps. Containers count frames that no
@@ -145,11 +146,11 @@ class Clip:
             stream = video_stream(container)
             if stream is None:
                 raise VideoError(f"{video} has no pictures; copy or download it again.")
-            rate = float(stream.average_rate or stream.guessed_rate or self.fps)
+            rate = float(rate_of(container, stream) or self.fps)
             width, height, frames = stream.width, stream.height, stream.frames
             if not frames or (num_maps and abs(frames - num_maps) > FRAME_TOLERANCE):
                 # Headers are wrong at times; packets are as many as frames, and counting them decodes nothing.
-                frames = sum(1 for packet in container.demux(stream) if packet.size)
+                frames = sum(1 for packet in demuxed(container, stream) if packet.size)
         if not frames:
             raise VideoError(f"{video} has no frames; copy or download it again.")
         return replace(self, num_frames=frames, fps=rate, width=width, height=height)

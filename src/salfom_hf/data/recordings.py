@@ -160,14 +160,10 @@ def assign(table: GazeTable, videos: list[Path]) -> tuple[dict[Path, np.ndarray]
     return {video: np.concatenate([rows for _, rows in parts[video]]) for video in videos if video in parts}, unknown
 
 
-def frames_shown(path: Path, period: float) -> Iterator[tuple[np.ndarray, float, float]]:
-    """Each frame, from when and until when it is shown, in seconds; the last one is shown for a period."""
-    frames = read_frames(path)
-    shown = next(frames)
-    for following in frames:
-        yield shown.image, float(shown.timestamp), float(following.timestamp)
-        shown = following
-    yield shown.image, float(shown.timestamp), float(shown.timestamp) + period
+def frames_shown(path: Path) -> Iterator[tuple[np.ndarray, float, float]]:
+    """Each frame, from when and until when it is shown, in seconds."""
+    for image, timestamp, duration in read_frames(path):
+        yield image, float(timestamp), float(timestamp + (duration or 0))
 
 
 @contextmanager
@@ -214,7 +210,7 @@ def write_clip(
     when, (columns, rows) = gaze[:, 0], gaze[:, 1:].T.astype(np.int64)
     # A fixation's density is a product of these columns: far less to compute than to blur whole maps.
     vertical, horizontal = (blur_matrix(n, sigma, "zeros").float().numpy() for n in (info.height, info.width))
-    for number, (image, begin, end) in enumerate(frames_shown(info.path, float(1 / info.frame_rate))):
+    for number, (image, begin, end) in enumerate(frames_shown(info.path)):
         span = (number, number + 1) if by_frame else (begin - TIME_TOLERANCE, end - TIME_TOLERANCE)
         seen = slice(*np.searchsorted(when, span).tolist())
         density = vertical[:, rows[seen]] @ horizontal[:, columns[seen]].T

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..errors import VideoError, check_file, reason_of
 from ..models.losses import gaussian_blur
-from ..video.reading import IMAGE_RATE, load_image
+from ..video.pictures import IMAGE_RATE, load_image
 from ..video.seeking import read_frames_at
 from .features import DataError
 from .layout import FRAME_TOLERANCE

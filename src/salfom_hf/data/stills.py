@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..errors import check_file
-from ..video.reading import IMAGE_SUFFIXES
+from ..video.pictures import IMAGE_SUFFIXES
 from .builder import GazeBuilder, Source
 from .features import STILL_FEATURES, DataError
 from .layout import decoded_size, image_stamps, list_folder, stamp

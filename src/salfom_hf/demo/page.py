@@ -47,8 +47,10 @@ HELP = f"""
 - **Path of the peak.** The place of the highest value, frame by frame: one line for left–right, one for up–down. It is
   no recorded gaze of anybody; a jump is where most eyes would jump, as after a cut.
 - **Maps (NPZ)**, for NumPy: `maps`, float16 of (frames, height, width) in 0…1, and `timestamps` in seconds.
-  **Table (CSV)**: for each frame the place of the peak (`peak_x`, `peak_y`: 0…1 from the left and from the top), the
-  `spread` (1 is the frame's diagonal) and the `entropy` in bits (more: the eyes are less agreed).
+  Compare the values of one frame by them, not those of two.
+  **Table (CSV)**: for each frame its number from 0 and its time; the place of the peak and of the centre of mass in
+  pixels of your video; the `spread` (1 is the frame's diagonal) and the `entropy` in bits (more: the eyes are less
+  agreed); and the share of the attention in each cell of a 3×3 grid.
 - **What it is not.** It is a guess about people in general, who watch without a task, and it hears nothing. It
   measures neither you nor anybody in the picture: do not judge people by it.
 - **Bounds.** Files up to {MAX_BYTES >> 20} MB and {MAX_PIXELS // 10**6} megapixels; at a time up to {MAX_SECONDS}

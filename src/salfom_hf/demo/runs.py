@@ -20,18 +20,18 @@ except ImportError:
 
 import av
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import VideoError, listed, reported
 from ..inference.predictor import SaliencyFrame, SaliencyPredictor
-from ..inference.results import write_npz
+from ..inference.results import smaller_map, write_npz
+from ..inference.table import Attention, attention, write_table
 from ..models.video_processing_salfom import resize_map
 from ..video.drawing import heatmap, overlay
-from ..video.reading import FILE_PROTOCOL, IMAGE_SUFFIXES, VideoInfo, probe, read_frames
+from ..video.pictures import IMAGE_SUFFIXES, is_animated
+from ..video.reading import FILE_PROTOCOL, VideoInfo, probe, read_frames
 from ..video.writing import VideoWriter
-from .attention import Attention, attention
 
 MAX_BYTES = 100 * 2**20
 MAX_PIXELS = 50_000_000  # per frame
@@ -173,21 +173,20 @@ class Demo:
 
     def small_maps(
         self, model: str, path: Path, start: float, length: float | None, stride: int, bounds: Bounds
-    ) -> Iterator[tuple[Fraction, np.ndarray]]:
-        """Timestamps and maps, float16, small: on ZeroGPU they come from another process."""
+    ) -> Iterator[tuple[Fraction, np.ndarray, Attention]]:
+        """Timestamps, maps (float16, small), and what they say: on ZeroGPU they come from another process."""
         loaded = self.load(model)
         predictor = SaliencyPredictor(loaded.model, loaded.processor, stride, loaded.batch_size)
         timestamps: deque[Fraction] = deque()
 
         def images() -> Iterator[np.ndarray]:
-            for image, timestamp in read_frames(path, start, length, bounds):
-                timestamps.append(timestamp)
-                yield image
+            for frame in read_frames(path, start, length, bounds):
+                timestamps.append(frame.timestamp)
+                yield frame.image
 
         for frame in islice(predictor.stream(images()), MAX_FRAMES):
-            height, width = frame.saliency.shape
-            saliency = resize_map(torch.from_numpy(frame.saliency), within(height, width, MAP_SIDE)).clamp(0, 1)
-            yield timestamps.popleft(), saliency.numpy().astype(np.float16)
+            small = smaller_map(frame.saliency, MAP_SIDE).astype(np.float16)
+            yield timestamps.popleft(), small, attention(frame.saliency)
 
     def is_recent(self, *part: object) -> bool:
         return part in self.recent
@@ -220,13 +219,14 @@ class Demo:
         except Exception as error:  # What loads it may be anything.
             raise ModelError(model) from error
         total = num_frames(info, start, length or MAX_SECONDS)
-        saliency, timestamps = [], []
-        for timestamp, small in self.predicted(model, info.path, start, length, stride, bounds):
+        saliency, timestamps, numbers = [], [], []
+        for timestamp, small, found in self.predicted(model, info.path, start, length, stride, bounds):
             saliency.append(small)
             timestamps.append(timestamp)
+            numbers.append(found)
             bounds.check_time()
             progress(len(saliency), total, "Looking at frame")
-        maps = Maps(info, np.stack(saliency), timestamps, [attention(small) for small in saliency])
+        maps = Maps(info, np.stack(saliency), timestamps, numbers)
         forget = threading.Timer(KEPT, self.recent.pop, (part, None))
         forget.daemon = True
         forget.start()
@@ -256,7 +256,7 @@ def write_files(
         BoundsError: it takes too long.
     """
     source = maps.info.path
-    is_image = source.suffix.lower() in IMAGE_SUFFIXES
+    is_image = source.suffix.lower() in IMAGE_SUFFIXES and not is_animated(source)
     names = ("overlay", "heatmap", "side-by-side")
     pictures = [folder / f"{source.stem}_{name}{'.png' if is_image else '.mp4'}" for name in names]
     archive, table = folder / f"{source.stem}_maps.npz", folder / f"{source.stem}_gaze.csv"
@@ -270,8 +270,8 @@ def write_files(
 
     frames = zip(read_frames(source, start, length, bounds), maps.saliency, strict=False)
     if is_image:
-        for (image, _), saliency in frames:
-            for path, picture in zip(pictures, drawn(image, saliency), strict=True):
+        for frame, saliency in frames:
+            for path, picture in zip(pictures, drawn(frame.image, saliency), strict=True):
                 Image.fromarray(picture).save(path)
     else:
         with ExitStack() as stack:
@@ -280,16 +280,13 @@ def write_files(
                 rate = maps.info.frame_rate
                 writer = VideoWriter(path, columns, height, rate, audio_from=source, start=start, duration=length)
                 writers.append(stack.enter_context(writer))
-            for number, ((image, timestamp), saliency) in enumerate(frames, 1):
-                for writer, picture in zip(writers, drawn(image, saliency), strict=True):
-                    writer.write(picture, timestamp)
+            for number, (frame, saliency) in enumerate(frames, 1):
+                for writer, picture in zip(writers, drawn(frame.image, saliency), strict=True):
+                    writer.write(picture, frame.timestamp, frame.duration)
                 bounds.check_time()
                 progress(number, len(maps.saliency), "Drawing frame")
     no_image = np.empty((0, 0, 3), np.uint8)
     timed = zip(maps.timestamps, maps.saliency, strict=True)
     write_npz((SaliencyFrame(no_image, *pair) for pair in timed), archive, overwrite=False)
-    rows = pd.DataFrame(maps.numbers)
-    rows.insert(0, "frame", range(1, len(rows) + 1))
-    rows.insert(1, "time", maps.seconds)
-    rows.to_csv(table, index=False, float_format="%.4f", lineterminator="\n")
+    write_table(zip(maps.timestamps, maps.numbers, strict=True), table, maps.info.width, maps.info.height)
     return [*pictures, archive, table]

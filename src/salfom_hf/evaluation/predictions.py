@@ -12,7 +12,8 @@ from ..data.features import DataError
 from ..data.layout import FRAME_TOLERANCE, natural_key
 from ..data.samples import GazeStill, open_sample, read_map
 from ..errors import check_file
-from ..video.reading import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from ..video.pictures import IMAGE_SUFFIXES
+from ..video.reading import VIDEO_SUFFIXES
 from .methods import EvaluationError, Method, Sample
 
 MAP_SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")

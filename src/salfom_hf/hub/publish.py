@@ -21,7 +21,7 @@ from ..models.loading import loading, quiet
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.names import EXAMPLE, resolve
 from ..models.video_processing_salfom import SalFoMVideoProcessor
-from ..video.reading import IMAGE_SUFFIXES
+from ..video.pictures import IMAGE_SUFFIXES
 from .cards import HUB_TASK, TAGS, TEMPLATES, UNNAMED, CardError, evaluation_of, model_data, page_of, render
 from .remote_code import add_remote_code
 

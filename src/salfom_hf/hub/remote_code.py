@@ -2,7 +2,7 @@
 
 transformers takes flat files that import one another as `from .module import name`; the package's modules are copied
 with their relative imports rewritten to that: `pipeline_salfom`, and all that it imports, however indirectly. An
-import that is added to one of them is published, too.
+import that is added to one of them is published, too. Those of `video/` become one file, `video.py`.
 """
 
 import ast
@@ -15,15 +15,19 @@ from ..inference import pipeline_salfom
 from ..models.encoders import OWN_MODELS
 
 PIPELINE = Path(pipeline_salfom.__file__)
-MODELS = PIPELINE.parents[1] / "models"
-# Of `from ..video.reading import probe`, what stands in the way of `from .reading import probe`.
+MODELS, VIDEO = PIPELINE.parents[1] / "models", PIPELINE.parents[1] / "video"
+# Of `from ..models.losses import gaussian_blur`, what stands in the way of `from .losses import gaussian_blur`.
 RELATIVE = re.compile(r"^(\s*from )\.+(?:\w+\.)*(?=\w+ import )", flags=re.MULTILINE)
+FROM_VIDEO = re.compile(r"^(\s*from )\.+video\.\w+(?= import )", flags=re.MULTILINE)
+WITHIN_VIDEO = re.compile(r"^from \.\w+ import (?:\([^)]*\)|.*)\n", flags=re.MULTILINE)
 # The package's own names of models mean nothing where it is not.
 NAMES = re.compile(r"^(from \.names import |@)takes_names\n", flags=re.MULTILINE)
 
 
 def code_of(file: Path) -> str:
-    return RELATIVE.sub(r"\1.", NAMES.sub("", file.read_text(encoding="utf-8")))
+    text = NAMES.sub("", file.read_text(encoding="utf-8"))
+    text = WITHIN_VIDEO.sub("", text) if file.parent == VIDEO else FROM_VIDEO.sub(r"\1.video", text)
+    return RELATIVE.sub(r"\1.", text)
 
 
 def imported_files(file: Path) -> list[Path]:
@@ -36,20 +40,25 @@ def imported_files(file: Path) -> list[Path]:
     ]
 
 
+def with_imported(file: Path, found: list[Path]) -> list[Path]:
+    """What was `found` before, and this file, each after all that it imports."""
+    for other in [] if file in found else imported_files(file):
+        found = with_imported(other, found)
+    return found if file in found else [*found, file]
+
+
 def code_for(encoder_type: str) -> dict[str, str]:
     """Name → content of the files for models on an encoder of this type: the pipeline, and all that it imports."""
-    found, waiting, last_line = set(), [PIPELINE], ""
+    found, last_line = with_imported(PIPELINE, []), ""
     if encoder_type in OWN_MODELS:
         module, name = OWN_MODELS[encoder_type]
-        waiting.append(MODELS / f"{module}.py")
+        found = with_imported(MODELS / f"{module}.py", found)
         # transformers takes the files that others import from, and this one is imported by its name.
         last_line = f"\nfrom .{module} import {name}  # noqa: E402, F401\n"
-    while waiting:
-        file = waiting.pop()
-        if file not in found:
-            found.add(file)
-            waiting += imported_files(file)
-    code = {file.name: code_of(file) for file in sorted(found)}
+    code: dict[str, str] = {}
+    for file in found:
+        place = "video.py" if file.parent == VIDEO else file.name
+        code[place] = "\n\n".join([*([code[place]] if place in code else []), code_of(file)])
     code["modeling_salfom.py"] += last_line
     return code
 

@@ -9,7 +9,9 @@ The way of a video, as [`SaliencyPredictor.stream`][salfom_hf.inference.predicto
                 shared_windows.py  shared_maps   encoders that see single frames (salfom): every frame is computed once
                 sliding_window.py  window_maps   encoders that see whole clips (salfom-large), and exported models
     output    results.py                         maps drawn over frames (video/drawing.py), written (video/writing.py)
+              table.py                           maps in numbers, for people and spreadsheets
 
-`threads.py` and `cpu.py` make that fast; `many.py` and `processes.py` are for collections of videos, `live/` for
-cameras, `pipeline.py` for `transformers.pipeline`. `pipeline_salfom.py` is what a model on the Hub brings along.
+`moment.py` predicts one frame of a video; `threads.py` and `cpu.py` make all that fast; `many.py` and `processes.py`
+are for collections of videos, `live/` for cameras, `pipeline.py` for `transformers.pipeline`. `pipeline_salfom.py` is
+what a model on the Hub brings along.
 """

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..errors import VideoError, reason_of, refuse_pipe, reported
 from ..files import check_free, is_taken, may_be_folder
-from ..video.reading import READ_IMAGES, VIDEO_SUFFIXES
+from ..video.pictures import READ_IMAGES
+from ..video.reading import VIDEO_SUFFIXES
 from .results import FORMATS, default_output, inputs_of
 
 Job = tuple[Path, Path]  # a video and its output
@@ -88,9 +89,9 @@ def input_names(folder: Path, files: Collection[Path]) -> set[str]:
     return {file.stem for file in files}.union([folder.resolve().name] if is_video else [])
 
 
-def is_result(stem: str, inputs: set[str]) -> bool:
+def is_result(stem: str, inputs: set[str], formats: Iterable[str] = FORMATS) -> bool:
     """Whether a file of this stem has the name of a result for one of the inputs, given as stems or folders' names."""
-    return any(stem.endswith(f"_{name}") and stem.removesuffix(f"_{name}") in inputs for name in FORMATS)
+    return any(stem.endswith(f"_{name}") and stem.removesuffix(f"_{name}") in inputs for name in formats)
 
 
 def is_list(path: Path) -> bool:
@@ -135,7 +136,7 @@ def videos_under(folder: Path, output: Path, skipped: Skipped, failures: list[st
         places.append(Path(root))
         inputs |= input_names(places[-1], [Path(name) for name in files if not name.startswith(".")])
     for place in places:
-        if place != folder and is_result(place.name, inputs):
+        if place != folder and is_result(place.name, inputs, ["maps"]):
             skipped[RESULT].append(place)
             continue
         with suppress(VideoError):  # Nothing to predict at this level.

@@ -15,7 +15,8 @@ import transformers
 from transformers import Pipeline
 
 from ..errors import VideoError, reason_of
-from ..video.reading import READ_IMAGES, VIDEO_SUFFIXES, Frame
+from ..video.pictures import READ_IMAGES
+from ..video.reading import VIDEO_SUFFIXES, Frame
 from .pipeline_salfom import TASK
 from .pipeline_salfom import VideoSaliencyPipeline as PlainPipeline
 from .predictor import SaliencyPredictor

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ..errors import CutOffError, until_cut_off
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, pixels_of, resize_map
 from ..video.reading import Frame
@@ -27,11 +28,13 @@ class SaliencyFrame(NamedTuple):
         image: uint8 `(height, width, 3)`, RGB.
         timestamp: seconds on the source's clock.
         saliency: float32 `(height, width)`, values in 0…1.
+        duration: seconds for which the frame is shown, where that is known.
     """
 
     image: np.ndarray
     timestamp: Fraction
     saliency: np.ndarray
+    duration: Fraction | None = None
 
 
 def saliency_maps(
@@ -148,10 +151,11 @@ class SaliencyPredictor:
         with closing(timed("decode", frames_of(video, start, duration))) as frames:
             still, all_frames = is_still(frames)
             waiting: deque[Frame] = deque()
+            ended: list[CutOffError] = []
 
             def prepared() -> Iterator[torch.Tensor]:
                 shape = None
-                for frame in all_frames:
+                for frame in until_cut_off(all_frames, ended):
                     shape = shape or frame.image.shape
                     if frame.image.shape != shape:
                         raise ValueError("All frames of a video must have one size; resize them to the first one's.")
@@ -168,7 +172,9 @@ class SaliencyPredictor:
                     # On one thread: others would go on waiting busily, and slow down those that predict and encode.
                     with stage("fusion"), pytorch_threads(1):
                         resized = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1).cpu().numpy()
-                    yield SaliencyFrame(frame.image, frame.timestamp, resized)
+                    yield SaliencyFrame(frame.image, frame.timestamp, resized, frame.duration)
+            for error in ended:
+                raise error
 
     def predict(self, video: Any, start: float = 0.0, duration: float | None = None) -> np.ndarray:
         """

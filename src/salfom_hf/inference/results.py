@@ -1,4 +1,4 @@
-"""From predicted frames to a file: an overlay, heat-map or side-by-side video (or picture), PNG maps, or an npz."""
+"""From predicted frames to a file: a video or picture, PNG maps, an npz, a table, or a picture for a paper."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from fractions import Fraction
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +17,22 @@ from PIL import Image
 
 from ..errors import VideoError
 from ..files import Inputs, atomic_output, check_free, check_suffix, may_be_folder
-from ..video.drawing import heatmap, overlay, side_by_side, to_gray
-from ..video.reading import IMAGE_SUFFIXES, READ_IMAGES, VideoInfo, image_files
+from ..video.drawing import heatmap, overlay, side_by_side, to_gray, with_color_bar
+from ..video.pictures import IMAGE_SUFFIXES, READ_IMAGES, image_files, is_animated
+from ..video.reading import VideoInfo
 from ..video.writing import CONTAINERS, VideoWriter
 from .profiling import stage
+from .table import Attention, attention, write_table
 from .threads import in_background
 
 if TYPE_CHECKING:
     from .predictor import SaliencyFrame
 
 
-FORMATS = ("overlay", "heatmap", "side-by-side", "maps", "npz")
+FORMATS = ("overlay", "heatmap", "side-by-side", "maps", "npz", "csv", "png")
+# What an output that is no video has for a suffix, and the bytes that a value of a map takes before it is compressed.
+SUFFIXES = {"maps": "", "npz": ".npz", "csv": ".csv", "png": ".png"}
+BYTES = {"maps": 1, "npz": 2}
 
 # Frames that wait to be drawn and written: as many as come at once from a batch of usual size.
 WAITING = 4
@@ -36,8 +42,8 @@ def default_output(source: Path, output_format: str) -> Path:
     """Where a result goes when the user names no place: beside the source, with the format in its name."""
     if source.name in ("", ".."):  # "." and ".." get the names of their folders.
         source = source.resolve()
-    is_image = source.suffix.lower() in READ_IMAGES
-    suffix = {"maps": "", "npz": ".npz"}.get(output_format, ".png" if is_image else ".mp4")
+    is_image = source.suffix.lower() in READ_IMAGES and not is_animated(source)
+    suffix = SUFFIXES.get(output_format, ".png" if is_image else ".mp4")
     return source.with_name(f"{source.stem if source.is_file() else source.name}_{output_format}{suffix}")
 
 
@@ -51,10 +57,31 @@ def check_name(path: str | os.PathLike[str], output_format: str) -> None:
     if output_format == "maps":
         if not may_be_folder(path):
             raise VideoError(f"Cannot write: {path} is not a folder, which maps need; name another output.")
-    elif output_format == "npz":
-        check_suffix(path, (".npz",), "an npz file")
+    elif suffix := SUFFIXES.get(output_format):
+        check_suffix(path, (suffix,), f"{'an npz' if suffix == '.npz' else f'a {output_format}'} file")
     else:
         check_suffix(path, IMAGE_SUFFIXES.union(CONTAINERS), "a video or picture that can be written")
+
+
+def smaller_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """Height and width of the same shape, none of them above `side` pixels nor above what it is."""
+    scale = min(1.0, side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def smaller_map(saliency: np.ndarray, side: int) -> np.ndarray:
+    """A map, float32 `(height, width)`, made smaller as [`smaller_size`] says."""
+    height, width = smaller_size(saliency.shape[0], saliency.shape[1], side)
+    return np.asarray(Image.fromarray(saliency).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def size_in_words(output_format: str, info: VideoInfo, num_frames: int | None, max_size: int | None) -> str:
+    """How much of the disk maps or an npz take at most, known before anything is predicted."""
+    height, width = smaller_size(info.height, info.width, max_size or max(info.height, info.width))
+    size = BYTES[output_format] * height * width / 1e6
+    if num_frames is None:
+        return f"up to {size:,.1f} MB for each map of {width}×{height}"
+    return f"up to {size * num_frames:,.1f} MB (maps of {width}×{height}: {num_frames:,})"
 
 
 def write_in_thread(write_one: Callable, frames: Iterable) -> None:
@@ -89,7 +116,7 @@ def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, inf
         def write_one(frame: SaliencyFrame) -> None:
             image = picture if frame is first else drawn(frame)
             with stage("encode"):
-                writer.write(image, frame.timestamp)
+                writer.write(image, frame.timestamp, frame.duration)
 
         write_in_thread(write_one, chain([first], frames))
 
@@ -132,6 +159,12 @@ def write_npz(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> N
                     entry.write(piece)
 
 
+def row_of(frame: SaliencyFrame) -> tuple[Fraction, Attention]:
+    """What a table says of a frame."""
+    with stage("encode"):
+        return frame.timestamp, attention(frame.saliency)
+
+
 def write(
     frames: Iterator[SaliencyFrame],
     path: Path,
@@ -141,6 +174,7 @@ def write(
     start: float = 0.0,
     duration: float | None = None,
     overwrite: bool = False,
+    max_size: int | None = None,
 ) -> None:
     """
     Write predicted frames in one of `FORMATS`; the output appears under its name only when complete. Pictures are
@@ -151,6 +185,7 @@ def write(
         path: the output; its suffix chooses the container of a video.
         info: of the source: its frame rate and sound are kept.
         start, duration: the part of the source that the frames are, in seconds.
+        max_size: pixels of the longer side of maps in a folder or an npz, which are no larger than the source.
 
     Raises:
         VideoError: the output exists (without `overwrite`), is or holds the source, has a name of another kind of file
@@ -159,15 +194,22 @@ def write(
     if output_format != "maps":
         check_name(path, output_format)
     check_free(path, overwrite, inputs_of([info.path]))
+    if max_size is not None:
+        frames = (frame._replace(saliency=smaller_map(frame.saliency, max_size)) for frame in frames)
     if output_format == "maps":
         write_maps(frames, path, overwrite)
     elif output_format == "npz":
         write_npz(frames, path, overwrite)
+    elif output_format == "csv":
+        with closing(in_background(row_of, frames, WAITING)) as rows:
+            write_table(rows, path, info.width, info.height, overwrite)
     else:
 
         def draw(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
             if output_format == "heatmap":
                 return heatmap(saliency, colormap)
+            if output_format == "png":
+                return with_color_bar(saliency, colormap)
             return (overlay if output_format == "overlay" else side_by_side)(image, saliency, colormap)
 
         write_video(frames, path, draw, info, start=start, duration=duration, overwrite=overwrite)

@@ -20,7 +20,8 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
-from ..video.reading import IMAGE_RATE, Frame, probe, read_frames, rgb_of
+from ..video.pictures import IMAGE_RATE, rgb_of
+from ..video.reading import Frame, probe, read_frames
 from .losses import gaussian_blur
 from .names import takes_names
 
@@ -198,11 +199,11 @@ def frames_of(video: Any, start: float = 0.0, duration: float | None = None) -> 
         timestamp = index / IMAGE_RATE
         if end is not None and timestamp >= end:
             return
-        if timestamp >= first:
+        if timestamp + 1 / IMAGE_RATE > first:  # As in a file, a part begins with the frame on screen.
             pixels = to_tensor(image)[0].permute(1, 2, 0)
             if pixels.dtype != torch.uint8:
                 raise ValueError(f"Frames must hold uint8 values in 0…255, not {pixels.dtype}.")
-            yield Frame(np.ascontiguousarray(pixels.cpu().numpy()), timestamp)
+            yield Frame(np.ascontiguousarray(pixels.cpu().numpy()), max(timestamp, first))
 
 
 def last_frames(path: Path, num_frames: int | None, fps: float | None) -> tuple[torch.Tensor, VideoMetadata]:

@@ -1,8 +1,10 @@
 """Pictures of saliency maps: heat maps, overlays on the frame, both side by side, grey maps."""
 
+import math
 from functools import lru_cache
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 # Ten evenly spaced colours each, between which colours are interpolated.
 COLORMAPS = {
@@ -66,3 +68,25 @@ def overlay(image: np.ndarray, saliency: np.ndarray, colormap: str = "turbo", op
 def side_by_side(image: np.ndarray, saliency: np.ndarray, colormap: str = "turbo") -> np.ndarray:
     """The frame at the left, its overlay at the right: uint8 `(height, 2 · width, 3)`."""
     return np.concatenate([image, overlay(image, saliency, colormap)], axis=1)
+
+
+def with_color_bar(saliency: np.ndarray, colormap: str = "turbo") -> np.ndarray:
+    """The heat map on white, and at its right a bar that says which colour is which value: uint8 RGB."""
+    height, width = saliency.shape
+    low, high = float(saliency.min()), float(saliency.max())
+    text = max(10, height // 24)  # pixels of the font, of the margins and of the bar's width
+    font = ImageFont.load_default(text)
+    values = np.linspace(high, low, 5 if height >= 8 * text else 2) if high > low else [low]
+    decimals = max(2, 2 - math.floor(math.log10(high - low))) if high > low else 2
+    labels = [f"{value:.{decimals}f}" for value in values]
+    bar, right = width + 2 * text, width + 3 * text
+    length = round(max(font.getlength(label) for label in labels))
+    picture = Image.new("RGB", (right + text // 2 + length + text, height + 2 * text), "white")
+    picture.paste(Image.fromarray(heatmap(saliency, colormap)), (text, text))
+    scale = np.linspace(high, low, height)[:, None].repeat(text, axis=1)
+    picture.paste(Image.fromarray(heatmap(scale, colormap)), (bar, text))
+    draw = ImageDraw.Draw(picture)
+    for row, label in zip(np.linspace(text, text + height - 1, len(labels)), labels, strict=True):
+        draw.line([(right, row), (right + text // 4, row)], "black")
+        draw.text((right + text // 2, row), label, "black", font, "lm")
+    return np.asarray(picture)

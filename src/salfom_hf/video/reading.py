@@ -4,7 +4,6 @@ import io
 import itertools
 import math
 import os
-import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,13 +16,12 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import VideoError, advice_for, listed, reason_of, refuse_pipe, reported
+from ..errors import CutOffError, VideoError, refuse_pipe, reported, until_cut_off
+from .frames import decoder_of, fit, image_of, shown_size
+from .pictures import IMAGE_RATE, animation, image_files, is_animated, load_image
+from .timing import steadied
 
-# Images that are read and written, and those that are read too where Pillow can.
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-READ_IMAGES = IMAGE_SUFFIXES | {".avif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".pgm", ".pnm", ".ppm", ".tga"}
 VIDEO_SUFFIXES = frozenset(
     {
         *(".264", ".265", ".3g2", ".3gp", ".apng", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264"),
@@ -32,17 +30,19 @@ VIDEO_SUFFIXES = frozenset(
         *(".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m"),
     }
 )
-IMAGE_RATE = Fraction(25)
 MIN_SIDE = 16  # pixels
+_MOST_FRAMES = 1000  # per second; what says more does not know
 FILE_PROTOCOL = "file:"  # Keeps a colon in a file's name from being taken for a network protocol.
 # Matroska rounds timestamps to milliseconds, so a frame may lie half of one before the time it stands for.
 _TOLERANCE = Fraction(1, 2000)
-# Since PyAV 17 each frame's conversion starts threads of its own, which takes longer than the conversion.
-ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
+_PLACES = 40  # of a file that is searched by its times, which are looked at beforehand
+# Tracks that are no video of their own: covers, chapters' pictures and parts of another track.
+_NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
+_PHOTOS = ("avif", "heic", "heix", "mif1")
 # Called with the width and height, in pixels, of what a video's decoder holds.
 Check = Callable[[int, int], None]
-# A frame's timestamp, and what makes its image.
-_Timed = tuple[Fraction, Callable[[], np.ndarray]]
+# A frame's timestamp, how long it is shown as far as the file says, in seconds, and what makes its image.
+_Timed = tuple[Fraction, Fraction, Callable[[], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,24 @@ class VideoInfo:
     """What is known of a source before reading all of it."""
 
     path: Path
-    width: int  # pixels, after rotation
+    width: int  # square pixels, after rotation
     height: int
     frame_rate: Fraction  # the average, in frames per second
     num_frames: int | None  # an estimate
     duration: float | None  # seconds
     has_audio: bool
+    delay: int = 0  # ticks from a picture's packet to the picture, where only the order tells when it is shown
 
 
 class Frame(NamedTuple):
-    """One picture: `image` is uint8 (height, width, 3) RGB; `timestamp` is in seconds from the source's beginning."""
+    """
+    One picture: `image` is uint8 (height, width, 3) RGB; `timestamp`, from the source's beginning, and `duration`, for
+    which it is shown, are in seconds.
+    """
 
     image: np.ndarray
     timestamp: Fraction
+    duration: Fraction | None = None
 
 
 def probe(path: str | os.PathLike[str], check: Check | None = None) -> VideoInfo:
@@ -78,7 +83,9 @@ def probe(path: str | os.PathLike[str], check: Check | None = None) -> VideoInfo
     images = image_files(path)
     if images:
         height, width, _ = load_image(images[0]).shape
-        info = VideoInfo(path, width, height, IMAGE_RATE, len(images), float(len(images) / IMAGE_RATE), False)
+        lengths = [length for length, _ in animation(path)] if is_animated(path) else [1 / IMAGE_RATE] * len(images)
+        length = sum(lengths, Fraction(0))
+        info = VideoInfo(path, width, height, len(lengths) / length, len(lengths), float(length), False)
     else:
         info = _probe_video(path, check)
     if min(info.width, info.height) < MIN_SIDE:
@@ -89,7 +96,9 @@ def probe(path: str | os.PathLike[str], check: Check | None = None) -> VideoInfo
 def read_frames(
     path: str | os.PathLike[str], start: float = 0.0, duration: float | None = None, check: Check | None = None
 ) -> Iterator[Frame]:
-    """Yield the frames with `start` <= timestamp < `start` + `duration` (both in seconds), decoding as it goes.
+    """Yield the frames shown from `start` for `duration` (both in seconds), decoding as it goes.
+
+    The first is the frame on screen at `start`, which becomes its timestamp; no frame is shown beyond the range.
 
     Memory does not grow with the length of the source. Timestamps strictly increase and are those of the source, even
     when it varies its frame rate; frames without one follow at the average rate. Every frame has the size that `probe`
@@ -102,7 +111,7 @@ def read_frames(
 
     Raises:
         VideoError: on the first `next`, whatever `probe` raises, or no frame lies in the range; later, an image of the
-            folder is damaged, or the file turns out to break off early (raised after its last whole frame).
+            folder is damaged, or the file turns out to break off early (a `CutOffError` after its last whole frame).
     """
     path = Path(path)
     if not 0 <= start < math.inf:
@@ -111,112 +120,54 @@ def read_frames(
         raise VideoError(f"Cannot read {duration} s of {path}; give a duration of more than 0 seconds.")
     info = probe(path, check)
     first, length = exact_part(start, duration)
-    end = None if length is None else first + length - _TOLERANCE
+    end = None if length is None else first + length
     images = image_files(path)
     timed: Iterable[_Timed]
-    if images:
-        timed = ((number / IMAGE_RATE, partial(load_image, file)) for number, file in enumerate(images))
+    if is_animated(path):
+        timed = _timed_animation(path)
+    elif images:
+        timed = ((n / IMAGE_RATE, 1 / IMAGE_RATE, partial(load_image, file)) for n, file in enumerate(images))
     else:
         timed = _seek_video(info, first, check)
     empty = True
-    for timestamp, load in timed:
-        if end is not None and timestamp >= end:
+    for timestamp, until, load in _until_next(timed):
+        if end is not None and timestamp >= end - _TOLERANCE:
             break
-        if timestamp >= first - _TOLERANCE:
-            empty = False
-            yield Frame(_fit(load(), (info.height, info.width)), timestamp)
+        if until > first + _TOLERANCE:
+            empty, timestamp = False, max(timestamp, first)
+            until = until if end is None else min(until, end)
+            yield Frame(fit(load(), (info.height, info.width)), timestamp, until - timestamp)
     if empty:
-        until = "" if end is None else f" and before {float(end):.2f} s"
+        before = "" if end is None else f" and before {float(end):.2f} s"
         which = "" if info.duration is None else f", which is {info.duration:.2f} s long"
-        raise VideoError(f"No frame at or after {start:.2f} s{until} in {path}{which}; choose another range.")
+        raise VideoError(f"No frame at or after {start:.2f} s{before} in {path}{which}; choose another range.")
+
+
+def _timed_animation(path: Path) -> Iterator[_Timed]:
+    begin = Fraction(0)
+    for length, image in animation(path):
+        yield begin, length, partial(np.asarray, image)
+        begin += length
+
+
+def _until_next(timed: Iterable[_Timed]) -> Iterator[_Timed]:
+    """The frames, each with the time of the next one in place of its duration."""
+    shown: _Timed | None = None
+    ended: list[CutOffError] = []
+    for following in until_cut_off(timed, ended):
+        if shown:
+            yield shown[0], following[0], shown[2]
+        shown = following
+    if shown:
+        yield shown[0], shown[0] + shown[1], shown[2]
+    for error in ended:
+        raise error
 
 
 def exact_part(start: float, duration: float | None) -> tuple[Fraction, Fraction | None]:
     """Start and length in seconds, to the microsecond; no length is up to the end."""
     length = None if duration is None or duration == math.inf else Fraction(duration).limit_denominator(10**6)
     return Fraction(start).limit_denominator(10**6), length
-
-
-def image_of(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Return a decoded frame as uint8 (height, width, 3) RGB, upright, scaled to `size` (height, width) if given."""
-    if frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
-        image = _over_black(frame.to_ndarray(format="rgba", **ONE_THREAD))
-    else:
-        image = frame.to_ndarray(format="rgb24", **ONE_THREAD)
-    image = np.ascontiguousarray(np.rot90(image, quarter_turns(frame)))
-    return image if size is None else _fit(image, size)
-
-
-def quarter_turns(frame: av.VideoFrame) -> int:
-    """Return how many quarter turns counterclockwise set the frame upright."""
-    return round(frame.rotation / 90) % 4
-
-
-def image_files(path: Path) -> list[Path]:
-    """Return the images that a folder or a single image stands for, in natural order; none for a video file."""
-    if str(path) == "-":
-        raise VideoError("- is standard input and not a file; `salfom live -` shows what is piped in.")
-    if not os.path.lexists(path):
-        raise VideoError(f"There is no file or folder {path}; check the path.")
-    if not path.is_dir():
-        return [path] if path.suffix.lower() in READ_IMAGES else []
-    with reported(f"Cannot read the folder {path}"):
-        files = [f for f in path.iterdir() if f.suffix.lower() in READ_IMAGES and not f.name.startswith(".")]
-    if not files:
-        raise VideoError(f"The folder {path} has no images; give one with {listed(IMAGE_SUFFIXES)} files.")
-    return sorted(files, key=_natural_order)
-
-
-def _natural_order(file: Path) -> tuple[list[int | str], str]:
-    parts = re.split(r"([0-9]+)", file.name.lower())
-    return [int(part) if part.isdigit() else part for part in parts], file.name
-
-
-def load_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
-    """Read an image file, given as its path or its bytes, as uint8 (height, width, 3) RGB; errors call it `name`."""
-    if isinstance(source, Path):
-        refuse_pipe(source)
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            return rgb_of(file)
-    except Exception as error:  # Pillow's readers raise errors of any type for damaged files.
-        name = name or str(source)
-        unknown = isinstance(error, UnidentifiedImageError) and Path(name).suffix.lower() not in IMAGE_SUFFIXES
-        advice = "convert it to JPEG or PNG" if unknown else "replace or remove it"
-        raise VideoError(f"Cannot read the image {name} ({reason_of(error)}); {advice_for(error, advice)}.") from error
-
-
-def rgb_of(image: Image.Image) -> np.ndarray:
-    """
-    A picture as uint8 (height, width, 3) RGB: upright by its EXIF data, 16-bit grey scaled, transparency over black.
-
-    Raises:
-        ValueError: its values are floats, and are not in 0…255 or seem to be in 0…1.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        # Pillow would clip 16-bit grey at 255 rather than scale it; 32 bits may hold 8 or 16.
-        pixels = np.asarray(image).astype(np.int64)
-        bits = 8 if image.mode != "I" or pixels.max() > 255 else 0
-        image = Image.fromarray((pixels >> bits).clip(0, 255).astype(np.uint8))
-    elif image.mode == "F":
-        pixels = np.asarray(image)
-        if not (pixels.min() >= 0 and pixels.max() <= 255) or 0 < pixels.max() <= 1:
-            raise ValueError(f"it holds floats in {pixels.min():g}…{pixels.max():g}, not in 0…255: scale them")
-    transparent = image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info
-    return _over_black(np.asarray(image.convert("RGBA"))) if transparent else np.array(image.convert("RGB"))
-
-
-def _over_black(rgba: np.ndarray) -> np.ndarray:
-    rgb, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:]
-    return ((rgb * alpha + 127) // 255).astype(np.uint8)
-
-
-def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    height, width = size
-    if image.shape[:2] == size:
-        return image
-    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 @contextmanager
@@ -235,21 +186,62 @@ def name_of(source: Path | bytes) -> str:
 
 
 def video_stream(container: InputContainer) -> Any:
-    """Return the first moving picture: a song's cover is no video, and FFmpeg would even play plain text as one."""
+    """Return the track that players show: the default one, else the largest; no cover and no plain text, as FFmpeg."""
     if container.format.name == "tty":
         return None
-    streams = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
-    return next((s for s in streams if s.codec_context is not None), None)
+    streams = [s for s in container.streams.video if s.codec_context is not None and not s.disposition & _NO_VIDEO]
+    return max(streams, key=lambda s: (bool(s.disposition & Disposition.default), s.width * s.height), default=None)
 
 
 def playable_stream(container: InputContainer, source: Path | bytes) -> Any:
     """As `video_stream`, of `source`, which must have one."""
+    if container.metadata.get("major_brand") in _PHOTOS and len(container.streams.video) > 1:
+        # FFmpeg takes its tiles for tracks.
+        raise VideoError(f"{name_of(source)} is a photo of several parts, as phones write; convert it to JPEG or PNG.")
     stream = video_stream(container)
     if stream is None:
         raise VideoError(
             f"{name_of(source)} is not a video that can be decoded; give a video, an image or a folder of images."
         )
     return stream
+
+
+def demuxed(container: InputContainer, *streams: Any) -> Iterator[Any]:
+    """The packets of these streams, or of all."""
+    with suppress(IndexError):  # PyAV's end of a file in which a stream appeared after it was opened.
+        yield from container.demux(*streams)
+
+
+def comes_untimed(container: InputContainer, stream: Any) -> bool:
+    """
+    Whether FFmpeg only guesses the times of showing: AVI has none, and with these codecs pictures may wait for several
+    others. All that is known is that they come one after the other, as their packets do.
+    """
+    return container.format.name == "avi" and stream.codec_context.name in ("h264", "hevc")
+
+
+def starts_anew(container: InputContainer, stream: Any) -> bool:
+    """
+    Whether an MPEG file's clock goes back somewhere, as where recordings are joined: those have no index, and are
+    searched by their times. It is looked at in places all over the file, and stays at the last one.
+    """
+    if container.format.name not in ("mpeg", "mpegts"):
+        return False
+    times: list[int] = []
+    for place in range(0, container.size, max(container.size // _PLACES, 1)):
+        with suppress(av.FFmpegError):
+            container.seek(place, unsupported_byte_offset=True)
+            times += itertools.islice((p.dts for p in demuxed(container, stream) if p.dts is not None), 1)
+    return times != sorted(times)
+
+
+def rate_of(container: InputContainer, stream: Any) -> Fraction | None:
+    """The average of frames per second, as far as the header tells; to be asked before decoding moves it."""
+    average, guessed = stream.average_rate, stream.guessed_rate
+    # The average counts the empty packet that may stand next to each picture in AVI; in DV it is the ticks of a clock.
+    if average and guessed and (comes_untimed(container, stream) or average > _MOST_FRAMES):
+        return guessed
+    return average or guessed
 
 
 def origin_of(container: InputContainer, stream: Any) -> Fraction:
@@ -264,52 +256,65 @@ def _probe_video(path: Path, check: Check | None) -> VideoInfo:
     with opened(path) as container:
         stream = playable_stream(container, path)
         # Decoding moves the stream's own numbers, so what the header says is noted first.
-        rate = stream.average_rate or stream.guessed_rate or IMAGE_RATE
+        rate = rate_of(container, stream) or IMAGE_RATE
         ticks, micros, num_frames = stream.duration, container.duration, stream.frames
         duration = float(ticks * stream.time_base) if ticks else micros / av.time_base if micros else None
-        if not num_frames and duration is not None:
+        if duration is not None and (not num_frames or comes_untimed(container, stream)):
             num_frames = round(duration * rate)
         try:
             frame = next(_decoded(container, stream, rate, check), None)
-        except VideoError as error:
+        except CutOffError as error:
             raise VideoError(f"{path} breaks off before its first frame; download or copy it again.") from error
         if frame is None:
             raise VideoError(f"{path} has no frame that can be decoded; check that it plays.")
-        width, height = (frame.height, frame.width) if quarter_turns(frame) % 2 else (frame.width, frame.height)
-        return VideoInfo(path, width, height, rate, num_frames or None, duration, bool(container.streams.audio))
+        width, height = shown_size(frame, stream.sample_aspect_ratio)
+        if starts_anew(container, stream):  # What is known is that of its last part.
+            num_frames = duration = None
+        delay = (frame.dts or 0) - (frame.pts or 0) if comes_untimed(container, stream) else 0
+        return VideoInfo(path, width, height, rate, num_frames or None, duration, bool(container.streams.audio), delay)
 
 
 def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Check | None) -> Iterator[av.VideoFrame]:
-    """Yield what decodes; raise a `VideoError` at the end of a file that lacks some of what its header promises."""
-    stream.thread_type = "AUTO"
+    """Yield what decodes; raise a `CutOffError` at the end of a file that lacks some of what its header promises."""
+    decoder = decoder_of(stream)
+    decoder.thread_type = "AUTO"
+    untimed = comes_untimed(container, stream)
     # Matroska notes the length of the longest stream and MP4 that of each; FFmpeg may guess it for other formats.
-    alone, expected = "mov" in container.format.name, 0.0
-    if alone:
+    alone, expected, slack = "mov" in container.format.name, 0.0, 1 + 2 / rate
+    if container.format.name == "avi" and stream.frames > (stream.duration or 0):
+        # FFmpeg estimates the duration of a file that is smaller than its header says.
+        expected, slack = float(stream.frames * stream.time_base), 2 / rate
+    elif alone:
         expected = float(((stream.start_time or 0) + (stream.duration or 0)) * stream.time_base)
     elif "matroska" in container.format.name:
         expected = (container.duration or 0) / av.time_base
-    reached, failure = 0.0, None
-    packets = container.demux(stream) if alone else container.demux()
-    while True:
+    reached: float = 0.0
+    failure: Exception | None = None
+
+    def arriving() -> Iterator[Any]:
+        nonlocal reached, failure
         try:
-            packet = next(packets, None)
+            for packet in demuxed(container, *([stream, *container.streams.audio] if alone else [])):
+                if packet.pts is not None and (not alone or packet.stream.index == stream.index):
+                    reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                yield packet
         except (av.FFmpegError, OSError) as error:
-            packet, failure = None, error
-        if packet is not None and packet.pts is not None:
-            reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            failure = error
+
+    for packet in itertools.chain(steadied(arriving(), stream, container.streams.audio), [None]):
         if check is not None:
             check(stream.codec_context.width, stream.codec_context.height)
         if packet is None or packet.stream.index == stream.index:
+            if packet is not None and untimed:
+                packet.pts = packet.dts  # Decoders hand that on; with `frame.dts` it tells how long pictures wait.
             with suppress(av.FFmpegError):  # One bad packet is no reason to stop.
-                for frame in stream.decode(packet):
+                for frame in decoder.decode(packet):
                     if check is not None:
                         check(frame.width, frame.height)
                     yield frame
-        if packet is None:
-            break
-    if failure or expected - reached > 1 + 2 / rate:
+    if failure or expected - reached > slack:
         path = container.name.removeprefix(FILE_PROTOCOL)
-        raise VideoError(
+        raise CutOffError(
             f"{path} breaks off after {reached:.2f} s; download or copy it again, or end before then."
         ) from failure
 
@@ -319,29 +324,41 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
     with opened(info.path) as container:
         stream = video_stream(container)
         origin, tick, period = origin_of(container, stream), stream.time_base, 1 / info.frame_rate
+        untimed = comes_untimed(container, stream)
         if seek_to is not None and stream.start_time is not None:
             with suppress(av.FFmpegError):
                 container.seek(round((seek_to + origin) / tick), stream=stream)
-        last = None
-        for frame in _decoded(container, stream, info.frame_rate, check):
-            ticks = frame.dts if frame.pts is None and last is None else frame.pts
-            now = None if ticks is None else ticks * tick - origin
+        last, ended = None, list[CutOffError]()
+        decoded = _decoded(container, stream, info.frame_rate, check)
+        frames = itertools.chain[Any](until_cut_off(decoded, ended), [None])
+
+        def time_of(frame: Any) -> Fraction | None:
+            if frame is None:
+                return None
+            ticks = frame.dts if untimed or (frame.pts is None and last is None) else frame.pts
+            return None if ticks is None else (ticks - info.delay) * tick - origin
+
+        for frame, following in itertools.pairwise(frames):
+            now, after = time_of(frame), time_of(following)
             if last is None:
                 now = max(now or Fraction(0), Fraction(0))
             elif now is None:
                 now = last + period
-            elif now < last - 1:  # The clock starts anew, as where recordings are joined.
-                origin -= last + period - now
-                now = last + period
-            elif now <= last:
-                now = last + period / 2  # Half a step lets the frames after a repeated timestamp keep theirs.
+            elif now <= last or (after is not None and last < after < now):
+                # Between its neighbours, which keep their times.
+                now = last + period / 2 if after is None or after <= last else (last + after) / 2
             last = now
-            yield now, partial(image_of, frame)
+            length = frame.duration * tick if frame.duration and not untimed else period
+            yield now, length, partial(image_of, frame)
+        for error in ended:
+            raise error
 
 
 def _seek_video(info: VideoInfo, start: Fraction, check: Check | None) -> Iterable[_Timed]:
     """The frames from `start` or somewhat before it on."""
-    for margin in (0, 10) if start else ():
+    with opened(info.path) as container:
+        searched = start and not starts_anew(container, video_stream(container))
+    for margin in (0, 10) if searched else ():
         frames = _timed_video(info, max(start - margin, Fraction(0)), check)
         # Some formats are searched by guessing and land too late, and a broken file may have nothing there.
         with suppress(VideoError):

@@ -14,7 +14,8 @@ import numpy as np
 from av.container import InputContainer
 
 from ..errors import VideoError, reported
-from .reading import image_of, name_of, opened, playable_stream, quarter_turns
+from .frames import decoder_of, image_of, is_turned, square_pixels
+from .reading import comes_untimed, demuxed, name_of, opened, playable_stream
 
 # Codecs whose packets hold just one frame that is shown, as demuxers cut them.
 _ONE_FRAME_PER_PACKET = frozenset({"av1", "h264", "hevc", "libdav1d", "mjpeg", "mpeg2video", "mpeg4", "vp9"})
@@ -67,8 +68,8 @@ def read_frames_at(
     for key in dict.fromkeys((index.key_before(indices[0]), 0)):
         for number, frame in _numbered(source, key, index):
             while position < len(indices) and number == index.order[indices[position]]:
-                turned = quarter_turns(frame) % 2
-                yield image_of(frame, (index.width, index.height) if turned else (index.height, index.width))
+                size = (index.width, index.height) if is_turned(frame) else (index.height, index.width)
+                yield image_of(frame, size)
                 position += 1
             if position == len(indices):
                 return
@@ -79,7 +80,7 @@ def read_frames_at(
 class _FrameIndex:
     """Where a video file keeps its frames. A packet's number is its place in the file."""
 
-    width: int  # pixels, before rotation
+    width: int  # square pixels, before rotation
     height: int
     order: np.ndarray  # the number of each frame's packet, in the order of showing
     counted: bool  # Packets do not hold one frame each; the numbers are those of the frames themselves.
@@ -105,13 +106,14 @@ def _build_index(source: Path | bytes) -> _FrameIndex:
     with opened(source) as container:
         stream = playable_stream(container, source)
         context = stream.codec_context
-        width, height, codec, reorders = context.width, context.height, context.name, bool(context.has_b_frames)
+        width, height = square_pixels(context.width, context.height, stream.sample_aspect_ratio)
+        codec, reorders = context.name, bool(context.has_b_frames)
         packets = [
             _Packet(p.pts, p.dts, p.pos, p.size, p.is_keyframe, p.is_corrupt or p.is_discard)
             for p in _whole_packets(container, stream)
         ]
-        timed = not (codec in ("h264", "hevc") and container.format.name == "avi")
-    order, counted = _shown_order(packets, codec, reorders) if timed else None, False
+        untimed = comes_untimed(container, stream)
+    order, counted = None if untimed else _shown_order(packets, codec, reorders), False
     if order is None:
         decoded = [number for number, _ in _numbered(source)]
         order = [number for number in decoded if number is not None]
@@ -151,19 +153,20 @@ def _shown_order(packets: list[_Packet], codec: str, reorders: bool) -> list[int
 def _whole_packets(container: InputContainer, stream: Any) -> Iterator[Any]:
     """Yield the packets of a stream up to the end of the file, or up to where it breaks off."""
     with suppress(av.FFmpegError, OSError):
-        for packet in container.demux(stream):
+        for packet in demuxed(container, stream):
             if packet.size or packet.dts is not None:  # What has neither stands for the end.
                 yield packet
 
 
 def _numbered_packets(source: Path | bytes, key: int, index: _FrameIndex | None) -> Iterator[tuple[Any, int, Any]]:
-    """Yield the stream, and number and packet from the key packet `key` on; in the end -1 and None."""
+    """Yield the decoder, and number and packet from the key packet `key` on; in the end -1 and None."""
     times, known = (index.times, index.known) if index else ({}, {})
     for seeks in (True, False) if key in times else (False,):
         with opened(source) as container:
             stream = playable_stream(container, source)
             # Threads that decode one frame each would decode as many beyond the last frame that is wanted.
-            stream.thread_type = "SLICE"
+            decoder = decoder_of(stream)
+            decoder.thread_type = "SLICE"
             number = None if seeks else 0
             if seeks:
                 with suppress(av.FFmpegError):
@@ -174,10 +177,10 @@ def _numbered_packets(source: Path | bytes, key: int, index: _FrameIndex | None)
                     if number is None or number > key:
                         break  # The search ended too late, or nobody knows where.
                 if number >= key:
-                    yield stream, number, packet
+                    yield decoder, number, packet
                 number += 1
             else:
-                yield stream, -1, None
+                yield decoder, -1, None
                 return
 
 
@@ -186,9 +189,9 @@ def _numbered(
 ) -> Iterator[tuple[int | None, av.VideoFrame]]:
     """Yield each frame that decodes from the key packet `key` on, with the number of its packet."""
     count = itertools.count()
-    for stream, number, packet in _numbered_packets(source, key, index):
+    for decoder, number, packet in _numbered_packets(source, key, index):
         if packet is not None:
             packet.pts = number  # Decoders hand the time of showing on to the frame, whatever it says.
         with suppress(av.FFmpegError):
-            for frame in stream.decode(packet):
+            for frame in decoder.decode(packet):
                 yield next(count) if index is not None and index.counted else frame.pts, frame

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from contextlib import AbstractContextManager, ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -9,32 +10,35 @@ from typing import Any
 
 import av
 import numpy as np
-from av.container import InputContainer
 
 from ..errors import VideoError, listed, reported
 from ..files import atomic_output, check_free
-from .reading import FILE_PROTOCOL, ONE_THREAD, exact_part, image_files, opened, origin_of, video_stream
+from .frames import ONE_THREAD
+from .pictures import image_files
+from .reading import FILE_PROTOCOL, exact_part, opened
+from .sound import Sound
 
 _BT709 = _LIMITED = 1  # FFmpeg's numbers for the colours written, which all players know.
 # As good to the eye as slower presets, in files a quarter larger: all of the processor is needed for prediction.
-_X264 = ("libx264", {"preset": "superfast", "crf": "20"})
-_X264_FASTSTART = (*_X264, "aac", {"movflags": "+faststart"})
+# Without B-frames the last frame is the last in the file, which is the only one whose duration MP4 can keep.
+_X264 = ("libx264", {"preset": "superfast", "crf": "20", "bf": "0"})
 _VP9 = ("libvpx-vp9", {"crf": "30", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"})
-# Suffix: video encoder and its options, audio encoder for sound that cannot be copied, options of the container.
-CONTAINERS: dict[str, tuple[str, dict[str, str], str, dict[str, str]]] = {
-    ".mp4": _X264_FASTSTART,
-    ".mov": _X264_FASTSTART,
-    ".mkv": (*_X264, "aac", {}),
-    ".webm": (*_VP9, "libopus", {}),
+# Suffix: video encoder and its options, options of the container.
+CONTAINERS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
+    ".mp4": (*_X264, {"movflags": "+faststart"}),
+    ".mov": (*_X264, {"movflags": "+faststart"}),
+    ".mkv": (*_X264, {}),
+    ".webm": (*_VP9, {}),
 }
 
 
 class VideoWriter:
     """Write RGB images as a video; a context manager that leaves a complete file or none.
 
-    MP4, MOV and MKV hold H.264 (4:4:4 where an odd width or height has to be kept), WebM holds VP9. The sound of
-    `audio_from` between `start` and `start` + `duration` seconds comes along, copied as it is where the format allows
-    and encoded anew as AAC, or Opus for WebM, where not.
+    MP4, MOV and MKV hold H.264, whose odd widths and heights are made even by a repeated last column or row, since
+    phones play no others; WebM holds VP9. The sound of `audio_from` between `start` and `start` + `duration` seconds
+    comes along, copied where players of the format know it and encoded anew as AAC, or Opus for WebM, where not. What
+    of it cannot be written is left out, with one line on stderr.
 
     Args:
         path: the output, whose suffix chooses the format: .mp4, .mov, .mkv or .webm.
@@ -67,11 +71,11 @@ class VideoWriter:
         self._width, self._height, self._rate = width, height, Fraction(frame_rate)
         self._start, self._length = exact_part(start, duration)
         self._audio_from = audio_from
-        self._audio: _Audio | None = None
-        self._last = -1
+        self._audio: Sound | None = None
+        self._last = self._end = -1
 
     def __enter__(self) -> "VideoWriter":
-        encoder, options, audio_encoder, container_options = CONTAINERS[self._path.suffix.lower()]
+        encoder, options, container_options = CONTAINERS[self._path.suffix.lower()]
         # Every frame of a constant rate, and every millisecond, falls on a whole tick of this clock.
         ticks = math.lcm(90_000, self._rate.numerator)
         self._tick = Fraction(1, ticks if ticks < 2**31 else 90_000)
@@ -85,13 +89,21 @@ class VideoWriter:
             if self._audio_from is not None and not image_files(Path(self._audio_from)):
                 source = stack.enter_context(opened(Path(self._audio_from)))
                 with self._reported():
-                    self._audio = _Audio(source, self._output, audio_encoder, self._start, self._length)
+                    self._audio = Sound(source, self._output, self._path, self._start, self._length)
+            if (self._stream.width, self._stream.height) != size:
+                even = f"{self._stream.width}x{self._stream.height}"
+                reason = "not all players show odd sizes"
+                print(f"salfom: {self._path} is written as {even} pixels: {reason}.", file=sys.stderr)
             stack.push(self._finish)
             self._stack = stack.pop_all()
         return self
 
-    def write(self, image: np.ndarray, timestamp: Fraction) -> None:
-        """Add a picture, uint8 (height, width, 3) RGB, at `timestamp` seconds on the source's clock (`start` is 0)."""
+    def write(self, image: np.ndarray, timestamp: Fraction, duration: Fraction | None = None) -> None:
+        """
+        Add a picture, uint8 (height, width, 3) RGB, at `timestamp` seconds on the source's clock (`start` is 0).
+
+        The last one is shown for `duration` seconds, or one period of the frame rate.
+        """
         if image.shape != (self._height, self._width, 3) or image.dtype != np.uint8:
             raise ValueError(f"Expected uint8 ({self._height}, {self._width}, 3), got {image.dtype} {image.shape}.")
         shown = Fraction(timestamp) - self._start
@@ -101,6 +113,7 @@ class VideoWriter:
             frame = frame_for(self._stream, image)
             self._last = frame.pts = max(round(shown / self._tick), self._last + 1)
             frame.time_base = self._tick
+            self._end = self._last + max(round((duration or 1 / self._rate) / self._tick), 1)
             self._mux(frame)
 
     def _reported(self) -> AbstractContextManager[None]:
@@ -108,7 +121,10 @@ class VideoWriter:
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         for packet in self._stream.encode(frame):
-            packet.duration = round(1 / self._rate / self._tick)
+            # Of each packet but the last, the next one tells the duration.
+            packet.duration = (
+                self._end - packet.pts if packet.pts == self._last else round(1 / self._rate / self._tick)
+            )
             self._output.mux(packet)
 
     def _finish(self, exception_type: type[BaseException] | None, *_: object) -> None:
@@ -131,8 +147,8 @@ def add_video_stream(
 ) -> Any:
     """Add a video to an output opened with PyAV: its rate in frames per second, the tick of its clock in seconds."""
     stream = output.add_stream(encoder, rate=rate, options=options)
-    stream.width, stream.height = width, height
-    stream.pix_fmt = "yuv444p" if (width % 2 or height % 2) and encoder == "libx264" else "yuv420p"
+    odd = (width % 2, height % 2) if encoder == "libx264" else (0, 0)  # Players know its even sizes alone.
+    stream.width, stream.height, stream.pix_fmt = width + odd[0], height + odd[1], "yuv420p"
     context = stream.codec_context
     stream.time_base = context.time_base = tick
     context.colorspace = context.color_primaries = context.color_trc = _BT709
@@ -142,6 +158,9 @@ def add_video_stream(
 
 def frame_for(stream: Any, image: np.ndarray) -> av.VideoFrame:
     """Make a frame, without a time, of an image, uint8 (height, width, 3) RGB, for what `add_video_stream` gave."""
+    height, width, _ = image.shape
+    if (width, height) != (stream.width, stream.height):
+        image = np.pad(image, ((0, stream.height - height), (0, stream.width - width), (0, 0)), mode="edge")
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
     return frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG", **ONE_THREAD)
 
@@ -150,77 +169,3 @@ def _close_quietly(output: Any) -> None:
     # Only what is left of a failure gets here unclosed: an error of closing would hide the one that matters.
     with suppress(av.FFmpegError, OSError, ValueError):
         output.close()
-
-
-class _Audio:
-    """The sound of `source`, put into `output` bit by bit alongside the pictures so that little is held in memory."""
-
-    def __init__(
-        self, source: InputContainer, output: Any, encoder: str, start: Fraction, length: Fraction | None
-    ) -> None:
-        self._output, self._start, self._length = output, start, length
-        self._origin = origin_of(source, video_stream(source)) + start
-        self._copies: dict[int, Any] = {}
-        self._encoders: dict[int, Any] = {}
-        streams = [s for s in source.streams.audio if s.codec_context is not None]
-        for stream in streams:
-            if stream.codec_context.name in output.supported_codecs:
-                self._copies[stream.index] = output.add_stream_from_template(stream)
-            else:
-                self._encoders[stream.index] = self._encoder_for(stream.codec_context, encoder)
-        if start and streams:
-            with suppress(av.FFmpegError):
-                source.seek(round(self._origin * av.time_base))
-        self._packets = source.demux(streams) if streams else iter(())
-        self._next = self._advance()
-
-    def _encoder_for(self, context: Any, name: str) -> Any:
-        rates = av.Codec(name, "w").audio_rates or [context.sample_rate]
-        rate = context.sample_rate if context.sample_rate in rates else 48_000
-        layout = "mono" if context.layout.nb_channels == 1 else "stereo"
-        return self._output.add_stream(name, rate=rate, layout=layout)
-
-    def _advance(self) -> Any:
-        """Return the next packet that belongs in the range."""
-        with suppress(av.FFmpegError):  # Sound that breaks off just ends; reading the pictures reports the file.
-            for packet in self._packets:
-                if packet.pts is None or (self._time(packet) < 0 and not self._primes(packet)):
-                    continue
-                if self._length is None or self._time(packet) < self._length:
-                    return packet
-                if self._time(packet) > self._length + 1:  # Streams are interleaved to well within a second.
-                    break
-        return None
-
-    def _primes(self, packet: Any) -> bool:
-        """Whether a packet from before 0 starts up the sound of a whole file."""
-        # MP4 and MOV keep such packets without playing them; elsewhere, one that ends before 0 would put off pictures.
-        ends = self._time(packet) + (packet.duration or 0) * packet.time_base
-        return not self._start and (ends > 0 or self._output.format.name in ("mp4", "mov"))
-
-    def _time(self, packet: Any) -> Fraction:
-        return packet.pts * packet.time_base - self._origin
-
-    def mux_until(self, time: Fraction | None) -> None:
-        """Write the sound up to `time` seconds of the output, or all that is left of it."""
-        while self._next is not None:
-            if time is not None and self._time(self._next) > time:
-                return
-            self._mux(self._next)
-            self._next = self._advance()
-        if time is None:
-            for encoder in self._encoders.values():
-                self._output.mux(encoder.encode(None))
-
-    def _mux(self, packet: Any) -> None:
-        index, shift = packet.stream.index, round(self._origin / packet.time_base)
-        if index in self._copies:
-            packet.stream = self._copies[index]
-            packet.pts -= shift
-            packet.dts = packet.pts
-            self._output.mux(packet)
-            return
-        with suppress(av.error.InvalidDataError):
-            for frame in packet.decode():
-                frame.pts -= shift
-                self._output.mux(self._encoders[index].encode(frame))

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from ...video.reading import image_of
+from ...video.frames import image_of
 from ..predictor import SaliencyFrame, SaliencyPredictor
 from ..threads import in_background
 from .slot import LiveFrame, Slot

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import av
 
 from ...errors import VideoError, reported
-from ...video.reading import FILE_PROTOCOL, IMAGE_RATE, MIN_SIDE, video_stream
+from ...video.pictures import IMAGE_RATE
+from ...video.reading import FILE_PROTOCOL, MIN_SIDE, demuxed, video_stream
 from .slot import LiveFrame, Slot
 
 SILENCE = 10  # seconds without data, or without a connection, after which a source or an output has failed
@@ -135,6 +136,7 @@ class Reader:
 
     Attributes:
         frame_rate: the average, as far as the source tells, in frames per second.
+        pixel_aspect: width of a pixel by its height, as far as the source tells.
         error: what ended the reading, if that was no orderly end.
 
     Raises:
@@ -144,6 +146,7 @@ class Reader:
     def __init__(self, source: str, slot: Slot):
         self.address, self.slot = address_of(source), slot
         self.frame_rate = IMAGE_RATE
+        self.pixel_aspect: Fraction | None = None
         self.error: Exception | None = None
         self._first: LiveFrame | None = None
         self._opened, self._started, self._stopped = threading.Event(), threading.Event(), threading.Event()
@@ -198,6 +201,7 @@ class Reader:
                 raise VideoError(f"{name} has no video that can be decoded; choose another source.")
             rates = (rate for rate in (stream.average_rate, stream.guessed_rate) if rate)
             self.frame_rate = next((rate for rate in rates if RATES[0] <= rate <= RATES[1]), IMAGE_RATE)
+            self.pixel_aspect = stream.sample_aspect_ratio
             recorded, tick = container.duration is not None, stream.time_base
             clock = SourceClock(math.inf if recorded else JUMP)
             for picture in self._pictures(container, stream):
@@ -229,7 +233,7 @@ class Reader:
 
         try:
             with reading(self.address, "Lost", "what came until then was shown"):
-                for packet in container.demux(stream):
+                for packet in demuxed(container, stream):
                     yield from decoded(packet)
         except VideoError:
             yield from decoded(None)  # What the decoder still holds.
