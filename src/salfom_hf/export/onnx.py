@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from tqdm import tqdm
 from transformers.image_utils import SizeDict
 
 from ..errors import described, is_out_of_memory, reported
@@ -66,6 +67,18 @@ def exporting() -> Iterator[None]:
         ) from error
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Gives a function that takes what begins now, and shows it with the time that has passed, on a terminal."""
+    with tqdm(total=3, disable=None, leave=False, bar_format="{desc} ({n} of {total}), {elapsed}") as bar:
+
+        def tell(step: str) -> None:
+            bar.update()
+            bar.set_description_str(f"salfom: {step}")
+
+        yield tell
 
 
 class Export:
@@ -149,11 +162,13 @@ def export_onnx(
     check_free(output, overwrite)
     export = Export(model, processor, size)
     weights = sum(weight.nbytes for weight in model.parameters())
-    with atomic_output(output, overwrite) as folder, reported(f"Cannot write {output}"):
+    with atomic_output(output, overwrite) as folder, reported(f"Cannot write {output}"), progress() as tell:
         folder.mkdir()
         model.config.save_pretrained(folder)
         export.processor.save_pretrained(folder)
+        tell("tracing the network")
         program = export.program()
+        tell("writing the graph")
         with exporting():
             torch.onnx.export(
                 program,
@@ -164,6 +179,7 @@ def export_onnx(
                 external_data=weights > LARGEST_WITHIN,
                 verbose=False,
             )
+        tell("comparing maps")
         graph = OnnxModel(folder)
         return export.check(lambda clips: graph(clips)["saliency"], GRAPH)
 
@@ -194,8 +210,12 @@ def export_program(
         raise GraphError(f"A program of torch.export is a file .pt2, which {output} is not; choose another output.")
     check_free(output, overwrite)
     export = Export(model, processor, size)
-    with atomic_output(output, overwrite) as path, reported(f"Cannot write {output}"):
-        torch.export.save(export.program(), path)
+    with atomic_output(output, overwrite) as path, reported(f"Cannot write {output}"), progress() as tell:
+        tell("tracing the network")
+        program = export.program()
+        tell("writing the program")
+        torch.export.save(program, path)
+        tell("comparing maps")
         return export.check(torch.export.load(path).module(), output.name)
 
 
