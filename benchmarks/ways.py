@@ -10,7 +10,7 @@ milliseconds. Neither preparing frames nor resizing maps counts.
 - predictor: as SaliencyPredictor and salfom predict compute
 - compiled: windows, by torch.compile
 - ms per map: median over all calls; ratio: how many times as fast as the reference
-- of the peak: multiplications and additions per second, over those of the fastest large matrix product in the dtype
+- of the peak: multiplications and additions per second, over those of the fastest product in the dtype
 - memory: MiB of weights, and of what a call needs at its peak beyond what there was before it
 - difference: the largest of a map from the reference's, values in 0…1; correlation: with the reference's map
 """
@@ -205,16 +205,24 @@ def ways_of(
 
 
 def fastest_product(device: torch.device, dtype: str) -> float:
-    """Operations per second of the fastest large matrix product."""
+    """Operations per second of the fastest way to multiply much: BLAS, oneDNN and a convolution are tried."""
     tokens, inputs, outputs = (3136, 1024, 4096) if device.type == "cpu" else (8192, 8192, 8192)
-    left = torch.randn(tokens, inputs, device=device, dtype=getattr(torch, dtype))
-    right = torch.randn(outputs, inputs, device=device, dtype=getattr(torch, dtype))
+    options = {"device": device, "dtype": getattr(torch, dtype)}
+    left, right = torch.randn(tokens, inputs, **options), torch.randn(outputs, inputs, **options)
+    image = torch.randn(16, 256, 56, 56, **options).to(memory_format=torch.channels_last)
+    kernel = torch.randn(256, 256, 3, 3, **options).to(memory_format=torch.channels_last)
+    product = 2 * tokens * inputs * outputs
+    ways = [(lambda: F.linear(left, right)[:1], product)]
+    ways.append((lambda: F.conv2d(image, kernel, padding=1)[:1, :1], 2 * kernel.numel() * image.numel() // 256))
+    if device.type == "cpu":
+        ways.append((lambda: cpu.onednn_linear(left, right)[:1], product))
     # On a GPU ten in a row, so that starting one and fetching its result do not count.
-    ways, times = ((F.linear, cpu.onednn_linear), 1) if device.type == "cpu" else ((F.linear,), 10)
-    seconds = []
-    for multiply in ways:
-        seconds += [timed(lambda m=multiply: [m(left, right)[:1] for _ in range(times)][-1]) for _ in range(3)]
-    return times * 2 * tokens * inputs * outputs / min(seconds)
+    times = 1 if device.type == "cpu" else 10
+    return max(
+        times * operations / timed(lambda m=multiply: [m() for _ in range(times)][-1])
+        for multiply, operations in ways
+        for _ in range(3)
+    )
 
 
 def working_memory(device: torch.device, run: Callable[[], object]) -> float | None:
@@ -268,6 +276,8 @@ def measure(name: str, ways: list[Way], device: torch.device, rounds: int) -> tu
                 way.seconds.append(timed(partial(next, way.calls)))
 
     per_map = [statistics.median(way.seconds) / way.batch_size for way in ways]
+    for way, seconds in zip(ways, per_map, strict=True):
+        peaks[way.dtype] = max(peaks[way.dtype], way.operations / seconds)  # Whatever a machine did, it can do.
     rows = []
     for way, seconds, saliency, needed in zip(ways, per_map, maps, memory, strict=True):
         correlation = torch.corrcoef(torch.stack([saliency.flatten(), maps[0].flatten()]))[0, 1].item()

@@ -75,7 +75,7 @@ def progress() -> Iterator[Callable[[str], None]]:
     with tqdm(total=3, disable=None, leave=False, bar_format="{desc} ({n} of {total}), {elapsed}") as bar:
 
         def tell(step: str) -> None:
-            bar.update()
+            bar.n += 1
             bar.set_description_str(f"salfom: {step}")
 
         yield tell
