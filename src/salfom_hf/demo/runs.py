@@ -29,7 +29,7 @@ from ..inference.results import smaller_map, write_npz
 from ..inference.table import Attention, attention, write_table
 from ..models.video_processing_salfom import resize_map
 from ..video.drawing import heatmap, overlay
-from ..video.pictures import IMAGE_SUFFIXES, is_animated
+from ..video.pictures import IMAGE_SUFFIXES, is_picture
 from ..video.reading import FILE_PROTOCOL, VideoInfo, probe, read_frames
 from ..video.writing import VideoWriter
 
@@ -256,7 +256,7 @@ def write_files(
         BoundsError: it takes too long.
     """
     source = maps.info.path
-    is_image = source.suffix.lower() in IMAGE_SUFFIXES and not is_animated(source)
+    is_image = is_picture(source)
     names = ("overlay", "heatmap", "side-by-side")
     pictures = [folder / f"{source.stem}_{name}{'.png' if is_image else '.mp4'}" for name in names]
     archive, table = folder / f"{source.stem}_maps.npz", folder / f"{source.stem}_gaze.csv"

@@ -18,7 +18,7 @@ from PIL import Image
 from ..errors import VideoError
 from ..files import Inputs, atomic_output, check_free, check_suffix, may_be_folder
 from ..video.drawing import heatmap, overlay, side_by_side, to_gray, with_color_bar
-from ..video.pictures import IMAGE_SUFFIXES, READ_IMAGES, image_files, is_animated
+from ..video.pictures import IMAGE_SUFFIXES, image_files, is_picture
 from ..video.reading import VideoInfo
 from ..video.writing import CONTAINERS, VideoWriter
 from .profiling import stage
@@ -42,8 +42,7 @@ def default_output(source: Path, output_format: str) -> Path:
     """Where a result goes when the user names no place: beside the source, with the format in its name."""
     if source.name in ("", ".."):  # "." and ".." get the names of their folders.
         source = source.resolve()
-    is_image = source.suffix.lower() in READ_IMAGES and not is_animated(source)
-    suffix = SUFFIXES.get(output_format, ".png" if is_image else ".mp4")
+    suffix = SUFFIXES.get(output_format, ".png" if is_picture(source) else ".mp4")
     return source.with_name(f"{source.stem if source.is_file() else source.name}_{output_format}{suffix}")
 
 

@@ -23,7 +23,8 @@ def image_of(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.nd
         image = over_black(frame.to_ndarray(format="rgba", **ONE_THREAD))
     else:
         image = frame.to_ndarray(format="rgb24", **ONE_THREAD)
-    image = _upright(tone_mapped(image, frame.color_trc), _matrix(frame))
+    curve = getattr(frame, "color_trc", 0)  # PyAV tells it since version 17.
+    image = _upright(tone_mapped(image, curve), _matrix(frame))
     return image if size is None else fit(image, size)
 
 

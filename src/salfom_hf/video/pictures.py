@@ -68,6 +68,11 @@ def is_animated(path: Path) -> bool:
     return False
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file has the name of an image and holds one picture."""
+    return path.suffix.lower() in READ_IMAGES and not is_animated(path)
+
+
 def animation(path: Path) -> Iterator[tuple[Fraction, np.ndarray]]:
     """For how many seconds each picture of an image file is shown (a page: a 25th), and the picture."""
     with _opened(path, str(path)) as file:

@@ -36,6 +36,7 @@ FILE_PROTOCOL = "file:"  # Keeps a colon in a file's name from being taken for a
 # Matroska rounds timestamps to milliseconds, so a frame may lie half of one before the time it stands for.
 _TOLERANCE = Fraction(1, 2000)
 _PLACES = 40  # of a file that is searched by its times, which are looked at beforehand
+_STEP_BACK = Fraction(1, 5)  # seconds by which a time may be a guess
 # Tracks that are no video of their own: covers, chapters' pictures and parts of another track.
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 _PHOTOS = ("avif", "heic", "heix", "mif1")
@@ -232,7 +233,8 @@ def starts_anew(container: InputContainer, stream: Any) -> bool:
         with suppress(av.FFmpegError):
             container.seek(place, unsupported_byte_offset=True)
             times += itertools.islice((p.dts for p in demuxed(container, stream) if p.dts is not None), 1)
-    return times != sorted(times)
+    slack = _STEP_BACK / stream.time_base
+    return any(later < time - slack for time, later in itertools.pairwise(times))
 
 
 def rate_of(container: InputContainer, stream: Any) -> Fraction | None:

@@ -48,7 +48,7 @@ class Sound:
                 continue
             copied = context.codec.canonical_name in known
             track = _Copied(output, stream) if copied else _Encoded(output, stream, encoder)
-            track.stream.disposition = stream.disposition
+            track.stream.disposition = stream.disposition.value
             if stream.language:
                 track.stream.metadata["language"] = stream.language
             self._tracks[stream.index] = track
