@@ -19,6 +19,9 @@ from salfom_hf import (
     cli,
 )
 from salfom_hf.inference import cpu
+from salfom_hf.inference.auto import register
+
+register()  # With the shipped weights as the pipeline's default, before a test gives their name to another model.
 
 EMULATED = "salfom: this CPU emulates bfloat16, which is slow; float32 is faster here."
 
