@@ -39,8 +39,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "gaze",
         type=some_path,
         metavar="GAZE.csv",
-        help="a row per fixation or sample of gaze: video, x, y (pixels), time or start and duration (seconds) or frame "
-        "(from 0), and observer if known",
+        help="a row per fixation or sample of gaze: video, x, y (pixels), time or start and duration (seconds) or "
+        "frame (from 0), and observer if known",
     )
     add_output_folder(command)
     command.add_argument("--split", choices=("train", "validation", "test"), default="train", help="default: train")

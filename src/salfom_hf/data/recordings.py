@@ -102,7 +102,7 @@ def _read_rows(path: Path, reader: Any) -> GazeTable:
     if twice:
         raise DataError(f"{path} has two columns {twice[0]}; remove or rename one of them.")
     if len(clocks) > 1:
-        raise DataError(f"{path} has the columns {' and '.join(clocks)}; remove all of them but one.")
+        raise DataError(f"{path} has the columns {' and '.join(clocks)}; leave one of them.")
     at_video, *numbers = map(header.index, wanted)
     at_observer = header.index("observer") if "observer" in header else None
     table: dict[str, array] = defaultdict(lambda: array("d"))
@@ -225,16 +225,21 @@ def write_clip(
     on_a_frame = np.zeros(len(gaze), bool)
     looked = ["frame,x,y,observer\n"]
     for number, (image, begin, end) in enumerate(frames_shown(info.path, float(1 / info.frame_rate))):
-        first, stop = (number, number + 1) if table.by_frame else (begin - TIME_TOLERANCE, end - TIME_TOLERANCE)
-        # A moment, and a fixation that is shorter than the frame, belongs to the frame in which it begins; any other
-        # fixation to all frames that appear while it lasts.
-        seen = np.flatnonzero(((begins >= first) & (begins < stop) & (ends < stop)) | ((begins <= first) & (ends > first)))
+        if table.by_frame:
+            seen = np.flatnonzero(begins == number)
+        else:
+            # A fixation belongs to all frames that appear while it lasts; a moment, and a fixation that is too short
+            # for that, to the frame in which it begins.
+            lasts = (begins < begin + TIME_TOLERANCE) & (ends > begin + TIME_TOLERANCE)
+            begun = (begins >= begin - TIME_TOLERANCE) & (begins < end - TIME_TOLERANCE)
+            seen = np.flatnonzero(lasts | (begun & (ends <= end + TIME_TOLERANCE)))
         density = vertical[:, rows[seen]] @ horizontal[:, columns[seen]].T
         fixations = np.zeros(density.shape, bool)
         fixations[rows[seen], columns[seen]] = True
         picture = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
         write_frame(parts, number, picture, density, fixations)
-        looked += [f"{number},{x:.2f},{y:.2f},{who}\n" for (x, y), who in zip(points[seen], observers[seen], strict=True)]
+        whose = zip(points[seen], observers[seen], strict=True)
+        looked += [f"{number},{x:.2f},{y:.2f},{who}\n" for (x, y), who in whose]
         on_a_frame[seen] = True
         counts.update(frames=1, fixations=len(seen))
         progress.update()
@@ -245,7 +250,7 @@ def write_clip(
 
 
 def reduced_size(info: VideoInfo, longest: int) -> tuple[int, int]:
-    """Width and height of a video's frames, reduced to at most so many pixels a side; smaller ones stay as they are."""
+    """Width and height of a video's frames, reduced to at most so many pixels a side."""
     factor = min(1.0, longest / max(info.height, info.width))
     return max(1, round(info.width * factor)), max(1, round(info.height * factor))
 
@@ -293,8 +298,8 @@ def make_gazefolder(
         raise ValueError(f"There is no split {split!r}; choose one of {', '.join(GazeFolder.OFFICIAL)}.")
     if not 0 <= validation < 1 or (validation and split != "train"):
         raise ValueError(f"A share from 0 to below 1 of train goes to validation, not {validation} of {split}.")
-    if not 0 < sigma < math.inf or longest < 1:
-        raise ValueError(f"Sigma and longest are numbers of pixels above 0, not {sigma} and {longest}.")
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"Sigma is a number of pixels above 0, not {sigma}.")
     found = find_videos(videos)
     check_free(folder, overwrite, Inputs(gaze, *found))
     table = read_gaze(gaze)

@@ -28,8 +28,8 @@ def validate(
     """
     Mean `SCORES` over the validation clips of all processes, each counted once, at the clips' size, and the number of
     `clips`: those whose last frame has no fixations are left out. Where there are both, stills and videos count alike,
-    however many they are, and each has scores of its own, `stills/cc` and so on. `check` is told for every batch whether its
-    predictions are finite, and may raise.
+    however many they are, and each has scores of its own, `stills/cc` and so on. `check` is told for every batch
+    whether its predictions are finite, and may raise.
     """
     model.eval()
     rows = []
@@ -50,7 +50,9 @@ def validate(
             "split or lower validation_spacing."
         )
     stills = lengths[:, 0] == 1
-    kinds = {kind: scores[part].nanmean(dim=0) for kind, part in (("stills", stills), ("videos", ~stills)) if part.any()}
+    kinds = {
+        kind: scores[part].nanmean(dim=0) for kind, part in (("stills", stills), ("videos", ~stills)) if part.any()
+    }
     means = dict(zip(SCORES, torch.stack(list(kinds.values())).nanmean(dim=0).tolist(), strict=True))
     if len(kinds) > 1:
         for kind, values in kinds.items():
