@@ -193,7 +193,10 @@ class InterObserver(Method):
 
     def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
         for index in indices:
-            yield sample.density(index, observers=self.split(sample, index)[0])
+            observers = self.split(sample, index)[0]
+            density = sample.density(index, observers=observers)
+            # One more observer looks anywhere: KLD and information gain forgive no place that is impossible.
+            yield density / max(density.sum(), 1e-9) + 1 / (max(len(observers), 1) * density.size)
 
     def truth(self, sample: Sample, index: int) -> tuple[np.ndarray, np.ndarray]:
         predicted = self.split(sample, index)[1]
