@@ -137,7 +137,43 @@ def test_observers_predict_the_others(stills_parquet):
     sigma = 24 * width / 512
     for found, observers in ((saliency, [0, 2]), (density, [1])):
         expected = density_of_points(pixels(observers), height, width, sigma)
+        found = found - found.min()  # One more observer looks anywhere.
         np.testing.assert_allclose(found / found.sum(), expected, atol=3e-6)
+
+
+def watched(observers, frames=3):
+    """A video of three frames on each of which every observer looks at a place of their own."""
+    gaze = [(frame, 10.5 + 8 * who, 7.5 + frame, who) for frame in range(frames) for who in observers]
+    columns = zip(("fixation_frame", "fixation_x", "fixation_y", "observer"), zip(*gaze, strict=True), strict=True)
+    row = {"video_id": "v", "num_frames": frames, "fps": 25.0, "height": 48, "width": 96, "video": None, "frames": []}
+    return open_sample({**row, "maps": [], "fixations": [], **{name: list(values) for name, values in columns}})
+
+
+@pytest.mark.parametrize("one", [False, True])
+def test_observers_of_videos_predict_the_others(one):
+    sample, method = watched(range(10)), InterObserver(one)
+    for index, saliency in enumerate(method.maps(sample, range(3))):
+        fixations, density = method.truth(sample, index)
+        predicted = {(column - 10) // 8 for row, column in np.argwhere(fixations) if row == 7 + index}
+        assert len(predicted) == fixations.sum() == (1 if one else 5)
+        others = sorted(set(range(10)) - predicted)
+        sigma = 30 / np.sqrt(8 * np.log(2)) * 96 / 640
+        for found, observers in ((saliency, others), (density, sorted(predicted))):
+            expected = density_of_points([(7 + index, 10 + 8 * who) for who in observers], 48, 96, sigma)
+            assert found.min() > 0 or found is density  # No place is impossible.
+            found = found - found.min()
+            np.testing.assert_allclose(found / found.sum(), expected, atol=2e-5)
+    splits = {tuple(method.split(sample, index)[1].tolist()) for index in range(3)}
+    assert len(splits) > 1  # Every frame has its own.
+
+
+def test_the_centre_of_the_other_videos(training):
+    both = training.select([0, 1])
+    center = Center.fitted(both, "train", left_out=True)
+    for row in (0, 1):
+        (found,) = center.maps(open_sample(both[row]), [0])
+        other = Center.fitted(both.select([1 - row]), "train")
+        np.testing.assert_allclose(found, next(other.maps(open_sample(both[row]), [0])), rtol=1e-6)
 
 
 def test_videos_do_not_tell_who_looked(testing):

@@ -56,8 +56,8 @@ def row(video_id, pictures, fixations, densities):
     """A row whose files are in the table."""
     height, width = pictures.shape[1:3]
     return {
+        **dict.fromkeys(VIDEO_FEATURES),
         "video_id": video_id,
-        "video": None,
         "frames": [png(picture) for picture in pictures],
         "num_frames": len(pictures),
         "fps": 30.0,
@@ -229,6 +229,29 @@ def test_a_spot_its_density_and_its_fixation_stay_in_one_place(processor):
         assert (fixated - spot).abs().max() <= 4
         places.add(tuple(fixated.tolist()))
     assert len(places) > 100
+
+
+def test_a_cut_clip_begins_in_another_video(processor):
+    # Video n shows nothing but the grey 60 n.
+    pictures = [np.full((20, 16, 24, 3), 60 * number, np.uint8) for number in range(4)]
+    fixated = np.zeros((20, 16, 24), bool)
+    fixated[:, 8, 12] = True
+    rows = [row(str(number), frames, fixated, fixated.astype(np.uint8)) for number, frames in enumerate(pictures)]
+    dataset = Dataset.from_list(rows, features=VIDEO_FEATURES)
+    mean, std = processor.image_mean[0], processor.image_std[0]
+    begins = set()
+    for seed in range(12):
+        clips = ClipDataset(dataset, processor, augmentation=Augmentation(cut=1.0), size=SIZE, seed=seed)
+        for index in range(4):
+            shown = clips[index]["pixel_values_videos"][:, 0, 0, 0] * std + mean
+            greys = (shown / processor.rescale_factor / 60).round().int().tolist()
+            assert len(greys) == 16
+            assert greys[-1] == index
+            others = [place for place, grey in enumerate(greys) if grey != index]
+            assert others == list(range(len(others)))  # One cut; the rest is the labelled video's own.
+            assert len({greys[place] for place in others}) <= 1
+            begins.add(len(others))
+    assert len(begins) > 8
 
 
 def test_a_seed_and_an_epoch_make_the_clip(train, processor):

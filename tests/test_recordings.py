@@ -175,6 +175,32 @@ def test_densities_are_gaussians(make, samples, wide, sigma):
 
 
 @no_gaze
+def test_fixations_belong_to_the_frames_that_appear_while_they_last(make, samples, tmp_path):
+    rows = [
+        ("steady", 0.1, 0.1, 10, 20, "anna"),  # Frames 3, 4 and 5 of 30 per second.
+        ("steady", 0.11, 0.04, 30, 5, "ben"),  # Begins in frame 3, and lasts while frame 4 appears.
+        ("steady", 0.105, 0.01, 40, 8, "anna"),  # Shorter than frame 3.
+        ("steady", 2, 1, 3, 3, "ben"),  # After the end.
+    ]
+    made = make(rows, ("video", "start", "duration", "x", "y", "observer"))
+    assert (made.fixations, made.observers, made.dropped["before or after the video"]) == (5, 2, 1)
+    sample = samples()["steady"]
+    assert fixated(sample) == {(3, 20, 10), (4, 20, 10), (5, 20, 10), (4, 5, 30), (3, 8, 40)}
+    anna, ben = 0, 1
+    assert [sample.observers(index).tolist() for index in (2, 3, 4, 5)] == [[], [anna], [anna, ben], [anna]]
+    assert np.argwhere(sample.fixations(4, observers=[ben])).tolist() == [[5, 30]]
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    sigma = 30 / math.sqrt(8 * math.log(2)) * WIDTH / 640
+    expected = np.exp(-((x - 30) ** 2 + (y - 5) ** 2) / (2 * sigma**2))
+    np.testing.assert_allclose(sample.density(4, observers=[ben]), expected, atol=0.003)
+    # Half as large, the same place is at half the coordinates.
+    make(rows, ("video", "start", "duration", "x", "y", "observer"), out="small", longest=WIDTH // 2)
+    small = samples(out="small")["steady"]
+    assert small.size == (HEIGHT // 2, WIDTH // 2)
+    assert np.argwhere(small.fixations(5)).tolist() == [[10, 5]]
+
+
+@no_gaze
 def test_frames_that_seem_to_be_counted_from_1_are_refused(make):
     rows = [("varying", number, 3, 3) for number in range(1, 9)]
     with pytest.raises(DataError, match="as if frames were counted from 1; subtract 1 in the column frame"):
@@ -258,13 +284,14 @@ TIMES, FRAMES = "video,time,x,y\n", "video,frame,x,y\n"
     ("table", "message"),
     [
         ("", "gaze.csv has no column video, but is empty"),
-        ("video,x,y\n", r"gaze.csv has no column time \(seconds\) or frame \(from 0\), but video, x, y"),
+        ("video,x,y\n", r"gaze.csv has no column time or start \(seconds\) or frame \(from 0\), but video, x, y"),
         ("film,time,x,y\n", "gaze.csv has no column video, but film, time, x, y"),
         (
             "Video;Time;X;Y\nsteady;0,1;5;5\n",
             "line 2, column time: '0,1' is not a number; write decimals",
         ),
-        ("video,time,frame,x,y\n", "has the columns time and frame; remove one"),
+        ("video,start,x,y\n", r"gaze.csv has no column duration \(seconds\), but video, start, x, y"),
+        ("video,time,frame,x,y\n", "has the columns time and frame; leave one"),
         (f"{TIMES}steady,0.1,5,5\nsteady,0.1,left,5\n", "gaze.csv, line 3, column x: 'left' is not a number"),
         (f"{TIMES}steady,0:01,5,5\n", "gaze.csv, line 2, column time: '0:01' is not a number"),
         (f"{FRAMES}steady,1.5,5,5\n", r"gaze.csv, line 2, column frame: 1\.5 is not a whole number"),

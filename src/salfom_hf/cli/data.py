@@ -39,8 +39,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "gaze",
         type=some_path,
         metavar="GAZE.csv",
-        help="a row per fixation or sample of gaze: video, x, y (pixels), time (seconds) or frame (from 0), and "
-        "observer if known",
+        help="a row per fixation or sample of gaze: video, x, y (pixels), time or start and duration (seconds) or "
+        "frame (from 0), and observer if known",
     )
     add_output_folder(command)
     command.add_argument("--split", choices=("train", "validation", "test"), default="train", help="default: train")
@@ -56,6 +56,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         type=float,
         metavar="PIXELS",
         help="standard deviation of densities in a video 640 wide; default 12.7, as DHF1K's",
+    )
+    command.add_argument(
+        "--longest", type=at_least_one, metavar="PIXELS", help="reduce frames to this longest side; default: none is"
     )
 
     command = add_action(
@@ -169,7 +172,8 @@ def reporting(run: Callable, args: argparse.Namespace) -> int:
 def make(args: argparse.Namespace) -> int:
     from ..data import DataError, make_gazefolder
 
-    options = {} if args.sigma is None else {"sigma": args.sigma}
+    given = {name: getattr(args, name) for name in ("sigma", "longest")}
+    options = {name: value for name, value in given.items() if value is not None}
     options["validation"] = args.validation
     if args.validation is None:
         options["validation"] = 0.2 if args.split == "train" else 0

@@ -1,6 +1,7 @@
 """`salfom evaluate` and `salfom submit`: scores on gaze, and maps for the DHF1K server."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from ..evaluation.baselines import Center
     from ..evaluation.methods import Method
 
-BASELINES = ("center", "spectral-residual", "inter-observer")
+BASELINES = ("center", "spectral-residual", "inter-observer", "one-observer")
 # Where there are several splits and none is named; others are scored on "test".
 SPLITS = {"dhf1k": "val", "stills": "dev", "gazefolder": "validation"}
 STOPPED = "finished videos are kept: run the same command again to go on"
@@ -51,8 +52,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         default=[],
         choices=BASELINES,
         metavar="NAME",
-        help="center (density of the training split's fixations, or a Gaussian if there is none), spectral-residual, "
-        "or for stills inter-observer; may be repeated",
+        help="center (density of the training split's fixations, or of the other videos' if there is none), "
+        "spectral-residual, inter-observer (half of the observers predict the others) or one-observer (all but one "
+        "predict that one); may be repeated",
     )
     option(
         "--predictions",
@@ -68,10 +70,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         metavar="NAME",
         help="auc_judd, auc_shuffled, auc_shuffled_exact, nss, cc, sim, kldiv, information_gain; default: all but "
-        "auc_shuffled_exact, information_gain",
+        "auc_shuffled_exact",
     )
     blur = "blur every map before it is scored; 2 is the field's 11x11 kernel"
     option("--blur", type=not_negative, default=0.0, metavar="SIGMA", help=blur)
+    option("--first", type=whole_number, default=0, metavar="N", help="score no frame before N, from 0; default 0")
+    option("--every", type=at_least_one, default=1, metavar="N", help="score every N-th frame from there, default 1")
     option("--max-frames", type=at_least_one, help="score so many random frames; the official script: 50000")
     option("--seed", type=whole_number, default=0, help="of random frames and of shuffled AUC, default 0")
     option("--processes", type=at_least_one, default=1, help="how many work at once, default 1")
@@ -97,18 +101,21 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def center_for(args: argparse.Namespace, dataset: "Dataset") -> "Center":
-    """The center baseline: of the training split's fixations, unless that split is missing or itself scored."""
+    """
+    The center baseline: of the training split's fixations or, if that split is missing or itself scored, for each
+    video those of all others.
+    """
     from ..data import DataError, load
     from ..evaluation import Center
 
     try:
         training = load(args.dataset, args.data_dir, "train", skip_invalid=args.skip_invalid)
     except DataError:
-        return Center(source="the dataset's folder has no training split that can be loaded")
+        training = dataset
     # A single table of stills is any split that is asked for, so names do not tell.
-    if not row_keys(training).isdisjoint(row_keys(dataset)):
-        return Center(source="the training split is itself scored")
-    return Center.fitted(training, "train")
+    if row_keys(training).isdisjoint(row_keys(dataset)):
+        return Center.fitted(training, "train")
+    return Center.fitted(dataset, "scored", left_out=True) if len(dataset) > 1 else Center(source="one video alone")
 
 
 def row_keys(dataset: "Dataset") -> set:
@@ -131,7 +138,11 @@ def methods_for(args: argparse.Namespace, dataset: "Dataset") -> "list[Method]":
     predictors = [(name, load_predictor(name, args)) for name in names]
     methods: list[Method] = [Model(name, predictor, alone) for name, predictor in predictors for alone in kinds]
     methods += [Predictions(folder) for folder in args.predictions]
-    make = {"spectral-residual": SpectralResidual, "inter-observer": InterObserver}
+    make = {
+        "spectral-residual": SpectralResidual,
+        "inter-observer": InterObserver,
+        "one-observer": partial(InterObserver, one=True),
+    }
     return methods + [make[name]() if name in make else center_for(args, dataset) for name in args.baseline]
 
 
@@ -153,8 +164,9 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.overwrite:
         Inputs(args.data_dir, *args.predictions, *local(*args.model)).refuse(output)
     dataset = load(args.dataset, args.data_dir, split, skip_invalid=args.skip_invalid)
-    metrics = tuple(args.metrics or evaluation.DEFAULT_METRICS)
-    protocol = evaluation.Protocol(metrics, args.blur, args.max_frames, args.seed)
+    metrics = tuple(args.metrics or (*evaluation.DEFAULT_METRICS, "information_gain"))
+    given = {name: getattr(args, name) for name in ("blur", "first", "every", "max_frames", "seed")}
+    protocol = evaluation.Protocol(metrics, **given)
     evaluation.check_dataset(dataset)
     methods = methods_for(args, dataset)
     prior = None

@@ -113,6 +113,7 @@ class Augmentation:
         crop_stretch: a crop's width over height differs from the frame's by up to this factor either way; 1 keeps it.
         temporal_strides: each clip takes every k-th frame of its video, with k drawn from these.
         reverse: probability of showing the clip backwards. The labels stay those of the clip's last frame.
+        cut: probability that a video's clip is cut: the frames before one of its last 15 are of another video.
         brightness, contrast, saturation: each is multiplied by a factor up to this much below or above 1.
 
     Raises:
@@ -124,12 +125,13 @@ class Augmentation:
     crop_stretch: float = 1.0
     temporal_strides: tuple[int, ...] = (1,)
     reverse: float = 0.0
+    cut: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("horizontal_flip", "reverse", "brightness", "contrast", "saturation"):
+        for name in ("horizontal_flip", "reverse", "cut", "brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0…1, not {getattr(self, name)}.")
         if len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1:

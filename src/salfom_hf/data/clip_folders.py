@@ -1,7 +1,8 @@
 """Datasets of clips in folders: Hollywood-2, UCF-Sports, and one's own.
 
 A clip is `SPLIT/CLIP/images/*.png`, with `maps/*.png` (densities) and `fixation/*.png` (binary) for each of the frames
-beside them, and in `fps.txt` frames per second, where they are others than the dataset's. Names may be of any kind,
+beside them, in `fps.txt` frames per second, where they are others than the dataset's, and in `gaze.csv` who looked
+where (frame from 0, x, y, observer), where that is known. Names may be of any kind,
 such as Diving-Side_002_001.png; those of a frame, its map and its fixations agree up to the suffix.
 
 Hollywood-2 (shots of feature films) and UCF-Sports (sports broadcasts) are as re-released with DHF1K,
@@ -20,7 +21,7 @@ from .builder import PRIVATE, Source, VideoBuilder
 from .layout import Clip, list_folder
 from .report import Problem
 
-FPS_FILE = "fps.txt"
+FPS_FILE, GAZE_FILE = "fps.txt", "gaze.csv"
 ACTIONS_IN_THE_EYE = (
     "S. Mathe and C. Sminchisescu, *Actions in the Eye: Dynamic Gaze Datasets and Learnt Saliency Models for Visual "
     "Recognition*, IEEE TPAMI 2015"
@@ -130,7 +131,8 @@ def clips_in(folder: Path, fps: float) -> tuple[list[Clip], list[Problem]]:
             problems.append(Problem("fps", path / FPS_FILE, "is not a number above 0"))
             continue
         parts = {"images": path / "images", "maps": path / "maps", "fixations": path / "fixation"}
-        clips.append(Clip(entry.name, **parts, fps=rate))
+        gaze = path / GAZE_FILE if (path / GAZE_FILE).is_file() else None
+        clips.append(Clip(entry.name, **parts, gaze=gaze, fps=rate))
     return clips, problems
 
 

@@ -167,8 +167,14 @@ class ClipDataset(EpochDataset):
         still = isinstance(sample, GazeStill)
         size = self.size or self.processor.target_size(*sample.size, still=still)
         density = torch.from_numpy(sample.density(labelled))
+        frames = self._frames(sample, labelled, transform, 1 if still else self.num_frames, size)
+        if not still and rng.random() < self.augmentation.cut:
+            other = open_sample(lazy_row(self.dataset[int(rng.integers(len(self.dataset)))]))
+            count, last = int(rng.integers(1, self.num_frames)), int(rng.integers(other.num_frames))
+            another = self.augmentation.draw(rng, other.fixations(last), other.size)
+            frames = torch.cat([self._frames(other, last, another, count, size), frames[count:]])
         return {
-            "pixel_values_videos": self._frames(sample, labelled, transform, 1 if still else self.num_frames, size),
+            "pixel_values_videos": frames,
             "labels": transform.density(density, sample.size, size),
             "fixations": transform.fixations(fixations, sample.size, size),
             "video_id": sample.id,

@@ -20,6 +20,10 @@ VIDEO_FEATURES = Features(
         "height": Value("int32"),
         "maps": List(Image(decode=False)),
         "fixations": List(Image(decode=False)),
+        "fixation_frame": List(Value("int32")),
+        "fixation_x": List(Value("float32")),
+        "fixation_y": List(Value("float32")),
+        "observer": List(Value("int32")),
     }
 )
 """One row per video; see `MEANINGS`. Files are `{"path": …, "bytes": …}`, one of which may be None."""
@@ -48,6 +52,7 @@ MEANINGS = {
     "height": "height of the frames, pixels",
     "maps": "density of fixations, one grey image per frame, in order; empty without labels",
     "fixations": "pixels that were fixated, one binary image per frame, in order; empty without labels",
+    "fixation_frame": "in which frame, from 0, each of the following is; empty where observers are unknown",
     "image": "the picture",
     "image_id": "name of the picture",
     "dataset": "which set of images it is from",

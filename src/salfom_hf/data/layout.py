@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import av
+import numpy as np
 from PIL import Image
 
 from ..errors import VideoError, check_file
@@ -35,6 +36,7 @@ class Clip:
     images: Path | None = None
     maps: Path | None = None  # folders, or None for videos without labels
     fixations: Path | None = None
+    gaze: Path | None = None  # a table of who looked where, or None where that is unknown
     num_frames: int = 0  # 0 until examined, as what follows; of a folder of frames `fps` is known without
     fps: float = 0.0
     width: int = 0
@@ -42,7 +44,7 @@ class Clip:
 
     def state(self) -> tuple:
         """What changes with all that the examined clip and its row are made of; cheap: few files are looked at."""
-        stamps = (self.fps, *(stamp(path) for path in (self.video, self.maps, self.fixations)))
+        stamps = (self.fps, *(stamp(path) for path in (self.video, self.maps, self.fixations, self.gaze)))
         return stamps if self.images is None else (*stamps, image_stamps(self.images))
 
     def examine(self) -> tuple[list["Clip"], list[Problem]]:
@@ -113,6 +115,7 @@ class Clip:
             "height": self.height,
             "maps": self._files(self.maps),
             "fixations": self._files(self.fixations),
+            **read_gaze(self.gaze),
         }
 
     def _files(self, folder: Path | None) -> list[dict]:
@@ -216,6 +219,18 @@ class Clip:
             return []
         text = f"only {frames} of {self.num_frames} frames can be decoded"
         return [Problem("unreadable", video, text, fatal=frames < self.num_frames - FRAME_TOLERANCE)]
+
+
+def read_gaze(path: Path | None) -> dict[str, list]:
+    """The columns of who looked where in a clip, from a table with the columns frame, x, y, observer."""
+    rows = [] if path is None else np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2).tolist()
+    frames, x, y, observers = zip(*rows, strict=True) if rows else ([], [], [], [])
+    return {
+        "fixation_frame": [int(frame) for frame in frames],
+        "fixation_x": list(x),
+        "fixation_y": list(y),
+        "observer": [int(observer) for observer in observers],
+    }
 
 
 def _as_file(path: str | Path) -> dict:

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, IterableDataset, load_dataset
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, IterableDataset, load_dataset
 
 from .builder import GazeBuilder
 from .clip_folders import GazeFolder, Hollywood2, UCFSports
@@ -92,7 +93,10 @@ def load_export(
         shards = {
             name: [str(file) for file in sorted(Path(path, "data").glob(f"{name}-*.parquet"))] for name in splits
         }
-        source, options = "parquet", {"data_files": shards, "features": builder.FEATURES}
+        # Exports of earlier versions do not have all columns.
+        names = pq.read_schema(shards[min(shards)][0]).names
+        features = Features({name: builder.FEATURES[name] for name in names})
+        source, options = "parquet", {"data_files": shards, "features": features}
     elif os.path.isdir(path):
         raise DataError(f"{path} is no exported dataset; name a folder that was made by salfom data export.")
     try:

@@ -21,7 +21,7 @@ from ..errors import needs_extra, reason_of
 from ..files import Inputs, check_free
 from ..video.reading import probe, read_frames
 from .features import DataError
-from .recordings import find_videos, make_clip_folder, new_gazefolder, write_frame
+from .recordings import find_videos, make_clip_folder, new_gazefolder, reduced_size, write_frame
 from .shots import video_density
 
 POWER = 0.6  # of the teacher's maps, which are far more peaked than recorded gaze on stills
@@ -184,13 +184,12 @@ def pseudo_label(
     total = sum(min(info.num_frames or frames, frames) for info in infos.values())
     with new_gazefolder(folder, overwrite, total) as (temporary, progress):
         for video, info in infos.items():
-            factor = min(1.0, longest / max(info.height, info.width))
-            size = max(1, round(info.height * factor)), max(1, round(info.width * factor))
+            width, height = reduced_size(info, longest)
             parts = make_clip_folder(temporary / "train" / video.stem, info)
             rng = np.random.default_rng((seed, zlib.crc32(video.stem.encode())))
             images = (frame.image for frame in islice(read_frames(video), frames))
-            for number, (image, density) in enumerate(with_densities(images, model, size, every)):
-                picture = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+            for number, (image, density) in enumerate(with_densities(images, model, (height, width), every)):
+                picture = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
                 write_frame(parts, number, picture, density, draw_points(density, FIXATIONS, rng))
                 progress.update()
             made[video.stem] = number + 1

@@ -20,18 +20,18 @@ from ..errors import check_file, reason_of, reported
 from ..files import Inputs, atomic_output, check_free
 from ..models.losses import blur_matrix
 from ..video.reading import VIDEO_SUFFIXES, VideoInfo, probe, read_frames
-from .clip_folders import FPS_FILE, GazeFolder
+from .clip_folders import FPS_FILE, GAZE_FILE, GazeFolder
 from .export import writing
 from .features import DataError
 from .report import counted, listed_names
+from .samples import VIDEO_SIGMA, VIDEO_WIDTH
 from .splits import held_out
 
-SIGMA, SIGMA_WIDTH = 30 / math.sqrt(8 * math.log(2)), 640
-"""Standard deviation, in pixels of a video of that width, of DHF1K's densities: 30 pixels at half of the maximum."""
-
 JPEG_QUALITY = 95
+LONGEST = 1 << 16  # All frames as they are.
 # Seconds. Tables hold milliseconds, so that a frame's own time may have been rounded to before the frame.
 TIME_TOLERANCE = 0.0005
+UNKNOWN = -1  # observer
 NO_NUMBER, OUTSIDE_FRAME, OUTSIDE_VIDEO = "without a number", "outside the frame", "before or after the video"
 
 
@@ -43,7 +43,7 @@ class Made:
     Attributes:
         videos: names of the clips of each split.
         frames: number of frames.
-        fixations: number of rows of the table that lie on a frame.
+        fixations: number of rows of the table that lie on a frame, each as often as on one.
         dropped: number of those that do not, by why.
         observers: number of observers; 0 if the table does not tell.
     """
@@ -68,14 +68,14 @@ class Made:
 class GazeTable(NamedTuple):
     """Where people looked."""
 
-    rows: dict[str, array]  # for each name of a video, `when, x, y, when, x, y, …`
-    by_frame: bool  # `when` is the number of a frame, from 0; otherwise seconds
-    observers: set[str]  # empty if unknown
+    rows: dict[str, array]  # for each name of a video, `begin, end, x, y, observer, begin, end, …`
+    by_frame: bool  # `begin` is the number of a frame, from 0; otherwise seconds, and `end` the same for a moment
+    observers: list[str]  # whose numbers, from 0, the rows hold; empty if unknown
     incomplete: int  # number of rows left out because a number is missing
 
 
 def read_gaze(path: Path) -> GazeTable:
-    """Read a table as for [`make_gazefolder`], of which 24 bytes per row are kept; a `DataError` if it is unfit."""
+    """Read a table as for [`make_gazefolder`], of which 40 bytes per row are kept; a `DataError` if it is unfit."""
     try:
         check_file(path)
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -90,20 +90,24 @@ def read_gaze(path: Path) -> GazeTable:
 
 def _read_rows(path: Path, reader: Any) -> GazeTable:
     header = [name.strip().lower() for name in next(reader, [])]
-    clocks = [name for name in ("time", "frame") if name in header]
+    clocks = [name for name in ("time", "frame", "start") if name in header]
     absent = [name for name in ("video", "x", "y") if name not in header]
-    absent += [] if clocks else ["time (seconds) or frame (from 0)"]
+    absent += [] if clocks else ["time or start (seconds) or frame (from 0)"]
+    lasting = clocks == ["start"]
+    absent += ["duration (seconds)"] if lasting and "duration" not in header else []
     if absent:
         raise DataError(f"{path} has no column {absent[0]}, but {', '.join(header) or 'is empty'}; name it in line 1.")
-    twice = [name for name in ("video", *clocks, "x", "y", "observer") if header.count(name) > 1]
+    wanted = ("video", *clocks, *(["duration"] if lasting else []), "x", "y")
+    twice = [name for name in (*wanted, "observer") if header.count(name) > 1]
     if twice:
         raise DataError(f"{path} has two columns {twice[0]}; remove or rename one of them.")
-    if len(clocks) == 2:
-        raise DataError(f"{path} has the columns time and frame; remove one of them.")
-    at_video, *numbers = (header.index(name) for name in ("video", *clocks, "x", "y"))
+    if len(clocks) > 1:
+        raise DataError(f"{path} has the columns {' and '.join(clocks)}; leave one of them.")
+    at_video, *numbers = map(header.index, wanted)
     at_observer = header.index("observer") if "observer" in header else None
     table: dict[str, array] = defaultdict(lambda: array("d"))
-    observers, incomplete = set(), 0
+    observers: dict[str, int] = {}
+    incomplete = 0
     for row in filter(None, reader):
         if len(row) != len(header):
             raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells, but the header has {len(header)}.")
@@ -124,10 +128,11 @@ def _read_rows(path: Path, reader: Any) -> GazeTable:
                 f"{path}, line {reader.line_num}, column frame: {values[0]} is not a whole number; "
                 "call the column time if it holds seconds."
             )
-        table[row[at_video].strip()].extend(values)
-        if at_observer is not None:
-            observers.add(row[at_observer].strip())
-    return GazeTable(dict(table), clocks == ["frame"], observers - {""}, incomplete)
+        begin, *duration, x, y = values
+        name = row[at_observer].strip() if at_observer is not None else ""
+        number = observers.setdefault(name, len(observers)) if name else UNKNOWN
+        table[row[at_video].strip()].extend((begin, sum(duration, begin), x, y, number))
+    return GazeTable(dict(table), clocks == ["frame"], list(observers), incomplete)
 
 
 def find_videos(path: Path) -> list[Path]:
@@ -151,11 +156,11 @@ def find_videos(path: Path) -> list[Path]:
 
 
 def assign(table: GazeTable, videos: list[Path]) -> tuple[dict[Path, np.ndarray], list[str]]:
-    """The gaze in each video that has some, float64 `(rows, 3)` of when, x, y; and names that are of no video."""
+    """The gaze in each video that has some, float64 `(rows, 5)` as in the table; and names that are of no video."""
     named = {video.stem: video for video in videos} | {video.name: video for video in videos}
     parts = defaultdict(list)
     for name, rows in table.rows.items():
-        parts[named.get(name)].append((name, np.frombuffer(rows).reshape(-1, 3)))
+        parts[named.get(name)].append((name, np.frombuffer(rows).reshape(-1, 5)))
     unknown = [name for name, _ in parts.pop(None, [])]
     return {video: np.concatenate([rows for _, rows in parts[video]]) for video in videos if video in parts}, unknown
 
@@ -196,31 +201,54 @@ def write_frame(parts: list[Path], number: int, image: np.ndarray, density: np.n
 
 
 def write_clip(
-    folder: Path, info: VideoInfo, gaze: np.ndarray, by_frame: bool, sigma: float, progress: tqdm
+    folder: Path, info: VideoInfo, gaze: np.ndarray, table: GazeTable, sigma: float, longest: int, progress: tqdm
 ) -> Counter[str]:
     """
-    Write one video, sigma in its pixels, with a few frames in memory; the number of `"frames"`, of `"fixations"`, and
-    of rows outside the frame or the video.
+    Write one video, with a few frames in memory; the number of `"frames"`, of `"fixations"`, and of rows outside the
+    frame or the video. Frames have at most `longest` pixels a side, and sigma is in pixels of a width of 640.
     """
     parts = make_clip_folder(folder, info)
-    inside = ((gaze[:, 1:] >= 0) & (gaze[:, 1:] < (info.width, info.height))).all(axis=1)
+    inside = ((gaze[:, 2:4] >= 0) & (gaze[:, 2:4] < (info.width, info.height))).all(axis=1)
     counts = Counter({OUTSIDE_FRAME: int((~inside).sum())})
     gaze = gaze[inside]
-    gaze = gaze[np.argsort(gaze[:, 0])]
-    when, (columns, rows) = gaze[:, 0], gaze[:, 1:].T.astype(np.int64)
+    begins, ends, observers = gaze[:, 0], gaze[:, 1], gaze[:, 4].astype(np.int64)
+    width, height = reduced_size(info, longest)
+    points = gaze[:, 2:4] * (width / info.width, height / info.height)
+    columns, rows = points.T.astype(np.int64)
     # A fixation's density is a product of these columns: far less to compute than to blur whole maps.
-    vertical, horizontal = (blur_matrix(n, sigma, "zeros").float().numpy() for n in (info.height, info.width))
+    sigma *= width / VIDEO_WIDTH
+    vertical, horizontal = (blur_matrix(n, sigma, "zeros").float().numpy() for n in (height, width))
+    on_a_frame = np.zeros(len(gaze), bool)
+    looked = ["frame,x,y,observer\n"]
     for number, (image, begin, end) in enumerate(frames_shown(info.path)):
-        span = (number, number + 1) if by_frame else (begin - TIME_TOLERANCE, end - TIME_TOLERANCE)
-        seen = slice(*np.searchsorted(when, span).tolist())
+        if table.by_frame:
+            seen = np.flatnonzero(begins == number)
+        else:
+            # A fixation belongs to all frames that appear while it lasts; a moment, and a fixation that is too short
+            # for that, to the frame in which it begins.
+            lasts = (begins < begin + TIME_TOLERANCE) & (ends > begin + TIME_TOLERANCE)
+            begun = (begins >= begin - TIME_TOLERANCE) & (begins < end - TIME_TOLERANCE)
+            seen = np.flatnonzero(lasts | (begun & (ends <= end + TIME_TOLERANCE)))
         density = vertical[:, rows[seen]] @ horizontal[:, columns[seen]].T
         fixations = np.zeros(density.shape, bool)
         fixations[rows[seen], columns[seen]] = True
-        write_frame(parts, number, image, density, fixations)
-        counts.update(frames=1, fixations=seen.stop - seen.start)
+        picture = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        write_frame(parts, number, picture, density, fixations)
+        whose = zip(points[seen], observers[seen], strict=True)
+        looked += [f"{number},{x:.2f},{y:.2f},{who}\n" for (x, y), who in whose]
+        on_a_frame[seen] = True
+        counts.update(frames=1, fixations=len(seen))
         progress.update()
-    counts[OUTSIDE_VIDEO] = len(when) - counts["fixations"]
+    if table.observers:
+        (folder / GAZE_FILE).write_text("".join(looked), encoding="utf-8")
+    counts[OUTSIDE_VIDEO] = int((~on_a_frame).sum())
     return counts
+
+
+def reduced_size(info: VideoInfo, longest: int) -> tuple[int, int]:
+    """Width and height of a video's frames, reduced to at most so many pixels a side."""
+    factor = min(1.0, longest / max(info.height, info.width))
+    return max(1, round(info.width * factor)), max(1, round(info.height * factor))
 
 
 def make_gazefolder(
@@ -231,13 +259,15 @@ def make_gazefolder(
     split: str = "train",
     validation: float = 0.0,
     seed: int = 0,
-    sigma: float = SIGMA,
+    sigma: float = VIDEO_SIGMA,
+    longest: int = LONGEST,
     overwrite: bool = False,
 ) -> Made:
     """
     Write videos and gaze as the folder that [`load_gazefolder`] reads, complete or not at all, with a progress bar.
 
-    A row of the table with a time belongs to the frame that is shown then, also where the frame rate varies. Rows
+    A row of the table with a time belongs to the frame that is shown then, also where the frame rate varies; one with
+    a start and a duration to all frames that appear while it lasts. Who looked where is kept in `gaze.csv`. Rows
     without a number, outside the frame, or before or after the video are dropped. Warns of videos without gaze, which
     are left out, and of gaze without a video.
 
@@ -245,12 +275,13 @@ def make_gazefolder(
         videos: a folder of video files, or one file.
         gaze: a CSV file with a row for each fixation or sample of gaze, and the columns `video` (name of the file,
             with or without suffix), `x` and `y` (pixels of the upright frame; 0 is the outer edge of the first one),
-            either `time` (seconds) or `frame` (from 0), and perhaps `observer`.
+            either `time` (seconds), `start` and `duration` (seconds) or `frame` (from 0), and perhaps `observer`.
         folder: to make.
         split: the split that the videos are for.
         validation: share of the videos for `"train"` that go to `"validation"` instead; 0 for none.
         seed: which ones.
         sigma: standard deviation of the densities, in pixels of a video 640 wide.
+        longest: the longest side of the frames written, in pixels; smaller ones are not enlarged.
         overwrite: replace the folder if it is an earlier one.
 
     Raises:
@@ -287,8 +318,8 @@ def make_gazefolder(
         for video, info in infos.items():
             place = "validation" if video.stem in held else split
             made[place].append(video.stem)
-            clip, scaled = temporary / place / video.stem, sigma * info.width / SIGMA_WIDTH
-            counts += write_clip(clip, info, assigned[video], table.by_frame, scaled, progress)
+            clip = temporary / place / video.stem
+            counts += write_clip(clip, info, assigned[video], table, sigma, longest, progress)
         if not counts["fixations"]:
             raise DataError(
                 f"None of the rows of {gaze} lies on a frame of its video; x and y are pixels, time is in seconds."
@@ -300,7 +331,7 @@ def make_gazefolder(
 
 def _check_units(table: GazeTable, assigned: dict[Path, np.ndarray], infos: dict[Path, VideoInfo], gaze: Path) -> None:
     # Eye trackers report some places outside of the frame, above 1 or below 0.
-    if np.median(np.concatenate([rows[:, 1:].max(axis=1) for rows in assigned.values()])) <= 1:
+    if np.median(np.concatenate([rows[:, 2:4].max(axis=1) for rows in assigned.values()])) <= 1:
         raise DataError(f"x and y in most rows of {gaze} are at most 1; give pixels, not shares of the frame.")
     past = any((rows[:, 0] == infos[video].num_frames).any() for video, rows in assigned.items())
     if table.by_frame and past and all((rows[:, 0] >= 1).all() for rows in assigned.values()):

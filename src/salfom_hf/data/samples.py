@@ -1,7 +1,9 @@
 """One row of a gaze dataset, read lazily: its frames, and each frame's density and fixations."""
 
 import io
+import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ from .layout import FRAME_TOLERANCE
 
 # Standard deviation, in pixels of an image of that width, with which a still's fixations make its density.
 BLUR_SIGMA, BLUR_WIDTH = 24.0, 512
+VIDEO_SIGMA, VIDEO_WIDTH = 30 / math.sqrt(8 * math.log(2)), 640
+"""Standard deviation, in pixels of a video of that width, of DHF1K's densities: 30 pixels at half of the maximum."""
 COLOUR = 24  # How much the channels of a grey map may differ, of 255: JPEG files leave traces.
 
 
@@ -49,6 +53,17 @@ class GazeVideo:
         self._maps: list[dict] = row["maps"] or []
         self._fixations: list[dict] = row["fixations"] or []
         self.has_labels = bool(self._maps) and bool(self._fixations)
+        self._row = row
+
+    @cached_property
+    def gaze(self) -> np.ndarray:
+        """float64 `(fixations, 4)`: frame, x, y, observer; empty where observers are unknown."""
+        columns = (self._row.get(name) or [] for name in ("fixation_frame", "fixation_x", "fixation_y", "observer"))
+        return np.array([list(column) for column in columns], np.float64).T
+
+    def observers(self, index: int) -> np.ndarray:
+        """int64: who looks at a frame; empty where that is unknown."""
+        return np.unique(self.gaze[self.gaze[:, 0] == index, 3]).astype(np.int64)
 
     @property
     def frame_names(self) -> list[str]:
@@ -88,26 +103,32 @@ class GazeVideo:
                 raise
             raise VideoError(f"Cannot read the video {self.id}. {error}") from error
 
-    def density(self, index: int) -> np.ndarray:
+    def density(self, index: int, observers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """
         The density map of a frame as it is stored: float32 `(height', width')` of the map's own size, values in 0…1,
-        or those of a float TIFF as they are.
+        or those of a float TIFF as they are. That of some observers alone, if their ids are given: float32
+        `(height, width)`, their fixations blurred as DHF1K's are, and divided by the maximum.
 
         Raises:
             DataError: the video has no labels, or the file is missing, cannot be read or is in colour.
             IndexError: there is no such frame.
         """
+        if observers is not None:
+            return blurred(self._counts(index, observers), VIDEO_SIGMA * self.size[1] / VIDEO_WIDTH)
         return read_map(*self._label(self._maps, index))[0]
 
-    def fixations(self, index: int) -> np.ndarray:
+    def fixations(self, index: int, observers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """
         The pixels of a frame that were fixated, bool `(height', width')` of the map's own size: those above 0, or, in
-        a JPEG file, where compression leaves traces around each, above half of the brightest.
+        a JPEG file, where compression leaves traces around each, above half of the brightest. Those of some observers
+        alone, bool `(height, width)`, if their ids are given.
 
         Raises:
             DataError: as for [`density`], but for colours; or most of the pixels are fixated.
             IndexError: there is no such frame.
         """
+        if observers is not None:
+            return self._counts(index, observers) > 0
         source, name = self._label(self._fixations, index)
         grey, is_lossy = read_map(source, name, allow_colour=True)
         fixated = grey > (grey.max() / 2 if is_lossy else 0)
@@ -116,6 +137,10 @@ class GazeVideo:
                 f"Most pixels of the fixation map {name} are above 0, which stands for fixated; replace or invert it."
             )
         return fixated
+
+    def _counts(self, index: int, observers: Sequence[int] | np.ndarray) -> np.ndarray:
+        gaze = self.gaze[self.gaze[:, 0] == index]
+        return pixel_counts(*gaze[np.isin(gaze[:, 3], observers), 1:3].T, self.size)
 
     def _label(self, files: list[dict], index: int) -> tuple[Path | bytes, str]:
         if not self.has_labels:
@@ -185,9 +210,7 @@ class GazeStill:
         The fixations, each as often as it was made, blurred with a Gaussian, and divided by the maximum: float32
         `(height, width)`; all 0 if nobody looked anywhere. Those of some observers alone, if their ids are given.
         """
-        counts = torch.from_numpy(self._counts(index, observers))
-        blurred = gaussian_blur(counts, BLUR_SIGMA * self.size[1] / BLUR_WIDTH).numpy()
-        return blurred / blurred.max() if blurred.any() else blurred
+        return blurred(self._counts(index, observers), BLUR_SIGMA * self.size[1] / BLUR_WIDTH)
 
     def fixations(self, index: int = 0, observers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """
@@ -195,6 +218,11 @@ class GazeStill:
         some observers alone, if their ids are given.
         """
         return self._counts(index, observers) > 0
+
+    def observers(self, index: int = 0) -> np.ndarray:
+        """int32: who looked at the image; empty where that is unknown."""
+        self._check(index)
+        return np.unique(self.observer)
 
     def _check(self, index: int) -> None:
         if index != 0:
@@ -206,11 +234,21 @@ class GazeStill:
         if observers is not None and len(self.observer) != len(self.x):
             raise DataError(f"The still {self.id} does not tell who made its fixations; use all of them.")
         chosen = slice(None) if observers is None else np.isin(self.observer, observers)
-        counts = np.zeros(self.size, np.float32)
-        places = zip((self.y, self.x), self.size, strict=True)
-        pixels = tuple(np.floor(at[chosen]).astype(np.int64).clip(0, side - 1) for at, side in places)
-        np.add.at(counts, pixels, 1)
-        return counts
+        return pixel_counts(self.x[chosen], self.y[chosen], self.size)
+
+
+def pixel_counts(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """float32 `(height, width)`: the number of fixations at each pixel; those beyond the border at the outermost."""
+    counts = np.zeros(size, np.float32)
+    pixels = (np.floor(at).astype(np.int64).clip(0, side - 1) for at, side in zip((y, x), size, strict=True))
+    np.add.at(counts, tuple(pixels), 1)
+    return counts
+
+
+def blurred(counts: np.ndarray, sigma: float) -> np.ndarray:
+    """Counts, float32 `(height, width)`, blurred and divided by the maximum; all 0 if they are."""
+    density = gaussian_blur(torch.from_numpy(counts), sigma).numpy()
+    return density / density.max() if density.any() else density
 
 
 def _source(file: dict, owner: str, unnamed: str = "") -> tuple[Path | bytes, str]:

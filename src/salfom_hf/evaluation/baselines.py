@@ -1,6 +1,7 @@
 """Baselines: the centre, spectral residual saliency of each frame, and other observers."""
 
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -27,54 +28,73 @@ class Center(Method):
     One map for all frames, whatever they show.
 
     Args:
-        prior: float `(height, width)` to be resized to each frame; `None` for a Gaussian in the middle whose standard
-            deviations are .22 of the width and of the height.
-        source: what the prior was made of.
+        gaze: by video or still, its fixations as (y, x) in 0…1 of the frame, float `(n, 2)`: their density is the map
+            of all others, and for a video or still among them that of the others alone. `None` for a Gaussian in the
+            middle whose standard deviations are .22 of the width and of the height.
+        aspect: height over width of that density.
+        source: what the map was made of.
     """
 
     name = "center"
 
-    def __init__(self, prior: np.ndarray | None = None, source: str = ""):
-        self.prior = prior
-        if prior is None:
+    def __init__(self, gaze: dict[str, np.ndarray] | None = None, aspect: float = 0.75, source: str = ""):
+        self.gaze = gaze
+        if gaze is None:
             self.description = f"Gaussian in the middle, sigma {CENTER_SIGMA} of each side{source and f' ({source})'}"
         else:
             self.description = f"density of {source}, blurred with sigma 24/512 of the width"
-        data = self.description.encode() if prior is None else prior.tobytes()
-        self.fingerprint = hashlib.sha256(data).hexdigest()[:16]
+            self.shape = max(1, round(KDE_WIDTH * aspect)), KDE_WIDTH
+            self.counts = sum(map(self._count, gaze.values()), np.zeros(self.shape))
+            self.prior = self._density(self.counts)
+        digest = hashlib.sha256(self.description.encode())
+        for points in (gaze or {}).values():
+            digest.update(points.tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
 
     @classmethod
-    def fitted(cls, dataset: Dataset, split: str) -> "Center":
+    def fitted(cls, dataset: Dataset, split: str, left_out: bool = False) -> "Center":
         """
         The density of all fixations of a dataset, in coordinates relative to the frame; one more is spread evenly.
 
         Args:
             dataset: with labels; of each video up to 20 frames are read, evenly spaced.
             split: its name.
+            left_out: the dataset is itself scored: each video, or image, has the density of all others.
         """
         shape = dataset.select_columns(["width", "height"])[:]
         aspect = float(np.median(np.array(shape["height"]) / np.array(shape["width"])))
-        height = max(1, round(KDE_WIDTH * aspect))
-        counts = np.zeros((height, KDE_WIDTH))
-        open_row = gaze_alone(dataset)
+        open_row, gaze = gaze_alone(dataset), {}
         for row in tqdm(range(len(dataset)), desc="center", unit="row", disable=None, dynamic_ncols=True):
-            for y, x in relative_fixations(open_row(row)):
-                rows = np.clip(np.floor(y * height), 0, height - 1).astype(int)
-                columns = np.clip(np.floor(x * KDE_WIDTH), 0, KDE_WIDTH - 1).astype(int)
-                np.add.at(counts, (rows, columns), 1)
+            sample = open_row(row)
+            name = sample.id if left_out else f"{row}"
+            gaze[name] = np.concatenate([np.stack(points, axis=1) for points in relative_fixations(sample)])
+        kind = "image" if "image_id" in dataset.features else "video"
+        frames = "all images" if kind == "image" else f"up to {KDE_FRAMES} frames per video"
+        others = f"the other {kind}s'" if left_out else "the"
+        return cls(gaze, aspect, f"{others} fixations of the split {split} ({frames})")
+
+    def _count(self, points: np.ndarray) -> np.ndarray:
+        counts = np.zeros(self.shape)
+        places = np.floor(points * self.shape).astype(int).clip(0, np.array(self.shape) - 1)
+        np.add.at(counts, tuple(places.T), 1)
+        return counts
+
+    @staticmethod
+    def _density(counts: np.ndarray) -> np.ndarray:
         prior = gaussian_blur(torch.from_numpy(counts), KDE_SIGMA * KDE_WIDTH).numpy()
         # Without one more, spread evenly, few fixations would leave places where no one is ever expected to look.
         prior += 1 / prior.size
-        frames = "all images" if "image_id" in dataset.features else f"up to {KDE_FRAMES} frames per video"
-        return cls(prior / prior.sum(), f"the fixations of the split {split} ({frames})")
+        return prior / prior.sum()
 
     def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
         height, width = sample.size
-        if self.prior is None:
+        if self.gaze is None:
             y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in (height, width))
             saliency = np.exp(-0.5 * ((y[:, None] / CENTER_SIGMA) ** 2 + (x / CENTER_SIGMA) ** 2))
         else:
-            saliency = resized(self.prior, (height, width))
+            own = self.gaze.get(sample.id)
+            prior = self.prior if own is None else self._density(self.counts - self._count(own))
+            saliency = resized(prior, (height, width))
         for _ in indices:
             yield saliency
 
@@ -136,23 +156,48 @@ def resized(saliency: np.ndarray | torch.Tensor, size: tuple[int, int]) -> np.nd
 
 
 class InterObserver(Method):
-    """Every other observer of a still predicts the rest."""
+    """
+    Observers predict one another: the bound of what a model can be expected to reach.
 
-    name = "inter-observer"
-    description = "every other observer's density, scored against the other observers' fixations"
-    fingerprint = description
+    Args:
+        one: all others predict one observer; otherwise one half predicts the other. Of stills, the halves are every
+            other observer; of videos, every frame has halves, or an observer, of its own, drawn from its seed, so
+            that the mean over frames is one over many splits.
+    """
+
+    def __init__(self, one: bool = False):
+        self.one = one
+        self.name = "one-observer" if one else "inter-observer"
+        self.description = f"the density of {'all but one' if one else 'half of the'} observers, scored against the "
+        self.description += "one left out" if one else "other half"
+        self.fingerprint = self.description
 
     def check(self, dataset: Dataset) -> None:
-        if "observer" not in dataset.features or not any(len(set(ids)) > 1 for ids in dataset["observer"]):
+        known = "observer" in dataset.features and any(
+            len(set(row["observer"][0].as_py())) > 1
+            for row in dataset.select_columns("observer").with_format("arrow").iter(batch_size=1)
+        )
+        if not known:
             raise EvaluationError(
-                "The baseline inter-observer needs to know who made each fixation, which this dataset does not tell; "
+                f"The baseline {self.name} needs to know who made each fixation, which this dataset does not tell; "
                 "leave it out."
             )
 
-    def maps(self, sample: GazeStill, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        for _ in indices:
-            yield sample.density(observers=np.unique(sample.observer)[::2])
+    def split(self, sample: Sample, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The observers that predict, and those that are predicted."""
+        observers = sample.observers(index)
+        if self.one or not isinstance(sample, GazeStill):
+            seed = zlib.crc32(f"{sample.id} {index}".encode())
+            observers = np.random.default_rng(seed).permutation(observers)
+        return (observers[1:], observers[:1]) if self.one else (observers[::2], observers[1::2])
 
-    def truth(self, sample: GazeStill, index: int) -> tuple[np.ndarray, np.ndarray]:
-        others = np.unique(sample.observer)[1::2]
-        return sample.fixations(observers=others), sample.density(observers=others)
+    def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        for index in indices:
+            observers = self.split(sample, index)[0]
+            density = sample.density(index, observers=observers)
+            # One more observer looks anywhere: KLD and information gain forgive no place that is impossible.
+            yield density / max(density.sum(), 1e-9) + 1 / (max(len(observers), 1) * density.size)
+
+    def truth(self, sample: Sample, index: int) -> tuple[np.ndarray, np.ndarray]:
+        predicted = self.split(sample, index)[1]
+        return sample.fixations(index, observers=predicted), sample.density(index, observers=predicted)

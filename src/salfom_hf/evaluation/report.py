@@ -32,6 +32,8 @@ DEFINITIONS = {
 
 CONSTANT_MAPS = "A map that is constant or empty counts as chance: AUC 0.5, NSS, CC and SIM 0."
 
+RESAMPLES = 10_000  # of videos, for the interval of a difference
+
 ROWS = 3  # best frames, and as many worst ones
 CELL = (320, 240)  # largest width and height of one picture
 GAP, LINE, TEXT = 8, 20, 14  # pixels between pictures, of a line, of the letters
@@ -62,7 +64,9 @@ def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool
     if has_errors and len(scores) > 1:
         # What is hard for one method is hard for all: differences are surer than the errors of the means tell.
         rows = [row_of_means(method, protocol, scores[0]) for method in scores[1:]]
-        heading = f"Difference from {scores[0].name} on the same {units}, mean ± standard error"
+        heading = (
+            f"Difference from {scores[0].name} on the same {units}: mean, and 95 % of {RESAMPLES:,} bootstrap means"
+        )
         parts += ["", heading, "", *grid(rows, protocol, units)]
     parts += ["", *(f"{method.name}: {method.description}." for method in scores)]
     parts += [f"{METRICS[metric]}: {definition}." for metric, definition in definitions(protocol, prior).items()]
@@ -77,9 +81,21 @@ def row_of_means(method: Scores, protocol: Protocol, base: Scores | None = None)
         values = method.video_means(metric)
         if base is not None:
             values = values - base.video_means(metric)
-        error = standard_error(values)
-        cells.append(f"{mean(values):{'+' if base else ''}.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}"))
+        error, sign = standard_error(values), "+" if base else ""
+        spread = "" if math.isnan(error) else f" ± {error:.3f}"
+        if base is not None and spread:
+            low, high = bootstrap_interval(values)
+            spread = f" [{low:+.3f}, {high:+.3f}]"
+        cells.append(f"{mean(values):{sign}.3f}{spread}")
     return [method.name, *cells, f"{method.num_videos:,}"]
+
+
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of the means of as many values, drawn with replacement; NaN is left out."""
+    values = values[~np.isnan(values)]
+    means = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975)).tolist()
+    return low, high
 
 
 def grid(rows: Sequence[Sequence[str]], protocol: Protocol, counted: str) -> list[str]:

@@ -46,6 +46,7 @@ class Protocol:
         metrics: names in `METRICS`.
         blur: standard deviation, in pixels of the native size, of a Gaussian that every map is blurred with before it
             is scored; its kernel reaches 2.5 standard deviations. 2 is the 11×11 kernel of the field's code.
+        first, every: of each video, the frames `first`, `first + every`, … are scored, counted from 0.
         max_frames: of more frames than that, so many are drawn at random; the official DHF1K script takes 50,000.
         seed: of the frames drawn and of the negatives of shuffled AUC.
 
@@ -55,6 +56,8 @@ class Protocol:
 
     metrics: tuple[str, ...] = DEFAULT_METRICS
     blur: float = 0.0
+    first: int = 0
+    every: int = 1
     max_frames: int | None = None
     seed: int = 0
 
@@ -63,6 +66,8 @@ class Protocol:
             raise EvaluationError(f"metrics must be some of {', '.join(METRICS)}, not {', '.join(self.metrics)}.")
         if not 0 <= self.blur < np.inf or self.seed < 0 or (self.max_frames is not None and self.max_frames < 1):
             raise EvaluationError("blur and seed must be at least 0, and max_frames at least 1.")
+        if self.first < 0 or self.every < 1:
+            raise EvaluationError("first must be at least 0, and every at least 1.")
 
 
 @dataclass(frozen=True)
@@ -276,10 +281,12 @@ def frame_counts(dataset: Dataset) -> list[int]:
 
 def chosen_frames(counts: Sequence[int], protocol: Protocol) -> list[list[int]]:
     """The indices, ascending, of the frames of each row that are scored."""
-    total = sum(counts)
+    chosen = [list(range(protocol.first, count, protocol.every)) for count in counts]
+    total = sum(map(len, chosen))
     if protocol.max_frames is None or total <= protocol.max_frames:
-        return [list(range(count)) for count in counts]
+        return chosen
     drawn = np.random.default_rng(protocol.seed).choice(total, protocol.max_frames, replace=False)
     mask = np.zeros(total, dtype=bool)
     mask[drawn] = True
-    return [np.flatnonzero(part).tolist() for part in np.split(mask, np.cumsum(counts)[:-1])]
+    parts = np.split(mask, np.cumsum([len(frames) for frames in chosen])[:-1])
+    return [[frame for frame, kept in zip(*pair, strict=True) if kept] for pair in zip(chosen, parts, strict=True)]

@@ -153,10 +153,9 @@ class TCFE(nn.Module):
 
     def __init__(self, config: SalFoMConfig):
         super().__init__()
-        channels = (config.feature_channels, *config.decoder_channels[1::2])
+        pairs = pairwise((config.feature_channels, *config.decoder_channels[1::2]))
         step_2, step_4, step_5, step_6 = config.time_reductions
-        reductions = (step_2, step_4, step_5 * step_6)
-        sizes = zip(pairwise(channels), reductions, config.tcfe_depths, config.tcfe_num_heads, strict=True)
+        sizes = zip(pairs, (step_2, step_4, step_5 * step_6), config.tcfe_depths, config.tcfe_num_heads, strict=True)
         stages = [TCFEStage(*pair, reduction, depth, heads, config) for pair, reduction, depth, heads in sizes]
         self.stages = nn.ModuleList(stages)
         self.last_scale = config.last_scales[0] * config.last_scales[1]
@@ -363,6 +362,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
         self.projection = None
         if config.decoder_hidden_size is not None:
             self.projection = nn.Conv2d(facts.channels(encoder_config), config.decoder_hidden_size, 1)
+        self.feature_dropout = nn.Dropout3d(0.0)  # Of whole channels; training sets it.
         self.tcfe = TCFE(config) if config.use_tcfe else None
         self.dfd = DFD(config) if config.use_dfd else None
         self.sfd = SFD(config) if config.use_sfd else None
@@ -413,7 +413,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
         flags: dict[str, Any] = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
         wanted = {name: getattr(self.config, name) if flag is None else flag for name, flag in flags.items()}
         features, encoded = self.encode(pixel_values_videos, **wanted)
-        outputs = self.decode(features)
+        outputs = self.decode(self.feature_dropout(features))
         # Some encoders always give their hidden states, of which the features are made.
         outputs.hidden_states = getattr(encoded, "hidden_states", None) if wanted["output_hidden_states"] else None
         outputs.attentions = (getattr(encoded, "attentions", None) or None) if wanted["output_attentions"] else None

@@ -57,6 +57,7 @@ class TrainingConfig:
     keep_aspect_ratio: Annotated[bool, "a fresh decoder's clips have the shape of their video, without size"] = False
     frozen_encoder_epochs: Annotated[int, "epochs in which the encoder rests, at the beginning"] = 0
     encoder_from_stills: Annotated[bool, "only stills train the encoder; clips train what is above it"] = False
+    feature_dropout: Annotated[float, "share of the feature channels that are left out at random in training"] = 0.0
     gradient_checkpointing: Annotated[bool, "compute activations anew in the backward pass: less memory"] = False
     compile: Annotated[bool, "torch.compile the model"] = False
     lora_rank: Annotated[int, "train the encoder by LoRA of this rank (needs peft); 0: train its weights"] = 0
@@ -181,7 +182,7 @@ class TrainingConfig:
         not_negative = ("max_steps", "warmup_steps", "patience", "save_every", "num_workers", "lora_rank", "pictures")
         for name in (*not_negative, "frozen_encoder_epochs", "weight_decay", "max_grad_norm", "encoder_learning_rate"):
             demand(getattr(self, name) >= 0, f"{name} must be at least 0, not {getattr(self, name)}.")
-        for name in ("ema_decay", "hold_out"):
+        for name in ("ema_decay", "hold_out", "feature_dropout"):
             demand(0 <= getattr(self, name) < 1, f"{name} must be at least 0 and below 1, not {getattr(self, name)}.")
         demand(0 <= self.seed < 2**32, f"seed must be at least 0 and below 2**32, not {self.seed}.")
         demand(0 < self.layer_decay <= 1, f"layer_decay must be above 0 and at most 1, not {self.layer_decay}.")

@@ -94,6 +94,7 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
     model._no_split_modules &= {type(module).__name__ for module in model.modules()}
     if model.salfom.adapter.framewise:
         model.salfom.encoder.to(memory_format=torch.channels_last)  # Convolutions of images are faster so.
+    model.salfom.feature_dropout.p = config.feature_dropout
     if config.lora_rank:
         add_lora(model.salfom.encoder, config.lora_rank)
     if config.gradient_checkpointing:

@@ -27,8 +27,9 @@ def validate(
 ) -> dict[str, float]:
     """
     Mean `SCORES` over the validation clips of all processes, each counted once, at the clips' size, and the number of
-    `clips`: those whose last frame has no fixations are left out. `check` is told for every batch whether its
-    predictions are finite, and may raise.
+    `clips`: those whose last frame has no fixations are left out. Where there are both, stills and videos count alike,
+    however many they are, and each has scores of its own, `stills/cc` and so on. `check` is told for every batch
+    whether its predictions are finite, and may raise.
     """
     model.eval()
     rows = []
@@ -36,17 +37,27 @@ def validate(
         logits = [model(batch["pixel_values_videos"]).logits.float() for batch in batches]
         check(all(bool(part.isfinite().all()) for part in logits))
         scores = torch.cat([scores_of(part, batch, loss_weights) for part, batch in zip(logits, batches, strict=True)])
+        lengths = [batch["pixel_values_videos"].shape[1] for batch in batches for _ in batch["labels"]]
+        scores = torch.cat([scores, scores.new_tensor(lengths)[:, None]], dim=1)
         # In the order of the clips: those that only fill the last batches up are dropped from the end.
         places = torch.cat([batch["place"] for batch in batches])
         rows.append(accelerator.gather_for_metrics(scores[places.argsort()]).cpu())
-    scores = torch.cat(rows)
+    scores, lengths = torch.cat(rows).split([len(SCORES), 1], dim=1)
     scored = ~scores.isnan().any(dim=1)
     if scores.isnan().all():
         raise ConfigError(
             f"None of the {len(scores)} validation clips has fixations on its last frame; name another validation "
             "split or lower validation_spacing."
         )
-    return {**dict(zip(SCORES, scores.nanmean(dim=0).tolist(), strict=True)), "clips": int(scored.sum())}
+    stills = lengths[:, 0] == 1
+    kinds = {
+        kind: scores[part].nanmean(dim=0) for kind, part in (("stills", stills), ("videos", ~stills)) if part.any()
+    }
+    means = dict(zip(SCORES, torch.stack(list(kinds.values())).nanmean(dim=0).tolist(), strict=True))
+    if len(kinds) > 1:
+        for kind, values in kinds.items():
+            means |= {f"{kind}/{name}": value for name, value in zip(SCORES, values.tolist(), strict=True)}
+    return {**means, "clips": int(scored.sum())}
 
 
 def scores_of(logits: torch.Tensor, batch: dict, loss_weights: dict[str, float]) -> torch.Tensor:

@@ -1,0 +1,81 @@
+"""Scores on videos with the human bound beside them: a table, and a drawing over time and by video.
+
+    salfom evaluate --dataset gazefolder --data-dir GAZE --split validation --first 20 --every 5 \\
+        --model salfom --baseline center --baseline inter-observer -o RESULTS
+    python benchmarks/video_scores.py RESULTS GAZE --split validation -o video-scores.svg
+
+The table has the means over videos with their standard errors, and what share of inter-observer's each is; the drawing
+the NSS of every method against the time since a video's start, and in every video.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from drawing import COLORS, Dots, drawing, panel
+from salfom_hf.data import load_gazefolder
+from salfom_hf.evaluation.running import folder_name, read_json
+from salfom_hf.files import atomic_output
+from salfom_hf.inference.profiling import aligned
+
+BOUND = "inter-observer"
+HEADINGS = {"nss": "NSS", "cc": "CC", "sim": "SIM", "auc_judd": "AUC-J", "information_gain": "IG"}
+
+
+def records(results: Path, method: str) -> list[dict]:
+    """Of every video, in the order of the dataset: `video_id`, `frames` and, by metric, `scores`."""
+    return [
+        record for path in sorted((results / "videos" / folder_name(method)).iterdir()) for record in read_json(path)
+    ]
+
+
+def means(video: dict, metric: str) -> float:
+    return float(np.nanmean(np.array(video["scores"][metric], np.float64)))
+
+
+def table(scored: dict[str, list[dict]], metrics: list[str]) -> str:
+    rows = []
+    bound = {metric: np.mean([means(video, metric) for video in scored[BOUND]]) for metric in metrics}
+    for method, videos in scored.items():
+        values = {metric: np.array([means(video, metric) for video in videos]) for metric in metrics}
+        errors = {metric: value.std(ddof=1) / len(value) ** 0.5 for metric, value in values.items()}
+        cells = [f"{values[m].mean():.3f} ± {errors[m]:.3f} ({values[m].mean() / bound[m]:.0%})" for m in metrics]
+        rows.append([method, *cells])
+    return "\n".join(aligned(["method", *(HEADINGS[metric] for metric in metrics)], rows))
+
+
+def plot(scored: dict[str, list[dict]], rates: dict[str, float]) -> str:
+    over_time, by_video = [], []
+    for color, (method, videos) in zip(COLORS, scored.items(), strict=False):
+        seconds: dict[int, list[float]] = {}
+        for video in videos:
+            for frame, value in zip(video["frames"], video["scores"]["nss"], strict=True):
+                seconds.setdefault(int(frame / rates[video["video_id"]]), []).append(value)
+        points = [(second + 0.5, float(np.mean(values))) for second, values in sorted(seconds.items())]
+        over_time.append(Dots(points, color, {len(points) - 1: method}, joined=True))
+        by_video.append(Dots([(n, means(video, "nss")) for n, video in enumerate(videos, 1)], color))
+    names = [video["video_id"] for video in scored[BOUND]]
+    listed = ", ".join(f"{number} {name}" for number, name in enumerate(names, 1))
+    parts = panel((60, 40, 560, 380), over_time, "seconds since the video's start", "NSS, mean over videos")
+    return drawing(1300, 480, "NSS", parts + panel((720, 40, 520, 380), by_video, listed, "NSS of each video"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="output folder of `salfom evaluate`, with inter-observer")
+    parser.add_argument("folder", help="the gazefolder that was scored")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("-o", "--output", type=Path, default=Path("video-scores.svg"), help="default: %(default)s")
+    args = parser.parse_args()
+    settings = json.loads((args.results / "settings.json").read_text())
+    scored = {method: records(args.results, method) for method in settings["methods"]}
+    rows = load_gazefolder(args.folder, args.split).select_columns(["video_id", "fps"])
+    print(table(scored, [metric for metric in HEADINGS if metric in settings["metrics"]]))
+    with atomic_output(args.output, overwrite=True) as temporary:
+        temporary.write_text(plot(scored, {row["video_id"]: row["fps"] for row in rows}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
