@@ -1,18 +1,28 @@
 () => {
-    // What screen readers say: Gradio has no alternative text for videos and plots.
+    // What screen readers say: Gradio has no alternative text for videos.
     const videos = VIDEOS;
-    const plot = PLOT;
+    const player = (id) => document.querySelector(`#${id} video`);
     const apply = () => {
-        document.querySelectorAll("#path-of-peak .vega-embed").forEach((drawn) => {
-            drawn.setAttribute("role", "img");
-            drawn.setAttribute("aria-label", plot);
-        });
         for (const [id, label] of Object.entries(videos))
             document.querySelectorAll(`#${id} video`).forEach((video) => video.setAttribute("aria-label", label));
         document.querySelectorAll(".words").forEach((words) => words.setAttribute("aria-live", "polite"));
     };
     new MutationObserver(apply).observe(document.body, {childList: true, subtree: true});
     apply();
+    // The upload shows the moment that the overlay shows: the controls of the overlay are those of both.
+    const follow = (event) => {
+        const overlay = player("video-overlay"), original = player("video-input");
+        if (!original || event.target !== overlay) return;
+        const moment = overlay.currentTime + Number(document.querySelector("#start input")?.value || 0);
+        const tolerance = event.type === "timeupdate" && !overlay.paused ? 0.15 : 0;
+        if (Math.abs(original.currentTime - moment) > tolerance) original.currentTime = moment;
+        original.muted = true;
+        original.playbackRate = overlay.playbackRate;
+        if (overlay.paused) original.pause();
+        else original.play().catch(() => {});
+    };
+    for (const type of ["play", "pause", "seeked", "timeupdate", "ratechange"])
+        document.addEventListener(type, follow, true);
     // The link to the model's card opens it.
     document.addEventListener("click", (event) => {
         const card = event.target.closest('a[href="#model-card"]') && document.querySelector("#model-card");
