@@ -4,6 +4,7 @@ import argparse
 import errno
 import signal
 import socket
+from contextlib import suppress
 from functools import partial
 
 from ..models.names import KNOWN
@@ -55,7 +56,8 @@ def demo(args: argparse.Namespace) -> int:
     port = args.port or free_port(args.host)
     page = build({name: partial(load_predictor, name, args, keep_memory=False) for name in names}, args.stride)
     try:
-        launch(page, server_name=args.host, server_port=port)
+        with suppress(KeyboardInterrupt):
+            launch(page, server_name=args.host, server_port=port)
     except OSError as error:
         raise UsageError(f"Cannot serve at {args.host}, port {port}; choose another --port or --host.") from error
     return 0

@@ -16,8 +16,8 @@ ACROSS = ("far left", "left of the middle", "", "right of the middle", "far righ
 DOWN = ("at the top", "above the middle", "", "below the middle", "at the bottom")
 # Spread of a map, see `Attention`, up to which this is said; maps that are all alike have 0.29.
 AGREEMENT = ((0.12, "most eyes agree"), (0.17, "many agree"), (math.inf, "eyes differ much"))
-INK, LINE = "#374151", "#dc2626"
-TIME_SIDE = 150  # pixels of the time axes
+INK, PAPER, LINE = "#374151", "#f3f4f6", "#dc2626"
+WIDEST, TIME_SIDE = 480, 150  # pixels of the picture and of the time axes
 
 
 class Stay(NamedTuple):
@@ -50,7 +50,7 @@ def near(one: Attention, other: Attention) -> bool:
 def named(x: float, y: float) -> str:
     """A place in the frame, 0…1 from its left and upper edges, in words."""
     words = DOWN[min(int(y * 5), 4)], ACROSS[min(int(x * 5), 4)]
-    return ", ".join(filter(None, words)) or "in the middle"
+    return ", ".join(filter(None, words)) or "the middle"
 
 
 def stays(seconds: Sequence[float], end: float, frames: Sequence[Attention]) -> list[Stay]:
@@ -64,7 +64,7 @@ def stays(seconds: Sequence[float], end: float, frames: Sequence[Attention]) -> 
     """
     found = [Stay(seconds[0], end, [frames[0]])]
     away: list[tuple[float, Attention]] = []
-    for now, until, frame in zip(seconds[1:], [*seconds[2:], end], frames[1:], strict=True):
+    for now, until, frame in [*zip(seconds, [*seconds[1:], end], frames, strict=True)][1:]:
         stay = found[-1]
         if near(frame, stay.frames[-1]):
             stay.frames.append(frame)
@@ -74,8 +74,12 @@ def stays(seconds: Sequence[float], end: float, frames: Sequence[Attention]) -> 
             away.clear()
         away.append((now, frame))
         if until - away[0][0] >= SHORTEST_STAY:
-            found[-1] = stay._replace(end=away[0][0])
-            found.append(Stay(away[0][0], end, [frame for _, frame in away]))
+            begin = away[0][0]
+            if begin - stay.begin < SHORTEST_STAY:  # So may the first one be.
+                begin = found.pop().begin
+            else:
+                found[-1] = stay._replace(end=begin)
+            found.append(Stay(begin, end, [frame for _, frame in away]))
             away.clear()
     return found
 
@@ -94,47 +98,45 @@ def in_words(found: Sequence[Stay]) -> str:
 
 
 def path_picture(
-    image: np.ndarray, seconds: Sequence[float], frames: Sequence[Attention], found: Sequence[Stay]
+    shown: Sequence[np.ndarray], seconds: Sequence[float], frames: Sequence[Attention], found: Sequence[Stay]
 ) -> Image.Image:
     """
-    The path of the peak against a picture: over it, with the numbers of the stays; below it left and right over time,
-    which runs down; at its right up and down over time, which runs to the right.
+    What people look at in each of the first stays; beneath, the path of the peak over the frame of the longest one. At
+    the right of that is its height over time, which runs to the right; below it left and right over time, which runs
+    down.
 
     Args:
-        image: uint8 `(height, width, 3)`.
+        shown: a frame of each stay, uint8 `(height, width, 3)`.
         seconds, frames: times and numbers of the maps.
     """
-    picture = Image.fromarray(image)
-    width, height = picture.width * 480 // max(picture.size), picture.height * 480 // max(picture.size)
-    gap, font = 26, ImageFont.load_default(13)
-    canvas = Image.new("RGB", (width + gap + TIME_SIDE + 4, height + gap + TIME_SIDE + 4), "white")
-    canvas.paste(picture.resize((width, height)), (0, 0))
+    font, gap = ImageFont.load_default(14), 8
+    pictures = [Image.fromarray(image) for image in shown]
+    longest = max(range(len(found)), key=lambda stay: found[stay].end - found[stay].begin)
+    width, height = (side * WIDEST // max(pictures[0].size) for side in pictures[0].size)
+    small = ((WIDEST + TIME_SIDE + gap) // 4 - gap, round(height / width * ((WIDEST + TIME_SIDE + gap) // 4 - gap)))
+    top = math.ceil(min(len(found), MOST_STAYS) / 4) * (small[1] + gap)
+    size = max(width, WIDEST) + gap + TIME_SIDE, top + height + gap + TIME_SIDE
+    canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
-    length = max(seconds[-1] - seconds[0], 1e-6)
-    times = [(second - seconds[0]) / length * TIME_SIDE for second in seconds]
-    right, below = width + gap, height + gap
-    draw.rectangle((right, 0, right + TIME_SIDE, height), "#f3f4f6")
-    draw.rectangle((0, below, width, below + TIME_SIDE), "#f3f4f6")
-    across, down = (
-        [value * side for value in values]
-        for values, side in (([frame.peak_x for frame in frames], width), ([frame.peak_y for frame in frames], height))
-    )
-    for points, thickness in (
-        (zip(across, down, strict=True), 1),
-        (zip([right + time for time in times], down, strict=True), 2),
-        (zip(across, [below + time for time in times], strict=True), 2),
-    ):
-        draw.line([*points], LINE, thickness)
-    first, last = f"{seconds[0]:.1f} s", f"{seconds[-1]:.1f} s"
-    for place, text, anchor in (
-        ((right, height + 3), first, "la"), ((right + TIME_SIDE, height + 3), last, "ra"),
-        ((right + TIME_SIDE / 2, height + 3), "time →", "ma"),
-        ((4, below + 2), f"{first}, left ↔ right", "la"), ((4, below + TIME_SIDE - 2), last, "ld"),
-        ((right + 4, 2), "top ↕ bottom", "la"),
-    ):  # fmt: skip
-        draw.text(place, text, INK, font, anchor)
-    for number, stay in enumerate(found[:MOST_STAYS], 1):
-        x, y = stay.place[0] * width, stay.place[1] * height
-        draw.ellipse((x - 10, y - 10, x + 10, y + 10), "white", LINE, 2)
-        draw.text((x, y), str(number), INK, font, "mm")
+    for number, (picture, stay) in enumerate(zip(pictures, found[:MOST_STAYS], strict=False)):
+        left, up = number % 4 * (small[0] + gap), number // 4 * (small[1] + gap)
+        canvas.paste(picture.resize(small), (left, up))
+        x, y = left + stay.place[0] * small[0], up + stay.place[1] * small[1]
+        draw.ellipse((x - 14, y - 14, x + 14, y + 14), None, "white", 5)
+        draw.ellipse((x - 12, y - 12, x + 12, y + 12), None, LINE, 2)
+        draw.rectangle((left, up, left + 20, up + 20), "white")
+        draw.text((left + 10, up + 10), str(number + 1), INK, font, "mm")
+    canvas.paste(pictures[min(longest, len(pictures) - 1)].resize((width, height)), (0, top))
+    right, below = width + gap, top + height + gap
+    draw.rectangle((right, top, right + TIME_SIDE, top + height), PAPER)
+    draw.rectangle((0, below, width, below + TIME_SIDE), PAPER)
+    draw.text((right + TIME_SIDE - 4, top + 4), "height over time", INK, font, "ra")
+    draw.text((4, below + TIME_SIDE - 4), "left to right over time", INK, font, "ld")
+    draw.text((right, below), f"{seconds[0]:.1f} to {seconds[-1]:.1f} s", INK, font, "la")
+    across = [frame.peak_x * width for frame in frames]
+    down = [top + frame.peak_y * height for frame in frames]
+    times = np.linspace(0, TIME_SIDE, len(frames)) if len(frames) > 1 else [0.0]
+    draw.line([*zip(across, down, strict=True)], LINE, 1)
+    draw.line([(right + time, y) for time, y in zip(times, down, strict=True)], LINE, 2)
+    draw.line([(x, below + time) for time, x in zip(times, across, strict=True)], LINE, 2)
     return canvas

@@ -5,8 +5,28 @@
     const apply = () => {
         for (const [id, label] of Object.entries(videos))
             document.querySelectorAll(`#${id} video`).forEach((video) => video.setAttribute("aria-label", label));
+        document.querySelectorAll("#video-input input[type=file]").forEach((input) => (input.accept = "video/*,image/*"));
         document.querySelectorAll(".words").forEach((words) => words.setAttribute("aria-live", "polite"));
     };
+    // A photo that comes to the video's tab goes to that of pictures, which Gradio would refuse.
+    const photos = (event) => {
+        const files = [...(event.target.files ?? event.dataTransfer?.files ?? [])];
+        if (!event.target.closest?.("#video-input") || !files[0]?.type.startsWith("image/")) return;
+        event.preventDefault();
+        event.stopImmediatePropagation();
+        document.querySelectorAll('button[role="tab"]').forEach((tab) => tab.innerText.trim() === "Picture" && tab.click());
+        const give = () => {
+            const input = document.querySelector("#image-input input[type=file]");
+            if (!input) return setTimeout(give, 100);
+            const chosen = new DataTransfer();
+            chosen.items.add(files[0]);
+            input.files = chosen.files;
+            input.dispatchEvent(new Event("change", {bubbles: true}));
+        };
+        give();
+    };
+    document.addEventListener("change", photos, true);
+    document.addEventListener("drop", photos, true);
     new MutationObserver(apply).observe(document.body, {childList: true, subtree: true});
     apply();
     // The upload shows the moment that the overlay shows: the controls of the overlay are those of both.

@@ -47,9 +47,9 @@ page predicts those places. **Warm colours: many would look here. No colour: har
 HELP = f"""
 - **What you see.** For every frame a *saliency map*: how likely each place is to draw the eye of somebody who just
   watches. *Overlay* puts it over your video, *heat map* shows it alone, *side by side* has the original at the left.
-- **Path of the peak.** Where most would look, over one frame of your video; below it the same from left to right, at
-  its right from top to bottom, both over time. The numbers are those of the list of places. It is no recorded gaze of
-  anybody; a jump is where most eyes would jump, as after a cut.
+- **Path of the peak.** The small pictures show what most would look at, with the numbers of the list. Below is the
+  path from one to the next over one frame of your video; at its right the height over time, beneath it left to right.
+  It is no recorded gaze of anybody; a jump is where most eyes would jump, as after a cut.
 - **How sure.** "Most eyes agree" where the map is narrow; "eyes differ much" where it is wide.
 - **Maps (NPZ)**, for NumPy: `maps`, float16 of (frames, height, width) in 0…1, and `timestamps` in seconds.
   Compare the values of one frame by them, not those of two.
@@ -84,8 +84,11 @@ RESULTS = {
     "Heat map": "Heat map of where people probably look; the text below says where that is",
     "Side by side": "Your {} at the left, at the right the same with colours where people probably look",
 }
-PATH = "Path of the peak: where most would look, over the picture and over time"
-CHOOSE = "Choose a video or take one with the camera, then press the button."
+PATH = (
+    "What most would look at, one picture for each place, and the path from one to the next; the text says it in words"
+)
+LIST = "\n\n"  # Markdown's lists begin after an empty line.
+CHOOSE = "Choose a {} or take one with the camera, then press the button."
 SPEED = (
     "1 looks at every frame. With 4, say, it looks at one frame in 4 and fills in what lies between: several times as "
     "fast, and a little less exact."
@@ -126,7 +129,7 @@ def explanation(maps: Maps, model: str, part: str = "") -> str:
     """Where the eyes go, what part of a video that is about, and which weights say so."""
     weights = WEIGHTS.get(model) or OTHER_WEIGHTS.format(shown(model))
     return (
-        f"{part}**Where the eyes go:** {in_words(maps.stays)}\n\nMade with {weights}. "
+        f"{part}**Where the eyes go:**{' ' if maps.still else LIST}{in_words(maps.stays)}\n\nMade with {weights}. "
         "[Its card](#model-card) says what it was trained on and where it fails."
     )
 
@@ -170,7 +173,7 @@ def color_choices() -> tuple[gr.Dropdown, gr.Slider]:
     with gr.Row():
         choices = [(COLOURS[name], name) for name in COLORMAPS]
         colormap = gr.Dropdown(choices, value="turbo", label="Colours", min_width=140)
-        return colormap, gr.Slider(0, 1, 0.7, step=0.05, label="Opacity of the overlay", min_width=140)
+        return colormap, gr.Slider(0, 1, 0.7, step=0.05, label="Opacity", min_width=140)
 
 
 def downloads(*labels: str) -> list[gr.DownloadButton]:
@@ -260,100 +263,99 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         with results(image, model, 0.0, None, 1, colormap, opacity, progress) as (maps, files):
             yield *files, explanation(maps, model)
 
-    def look_at(upload: str | None) -> tuple:
-        """What is said of a new upload in the video's tab: a broken one goes, a photo changes to the pictures' tab."""
-        stays = gr.skip(), gr.skip(), gr.skip()
+    def look_at(upload: str | None, length: float | None = None) -> tuple:
+        """What is said of a new upload at once, and what becomes of it: a broken one goes."""
         if upload is None:
-            return CHOOSE, *stays
+            return gr.skip(), gr.skip()
         try:
             with in_one_sentence(upload):
                 info = checked(upload, Bounds(upload))
         except gr.Error as error:
-            return f"⚠️ {error.message}", None, *stays[1:]
-        if is_picture(upload):
-            gr.Info(f"{Path(upload).name} is a picture: press the button here.")
-            return CHOOSE, None, upload, gr.Tabs(selected="picture")
-        length = "" if info.duration is None else f" of its {number(info.duration)} s"
-        return f"Press the button: it takes the part{length} that the settings say, at first the first 10 s.", *stays
+            return f"⚠️ {error.message}", None
+        if length is None or info.duration is None or info.duration <= length:
+            return "Press the button.", gr.skip()
+        return f"The button takes {number(length)} of {number(info.duration)} s; the settings say which.", gr.skip()
 
     def model_choice() -> gr.Dropdown:
         return gr.Dropdown([(shown(name), name) for name in demo.models], value=first, label="Model")
 
     with Page("Where do people look?") as page:
         gr.Markdown(ABOUT)
-        with gr.Tabs() as tabs:
-            with gr.Tab("Video", id="video"):
-                with gr.Row():
-                    with gr.Column(scale=2, min_width=320):
-                        video = gr.Video(
-                            label="Your video",
-                            sources=["upload", "webcam"],
-                            webcam_options=gr.WebcamOptions(constraints=CAMERA),
-                            elem_id="video-input",
-                            buttons=[],
-                        )
-                        hint = gr.Markdown(CHOOSE, elem_classes="words")
-                        example, run = source_buttons()
-                        rest = gr.Button("Go on", visible=False)
-                        rest_start = gr.State()
-                        with gr.Accordion("Settings", open=False):
-                            with gr.Row():
-                                start = gr.Number(
-                                    0, label="Start (seconds)", minimum=0, min_width=140, elem_id="start"
-                                )
-                                length = gr.Slider(
-                                    0.5, MAX_SECONDS, 10, step=0.5, label="Length (seconds)", min_width=140
-                                )
-                            pace = gr.Slider(1, 16, stride, step=1, label="Speed", info=SPEED)
-                            colors = color_choices()
-                            model = model_choice()
-                    with gr.Column(scale=3, min_width=320):
-                        players = []
-                        for name in RESULTS:
-                            with gr.Tab(name):
-                                playing = name == "Overlay"
-                                options: dict[str, Any] = {"interactive": False, "autoplay": playing, "loop": playing}
-                                players.append(gr.Video(label=name, elem_id=element_of(name), **options))
-                        bar = gr.HTML(legend("turbo"))
-                with gr.Row(visible=False) as more:
-                    with gr.Column(scale=2, min_width=320):
-                        words = gr.Markdown(label="In words", elem_classes="words")
-                        with gr.Row():
-                            download, *files = downloads("Overlay (MP4)", "Maps (NPZ)", "Table (CSV)")
-                    with gr.Column(scale=3, min_width=320):
-                        path = gr.Image(
-                            label=PATH, type="filepath", interactive=False, buttons=["fullscreen"], alt_text=PATH
-                        )
-            with gr.Tab("Picture", id="picture"), gr.Row():
+        with gr.Tab("Video"):
+            with gr.Row():
                 with gr.Column(scale=2, min_width=320):
-                    image = gr.Image(
-                        label="Your picture",
-                        type="filepath",
-                        image_mode=None,  # The upload itself: of a copy in another mode Gradio keeps no account.
-                        sources=["upload", "webcam", "clipboard"],
-                        height=300,
+                    video = gr.Video(
+                        label="Your video",
+                        sources=["upload", "webcam"],
+                        webcam_options=gr.WebcamOptions(constraints=CAMERA),
+                        elem_id="video-input",
                         buttons=[],
-                        alt_text="Your picture",
                     )
-                    image_example, image_run = source_buttons()
+                    hint = gr.Markdown(CHOOSE.format("video"), elem_classes="words")
+                    example, run = source_buttons()
+                    rest = gr.Button("Go on", visible=False)
+                    rest_start = gr.State()
                     with gr.Accordion("Settings", open=False):
-                        image_colors = color_choices()
-                        image_model = model_choice()
-                with gr.Column(scale=3, min_width=320):
-                    pictures = []
-                    for name, text in RESULTS.items():
-                        with gr.Tab(name):
-                            options = {
-                                "interactive": False,
-                                "alt_text": text.format("picture"),
-                                "buttons": ["fullscreen"],
-                            }
-                            pictures.append(gr.Image(label=name, type="filepath", **options))
-                    image_bar = gr.HTML(legend("turbo"))
-                    with gr.Column(visible=False) as image_more:
-                        image_words = gr.Markdown(label="In words", elem_classes="words")
                         with gr.Row():
-                            image_download, *image_files = downloads("Overlay (PNG)", "Map (NPZ)", "Table (CSV)")
+                            start = gr.Number(0, label="Start (s)", minimum=0, min_width=140, elem_id="start")
+                            length = gr.Slider(0.5, MAX_SECONDS, 10, step=0.5, label="Length (s)", min_width=140)
+                        pace = gr.Slider(1, 16, stride, step=1, label="Speed", info=SPEED)
+                        colors = color_choices()
+                        model = model_choice()
+                with gr.Column(scale=3, min_width=320):
+                    players = []
+                    for name in RESULTS:
+                        with gr.Tab(name):
+                            playing = name == "Overlay"
+                            options: dict[str, Any] = {"interactive": False, "autoplay": playing, "loop": playing}
+                            players.append(gr.Video(label=name, elem_id=element_of(name), **options))
+                    bar = gr.HTML(legend("turbo"))
+            with gr.Row(visible=False) as more:
+                with gr.Column(scale=2, min_width=320):
+                    words = gr.Markdown(label="In words", elem_classes="words")
+                    with gr.Row():
+                        download, *files = downloads("Overlay (MP4)", "Maps (NPZ)", "Table (CSV)")
+                with gr.Column(scale=3, min_width=320):
+                    path = gr.Image(
+                        label="Path of the peak",
+                        show_label=False,
+                        type="filepath",
+                        interactive=False,
+                        buttons=["fullscreen"],
+                        alt_text=PATH,
+                    )
+        with gr.Tab("Picture", elem_id="picture"), gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                image = gr.Image(
+                    label="Your picture",
+                    type="filepath",
+                    image_mode=None,  # The upload itself: of a copy in another mode Gradio keeps no account.
+                    sources=["upload", "webcam", "clipboard"],
+                    height=300,
+                    elem_id="image-input",
+                    buttons=[],
+                    alt_text="Your picture",
+                )
+                image_hint = gr.Markdown(CHOOSE.format("picture"), elem_classes="words")
+                image_example, image_run = source_buttons()
+                with gr.Accordion("Settings", open=False):
+                    image_colors = color_choices()
+                    image_model = model_choice()
+            with gr.Column(scale=3, min_width=320):
+                pictures = []
+                for name, text in RESULTS.items():
+                    with gr.Tab(name):
+                        options = {
+                            "interactive": False,
+                            "alt_text": text.format("picture"),
+                            "buttons": ["fullscreen"],
+                        }
+                        pictures.append(gr.Image(label=name, type="filepath", **options))
+                image_bar = gr.HTML(legend("turbo"))
+                with gr.Column(visible=False) as image_more:
+                    image_words = gr.Markdown(label="In words", elem_classes="words")
+                    with gr.Row():
+                        image_download, *image_files = downloads("Overlay (PNG)", "Map (NPZ)", "Table (CSV)")
         with gr.Accordion("What am I looking at?", open=False):
             gr.Markdown(HELP)
         with gr.Accordion(CARD, open=False, elem_id="model-card"):
@@ -407,15 +409,9 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         rest.click(
             lambda begin: (begin, MAX_SECONDS), rest_start, [start, length], queue=False, api_visibility="private"
         ).then(predict_video, inputs, outputs, api_visibility="private", **alone)
-        for changed in (video.upload, video.clear):
-            changed(
-                look_at,
-                video,
-                [hint, video, image, tabs],
-                api_visibility="private",
-                show_progress="hidden",
-                concurrency_limit=2,
-            )
+        checking: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 2}
+        video.change(look_at, [video, length], [hint, video], concurrency_id="check", **checking)
+        image.change(look_at, image, [image_hint, image], concurrency_id="check", **checking)
         connect(
             predict_image,
             [image, image_model, *image_colors],

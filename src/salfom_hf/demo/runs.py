@@ -34,7 +34,7 @@ from ..video.drawing import heatmap, overlay
 from ..video.pictures import IMAGE_SUFFIXES, READ_IMAGES, is_animated
 from ..video.reading import FILE_PROTOCOL, VideoInfo, probe, read_frames
 from ..video.writing import VideoWriter
-from .attention import Stay, path_picture, stays
+from .attention import MOST_STAYS, Stay, path_picture, stays
 
 MAX_BYTES = 100 * 2**20
 MAX_PIXELS = 50_000_000  # of a picture
@@ -114,7 +114,7 @@ def within(height: int, width: int, side: int) -> tuple[int, int]:
 
 class Bounds:
     """
-    What one run may take, from now on: `MAX_TIME`, and in each frame so many pixels, `MAX_SIDE` in a row or column, and a
+    What one run may take, from now on: `MAX_TIME`, so many pixels in each frame, `MAX_SIDE` in a row or column, and a
     shape within `MAX_ASPECT`. Call it with the width and height of what is about to be decoded or converted.
 
     Args:
@@ -341,9 +341,8 @@ def write_files(
             for path, picture in zip(pictures, drawn(image, saliency), strict=True):
                 Image.fromarray(picture).save(path)
     else:
-        # The path is drawn over what is to be seen in the middle of the longest stay.
         found = maps.stays
-        middle = max((stay.end - stay.begin, (stay.begin + stay.end) / 2) for stay in found)[1]
+        shown = [np.empty(0)] * min(len(found), MOST_STAYS)  # what is to be seen in the middle of each
         with ExitStack() as stack:
             writers = []
             for path, columns in zip(pictures, (width, width, 2 * width), strict=True):
@@ -353,8 +352,9 @@ def write_files(
             for number, ((timestamp, duration, image), saliency) in enumerate(frames, 1):
                 for writer, picture in zip(writers, drawn(image, saliency), strict=True):
                     writer.write(picture, timestamp, duration)
-                if timestamp <= middle:
-                    shown = image
+                for stay in range(len(shown)):
+                    if timestamp <= (found[stay].begin + found[stay].end) / 2:
+                        shown[stay] = image
                 bounds.check_time()
                 progress(number, len(maps.saliency), "Drawing frame")
         files.append(folder / f"{source.stem}_path.png")

@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,5 +161,9 @@ def serve(page: Page, max_bytes: int = MAX_BYTES, prevent_thread_lock: bool = Fa
     )
     if not prevent_thread_lock:
         print(f"Running on {page.local_url} (Ctrl-C stops it)", flush=True)
-        page.block_thread()
+        try:
+            while page.is_running:
+                time.sleep(0.2)
+        finally:
+            page.close(verbose=False)  # Ends the connections that pages keep open; then the files are deleted.
     return served
