@@ -301,7 +301,7 @@ def test_page_fetches_no_addresses_and_has_bounds(served):
     for size in (served.app.MAX_BYTES + 1, served.app.MAX_BYTES + 2**21):
         files = {"files": ("big.png", bytes(size))}
         assert httpx.post(f"{api}/upload", files=files, timeout=300).status_code == 413
-    assert served.app.demo._queue.max_size == 16
+    assert served.app.demo._queue.max_size == 64
 
 
 # The documents.

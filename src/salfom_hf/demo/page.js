@@ -6,6 +6,10 @@
         for (const [id, label] of Object.entries(videos))
             document.querySelectorAll(`#${id} video`).forEach((video) => video.setAttribute("aria-label", label));
         document.querySelectorAll("#video-input input[type=file]").forEach((input) => (input.accept = "video/*,image/*"));
+        // What a browser cannot play may be a good video: the server says whether it is.
+        document.querySelectorAll('[data-testid="toast-body"]').forEach((toast) => {
+            if (toast.innerText.includes("Video not playable")) toast.style.display = "none";
+        });
         document.querySelectorAll(".words").forEach((words) => words.setAttribute("aria-live", "polite"));
     };
     // A photo that comes to the video's tab goes to that of pictures, which Gradio would refuse.

@@ -51,7 +51,7 @@ VIEW_SIDE = 960  # the same of what is shown
 MAP_SIDE = 384  # the same of the maps, which have no finer detail
 KEPT = 3600  # seconds that uploads and results stay
 KEPT_RUNS = 4
-KEPT_BYTES = 200 * 2**20  # of the maps of these runs
+KEPT_BYTES = 300 * 2**20  # of the maps of these runs
 
 # What FFmpeg reads from one file alone: playlists and the like name other files, which may be other people's.
 CONTAINERS = "asf,avi,flv,gif,matroska,mov,mpeg,mpegts,mxf,ogg,yuv4mpegpipe"

@@ -149,7 +149,7 @@ class RequestFilter:
 
 def serve(page: Page, max_bytes: int = MAX_BYTES, prevent_thread_lock: bool = False, **options: Any) -> Any:
     """`gradio.Blocks.launch`, with its options, for strangers: an upload has at most `max_bytes`."""
-    served = page.queue().launch(
+    served = page.queue(max_size=MAX_QUEUE).launch(
         theme=gr.themes.Soft(),
         max_file_size=max_bytes,
         app_kwargs={"middleware": [Middleware(RequestFilter, max_bytes=max_bytes, page=page)]},
