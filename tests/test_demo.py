@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
@@ -26,6 +27,8 @@ from PIL import Image
 from conftest import noise, write_clip
 from demo_server import serving
 from salfom_hf import SaliencyPredictor, VideoError, cli
+from salfom_hf.cli import demo as demo_command
+from salfom_hf.cli.common import UsageError
 from salfom_hf.inference.table import COLUMNS, Attention
 from salfom_hf.video import reading
 from salfom_hf.video.drawing import heatmap, overlay
@@ -40,6 +43,7 @@ import httpx  # noqa: E402
 from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 
+import demo_load  # noqa: E402
 from salfom_hf.demo import attention, build, launch, page, runs  # noqa: E402
 from salfom_hf.demo import serving as pages  # noqa: E402
 
@@ -68,18 +72,55 @@ def pictures(path):
 # Words.
 
 
-def test_the_path_in_words():
-    def at(x, y):
-        return Attention(x, y, 0, 0, 0, 0, ())
+def peaks(*places, spread=0.1):
+    return [Attention(x, y, 0, 0, spread, 0, ()) for x, y in places]
 
+
+def stays_of(frames, rate=10):
+    """Stays, as begin, end and words, of frames that come ten times a second."""
+    found = attention.stays([index / rate for index in range(len(frames))], len(frames) / rate, frames)
+    return [(round(stay.begin, 6), round(stay.end, 6), stay.in_words()) for stay in found]
+
+
+def test_where_the_eyes_stay():
     # Half a second at each of three places, with a flicker of one frame in the second stay.
-    frames = [at(0.5, 0.5)] * 5 + [at(0.9, 0.1)] * 2 + [at(0.1, 0.5)] + [at(0.9, 0.1)] * 4 + [at(0.5, 0.9)] * 6
-    seconds = [index / 10 for index in range(len(frames))]
-    words = attention.path_in_words(seconds, frames)
-    assert words == "centre from 0.0 s, top right from 0.8 s, bottom from 1.2 s"
-    many = [at(x, 0.5) for x in [0.1] * 5 + [0.9] * 5] * 6
-    assert attention.path_in_words([index / 10 for index in range(60)], many).endswith("and 4 more places")
-    assert attention.path_in_words([0.0], [at(0, 1)]) == "bottom left from 0.0 s"
+    frames = peaks(*[(0.5, 0.5)] * 5, *[(0.9, 0.1)] * 2, (0.1, 0.5), *[(0.9, 0.1)] * 4, *[(0.5, 0.9)] * 6)
+    assert stays_of(frames) == [
+        (0, 0.8, "the middle; most eyes agree"),
+        (0.8, 1.2, "at the top, far right; most eyes agree"),
+        (1.2, 1.8, "at the bottom; most eyes agree"),
+    ]
+    # What stands still on the edge between two words is one place, and so is what is only ever left for a moment.
+    assert len(stays_of(peaks(*[(0.59, 0.39), (0.61, 0.41)] * 20))) == 1
+    assert len(stays_of(peaks(*[(0.1, 0.5), (0.9, 0.5)] * 20))) == 1
+    assert stays_of(peaks((0.1, 0.1), *[(0.5, 0.5)] * 9)) == [(0, 1, "the middle; most eyes agree")]
+    moving = peaks(*[(0.1 + 0.02 * number, 0.5) for number in range(40)], spread=0.2)
+    assert stays_of(moving) == [(0, 4, "from far left to far right; eyes differ much")]
+
+
+def test_stays_in_words():
+    frames = peaks(*([(0.1, 0.5)] * 5 + [(0.9, 0.5)] * 5) * 6)
+    found = attention.stays([index / 10 for index in range(60)], 6.0, frames)
+    lines = attention.in_words(found).splitlines()
+    assert lines[1] == "2. 0.5–1.0 s: far right; most eyes agree"
+    assert lines[-1] == "and 4 more places."
+    still = attention.stays([0.0], 0.0, peaks((0, 1), spread=0.15))
+    assert attention.in_words(still) == "at the bottom, far left; many agree"
+
+
+def test_the_path_is_drawn_against_the_picture():
+    frames = peaks(*[(0.25, 0.5)] * 10, *[(0.75, 0.5)] * 10)
+    seconds = [index / 10 for index in range(20)]
+    grey = np.full((90, 160, 3), 128, np.uint8)
+    found = attention.stays(seconds, 2.0, frames)
+    picture = np.asarray(attention.path_picture([grey, grey], seconds, frames, found)).astype(int)
+    red = (picture[..., 0] > 200) & (picture[..., 1] < 60)
+    # Under the picture time runs down: first a quarter from the left, then three quarters.
+    below = red[-attention.TIME_SIDE :, : attention.WIDEST]
+    assert set(np.nonzero(below[10])[0]) <= set(range(118, 123))
+    assert below[10].any()
+    assert set(np.nonzero(below[-10])[0]) <= set(range(358, 363))
+    assert below[-10].any()
 
 
 # Bounds.
@@ -115,6 +156,14 @@ def large(path, clip):
     Image.new("1", (8192, 8192)).save(path, "PNG")
 
 
+def long_picture(path, clip):
+    Image.new("1", (16, 100_000)).save(path, "PNG")
+
+
+def pages_of(path, clip):
+    Image.new("L", (32, 32)).save(path, "TIFF", save_all=True, append_images=[Image.new("1", (20_000, 20_000))])
+
+
 def postscript(path, clip):
     """Pillow takes it for a picture, and has another program draw it."""
     Image.fromarray(noise(1)[0]).save(path, "EPS")
@@ -131,7 +180,15 @@ def test_a_folder_is_refused(tmp_path):
         checked(tmp_path)
 
 
-@pytest.mark.parametrize(("bound", "value", "words"), [("MAX_BYTES", 1 << 10, "MB"), ("MAX_PIXELS", 6143, "96×64")])
+@pytest.mark.parametrize(
+    ("bound", "value", "words"),
+    [
+        ("MAX_BYTES", 1 << 10, "MB"),
+        ("MAX_FRAME_PIXELS", 6143, "96×64"),
+        ("MAX_SIDE", 95, "96×64"),
+        ("MAX_ASPECT", 1.4, "no side is more than"),
+    ],
+)
 def test_large_files_are_refused(clip, monkeypatch, bound, value, words):
     assert checked(clip).width == 96
     monkeypatch.setattr(runs, bound, value)
@@ -152,7 +209,7 @@ def test_every_frame_is_measured(demo, tmp_path, monkeypatch):
     large = write_clip(tmp_path / "large.ts", frames=6, height=128, width=192, sound=False).read_bytes()
     grows = tmp_path / "grows.ts"
     grows.write_bytes(small + large)
-    monkeypatch.setattr(runs, "MAX_PIXELS", 96 * 64)
+    monkeypatch.setattr(runs, "MAX_FRAME_PIXELS", 96 * 64)
     assert checked(grows).width == 96
     original, converted = reading.image_of, []
 
@@ -289,9 +346,9 @@ def predict(client, video, **options):
 
 
 def test_a_video(client, model_folder, long_clip, tmp_path, monkeypatch):
-    over, heat, both, maps, table, words, plot = predict(client, long_clip, opacity=0.5, colormap="inferno")
+    over, heat, both, maps, table, words, path = predict(client, long_clip, opacity=0.5, colormap="inferno")
     expected = list(SaliencyPredictor.from_pretrained(model_folder).stream(long_clip))
-    for path, width, draw in (
+    for file, width, draw in (
         (over, 160, lambda frame: overlay(frame.image, frame.saliency, "inferno", 0.5)),
         (heat, 160, lambda frame: heatmap(frame.saliency, "inferno")),
         (
@@ -300,7 +357,7 @@ def test_a_video(client, model_folder, long_clip, tmp_path, monkeypatch):
             lambda frame: np.concatenate([frame.image, overlay(frame.image, frame.saliency, "inferno", 0.5)], axis=1),
         ),
     ):
-        info, found = probe(path), pictures(path)
+        info, found = probe(file), pictures(file)
         assert (info.width, info.height, info.frame_rate, info.has_audio) == (width, 120, 25, True)
         drawn = np.stack([draw(frame) for frame in expected])
         assert found.shape == drawn.shape == (24, 120, width, 3)
@@ -320,17 +377,15 @@ def test_a_video(client, model_folder, long_clip, tmp_path, monkeypatch):
         assert [float(row[name]) for name in COLUMNS] == pytest.approx(
             [float(same[name]) for name in COLUMNS], abs=1e-3
         )
-    assert "24 frames" in words
+    assert "All 1 s, 24 frames" in words
     assert f"Made with **{model_folder.name}**" in words
     assert "not the SalFoM paper's weights" in words
-    assert [line[0] for line in plot["data"]] == pytest.approx([index / 25 for index in range(24)] * 2)
-    path = np.array([line[1] for line in plot["data"]]).reshape(2, 24)
-    np.testing.assert_allclose(path[0], [100 * float(row["peak_x"]) / 160 for row in rows], atol=0.01)
-    np.testing.assert_allclose(path[1], [100 - 100 * float(row["peak_y"]) / 120 for row in rows], atol=0.01)
+    assert Image.open(path).width == attention.WIDEST + 8 + attention.TIME_SIDE
 
 
 def test_a_part_of_a_video(client, model_folder, long_clip):
     results = predict(client, long_clip, start=0.4, length=0.5, stride=3)
+    assert results[5].startswith("From 0.4 s on, the last 0.5 s, 13 frames.")
     # 0.4, 0.44 … 0.88 s
     assert len(pictures(results[0])) == 13
     with np.load(results[3]) as data:
@@ -387,6 +442,9 @@ def test_broken_uploads_get_one_sentence(client, server, tmp_path, clip, make):
         (truncated, "bad.jpg", "truncated"),
         (bomb, "bad.png", "too many pixels"),
         (large, "bad.png", "8192×8192 pixels"),
+        (long_picture, "bad.png", "16×100000 pixels"),
+        (pages_of, "bad.tif", "several pages"),
+        (truncated, ".jpg", "such as photo.jpg"),
         (postscript, "bad.png", "holds no picture"),
         (truncated, "bad.gif", r"\.png"),
         (text, "bad.svg", r"\.png"),
@@ -408,7 +466,7 @@ def test_a_model_that_cannot_be_loaded_is_one_sentence(model_folder, clip, tmp_p
         raise MemoryError
 
     made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder), "bad": fails})
-    _, url, _ = launch(made, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    _, url, _ = launch(made, prevent_thread_lock=True, server_name="127.0.0.1")
     try:
         visitor = Client(url, verbose=False, download_files=tmp_path / "downloads")
         with pytest.raises(AppError, match=r"^Cannot load this model; choose another\.$"):
@@ -428,7 +486,11 @@ def test_a_model_that_cannot_be_loaded_is_one_sentence(model_folder, clip, tmp_p
         ({"stride": 0}, "1"),
         ({"start": None}, "Give a value for Start"),
         ({"length": None}, "Give a value for Length"),
-        ({"stride": None}, "Give a value for Stride"),
+        ({"stride": None}, "Give a value for Speed"),
+        ({"stride": "fast"}, "Give a number for Speed"),
+        ({"length": [5]}, "Give a number for Length"),
+        ({"start": True}, "Give a number for Start"),
+        ({"colormap": 5}, "Give text for Colours"),
         ({"colormap": None}, "Give a value for Colours"),
         ({"opacity": None}, "Give a value for Opacity"),
         ({"model": None}, "Give a value for Model"),
@@ -549,7 +611,7 @@ def test_files_go_when_they_are_old_and_when_the_page_stops(model_folder, clip, 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(cache))
     made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
     assert made.delete_cache == (600, 3600)
-    _, url, _ = launch(made, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    _, url, _ = launch(made, prevent_thread_lock=True, server_name="127.0.0.1")
     visitor = Client(url, verbose=False, download_files=tmp_path / "downloads")
     predict(visitor, clip)
     # Half of it transparent: what is beneath is not looked at.
@@ -618,7 +680,7 @@ def test_who_waits_sees_progress_and_a_full_queue_is_told(model_folder, clip, tm
 
     monkeypatch.setattr(runs.Demo, "maps", slow)
     made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
-    _, url, _ = launch(made, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    _, url, _ = launch(made, prevent_thread_lock=True, server_name="127.0.0.1")
     try:
         visitor = Client(url, verbose=False, download_files=tmp_path / "downloads")
         options = {"video": handle_file(clip), "api_name": "/predict_video"}
@@ -634,8 +696,10 @@ def test_who_waits_sees_progress_and_a_full_queue_is_told(model_folder, clip, tm
         until = time.monotonic() + 60
         while not len(made._queue) and time.monotonic() < until:
             time.sleep(0.05)
-        with pytest.raises(Exception, match="Queue is full"):
-            visitor.predict(**options)
+        told = httpx.post(f"{url}gradio_api/queue/join", json={"data": [], "fn_index": 0, "session_hash": "late"})
+        assert told.status_code == 429
+        assert told.json()["detail"] == "1 people are waiting already; come back in about 1 minutes."
+        assert told.headers["retry-after"] == "60"
         go_on.set()
         assert all("6 frames" in job.result(60)[5] for job in jobs)
     finally:
@@ -643,7 +707,63 @@ def test_who_waits_sees_progress_and_a_full_queue_is_told(model_folder, clip, tm
         made.close()
 
 
+def test_a_run_whose_visitor_left_stops(model_folder, clip, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(*arguments):
+        try:
+            while True:
+                arguments[-1](1, 6, "Looking at frame")
+                begun.set()
+                time.sleep(0.05)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(runs.Demo, "maps", endless)
+    made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
+    _, url, _ = launch(made, prevent_thread_lock=True, server_name="127.0.0.1")
+    code = (
+        f"from gradio_client import Client, handle_file; client = Client({url!r}, verbose=False);"
+        f"client.predict(video=handle_file({str(clip)!r}), api_name='/predict_video')"
+    )
+    visitor = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    try:
+        assert begun.wait(60)
+        assert not ended.wait(1)
+        visitor.kill()
+        assert ended.wait(60)
+    finally:
+        visitor.kill()
+        made.close()
+
+
+def test_memory_stays_level_and_all_of_a_crowd_are_answered(server, tmp_path):
+    """At small size: `python tests/demo_load.py` makes 200 requests and the largest ones."""
+    first, last = demo_load.levels(server, tmp_path, 28, begin=14)
+    assert last < 1.3 * first
+    told = demo_load.crowd(server, tmp_path, 20)
+    assert told == ["served"] * 20
+    with demo_load.Peak(server.process.pid) as peak:
+        picture = demo_load.write_picture(tmp_path / "square.png", 5000, 5000)
+        assert demo_load.ask(server.url, tmp_path, {"image": picture}) == "served"
+    assert peak.most < last + 1
+
+
 # The command, the Space, the documents.
+
+
+def test_the_next_port_is_taken_by_default(monkeypatch, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(demo_command, "PORTS", range(port, port + 10))
+        assert port < demo_command.free_port("127.0.0.1") < port + 10
+        assert capsys.readouterr().out.startswith(f"Port {port} is in use; trying the next one.")
+        monkeypatch.setattr(demo_command, "PORTS", range(port, port + 1))
+        with pytest.raises(UsageError, match="choose another --port"):
+            demo_command.free_port("127.0.0.1")
 
 
 def test_a_busy_port_is_one_sentence(model_folder, capsys):
@@ -694,8 +814,9 @@ def test_the_cards_of_models(model_folder, tmp_path):
     assert "failure-cases.jpg" not in page.card("salfom")
     assert "has no card" in page.card(str(model_folder))
     assert "https://huggingface.co/org/name" in page.card("org/name")
-    assert "*not* the weights of the SalFoM paper" in page.in_words("centre", "salfom")
-    assert str(model_folder.parent) not in page.in_words("centre", str(model_folder))
+    still = runs.Maps(None, True, np.zeros((1, 16, 16)), [Fraction(0)], peaks((0.5, 0.5)))
+    assert "*not* the weights of the SalFoM paper" in page.explanation(still, "salfom")
+    assert str(model_folder.parent) not in page.explanation(still, str(model_folder))
 
 
 def test_the_documents_example(server, clip, tmp_path, monkeypatch):
@@ -716,6 +837,9 @@ def test_the_documents_state_the_bounds():
     for bound in (
         f"{runs.MAX_BYTES >> 20} MB",
         f"{runs.MAX_PIXELS // 10**6} megapixels",
+        f"{runs.MAX_FRAME_PIXELS // 10**6} megapixels",
+        f"{runs.MAX_SIDE} pixels",
+        f"{runs.MAX_ASPECT} times",
         f"{runs.MAX_SECONDS} seconds",
         f"{runs.MAX_FRAMES} frames",
         f"{runs.MAX_TIME // 60} minutes",

@@ -237,7 +237,7 @@ def served(tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(cache))
     app = module("app")
-    _, url, _ = app.serve(app.demo, app.MAX_BYTES, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    _, url, _ = app.serve(app.demo, app.MAX_BYTES, prevent_thread_lock=True, server_name="127.0.0.1")
     try:
         client = Client(url, verbose=False, download_files=tmp_path / "downloads")
         yield SimpleNamespace(app=app, url=url, client=client, cache=cache)
@@ -301,7 +301,7 @@ def test_page_fetches_no_addresses_and_has_bounds(served):
     for size in (served.app.MAX_BYTES + 1, served.app.MAX_BYTES + 2**21):
         files = {"files": ("big.png", bytes(size))}
         assert httpx.post(f"{api}/upload", files=files, timeout=300).status_code == 413
-    assert served.app.demo._queue.max_size == 16
+    assert served.app.demo._queue.max_size == 64
 
 
 # The documents.

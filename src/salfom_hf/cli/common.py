@@ -128,9 +128,9 @@ def garbage_left() -> Iterator[None]:
 
 
 @garbage_left()
-def load_predictor(name: str, args: argparse.Namespace) -> "SaliencyPredictor":
+def load_predictor(name: str, args: argparse.Namespace, keep_memory: bool = True) -> "SaliencyPredictor":
     """
-    A [`SaliencyPredictor`] as the options of `add_model_options` say.
+    A [`SaliencyPredictor`] as the options of `add_model_options` say; a server does not `keep_memory` that is freed.
 
     Raises:
         UsageError: the device or the model cannot be used, or not as the options say.
@@ -141,7 +141,8 @@ def load_predictor(name: str, args: argparse.Namespace) -> "SaliencyPredictor":
     from ..inference.cpu import exact_float32, keep_freed_memory
     from ..inference.predictor import SaliencyPredictor
 
-    keep_freed_memory()
+    if keep_memory:
+        keep_freed_memory()
     exact_float32()
     if args.runtime == "onnx":
         return load_onnx_predictor(name, args)

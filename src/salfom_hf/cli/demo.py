@@ -1,11 +1,16 @@
 """`salfom demo`: the page for the browser, on this machine."""
 
 import argparse
+import errno
 import signal
+import socket
+from contextlib import suppress
 from functools import partial
 
 from ..models.names import KNOWN
 from .common import UsageError, add_model_options, load_predictor, whole_number
+
+PORTS = range(7860, 7880)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -17,8 +22,23 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--model", default="salfom", help=f"{', '.join(KNOWN)}, a folder, or a Hub name")
     add_model_options(command)
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in, default: %(default)s")
-    command.add_argument("--port", type=whole_number, default=7860, help="default: %(default)s")
+    command.add_argument("--port", type=whole_number, help=f"default: {PORTS[0]}, or the next one that is free")
     command.set_defaults(run=demo)
+
+
+def free_port(host: str) -> int:
+    """The first of `PORTS` that nothing else listens at; it says when that is not the first one."""
+    for port in PORTS:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # As the server does.
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    print(f"Port {port} is in use; trying the next one.", flush=True)
+                    continue
+        return port
+    raise UsageError(f"Ports {PORTS[0]} to {PORTS[-1]} are in use; choose another --port.")
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -33,9 +53,11 @@ def demo(args: argparse.Namespace) -> int:
     names = dict.fromkeys([args.model, *available_models()])
     # Ended by a service manager, the page deletes what was uploaded, just as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    page = build({name: partial(load_predictor, name, args) for name in names}, args.stride)
+    port = args.port or free_port(args.host)
+    page = build({name: partial(load_predictor, name, args, keep_memory=False) for name in names}, args.stride)
     try:
-        launch(page, server_name=args.host, server_port=args.port)
+        with suppress(KeyboardInterrupt):
+            launch(page, server_name=args.host, server_port=port)
     except OSError as error:
-        raise UsageError(f"Cannot serve at {args.host}, port {args.port}; choose another --port or --host.") from error
+        raise UsageError(f"Cannot serve at {args.host}, port {port}; choose another --port or --host.") from error
     return 0

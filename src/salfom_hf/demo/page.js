@@ -1,18 +1,52 @@
 () => {
-    // What screen readers say: Gradio has no alternative text for videos and plots.
+    // What screen readers say: Gradio has no alternative text for videos.
     const videos = VIDEOS;
-    const plot = PLOT;
+    const player = (id) => document.querySelector(`#${id} video`);
     const apply = () => {
-        document.querySelectorAll("#path-of-peak .vega-embed").forEach((drawn) => {
-            drawn.setAttribute("role", "img");
-            drawn.setAttribute("aria-label", plot);
-        });
         for (const [id, label] of Object.entries(videos))
             document.querySelectorAll(`#${id} video`).forEach((video) => video.setAttribute("aria-label", label));
+        document.querySelectorAll("#video-input input[type=file]").forEach((input) => (input.accept = "video/*,image/*"));
+        // What a browser cannot play may be a good video: the server says whether it is.
+        document.querySelectorAll('[data-testid="toast-body"]').forEach((toast) => {
+            if (toast.innerText.includes("Video not playable")) toast.style.display = "none";
+        });
         document.querySelectorAll(".words").forEach((words) => words.setAttribute("aria-live", "polite"));
     };
+    // A photo that comes to the video's tab goes to that of pictures, which Gradio would refuse.
+    const photos = (event) => {
+        const files = [...(event.target.files ?? event.dataTransfer?.files ?? [])];
+        if (!event.target.closest?.("#video-input") || !files[0]?.type.startsWith("image/")) return;
+        event.preventDefault();
+        event.stopImmediatePropagation();
+        document.querySelectorAll('button[role="tab"]').forEach((tab) => tab.innerText.trim() === "Picture" && tab.click());
+        const give = () => {
+            const input = document.querySelector("#image-input input[type=file]");
+            if (!input) return setTimeout(give, 100);
+            const chosen = new DataTransfer();
+            chosen.items.add(files[0]);
+            input.files = chosen.files;
+            input.dispatchEvent(new Event("change", {bubbles: true}));
+        };
+        give();
+    };
+    document.addEventListener("change", photos, true);
+    document.addEventListener("drop", photos, true);
     new MutationObserver(apply).observe(document.body, {childList: true, subtree: true});
     apply();
+    // The upload shows the moment that the overlay shows: the controls of the overlay are those of both.
+    const follow = (event) => {
+        const overlay = player("video-overlay"), original = player("video-input");
+        if (!original || event.target !== overlay) return;
+        const moment = overlay.currentTime + Number(document.querySelector("#start input")?.value || 0);
+        const tolerance = event.type === "timeupdate" && !overlay.paused ? 0.15 : 0;
+        if (Math.abs(original.currentTime - moment) > tolerance) original.currentTime = moment;
+        original.muted = true;
+        original.playbackRate = overlay.playbackRate;
+        if (overlay.paused) original.pause();
+        else original.play().catch(() => {});
+    };
+    for (const type of ["play", "pause", "seeked", "timeupdate", "ratechange"])
+        document.addEventListener(type, follow, true);
     // The link to the model's card opens it.
     document.addEventListener("click", (event) => {
         const card = event.target.closest('a[href="#model-card"]') && document.querySelector("#model-card");

@@ -11,16 +11,16 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import pandas as pd
 import torch
 
 from ..inference.predictor import SaliencyPredictor
 from ..models.names import EXAMPLE, KNOWN, holds_model, resolve
 from ..video.drawing import COLORMAPS
 from ..video.reading import read_frames
-from .attention import path_in_words, place
+from .attention import in_words
 from .runs import (
     MAX_BYTES,
+    MAX_FRAME_PIXELS,
     MAX_FRAMES,
     MAX_PIXELS,
     MAX_SECONDS,
@@ -29,6 +29,9 @@ from .runs import (
     Demo,
     Maps,
     check_picture,
+    checked,
+    give_back_memory,
+    is_picture,
     write_files,
 )
 from .serving import Page, in_one_sentence, serve
@@ -44,8 +47,10 @@ page predicts those places. **Warm colours: many would look here. No colour: har
 HELP = f"""
 - **What you see.** For every frame a *saliency map*: how likely each place is to draw the eye of somebody who just
   watches. *Overlay* puts it over your video, *heat map* shows it alone, *side by side* has the original at the left.
-- **Path of the peak.** The place of the highest value, frame by frame: one line for left–right, one for up–down. It is
-  no recorded gaze of anybody; a jump is where most eyes would jump, as after a cut.
+- **Path of the peak.** The small pictures show what most would look at, with the numbers of the list. Below is the
+  path from one to the next over one frame of your video; at its right the height over time, beneath it left to right.
+  It is no recorded gaze of anybody; a jump is where most eyes would jump, as after a cut.
+- **How sure.** "Most eyes agree" where the map is narrow; "eyes differ much" where it is wide.
 - **Maps (NPZ)**, for NumPy: `maps`, float16 of (frames, height, width) in 0…1, and `timestamps` in seconds.
   Compare the values of one frame by them, not those of two.
   **Table (CSV)**: for each frame its number from 0 and its time; the place of the peak and of the centre of mass in
@@ -53,9 +58,9 @@ HELP = f"""
   agreed); and the share of the attention in each cell of a 3×3 grid.
 - **What it is not.** It is a guess about people in general, who watch without a task, and it hears nothing. It
   measures neither you nor anybody in the picture: do not judge people by it.
-- **Bounds.** Files up to {MAX_BYTES >> 20} MB and {MAX_PIXELS // 10**6} megapixels; at a time up to {MAX_SECONDS}
-  seconds, {MAX_FRAMES} frames, and {MAX_TIME // 60} minutes of computing. For more, install `salfom-hf` and run
-  `salfom predict`.
+- **Bounds.** Files up to {MAX_BYTES >> 20} MB, pictures up to {MAX_PIXELS // 10**6} megapixels and videos up to
+  {MAX_FRAME_PIXELS // 10**6}; at a time up to {MAX_SECONDS} seconds, {MAX_FRAMES} frames, and {MAX_TIME // 60}
+  minutes of computing. For more, install `salfom-hf` and run `salfom predict`.
 - **Your files.** They go to the machine that serves this page, nowhere else. They and the results have addresses that
   nobody can guess, and are deleted after about an hour.
 """
@@ -65,7 +70,13 @@ WEIGHTS = {
     "salfom-large": "**salfom-large**, the SalFoM paper's model with weights that its authors published",
 }
 OTHER_WEIGHTS = "**{}**, a model of whoever runs this page: not the SalFoM paper's weights, unless its card says so"
-LEFT_RIGHT, DOWN_UP = "left → right", "bottom → top"
+COLOURS = {
+    "turbo": "Rainbow (turbo)",
+    "inferno": "Fire (inferno)",
+    "viridis": "Blue to yellow (viridis)",
+    "jet": "Old rainbow (jet)",
+    "gray": "Black to white (gray)",
+}
 
 # Tab of a result → what screen readers say of it.
 RESULTS = {
@@ -73,7 +84,15 @@ RESULTS = {
     "Heat map": "Heat map of where people probably look; the text below says where that is",
     "Side by side": "Your {} at the left, at the right the same with colours where people probably look",
 }
-PLOT = "Plot of the path of the peak over time; the text above says in words where it goes"
+PATH = (
+    "What most would look at, one picture for each place, and the path from one to the next; the text says it in words"
+)
+LIST = "\n\n"  # Markdown's lists begin after an empty line.
+CHOOSE = "Choose a {} or take one with the camera, then press the button."
+SPEED = (
+    "1 looks at every frame. With 4, say, it looks at one frame in 4 and fills in what lies between: several times as "
+    "fast, and a little less exact."
+)
 # More would only be slower to send and to read.
 CAMERA = {"video": {"width": {"ideal": 640}, "height": {"ideal": 480}, "frameRate": {"ideal": 25}}}
 
@@ -106,32 +125,40 @@ def shown(model: str) -> str:
     return Path(model).name if Path(model).is_dir() else model
 
 
-def in_words(where: str, model: str, count: str = "") -> str:
-    """Where the eyes go, how many frames that is about, and which weights say so."""
+def explanation(maps: Maps, model: str, part: str = "") -> str:
+    """Where the eyes go, what part of a video that is about, and which weights say so."""
     weights = WEIGHTS.get(model) or OTHER_WEIGHTS.format(shown(model))
     return (
-        f"**Where the eyes go:** {where}.\n\n{count}Made with {weights}. "
+        f"{part}**Where the eyes go:**{' ' if maps.still else LIST}{in_words(maps.stays)}\n\nMade with {weights}. "
         "[Its card](#model-card) says what it was trained on and where it fails."
     )
 
 
+def number(seconds: float) -> str:
+    return f"{seconds:.1f}".removesuffix(".0")
+
+
+def part_of(maps: Maps, start: float) -> tuple[str, float | None]:
+    """Which part of a video this is, in words; and where the rest begins, in seconds, if there is any."""
+    duration, end = maps.info.duration, maps.end
+    frames = len(maps.timestamps)
+    if duration is None or duration - end < 0.1:
+        whole = "All" if start == 0 else f"From {number(start)} s on, the last"
+        return f"{whole} {number(end - start)} s, {frames} frames.\n\n", None
+    part = f"The first {number(end)}" if start == 0 else f"{number(start)} to {number(end)}"
+    return f"**{part} of {number(duration)} s**, {frames} frames.\n\n", end
+
+
 def legend(colormap: str) -> str:
+    """What the colours mean, as HTML."""
     colors = ", ".join(f"#{color}" for color in COLORMAPS[colormap].split())
     return (
-        '<div class="legend" role="img" aria-label="Colours, from what hardly anybody looks at to what most look at">'
-        f'<span>least</span><span class="bar" style="background: linear-gradient(to right, {colors})"></span>'
-        "<span>most looked at</span></div>"
+        '<div class="legend" role="img" aria-label="Colours, from where hardly anybody looks to where most look">'
+        f'<div class="bar" style="background: linear-gradient(to right, {colors})"></div>'
+        "<div><span>hardly anybody looks</span><span>half as many as at the peak</span><span>the peak</span></div>"
+        "</div>"
+        "<small>Colours begin anew in each frame: the last one is where most would look in that frame.</small>"
     )
-
-
-def path_of_peak(maps: Maps) -> pd.DataFrame:
-    """Two lines over time, in percent of the frame."""
-    lines = {
-        LEFT_RIGHT: [100 * frame.peak_x for frame in maps.numbers],
-        DOWN_UP: [100 * (1 - frame.peak_y) for frame in maps.numbers],
-    }
-    columns = [pd.DataFrame({"seconds": maps.seconds, "percent": line, "peak": name}) for name, line in lines.items()]
-    return pd.concat(columns, ignore_index=True)
 
 
 def example_image() -> np.ndarray:
@@ -144,13 +171,9 @@ def source_buttons() -> tuple[gr.Button, gr.Button]:
 
 def color_choices() -> tuple[gr.Dropdown, gr.Slider]:
     with gr.Row():
-        colormap = gr.Dropdown(list(COLORMAPS), value="turbo", label="Colours", min_width=140)
-        return colormap, gr.Slider(0, 1, 0.7, step=0.05, label="Opacity of the overlay", min_width=140)
-
-
-def explained(kind: str) -> tuple[gr.HTML, gr.Markdown]:
-    bar = gr.HTML(legend("turbo"))
-    return bar, gr.Markdown(f"Choose a {kind}, then press the button.", label="In words", elem_classes="words")
+        choices = [(COLOURS[name], name) for name in COLORMAPS]
+        colormap = gr.Dropdown(choices, value="turbo", label="Colours", min_width=140)
+        return colormap, gr.Slider(0, 1, 0.7, step=0.05, label="Opacity", min_width=140)
 
 
 def downloads(*labels: str) -> list[gr.DownloadButton]:
@@ -187,15 +210,19 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         """Maps and files; the page has its own copies of these when the context ends and they go."""
 
         def report(done: int, total: int | None, what: str) -> None:
+            page.stop_if_alone()
             progress((done, total), desc=what, unit="frames")
 
-        with in_one_sentence(source), tempfile.TemporaryDirectory() as folder:
-            bounds = Bounds(source)
-            if length is None:
-                check_picture(source, bounds)  # Or else it may be read as a video.
-            maps = demo.maps(model, source, start, length, stride, bounds, report)
-            files = write_files(maps, Path(folder), start, length, colormap, opacity, bounds, report)
-            yield maps, [*map(str, files)]
+        try:
+            with in_one_sentence(source), tempfile.TemporaryDirectory() as folder:
+                bounds = Bounds(source)
+                if length is None:
+                    check_picture(source, bounds)  # Or else it may be read as a video.
+                maps = demo.maps(model, source, start, length, stride, bounds, report)
+                files = write_files(maps, Path(folder), start, length, colormap, opacity, bounds, report)
+                yield maps, [*map(str, files)]
+        finally:
+            give_back_memory()
 
     def predict_video(
         video: str | None,
@@ -210,11 +237,18 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         """Predict where people look in a video."""
         if video is None:
             raise gr.Error("Choose a video first, or try the example.", print_exception=False)
+        if is_picture(video):
+            with results(video, model, 0.0, None, 1, colormap, opacity, progress) as (maps, files):
+                yield *files, explanation(maps, model), None, gr.update(visible=False), 0.0
+            return
         with results(video, model, start, length, int(stride), colormap, opacity, progress) as (maps, files):
-            count = len(maps.timestamps)
-            most = " (the most that this page takes)" if count == MAX_FRAMES else ""
-            words = in_words(path_in_words(maps.seconds, maps.numbers), model, f"{count} frames{most}. ")
-            yield *files, words, path_of_peak(maps)
+            part, rest = part_of(maps, start)
+            *files, path = files
+            button = gr.update(visible=False)
+            if rest is not None and maps.info.duration:
+                until = min(rest + MAX_SECONDS, rest + MAX_FRAMES / maps.info.frame_rate, maps.info.duration)
+                button = gr.update(visible=True, value=f"Go on: {number(rest)} to {number(until)} s")
+            yield *files, explanation(maps, model, part), path, button, rest
 
     def predict_image(
         image: str | None,
@@ -227,79 +261,101 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         if image is None:
             raise gr.Error("Choose a picture first, or try the example.", print_exception=False)
         with results(image, model, 0.0, None, 1, colormap, opacity, progress) as (maps, files):
-            yield *files, in_words(place(maps.numbers[0]), model)
+            yield *files, explanation(maps, model)
+
+    def look_at(upload: str | None, length: float | None = None) -> tuple:
+        """What is said of a new upload at once, and what becomes of it: a broken one goes."""
+        if upload is None:
+            return gr.skip(), gr.skip()
+        try:
+            with in_one_sentence(upload):
+                info = checked(upload, Bounds(upload))
+        except gr.Error as error:
+            return f"⚠️ {error.message}", None
+        if length is None or info.duration is None or info.duration <= length:
+            return "Press the button.", gr.skip()
+        return f"The button takes {number(length)} of {number(info.duration)} s; the settings say which.", gr.skip()
 
     def model_choice() -> gr.Dropdown:
         return gr.Dropdown([(shown(name), name) for name in demo.models], value=first, label="Model")
 
     with Page("Where do people look?") as page:
         gr.Markdown(ABOUT)
-        with gr.Tab("Video"), gr.Row():
-            with gr.Column(min_width=320):
-                video = gr.Video(
-                    label="Your video",
-                    sources=["upload", "webcam"],
-                    webcam_options=gr.WebcamOptions(constraints=CAMERA),
-                    height=300,
-                    elem_id="video-input",
-                    buttons=[],
-                )
-                example, run = source_buttons()
-                with gr.Accordion("Settings", open=False):
-                    with gr.Row():
-                        start = gr.Number(0, label="Start (seconds)", minimum=0, min_width=140)
-                        length = gr.Slider(0.5, MAX_SECONDS, 10, step=0.5, label="Length (seconds)", min_width=140)
-                    info = "Predict every k-th frame, interpolate between: faster, less exact."
-                    pace = gr.Slider(1, 16, stride, step=1, label="Stride", info=info)
-                    colors = color_choices()
-                    model = model_choice()
-            with gr.Column(min_width=320):
-                players = []
-                for name in RESULTS:
-                    with gr.Tab(name):
-                        playing = name == "Overlay"
-                        options: dict[str, Any] = {"interactive": False, "autoplay": playing, "loop": playing}
-                        players.append(gr.Video(label=name, height=300, elem_id=element_of(name), **options))
-                bar, words = explained("video")
-                with gr.Column(visible=False) as more:
-                    plot = gr.LinePlot(
-                        elem_id="path-of-peak",
-                        x="seconds",
-                        y="percent",
-                        color="peak",
-                        y_lim=[0, 100],
-                        label="Path of the peak: where most would look, over time",
-                        x_title="seconds",
-                        y_title="percent of the frame",
-                        color_title=" ",
-                        color_map={LEFT_RIGHT: "#2563eb", DOWN_UP: "#ea580c"},
+        with gr.Tab("Video"):
+            with gr.Row():
+                with gr.Column(scale=2, min_width=320):
+                    video = gr.Video(
+                        label="Your video",
+                        sources=["upload", "webcam"],
+                        webcam_options=gr.WebcamOptions(constraints=CAMERA),
+                        elem_id="video-input",
+                        buttons=[],
                     )
+                    hint = gr.Markdown(CHOOSE.format("video"), elem_classes="words")
+                    example, run = source_buttons()
+                    rest = gr.Button("Go on", visible=False)
+                    rest_start = gr.State()
+                    with gr.Accordion("Settings", open=False):
+                        with gr.Row():
+                            start = gr.Number(0, label="Start (s)", minimum=0, min_width=140, elem_id="start")
+                            length = gr.Slider(0.5, MAX_SECONDS, 10, step=0.5, label="Length (s)", min_width=140)
+                        pace = gr.Slider(1, 16, stride, step=1, label="Speed", info=SPEED)
+                        colors = color_choices()
+                        model = model_choice()
+                with gr.Column(scale=3, min_width=320):
+                    players = []
+                    for name in RESULTS:
+                        with gr.Tab(name):
+                            playing = name == "Overlay"
+                            options: dict[str, Any] = {"interactive": False, "autoplay": playing, "loop": playing}
+                            players.append(gr.Video(label=name, elem_id=element_of(name), **options))
+                    bar = gr.HTML(legend("turbo"))
+            with gr.Row(visible=False) as more:
+                with gr.Column(scale=2, min_width=320):
+                    words = gr.Markdown(label="In words", elem_classes="words")
                     with gr.Row():
                         download, *files = downloads("Overlay (MP4)", "Maps (NPZ)", "Table (CSV)")
-        with gr.Tab("Picture"), gr.Row():
-            with gr.Column(min_width=320):
+                with gr.Column(scale=3, min_width=320):
+                    path = gr.Image(
+                        label="Path of the peak",
+                        show_label=False,
+                        type="filepath",
+                        interactive=False,
+                        buttons=["fullscreen"],
+                        alt_text=PATH,
+                    )
+        with gr.Tab("Picture", elem_id="picture"), gr.Row():
+            with gr.Column(scale=2, min_width=320):
                 image = gr.Image(
                     label="Your picture",
                     type="filepath",
                     image_mode=None,  # The upload itself: of a copy in another mode Gradio keeps no account.
                     sources=["upload", "webcam", "clipboard"],
                     height=300,
+                    elem_id="image-input",
                     buttons=[],
                     alt_text="Your picture",
                 )
+                image_hint = gr.Markdown(CHOOSE.format("picture"), elem_classes="words")
                 image_example, image_run = source_buttons()
                 with gr.Accordion("Settings", open=False):
                     image_colors = color_choices()
                     image_model = model_choice()
-            with gr.Column(min_width=320):
+            with gr.Column(scale=3, min_width=320):
                 pictures = []
                 for name, text in RESULTS.items():
                     with gr.Tab(name):
-                        options = {"interactive": False, "alt_text": text.format("picture"), "buttons": ["fullscreen"]}
-                        pictures.append(gr.Image(label=name, type="filepath", height=300, **options))
-                image_bar, image_words = explained("picture")
-                with gr.Row(visible=False) as image_more:
-                    image_download, *image_files = downloads("Overlay (PNG)", "Map (NPZ)", "Table (CSV)")
+                        options = {
+                            "interactive": False,
+                            "alt_text": text.format("picture"),
+                            "buttons": ["fullscreen"],
+                        }
+                        pictures.append(gr.Image(label=name, type="filepath", **options))
+                image_bar = gr.HTML(legend("turbo"))
+                with gr.Column(visible=False) as image_more:
+                    image_words = gr.Markdown(label="In words", elem_classes="words")
+                    with gr.Row():
+                        image_download, *image_files = downloads("Overlay (PNG)", "Map (NPZ)", "Table (CSV)")
         with gr.Accordion("What am I looking at?", open=False):
             gr.Markdown(HELP)
         with gr.Accordion(CARD, open=False, elem_id="model-card"):
@@ -315,7 +371,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
             bar: gr.HTML,
             download: gr.DownloadButton,
             more: gr.Column | gr.Row,
-        ) -> None:
+        ) -> dict[str, Any]:
             """A tab's events; `inputs` are source, model, …, colormap and opacity; the first output is the overlay."""
             source, model, *_, colormap, opacity = inputs
             # One prediction at a time, whichever button was pressed. Progress over the words would hide them.
@@ -345,13 +401,17 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
             )
             colormap.change(legend, colormap, bar, queue=False, **private)
             model.change(card, model, the_card, queue=False, **private)
+            return alone
 
-        connect(
-            predict_video,
-            [video, model, start, length, pace, *colors],
-            [*players, *files, words, plot],
-            *(run, example, lambda: str(EXAMPLE), bar, download, more),
-        )
+        inputs = [video, model, start, length, pace, *colors]
+        outputs = [*players, *files, words, path, rest, rest_start]
+        alone = connect(predict_video, inputs, outputs, run, example, lambda: str(EXAMPLE), bar, download, more)
+        rest.click(
+            lambda begin: (begin, MAX_SECONDS), rest_start, [start, length], queue=False, api_visibility="private"
+        ).then(predict_video, inputs, outputs, api_visibility="private", **alone)
+        checking: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 2}
+        video.change(look_at, [video, length], [hint, video], concurrency_id="check", **checking)
+        image.change(look_at, image, [image_hint, image], concurrency_id="check", **checking)
         connect(
             predict_image,
             [image, image_model, *image_colors],
@@ -365,5 +425,5 @@ def launch(page: Page, **options: Any) -> Any:
     """[`serve`] what [`build`] has made."""
     videos = {element_of(name): text.format("video") for name, text in RESULTS.items()} | {"video-input": "Your video"}
     script = (HERE / "page.js").read_text(encoding="utf-8")
-    script = script.replace("VIDEOS", json.dumps(videos)).replace("PLOT", json.dumps(PLOT))
+    script = script.replace("VIDEOS", json.dumps(videos))
     return serve(page, css_paths=HERE / "page.css", js=script, allowed_paths=[str(EXAMPLE)], **options)

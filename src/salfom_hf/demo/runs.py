@@ -1,10 +1,12 @@
 """What the demo computes, within bounds that let strangers use it: from an uploaded file to pictures and tables."""
 
+import ctypes
+import platform
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -29,34 +31,43 @@ from ..inference.results import smaller_map, write_npz
 from ..inference.table import Attention, attention, write_table
 from ..models.video_processing_salfom import resize_map
 from ..video.drawing import heatmap, overlay
-from ..video.pictures import IMAGE_SUFFIXES, is_picture
+from ..video.pictures import IMAGE_SUFFIXES, READ_IMAGES, is_animated
 from ..video.reading import FILE_PROTOCOL, VideoInfo, probe, read_frames
 from ..video.writing import VideoWriter
+from .attention import MOST_STAYS, Stay, path_picture, stays
 
 MAX_BYTES = 100 * 2**20
-MAX_PIXELS = 50_000_000  # per frame
+MAX_PIXELS = 50_000_000  # of a picture
+MAX_FRAME_PIXELS = 10_000_000  # of a frame of a video; a decoder may hold 20 of them
+MAX_ANIMATION = 1_000_000_000  # pixels of all images of an animated picture
+MAX_SIDE = 12_000  # pixels
+MAX_ASPECT = 8  # of the longer side to the shorter one
 MAX_SECONDS = 30
 MAX_FRAMES = 1000
 MAX_TIME = 300  # seconds of computing and drawing
 GPU_TIME = 60  # seconds to ask ZeroGPU for: visitors have few, and longer requests wait longer
-VIEW_SIDE = 960  # pixels of the longer side of what is shown
+WORK_SIDE = 1920  # pixels of the longer side of the frames that are predicted: the network's are much smaller
+VIEW_SIDE = 960  # the same of what is shown
 MAP_SIDE = 384  # the same of the maps, which have no finer detail
 KEPT = 3600  # seconds that uploads and results stay
 KEPT_RUNS = 4
+KEPT_BYTES = 300 * 2**20  # of the maps of these runs
 
 # What FFmpeg reads from one file alone: playlists and the like name other files, which may be other people's.
 CONTAINERS = "asf,avi,flv,gif,matroska,mov,mpeg,mpegts,mxf,ogg,yuv4mpegpipe"
 # What Pillow reads by itself; for some other kinds it starts other programs.
 PICTURES = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+PAGED = (".tif", ".tiff")
 
 # Frames done, frames in all if known, what is being done.
 Progress = Callable[[int, int | None, str], None]
 
 
 class Maps(NamedTuple):
-    """What is predicted of a part of a source."""
+    """What is predicted of a part of a source, or of a picture."""
 
     info: VideoInfo
+    still: bool
     saliency: np.ndarray  # float16 (frames, height, width), 0…1, at most `MAP_SIDE` wide and high
     timestamps: list[Fraction]  # seconds on the source's clock
     numbers: list[Attention]
@@ -64,6 +75,15 @@ class Maps(NamedTuple):
     @property
     def seconds(self) -> list[float]:
         return [float(timestamp) for timestamp in self.timestamps]
+
+    @property
+    def end(self) -> float:
+        """Of the last frame, in seconds; that of a picture is its beginning."""
+        return self.seconds[-1] + (0 if self.still else float(1 / self.info.frame_rate))
+
+    @property
+    def stays(self) -> list[Stay]:
+        return stays(self.seconds, self.end, self.numbers)
 
 
 class BoundsError(Exception):
@@ -74,6 +94,18 @@ class ModelError(Exception):
     """A model cannot be loaded."""
 
 
+def is_picture(path: str | Path) -> bool:
+    """Whether a file, by its name, is a photo or another picture that does not move."""
+    path = Path(path)
+    return path.suffix.lower() in READ_IMAGES and (path.suffix.lower() in PAGED or not is_animated(path))
+
+
+def give_back_memory() -> None:
+    """Return to the system what is freed, which glibc would keep for its next allocations."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def within(height: int, width: int, side: int) -> tuple[int, int]:
     """The largest size of the same shape that does not exceed `side` or the size itself; even, as players want it."""
     scale = min(1.0, side / max(height, width))
@@ -82,12 +114,12 @@ def within(height: int, width: int, side: int) -> tuple[int, int]:
 
 class Bounds:
     """
-    What one run may take, from now on: `MAX_TIME`, and so many pixels in each frame. Call it with the width and height
-    of what is about to be decoded or converted.
+    What one run may take, from now on: `MAX_TIME`, so many pixels in each frame, `MAX_SIDE` in a row or column, and a
+    shape within `MAX_ASPECT`. Call it with the width and height of what is about to be decoded or converted.
 
     Args:
         path: of the upload.
-        max_pixels: `MAX_PIXELS` by default.
+        max_pixels: by default `MAX_PIXELS` for a picture, `MAX_FRAME_PIXELS` for a video.
 
     Raises:
         BoundsError: when called beyond the bounds.
@@ -95,23 +127,31 @@ class Bounds:
 
     def __init__(self, path: str | Path, max_pixels: int | None = None) -> None:
         self.name = Path(path).name
-        self.max_pixels = max_pixels or MAX_PIXELS
+        self.max_pixels = max_pixels or (MAX_PIXELS if is_picture(path) else MAX_FRAME_PIXELS)
         # ZeroGPU's other process has the same clock.
         self.end = time.monotonic() + MAX_TIME
 
     def __call__(self, width: int, height: int) -> None:
-        if width * height > self.max_pixels:
+        if width * height > self.max_pixels or max(width, height) > MAX_SIDE:
             raise self.too_large(f"{width}×{height}")
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise BoundsError(
+                f"{self.name} has {width}×{height} pixels; cut it so that no side is more than {MAX_ASPECT} times the "
+                "other."
+            )
         self.check_time()
 
     def too_large(self, pixels: str) -> BoundsError:
-        return BoundsError(f"{self.name} has {pixels} pixels; upload at most {self.max_pixels // 10**6} megapixels.")
+        return BoundsError(
+            f"{self.name} has {pixels} pixels; make it smaller: at most {self.max_pixels // 10**6} megapixels, and "
+            f"{MAX_SIDE} pixels a side."
+        )
 
     def check_time(self) -> None:
         if time.monotonic() > self.end:
             raise BoundsError(
-                f"It takes more than {MAX_TIME // 60} minutes; choose an earlier start, a shorter length, a larger "
-                "stride or a lighter model."
+                f"It takes more than {MAX_TIME // 60} minutes; choose an earlier start, a shorter length, a higher "
+                "speed or a lighter model."
             )
 
 
@@ -121,15 +161,24 @@ def check_picture(path: str | Path, bounds: Bounds) -> None:
     advice = f"upload a whole one, of the kind {listed(IMAGE_SUFFIXES)}"
     with reported(f"Cannot read {path.name} as a picture", advice):
         if path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise ValueError("its name does not end as a picture's")
+            raise ValueError("its name does not end as a picture's, such as photo.jpg")
         try:
             with Image.open(path, formats=PICTURES) as image:
                 size = image.size
+                if (
+                    image.format == "TIFF"
+                ):  # Each page would be decoded, whatever its size; counting them may take long.
+                    with suppress(EOFError):
+                        image.seek(1)
+                        raise BoundsError(f"{path.name} has several pages; upload one of them.")
+                total = size[0] * size[1] * getattr(image, "n_frames", 1)
         except UnidentifiedImageError as error:  # Its message names the place on this machine.
             raise ValueError("it holds no picture") from error
         except Image.DecompressionBombError as error:
             raise bounds.too_large("too many") from error
     bounds(*size)
+    if total > MAX_ANIMATION:
+        raise BoundsError(f"{path.name} is a long animation; upload a shorter or smaller one, or an MP4 file.")
 
 
 def checked(path: str | Path, bounds: Bounds) -> VideoInfo:
@@ -140,7 +189,7 @@ def checked(path: str | Path, bounds: Bounds) -> VideoInfo:
         raise VideoError(f"{path.name} is not a file; upload a video or an image.")
     if path.stat().st_size > MAX_BYTES:
         raise BoundsError(f"{path.name} has more than {MAX_BYTES >> 20} MB; upload a smaller or shorter one.")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.suffix.lower() in READ_IMAGES:
         check_picture(path, bounds)
     else:
         with reported(f"Cannot read {path} as a video", "it may be damaged; upload an MP4, MOV or WebM file"):
@@ -148,12 +197,27 @@ def checked(path: str | Path, bounds: Bounds) -> VideoInfo:
     return probe(path, bounds)
 
 
-def num_frames(info: VideoInfo, start: float, length: float) -> int | None:
-    """How many frames a part of the source has, as far as its header tells."""
+def num_frames(info: VideoInfo, start: float, length: float | None) -> int | None:
+    """How many frames a part of the source has, as far as its header tells; without a length, it is a picture."""
+    if length is None:
+        return 1
     if info.num_frames is None:
         return None
     rest = max(0.0, info.num_frames / float(info.frame_rate) - start)
     return min(round(min(rest, length) * info.frame_rate), MAX_FRAMES)
+
+
+def frames_of(
+    path: Path, start: float, length: float | None, bounds: Bounds, side: int
+) -> Iterator[tuple[Fraction, Fraction | None, np.ndarray]]:
+    """Timestamps, durations and images, at most `side` pixels wide and high; without a length, the first one."""
+    for frame in islice(read_frames(path, start, length, bounds), MAX_FRAMES if length else 1):
+        image = frame.image
+        if max(image.shape) > side:
+            height, width = within(image.shape[0], image.shape[1], side)
+            large = Image.fromarray(image)
+            image = np.asarray(large.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2))
+        yield frame.timestamp, frame.duration, image
 
 
 class Demo:
@@ -180,11 +244,11 @@ class Demo:
         timestamps: deque[Fraction] = deque()
 
         def images() -> Iterator[np.ndarray]:
-            for frame in read_frames(path, start, length, bounds):
-                timestamps.append(frame.timestamp)
-                yield frame.image
+            for timestamp, _, image in frames_of(path, start, length, bounds, WORK_SIDE):
+                timestamps.append(timestamp)
+                yield image
 
-        for frame in islice(predictor.stream(images()), MAX_FRAMES):
+        for frame in predictor.stream(images()):
             small = smaller_map(frame.saliency, MAP_SIDE).astype(np.float16)
             yield timestamps.popleft(), small, attention(frame.saliency)
 
@@ -218,7 +282,7 @@ class Demo:
             self.load(model)
         except Exception as error:  # What loads it may be anything.
             raise ModelError(model) from error
-        total = num_frames(info, start, length or MAX_SECONDS)
+        total = num_frames(info, start, length)
         saliency, timestamps, numbers = [], [], []
         for timestamp, small, found in self.predicted(model, info.path, start, length, stride, bounds):
             saliency.append(small)
@@ -226,13 +290,15 @@ class Demo:
             numbers.append(found)
             bounds.check_time()
             progress(len(saliency), total, "Looking at frame")
-        maps = Maps(info, np.stack(saliency), timestamps, numbers)
+        maps = Maps(info, length is None, np.stack(saliency), timestamps, numbers)
         forget = threading.Timer(KEPT, self.recent.pop, (part, None))
         forget.daemon = True
         forget.start()
         self.recent[part] = maps, forget
-        for oldest in list(self.recent)[:-KEPT_RUNS]:
-            self.recent.pop(oldest)[1].cancel()
+        while (
+            len(self.recent) > KEPT_RUNS or sum(kept.saliency.nbytes for kept, _ in self.recent.values()) > KEPT_BYTES
+        ):
+            self.recent.pop(next(iter(self.recent)))[1].cancel()
         return maps
 
 
@@ -250,15 +316,15 @@ def write_files(
     Write the maps of this part, in seconds, of the source into an empty folder.
 
     Returns:
-        overlay, heat map, and frame with overlay next to it (MP4, or PNG for an image); maps (NPZ) and table (CSV).
+        overlay, heat map, and frame with overlay next to it (MP4, or PNG for a picture); maps (NPZ), table (CSV) and,
+        unless it is a picture, the path of the peak (PNG).
 
     Raises:
         BoundsError: it takes too long.
     """
     source = maps.info.path
-    is_image = is_picture(source)
     names = ("overlay", "heatmap", "side-by-side")
-    pictures = [folder / f"{source.stem}_{name}{'.png' if is_image else '.mp4'}" for name in names]
+    pictures = [folder / f"{source.stem}_{name}{'.png' if maps.still else '.mp4'}" for name in names]
     archive, table = folder / f"{source.stem}_maps.npz", folder / f"{source.stem}_gaze.csv"
     height, width = within(maps.info.height, maps.info.width, VIEW_SIDE)
 
@@ -268,25 +334,33 @@ def write_files(
         over = overlay(image, saliency, colormap, opacity)
         return over, heatmap(saliency, colormap), np.concatenate([image, over], axis=1)
 
-    frames = zip(read_frames(source, start, length, bounds), maps.saliency, strict=False)
-    if is_image:
-        for frame, saliency in frames:
-            for path, picture in zip(pictures, drawn(frame.image, saliency), strict=True):
+    files = [*pictures, archive, table]
+    frames = zip(frames_of(source, start, length, bounds, VIEW_SIDE), maps.saliency, strict=False)
+    if maps.still:
+        for (_, _, image), saliency in frames:
+            for path, picture in zip(pictures, drawn(image, saliency), strict=True):
                 Image.fromarray(picture).save(path)
     else:
+        found = maps.stays
+        shown = [np.empty(0)] * min(len(found), MOST_STAYS)  # what is to be seen in the middle of each
         with ExitStack() as stack:
             writers = []
             for path, columns in zip(pictures, (width, width, 2 * width), strict=True):
                 rate = maps.info.frame_rate
                 writer = VideoWriter(path, columns, height, rate, audio_from=source, start=start, duration=length)
                 writers.append(stack.enter_context(writer))
-            for number, (frame, saliency) in enumerate(frames, 1):
-                for writer, picture in zip(writers, drawn(frame.image, saliency), strict=True):
-                    writer.write(picture, frame.timestamp, frame.duration)
+            for number, ((timestamp, duration, image), saliency) in enumerate(frames, 1):
+                for writer, picture in zip(writers, drawn(image, saliency), strict=True):
+                    writer.write(picture, timestamp, duration)
+                for stay in range(len(shown)):
+                    if timestamp <= (found[stay].begin + found[stay].end) / 2:
+                        shown[stay] = image
                 bounds.check_time()
                 progress(number, len(maps.saliency), "Drawing frame")
+        files.append(folder / f"{source.stem}_path.png")
+        path_picture(shown, maps.seconds, maps.numbers, found).save(files[-1])
     no_image = np.empty((0, 0, 3), np.uint8)
     timed = zip(maps.timestamps, maps.saliency, strict=True)
     write_npz((SaliencyFrame(no_image, *pair) for pair in timed), archive, overwrite=False)
     write_table(zip(maps.timestamps, maps.numbers, strict=True), table, maps.info.width, maps.info.height)
-    return [*pictures, archive, table]
+    return files

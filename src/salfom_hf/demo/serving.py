@@ -1,6 +1,8 @@
 """Pages of Gradio for strangers: uploads within bounds, no addresses fetched, nothing kept, errors in one sentence."""
 
+import math
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,19 +10,21 @@ from typing import Any
 
 import gradio as gr
 from gradio.blocks import BlockFunction
+from gradio.context import LocalContext
 from gradio.exceptions import ComponentProcessingError
 from gradio_client.utils import traverse
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import VideoError, is_out_of_memory
 from .runs import KEPT, MAX_BYTES, Bounds, BoundsError, ModelError, check_picture
 
-MAX_QUEUE = 16
+MAX_QUEUE = 64
 MARGIN = 2**20  # bytes of a request beyond the file in it
+ASKING = r"/gradio_api/(queue/join|call/[^/]+)/?$"  # for a run
 # What Gradio's server does for anybody, outside of the queue, and no page here has a use for.
 SERVICES = r"/gradio_api/(component_server|deep_link|process_recording)/?$"
 
@@ -38,8 +42,7 @@ class Page(gr.Blocks):
     async def preprocess_data(self, block_fn: BlockFunction, inputs: list, *args: Any, **kwargs: Any) -> list:
         traverse(inputs, _refuse_address, lambda value: isinstance(value, dict) and "path" in value)
         for block, value in zip(block_fn.inputs, inputs, strict=False):
-            if value is None and isinstance(block, (gr.Dropdown, gr.Number, gr.Slider)):
-                raise gr.Error(f"Give a value for {block.label}.", print_exception=False)
+            check_value(block, value)
         try:
             return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except ComponentProcessingError:
@@ -49,6 +52,33 @@ class Page(gr.Blocks):
                     with in_one_sentence(value["path"]):
                         check_picture(value["path"], Bounds(value["path"], self.max_pixels))
             raise
+
+    def stop_if_alone(self) -> None:
+        """End the run that this is called from if nobody waits for it: who asked for it has closed the page."""
+        event = LocalContext.event_id.get(None)
+        if any(job._id == event and not job.alive for jobs in self._queue.active_jobs for job in jobs or ()):
+            raise gr.Error("Stopped, as nobody waits for it.", print_exception=False)
+
+    def wait(self) -> int:
+        """About how many minutes those who wait need."""
+        times = [time.avg_time for time in self._queue.process_time_per_fn.values() if time.count]
+        return math.ceil(len(self._queue) * (sum(times) / len(times) if times else 30) / 60)
+
+
+def check_value(block: Any, value: Any) -> None:
+    """Refuse what Gradio's preprocessing would fail at without a word that helps: programs may send anything."""
+    if isinstance(block, (gr.Dropdown, gr.Number, gr.Slider)):
+        if value is None:
+            raise gr.Error(f"Give a value for {block.label}.", print_exception=False)
+        if isinstance(block, gr.Dropdown):
+            if not isinstance(value, str):
+                raise gr.Error(f"Give text for {block.label}.", print_exception=False)
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise gr.Error(f"Give a number for {block.label}.", print_exception=False)
+    elif isinstance(block, (gr.Image, gr.Video)):
+        path = value.get("path") if isinstance(value, dict) else ""
+        if value is not None and not (isinstance(path, str) and path):
+            raise gr.Error(f"Give a file for {block.label}, such as `handle_file` makes.", print_exception=False)
 
 
 def _refuse_address(file: dict) -> None:
@@ -76,12 +106,14 @@ def in_one_sentence(path: str) -> Iterator[None]:
 class RequestFilter:
     """
     Keeps a server (ASGI) from what Gradio does for anybody who asks: fetching what `file=https://…` names, the
-    `SERVICES`, and taking requests of much more than `max_bytes`.
+    `SERVICES`, and taking requests of much more than `max_bytes`. When `MAX_QUEUE` people wait, it says when to come
+    back.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, page: Page) -> None:
         self.app = app
         self.most = max_bytes + MARGIN
+        self.page = page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -107,16 +139,31 @@ class RequestFilter:
             answer = PlainTextResponse("This page has no such service.", 403)
         elif int(Headers(scope=scope).get("content-length", 0)) > self.most:
             answer = PlainTextResponse("The request is too large; upload smaller files, one at a time.", 413)
+        elif re.search(ASKING, path) and len(self.page._queue) >= MAX_QUEUE:
+            minutes = self.page.wait()
+            told = f"{len(self.page._queue)} people are waiting already; come back in about {minutes} minutes."
+            # Gradio's own answer, 503, is shown as "busy" without the time.
+            answer = JSONResponse({"detail": told}, 429, {"Retry-After": str(60 * minutes)})
         await answer(scope, within_bounds, send)
 
 
-def serve(page: Page, max_bytes: int = MAX_BYTES, **options: Any) -> Any:
+def serve(page: Page, max_bytes: int = MAX_BYTES, prevent_thread_lock: bool = False, **options: Any) -> Any:
     """`gradio.Blocks.launch`, with its options, for strangers: an upload has at most `max_bytes`."""
-    return page.queue(max_size=MAX_QUEUE).launch(
+    served = page.queue(max_size=MAX_QUEUE).launch(
         theme=gr.themes.Soft(),
         max_file_size=max_bytes,
-        app_kwargs={"middleware": [Middleware(RequestFilter, max_bytes=max_bytes)]},
+        app_kwargs={"middleware": [Middleware(RequestFilter, max_bytes=max_bytes, page=page)]},
         ssr_mode=False,
         run_history=False,
+        quiet=True,  # It would advise to open the page to everybody.
+        prevent_thread_lock=True,
         **options,
     )
+    if not prevent_thread_lock:
+        print(f"Running on {page.local_url} (Ctrl-C stops it)", flush=True)
+        try:
+            while page.is_running:
+                time.sleep(0.2)
+        finally:
+            page.close(verbose=False)  # Ends the connections that pages keep open; then the files are deleted.
+    return served
