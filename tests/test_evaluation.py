@@ -454,9 +454,12 @@ def test_the_table_shows_methods_side_by_side(finished):
     assert rows[4] == ["method", "NSS ↑", "CC ↑", "videos"]
     first, second = (np.array([values.mean() for values in method.values("cc")]) for method in scores)
     assert rows[6] == [scores[0].name, rows[6][1], with_error(first), "2"]
-    assert "Difference from shifted on the same videos, mean ± standard error" in lines
+    assert "Difference from shifted on the same videos: mean, and 95 % of 10,000 bootstrap means" in lines
     assert rows[8] == rows[4]
-    assert rows[10:] == [["center", rows[10][1], with_error(second - first), "2"]]
+    # Of two videos, one is drawn twice half of the time: the interval ends at the differences themselves.
+    low, high = np.sort(second - first)
+    expected = f"{(low + high) / 2:+.3f} [{low:+.3f}, {high:+.3f}]"
+    assert rows[10:] == [["center", rows[10][1], expected, "2"]]
     assert rows[10][2].startswith("-")
     assert lines[-1] == "24 of 25 frames scored; left out: 1 without fixations."
     assert sum("Gaussian in the middle" in line for line in lines) == 1

@@ -140,7 +140,8 @@ class GazeVideo:
 
     def _counts(self, index: int, observers: Sequence[int] | np.ndarray) -> np.ndarray:
         gaze = self.gaze[self.gaze[:, 0] == index]
-        return pixel_counts(*gaze[np.isin(gaze[:, 3], observers), 1:3].T, self.size)
+        x, y = gaze[np.isin(gaze[:, 3], observers), 1:3].T
+        return pixel_counts(x, y, self.size)
 
     def _label(self, files: list[dict], index: int) -> tuple[Path | bytes, str]:
         if not self.has_labels:
