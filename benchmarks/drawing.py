@@ -69,6 +69,7 @@ def panel(
     if line is not None:
         ends = [place(x, line[0] * x + line[1]) for x in (0, widest)]
         drawn.append(path(ends, f'stroke="{dots[0].color}" stroke-dasharray="6 4"'))
+    written: list[tuple[float, float]] = []
     for points, color, words, joined in dots:
         places = [place(*point) for point in points]
         if joined:
@@ -76,6 +77,9 @@ def panel(
         for number, (x, y) in enumerate(places):
             drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{DOT}" fill="{color}"/>')
             if number in words:
+                while any(abs(x - at_x) < 100 and abs(y - at_y) < 16 for at_x, at_y in written):
+                    y += 4  # Below what is written there.
+                written.append((x, y))
                 drawn.append(text(x + 10, y + 16, words[number], "start", color))
     color = dots[0].color if len(dots) == 1 else INK
     return [*drawn, text(left + width / 2, bottom + 42, across), text(left, top - 12, upwards, "start", color)]
