@@ -5,6 +5,7 @@ Both are the whole network: windows in, maps out. Beside `model.onnx` stand the 
 """
 
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -195,7 +196,9 @@ def export_program(
     check_free(output, overwrite)
     export = Export(model, processor, size)
     with atomic_output(output, overwrite) as path, reported(f"Cannot write {output}"):
-        torch.export.save(export.program(), path)
+        content = io.BytesIO()  # Where PyTorch itself finds the disk full, it ends the process.
+        torch.export.save(export.program(), content)
+        path.write_bytes(content.getbuffer())
         return export.check(torch.export.load(path).module(), output.name)
 
 
