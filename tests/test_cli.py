@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import TMonitor
 
 from conftest import EMULATED, noise, write_clip
-from salfom_hf import SaliencyPredictor, cli
+from salfom_hf import SaliencyPredictor, cli, files
 from salfom_hf.cli.common import note_emulated
 from salfom_hf.errors import VideoError
 from salfom_hf.export import convert
@@ -679,3 +679,46 @@ def test_predicting_on_a_gpu(tmp_path, dtype, tolerance):
             maps.append(data["maps"].astype(np.float32))
     assert np.abs(maps[0] - maps[1]).max() < tolerance
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.999
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals.")
+@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", None)])
+@pytest.mark.parametrize("command", ["predict {} -o {}", "predict {} -o {} --format npz", "export onnx", "export hub"])
+def test_every_signal_that_ends_a_program_leaves_nothing(number, command, model_folder, clip, tmp_path, monkeypatch):
+    """It comes when all is written and not yet in its place."""
+    monkeypatch.setattr(files, "_finish_files", lambda *_: os.kill(os.getpid(), number))
+    out = tmp_path / ("out.mp4" if command.endswith("-o {}") else "out.npz" if "npz" in command else "out")
+    words = command.format(clip, out).split() if "{}" in command else [*command.split(), str(model_folder), str(out)]
+    options = ["--model", str(model_folder)] if words[0] == "predict" else []
+    before = signal.getsignal(number)
+    assert cli.main([*words, *options]) == 128 + number
+    assert signal.getsignal(number) == before
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit.")
+@pytest.mark.parametrize("command", ["predict mp4", "predict npz", "export onnx", "export torch-export", "export hub"])
+def test_where_no_file_can_grow_the_output_is_named(command, model_folder, clip, tmp_path, capsys):
+    """As on a full disk, but for any user."""
+    import resource
+
+    name, kind = command.split()
+    out = tmp_path / {"predict": f"out.{kind}"}.get(name, "out.pt2" if kind == "torch-export" else "out")
+    words = ["predict", clip, "--model", model_folder, "-o", out, "--format", "npz" if kind == "npz" else "overlay"]
+    words = words if name == "predict" else [name, kind, model_folder, out]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    try:
+        code = cli.main([str(word) for word in words])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("salfom: Cannot")]
+    assert line.startswith(f"salfom: Cannot write {out} (File too large); files there may not be so large")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_start_beyond_all_numbers(model_folder, clip, tmp_path, capsys):
+    words = ["predict", clip, "--model", model_folder, "-o", tmp_path / "out.mp4", "--start", "1e300"]
+    assert cli.main([str(word) for word in words]) == 2
+    assert "No frame at or after 1000000000.00 s" in capsys.readouterr().err

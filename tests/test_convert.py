@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import zipfile
 
 import pytest
 import torch
@@ -30,6 +31,10 @@ UNUSED = [
     "final_map.bias",
     "transformer_1.layers.0.blocks.0.attn.relative_position_index",
 ]
+
+
+SELF: dict = {"epoch": 3}  # A table that holds itself.
+SELF["model"] = SELF
 
 
 def salfom_state():
@@ -138,6 +143,10 @@ def test_salfom_errors(small, convert, tmp_path, change, message):
         ({}, "neither SalFoM's nor UMT's"),
         ({"backbone.conv1.weight": torch.zeros(1)}, "neither SalFoM's nor UMT's"),
         ({"model": torch.nn.Linear(1, 1)}, "pickled Python objects"),
+        (SELF, "no state dict"),
+        ({"conv_1.weight": torch.zeros(1).expand(10**12)}, "names tensors that it does not hold"),
+        ({"conv_1.weight": torch.zeros(10**12, device="meta")}, "names tensors that it does not hold"),
+        ({"conv_1.weight": torch.zeros(2, 2).to_sparse()}, "names tensors that it does not hold"),
     ],
 )
 def test_other_content(convert, tmp_path, content, message):
@@ -154,6 +163,16 @@ def test_not_a_checkpoint(tmp_path, content):
     with pytest.raises(ConversionError, match=r"checkpoint\.pth is not a PyTorch checkpoint"):
         convert_checkpoint(file, tmp_path / "converted")
     assert nothing_left(tmp_path)
+
+
+def test_compressed_is_refused(tmp_path):
+    """A small file could unpack to any size."""
+    torch.save({"conv_1.weight": torch.zeros(10_000)}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as plain, zipfile.ZipFile(tmp_path / "b.pth", "w", 8) as compressed:
+        for name in plain.namelist():
+            compressed.writestr(name, plain.read(name))
+    with pytest.raises(ConversionError, match=r"b\.pth is compressed"):
+        convert_checkpoint(tmp_path / "b.pth", tmp_path / "converted")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -186,7 +205,7 @@ def test_nothing_is_left_of_a_failed_write(small, convert, tmp_path, monkeypatch
         raise OSError("No space left on device")
 
     monkeypatch.setattr(SalFoMVideoProcessor, "save_pretrained", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(VideoError, match=r"Cannot write .*converted \(No space"):
         convert(salfom_state())
     assert nothing_left(tmp_path)
 
@@ -239,7 +258,12 @@ def test_umt_without_position_table(convert):
         ({"patch_embed.proj.weight": torch.zeros(64, 3, 16, 16)}, "which no UMT model has"),
         ({"patch_embed.proj.weight": torch.zeros(60, 3, 1, 16, 16)}, "which no UMT model has"),
         ({"patch_embed.proj.weight": torch.zeros(64, 3, 2, 16, 16)}, r"\(not \[64, 3, 1, 16, 16\]\)"),
-        ({"blocks.3.norm1.weight": torch.zeros(64)}, r"lacks blocks\.2\.attn\.proj\.bias.* and 22 more"),
+        ({"blocks.3.norm1.weight": torch.zeros(64)}, r"lacks blocks\.2\.attn\.proj\.bias.* and 10 more"),
+        ({"blocks.999999.norm1.weight": torch.zeros(64)}, r"lacks blocks\.2\.attn\.proj\.bias.* and 10 more"),
+        ({f"blocks.{n}.x": torch.zeros(1) for n in range(300)}, "num_hidden_layers is 300, which no model has"),
+        ({"patch_embed.proj.weight": torch.zeros(0, 3, 1, 16, 16)}, "which no UMT model has"),
+        ({"patch_embed.proj.weight": torch.zeros(64, 3, 1, 0, 0)}, "which no UMT model has"),
+        ({"patch_embed.proj.weight": torch.zeros(320_000, 3, 1, 1, 1)}, "hidden_size is 320000, which no model has"),
         ({"blocks.0.gamma_1": torch.zeros(64)}, r"unexpectedly blocks\.0\.gamma_1"),
     ],
 )

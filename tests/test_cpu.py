@@ -1,6 +1,7 @@
 """What makes the CPU faster: kept memory, packed convolutions, the ways of UMT's encoder; all give the same."""
 
 import copy
+import os
 import platform
 import subprocess
 import sys
@@ -275,3 +276,26 @@ def test_units_for_bfloat16(capabilities, units, monkeypatch):
     assert computes_in_hardware(torch.bfloat16) == units
     assert computes_in_hardware(torch.float32)
     assert computes_in_hardware(torch.float64)
+
+
+FORKED = """
+import os, sys, time
+import numpy as np
+import torch
+from salfom_hf import SaliencyPredictor
+
+torch.set_num_threads(2)
+predictor, frames = SaliencyPredictor.from_pretrained(sys.argv[1]), np.zeros((3, 64, 96, 3), np.uint8)
+maps = predictor.predict(frames)
+child = os.fork()
+if not child:
+    same = np.abs(predictor.predict(frames) - maps).max() < 1e-5
+    os._exit(0 if same and SaliencyPredictor.from_pretrained(sys.argv[1]).predict(frames).shape == maps.shape else 1)
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has no fork.")
+def test_a_forked_process_can_predict(umt_folder, model_folder):
+    for folder in (umt_folder, model_folder):
+        subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, str(folder)], check=True, timeout=120)

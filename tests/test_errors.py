@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import av
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import logging
 
-from salfom_hf import cli
-from salfom_hf.errors import advice_for, is_out_of_memory
+from salfom_hf import cli, pipeline
+from salfom_hf.errors import MapError, advice_for, is_out_of_memory
 from salfom_hf.inference.predictor import SaliencyPredictor
 from salfom_hf.models.loading import LoadError, loading
 from salfom_hf.models.modeling_salfom import SalFoMForVideoSaliencyPrediction
@@ -103,6 +105,25 @@ def changed(file="config.json", **values):
     return change
 
 
+def weights(change):
+    """Change the tensors in the file of weights, a dictionary by their names."""
+
+    def change_file(folder):
+        state = load_file(folder / "model.safetensors")
+        save_file(change(state), folder / "model.safetensors", {"format": "pt"})
+
+    return change_file
+
+
+def renamed(state):
+    return {f"other.{name}": value for name, value in state.items()}
+
+
+def filled(value):
+    name = "fusion.convolutions.0.weight"
+    return lambda state: {**state, name: torch.full_like(state[name], value)}
+
+
 def without_a_shard(folder):
     SalFoMForVideoSaliencyPrediction.from_pretrained(folder).save_pretrained(folder, max_shard_size="50KB")
     (folder / "model.safetensors").unlink(missing_ok=True)
@@ -121,8 +142,31 @@ def without_a_shard(folder):
         (changed(encoder_config={"model_type": "of-tomorrow"}), "this version of transformers does not know it"),
         (changed(decoder_channels=[16] * 6), "its weights do not fit its config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "its weights are missing"),
-        (lambda folder: os.truncate(folder / "model.safetensors", 999), "its weights are damaged or incomplete (Safe"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 999), "(it has only 999 bytes); take both, whole,"),
         (without_a_shard, "model-00001-of-"),
+        (weights(renamed), "its model.safetensors does not fit its config.json (it lacks center_prior.log_density, c"),
+        (weights(lambda state: {**state, "x": torch.ones(1)}), "(the model has no use for its x)"),
+        (
+            weights(filled(float("nan"))),
+            "in its model.safetensors, fusion.convolutions.0.weight holds values that are",
+        ),
+        (
+            weights(filled(float("inf"))),
+            "in its model.safetensors, fusion.convolutions.0.weight holds values that are",
+        ),
+        (changed(decoder_channels=[4096] * 6), "its model.safetensors does not fit its config.json (it has only "),
+        (changed(tcfe_depths=[100_000] * 3), "tcfe_depths is [100000, 100000, 100000], which no model has"),
+        (changed(num_frames=2**40), "num_frames is 1099511627776, which no model has (1 to 256)"),
+        (changed(encoder_config={"model_type": "umt", "patch_size": 0}), "patch_size is 0, which no model has"),
+        (changed(encoder_config={"model_type": "videomae", "image_size": 9984}), "make more than 65536 patches"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "its config.json is empty or no configuration"),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000), "check its config.json"),
+        (changed("video_preprocessor_config.json", size={"height": 10**6, "width": 10}), "in 1…4096 and nothing else"),
+        (changed("video_preprocessor_config.json", image_std=[0, 0, 0]), "image_std must be a number above 0"),
+        (
+            changed("video_preprocessor_config.json", image_mean=[float("nan")] * 3),
+            "image_mean must be finite numbers",
+        ),
         (
             changed("video_preprocessor_config.json", do_center_crop=True),
             "leave do_center_crop out; check its video_preprocessor_config.json.",
@@ -136,10 +180,44 @@ def test_what_is_wrong_with_a_folder_is_told(model_folder, tmp_path, damage, wor
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     with pytest.raises(LoadError) as told, loading(folder):
         SaliencyPredictor.from_pretrained(folder)
+    with pytest.raises(LoadError) as alike:  # The name comes without "loading", too.
+        SaliencyPredictor.from_pretrained(folder)
+    assert str(alike.value) == str(told.value)
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
     assert str(told.value).startswith(f"Cannot load the model '{folder}': ")
     assert words in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("damage", [renamed, filled(float("nan"))])
+def test_weights_that_do_not_fit_end_every_way_of_using_them(model_folder, clip, tmp_path, damage, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    weights(damage)(folder)
+    out = tmp_path / "out.mp4"
+    for command in (["predict", clip, "-o", out], ["export", "onnx", folder, out], ["export", "hub", folder, out]):
+        options = ["--model", folder] if command[0] == "predict" else []
+        assert cli.main([str(word) for word in [*command, *options]]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"salfom: Cannot load the model '{folder}': ")
+        assert "model.safetensors" in told
+        assert told.count("\n") == 1
+        assert not out.exists()
+    for name in (folder, str(folder)):
+        with pytest.raises(LoadError, match=r"model\.safetensors"):
+            pipeline("video-saliency-prediction", model=name)
+    # Whoever asks for the report gets it, and the model.
+    _, report = SalFoMForVideoSaliencyPrediction.from_pretrained(folder, output_loading_info=True)
+    assert bool(report["missing_keys"]) == (damage is renamed)
+
+
+def test_maps_that_are_not_finite_are_no_result(model_folder, clip):
+    predictor = SaliencyPredictor.from_pretrained(model_folder)
+    with torch.no_grad():
+        predictor.model.center_prior.log_density.fill_(float("nan"))
+    words = rf"^The model '{re.escape(str(model_folder))}' gives values that are not numbers for .* s of {clip}; "
+    with pytest.raises(MapError, match=words):
+        predictor.predict(clip)
 
 
 def error_of(function):

@@ -125,7 +125,8 @@ def test_buffers_and_prior_survive_the_meta_device(encoder, base, tmp_path):
             tensor.fill_(7)
     model.init_weights()
     expected.save_pretrained(tmp_path)
-    for found in (model, base.from_pretrained(tmp_path)):
+    # Weights that were never set may be no numbers, which is an error to who asks for no report.
+    for found in (model, base.from_pretrained(tmp_path, output_loading_info=True)[0]):
         buffers = dict(found.named_buffers())
         assert buffers.keys() == dict(expected.named_buffers()).keys()
         for name, buffer in expected.named_buffers():
@@ -354,7 +355,7 @@ def test_the_trainer_divides_the_loss_by_the_steps_it_accumulates(tmp_path):
     ("options", "message"),
     [
         ({"num_frames": 12}, r"num_frames \(12\)"),
-        ({"num_frames": 0}, r"num_frames \(0\)"),
+        ({"num_frames": 0}, "num_frames is 0, which no model has"),
         ({"image_size": 40}, r"image_size \(40\)"),
         ({"image_size": [32]}, "image_size must be one number or"),
         ({"decoder_channels": (8, 8)}, "decoder_channels needs 6"),

@@ -22,6 +22,7 @@ from salfom_hf import SaliencyPredictor, predict
 from salfom_hf.cli.predict_many import STOPPED
 from salfom_hf.data import export_dataset, load, load_export, open_sample
 from salfom_hf.evaluation.saliency_column import SaliencyColumn
+from salfom_hf.files import ENDING
 from salfom_hf.video.drawing import to_gray
 
 # Names alone would be the same in two of the subfolders.
@@ -55,7 +56,7 @@ def many(model_folder, capsys):
         code = predict.main(["--model", str(model_folder), "--format", "npz", "--device", "cpu", *map(str, arguments)])
         return code, capsys.readouterr()
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in ENDING}
     yield run
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -29,6 +29,9 @@ _ADVICE = {
     errno.EIO: "the disk or the connection to it fails: check it",
 }
 
+# No file can grow: what only a writer meets.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 # PyTorch's CPU allocator (Linux, Windows), CUDA, ROCm and Apple's GPUs, cuBLAS and cuDNN, C++, onnxruntime.
 _OUT_OF_MEMORY = re.compile(
     r"\bout of memory|can(no|')t allocate memory|not enough memory|_ALLOC_FAILED|bad[_ ]alloc"
@@ -97,6 +100,14 @@ def needs_extra(what: str, extra: str) -> str:
 
 class VideoError(Exception):
     """A file cannot be read or written; the message names it and says what to do."""
+
+
+class LoadError(Exception):
+    """A model cannot be loaded; the message is one sentence that says why and what to do."""
+
+
+class MapError(ValueError):
+    """A model gives a map that is none; the message names both and says what to do."""
 
 
 class CutOffError(VideoError):

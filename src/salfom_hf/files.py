@@ -3,18 +3,45 @@
 import ctypes
 import os
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
-from .errors import VideoError, listed, reported
+from .errors import FULL, VideoError, advice_for, errno_of, listed, reported
 
 # Of the folder beside an output in which it is written, and what is in it: a lock file, the folder of the new output,
 # and that of the old one where a system cannot exchange the two.
 PREFIX, LOCK, NEW, OLD = ".salfom-", "lock", "new", "old"
+
+# Signals at which a program ends, with nothing half-written; `nohup` has it ignore the last, which Windows lacks.
+ENDING: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    ENDING += (signal.SIGHUP,)
+
+
+@contextmanager
+def on_signals(handler: Callable, numbers: Collection[signal.Signals] = ENDING) -> Iterator[None]:
+    """Inside, signals call this, where Python lets them: in the main thread."""
+    main = threading.current_thread() is threading.main_thread()
+    previous = {number: signal.signal(number, handler) for number in numbers if main}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def stop(number: int, _: object) -> None:
+    """End as with Ctrl-C, so that unfinished outputs are removed; what launchers send after that is too much."""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
+
 
 _Identity = tuple[int, int]  # of a file or folder, whatever it is called
 
@@ -99,7 +126,14 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
             (folder / NEW).mkdir()
         # Of a link it has the name, which may say what kind of file it is.
         temporary = folder / NEW / os.path.basename(os.path.abspath(path))
-        yield temporary
+        try:
+            yield temporary
+        except Exception as error:
+            if isinstance(error, VideoError) or errno_of(error) not in FULL:
+                raise
+            # Whatever library met it, and whatever it made of it.
+            reason = os.strerror(errno_of(error) or 0)
+            raise VideoError(f"Cannot write {path} ({reason}); {advice_for(error, advice)}.") from error
         check_free(path, overwrite)
         with reported(f"Cannot write {path}", advice):
             _finish_files(temporary, (folder / LOCK).stat().st_mode)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import advice_for, described, is_out_of_memory, is_sentence
-from ..models.loading import loading
 
 if TYPE_CHECKING:
     from ..export.onnx_runtime import OnnxPredictor
@@ -147,8 +146,7 @@ def load_predictor(name: str, args: argparse.Namespace, keep_memory: bool = True
     if args.runtime == "onnx":
         return load_onnx_predictor(name, args)
     device = usable_device(args.device)
-    with loading(name):
-        loaded = SaliencyPredictor.from_pretrained(name, device, getattr(torch, args.dtype))
+    loaded = SaliencyPredictor.from_pretrained(name, device, getattr(torch, args.dtype))
     if not vars(args).get("emulation_noted"):  # A command may load several models.
         note_emulated([args.dtype], device)
         args.emulation_noted = True

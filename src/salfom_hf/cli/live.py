@@ -13,7 +13,7 @@ from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 from ..errors import VideoError
-from ..files import Inputs, check_free, check_suffix
+from ..files import ENDING, Inputs, check_free, check_suffix
 from ..models.names import KNOWN, local
 from ..video.drawing import COLORMAPS, overlay
 from ..video.reading import FILE_PROTOCOL
@@ -68,7 +68,7 @@ def say(text: str, end: str = "\n") -> None:
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Give a function that tells whether Ctrl-C or SIGTERM has come; the same one again ends the program at once."""
+    """Give a function that tells whether a signal that ends programs has come; the same one again does so at once."""
     signals: list[int] = []
 
     def stop(number: int, _: object) -> None:
@@ -76,7 +76,7 @@ def stoppable() -> Iterator[Callable[[], bool]]:
         signals.append(number)
         signal.signal(number, before[number])
 
-    before: dict[int, Any] = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.signal(number, stop) for number in ENDING}
     try:
         yield lambda: bool(signals)
     finally:

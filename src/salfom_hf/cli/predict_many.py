@@ -16,7 +16,7 @@ from torch import distributed
 from tqdm import tqdm
 
 from ..errors import VideoError
-from ..files import remove_unfinished
+from ..files import ENDING, remove_unfinished, stop
 from ..inference.many import Job, plan
 from ..inference.predictor import SaliencyFrame, SaliencyPredictor
 from ..inference.processes import OtherProcessError, all_or_none, connect, lost_connection, share_cores, shared_store
@@ -138,19 +138,12 @@ def predict(args: argparse.Namespace) -> int:
     return FAILURE if failures else 0
 
 
-def stop(number: int, _: object) -> None:
-    """End as with Ctrl-C, so that unfinished outputs are removed; what launchers send after that is too much."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt(number)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; 0 when all went well, 2 when anything failed, 130 or 143 when stopped."""
     args = parser().parse_args(arguments)
     # Of what all processes of a machine find out alike, one speaks.
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in ENDING:
         signal.signal(each, stop)
     try:
         return predict(args)

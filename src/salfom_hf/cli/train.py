@@ -15,11 +15,12 @@ import transformers
 from safetensors import SafetensorError
 
 from ..errors import advice_for, is_out_of_memory, is_sentence
+from ..files import ENDING, on_signals
 from ..inference.cpu import keep_freed_memory
 from ..inference.processes import LOST, OtherProcessError, lost_connection
 from ..training import config
 from ..training.config import ConfigError, TrainingConfig
-from ..training.loop import ENDING, TrainingStoppedError, on_signals
+from ..training.loop import TrainingStoppedError
 from ..training.run import has_checkpoint, train
 from .common import FAILURE, CommandParser, UsageError, report
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import advice_for, check_file, reason_of
@@ -132,10 +133,18 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """
     try:
         check_file(path)
+        size = os.path.getsize(path)
+        archived = zipfile.is_zipfile(path)
+        if archived:
+            with zipfile.ZipFile(path) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > size:
+                    raise ConversionError(f"{path} is compressed, as PyTorch never does it; save it by torch.save.")
         # The settings of a training run, which many checkpoints carry; a namespace can do no harm.
         with torch.serialization.safe_globals([argparse.Namespace]):
             # Files of before torch 1.6 are no ZIP archives and cannot be mapped into memory.
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=archived)
+    except ConversionError:
+        raise
     except OSError as error:
         raise ConversionError(
             f"Cannot read {path} ({reason_of(error)}); {advice_for(error, 'name a file')}."
@@ -147,14 +156,16 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
                 "state dict alone to a new file."
             ) from error
         raise ConversionError(f"{path} is not a PyTorch checkpoint.") from error
-    nested = state
-    while isinstance(nested, dict):
-        state = nested
-        nested = next((state[name] for name in NESTINGS if isinstance(state.get(name), dict)), None)
+    for _ in range(len(NESTINGS)):  # More often only if it holds itself.
+        if isinstance(state, dict):
+            state = next((state[name] for name in NESTINGS if isinstance(state.get(name), dict)), state)
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
         raise ConversionError(f"{path} holds no state dict, which is a table of names and tensors.")
+    plain = all(value.layout is torch.strided and value.device.type == "cpu" for value in state.values())
+    if not plain or sum(value.nbytes for value in state.values()) > size:
+        raise ConversionError(f"{path} names tensors that it does not hold; save them anew, each with all its values.")
     return state
 
 
@@ -177,28 +188,32 @@ def to_umt(state: dict[str, torch.Tensor]) -> tuple[UMTModel, list[str]]:
     """The encoder with the weights of a UMT state dict, its size taken from them, and the names it does not use."""
     state, unused = split(state, "umt")
     patch = state["patch_embed.proj.weight"]
-    if patch.ndim != 5 or patch.shape[0] % UMT_HEAD_WIDTH:
+    if patch.ndim != 5 or 0 in patch.shape or patch.shape[0] % UMT_HEAD_WIDTH:
         raise ConversionError(f"patch_embed.proj.weight has the shape {list(patch.shape)}, which no UMT model has.")
     width, channels, _, patch_size, _ = patch.shape
+    stored = state.get("pos_embed", torch.empty(1, math.prod(PRETRAINING_GRID), width, device="meta"))
+    positions = stored.shape[-2] if stored.ndim > 1 else 0
+    grid = next((grid for grid in UMT_GRIDS if grid[0] * grid[1] ** 2 == positions), None)
+    if grid is None:
+        raise ConversionError(f"pos_embed has the shape {list(stored.shape)}, which no UMT model has.")
+    frames, side = grid
+    blocks = set(re.findall(r"^blocks\.(\d+)\.", "\n".join(state), re.MULTILINE))
+    try:
+        config = UMTConfig(
+            image_size=side * patch_size,
+            patch_size=patch_size,
+            num_frames=frames,
+            num_channels=channels,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=len(blocks),
+            num_attention_heads=width // UMT_HEAD_WIDTH,
+        )
+    except StrictDataclassClassValidationError as error:
+        raise ConversionError(f"The checkpoint is of no UMT model ({error.__cause__ or error}).") from error
     if "pos_embed" not in state:
         table = sinusoidal_table(math.prod(PRETRAINING_GRID), width)
         state["pos_embed"] = table.unsqueeze(0).to(patch.dtype)
-    positions = state["pos_embed"].shape[-2] if state["pos_embed"].ndim > 1 else 0
-    grid = next((grid for grid in UMT_GRIDS if grid[0] * grid[1] ** 2 == positions), None)
-    if grid is None:
-        raise ConversionError(f"pos_embed has the shape {list(state['pos_embed'].shape)}, which no UMT model has.")
-    frames, side = grid
-    blocks = [int(number) for number in re.findall(r"^blocks\.(\d+)\.", "\n".join(state), re.MULTILINE)]
-    config = UMTConfig(
-        image_size=side * patch_size,
-        patch_size=patch_size,
-        num_frames=frames,
-        num_channels=channels,
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=max(blocks, default=-1) + 1,
-        num_attention_heads=width // UMT_HEAD_WIDTH,
-    )
     return load(UMTModel, config, state), unused
 
 

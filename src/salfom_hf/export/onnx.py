@@ -5,6 +5,7 @@ Both are the whole network: windows in, maps out. Beside `model.onnx` stand the 
 """
 
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -212,9 +213,13 @@ def export_program(
     export = Export(model, processor, size)
     with atomic_output(output, overwrite) as path, reported(f"Cannot write {output}"), progress() as tell:
         tell("tracing the network")
-        program = export.program()
+        program, content = (
+            export.program(),
+            io.BytesIO(),
+        )  # Where PyTorch itself finds the disk full, it ends the process.
         tell("writing the program")
-        torch.export.save(program, path)
+        torch.export.save(program, content)
+        path.write_bytes(content.getbuffer())
         tell("comparing maps")
         return export.check(torch.export.load(path).module(), output.name)
 

@@ -2,9 +2,11 @@
 
 import copy
 import ctypes
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,6 +43,10 @@ def pytorch_function(name: str) -> Callable[[int], int]:
     except (AttributeError, OSError):
         return lambda _: 0
 
+
+if hasattr(os, "register_at_fork"):
+    # OpenMP's threads are not in a forked process, which would wait for them for ever.
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 # For the calling thread alone: `torch.set_num_threads` sets the number of threads that start later, too.
 set_openmp_threads = pytorch_function("omp_set_num_threads")

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..errors import CutOffError, until_cut_off
+from ..errors import CutOffError, MapError, until_cut_off
+from ..models.loading import loading
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, pixels_of, resize_map
 from ..video.reading import Frame
@@ -127,10 +128,16 @@ class SaliencyPredictor:
             device: where to compute.
             dtype: precision to compute in; maps are float32 whatever it is.
             stride, batch_size, compile: see the class.
+
+        Raises:
+            NotInstalledError: the paper's model is not on this machine.
+            LoadError: there is no such model, or its configuration, its processor or its weights cannot be used.
         """
-        model = SalFoMForVideoSaliencyPrediction.from_pretrained(name, dtype=dtype)
+        with loading(name):
+            model = SalFoMForVideoSaliencyPrediction.from_pretrained(name, dtype=dtype)
+            processor = SalFoMVideoProcessor.from_pretrained(name)
         model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides `self`.
-        return cls(model, SalFoMVideoProcessor.from_pretrained(name), stride, batch_size, compile)
+        return cls(model, processor, stride, batch_size, compile)
 
     def stream(self, video: Any, start: float = 0.0, duration: float | None = None) -> Generator[SaliencyFrame]:
         """
@@ -147,11 +154,13 @@ class SaliencyPredictor:
         Raises:
             VideoError: the file cannot be read.
             ValueError: the frames are not images of one size.
+            MapError: the model gives values that are not numbers, such as where float16 overflows.
         """
         with closing(timed("decode", frames_of(video, start, duration))) as frames:
             still, all_frames = is_still(frames)
             waiting: deque[Frame] = deque()
             ended: list[CutOffError] = []
+            of = f" of {video}" if isinstance(video, (str, os.PathLike)) else ""
 
             def prepared() -> Iterator[torch.Tensor]:
                 shape = None
@@ -169,6 +178,11 @@ class SaliencyPredictor:
             with closing(saliency_maps(self.model, prepared(), self.stride, self.batch_size, still)) as maps:
                 for saliency in maps:
                     frame = waiting.popleft()
+                    if not saliency.isfinite().all():
+                        raise MapError(
+                            f"The model '{self.model.config._name_or_path}' gives values that are not numbers for the "
+                            f"frame at {float(frame.timestamp):g} s{of}; compute in float32, or take another model."
+                        )
                     # On one thread: others would go on waiting busily, and slow down those that predict and encode.
                     with stage("fusion"), pytorch_threads(1):
                         resized = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1).cpu().numpy()

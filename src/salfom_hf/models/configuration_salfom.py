@@ -1,5 +1,7 @@
 """Configurations: of SalFoM and of the package's own encoders."""
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +10,28 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .names import takes_names
+
+# What no model has: to build one with more would take hours, or all of the memory.
+MOST, MOST_LAYERS = 65_536, 256
+COUNTED = re.compile("layers|depth|repeats|frames")
+POSITIVE = ("hidden_size", "image_size", "num_attention_heads", "num_channels", "num_frames", "patch_size")
+
+
+def check_limits(config: PreTrainedConfig) -> None:
+    """Raise a ValueError for numbers in a configuration that no model can have."""
+    for name, value in vars(config).items():
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        numbers = [number for number in numbers if isinstance(number, (int, float))]
+        most, least = MOST_LAYERS if COUNTED.search(name) else MOST, 1 if name in POSITIVE else -MOST
+        total = sum(numbers) if most == MOST_LAYERS else max(numbers, default=0)
+        if not (total <= most and len(numbers) <= MOST_LAYERS and all(number >= least for number in numbers)):
+            raise ValueError(f"{name} is {value}, which no model has (1 to {most}).")
+    if getattr(config, "image_size", None) and getattr(config, "patch_size", None):
+        sides = zip(pair(config.image_size), pair(config.patch_size), strict=True)
+        if math.prod(side // patch for side, patch in sides) * getattr(config, "num_frames", 1) > MOST:
+            raise ValueError(
+                f"image_size, patch_size and num_frames make more than {MOST} patches, which no model has."
+            )
 
 
 @strict
@@ -34,6 +58,7 @@ class EfficientNetLiteConfig(PreTrainedConfig):
     batch_norm_eps: float = 1e-3
 
     def validate_stages(self) -> None:
+        check_limits(self)
         names = ("channels", "depths", "strides", "kernels", "expansions")
         if len({len(getattr(self, f"stage_{name}")) for name in names}) != 1:
             raise ValueError("stage_channels, _depths, _strides, _kernels and _expansions must have one length.")
@@ -82,6 +107,7 @@ class UMTConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def validate_heads(self) -> None:
+        check_limits(self)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
@@ -294,6 +320,8 @@ class SalFoMConfig(PreTrainedConfig):
 
     def validate_frames(self) -> None:
         facts, encoder = self.encoder_facts()
+        check_limits(self)
+        check_limits(encoder)
         frames_per_step = facts.frames_per_step(encoder)
         steps, remainder = divmod(self.num_frames, frames_per_step)
         if remainder or steps < 1 or steps & (steps - 1):

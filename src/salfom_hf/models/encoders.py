@@ -20,8 +20,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import ModelOutput
+from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
+from transformers.utils import ModelOutput, cached_file
 
+from ..errors import LoadError
 from .configuration_salfom import ENCODERS, EncoderAdapter, encoder_facts, pair
 
 # Features, and the encoder's own output.
@@ -338,6 +340,53 @@ class PicklableModel(PreTrainedModel):
             for module in self.modules():
                 if isinstance(module, PreTrainedModel):
                     _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
+
+
+class CheckedModel(PicklableModel):
+    """A model that is loaded only with exactly its weights, all of them finite."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """
+        As of transformers; with `output_loading_info`, weights that do not fit are in the report and no error.
+
+        Raises:
+            LoadError: weights are missing, unexpected, or infinite or not a number.
+        """
+        name = pretrained_model_name_or_path
+        options = {key: kwargs[key] for key in ("cache_dir", "revision", "subfolder", "token") if key in kwargs}
+        weights = name and cached_file(name, WEIGHTS, _raise_exceptions_for_missing_entries=False, **options)
+        if weights and not output_loading_info:
+            # Transformers makes what a file lacks, however much it is: of each weight there must be a byte at least.
+            with torch.device("meta"):
+                network = cls(cls.config_class.from_pretrained(name, **options))  # type: ignore[union-attr]
+            if network.num_parameters() > os.path.getsize(weights):
+                raise LoadError(unfit(name, f"it has only {os.path.getsize(weights):,} bytes"))
+        load: Callable = super().from_pretrained
+        model, report = load(name, *args, output_loading_info=True, **kwargs)
+        if output_loading_info:
+            return model, report
+        for words, key in (("it lacks", "missing_keys"), ("the model has no use for its", "unexpected_keys")):
+            if names := sorted(report[key]):
+                more = f" and {len(names) - 2:,} more" if len(names) > 2 else ""
+                raise LoadError(unfit(name, f"{words} {', '.join(names[:2])}{more}"))
+        for key, value in model.state_dict().items():
+            held = value.is_floating_point() and value.numel() and not value.is_meta
+            if held and not torch.stack(value.aminmax()).isfinite().all():
+                raise LoadError(
+                    f"Cannot load the model '{name}': in its {WEIGHTS}, {key} holds values that are infinite or not a "
+                    f"number (as {value.dtype}); download it again, or load it in float32."
+                )
+        return model
+
+
+def unfit(name: Any, reason: str) -> str:
+    return (
+        f"Cannot load the model '{name}': its {WEIGHTS} does not fit its config.json ({reason}); take both, whole, "
+        "from the same model."
+    )
 
 
 def load_encoder(name: str | os.PathLike) -> PreTrainedModel:

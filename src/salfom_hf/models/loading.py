@@ -8,12 +8,8 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import advice_for, causes, described, errno_of, is_out_of_memory, is_sentence, reason_of
-from .names import KNOWN, resolve
-
-
-class LoadError(Exception):
-    """A model cannot be loaded; the message is one sentence that says why and what to do."""
+from ..errors import LoadError, advice_for, causes, described, errno_of, is_out_of_memory, is_sentence, reason_of
+from .names import KNOWN, NotInstalledError, resolve
 
 
 @contextmanager
@@ -39,7 +35,7 @@ def loading(name: str | os.PathLike) -> Iterator[None]:
         with quiet():
             check_type(name)
             yield
-    except LoadError:
+    except (LoadError, NotInstalledError):
         raise
     except Exception as error:
         if is_out_of_memory(error):

@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .configuration_salfom import SalFoMConfig
-from .encoders import PicklableModel, ReadyAdapter, adapter_for, build_encoder, encode, load_encoder
+from .encoders import CheckedModel, ReadyAdapter, adapter_for, build_encoder, encode, load_encoder
 from .losses import saliency_loss
 from .names import takes_names
 
@@ -319,7 +319,7 @@ class SalFoMOutput(ModelOutput):
 
 
 @takes_names
-class SalFoMPreTrainedModel(PicklableModel):
+class SalFoMPreTrainedModel(CheckedModel):
     config: SalFoMConfig
     base_model_prefix = "salfom"
     main_input_name = "pixel_values_videos"

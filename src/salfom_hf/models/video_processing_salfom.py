@@ -28,6 +28,8 @@ from .names import takes_names
 # Standard deviation of the Gaussian that the maps of stills are blurred with, as a share of their width.
 STILL_BLUR = 0.012
 
+MOST_PIXELS = 4096  # of a side to which frames are resized
+
 # Options of transformers' video processors that have one value here.
 FIXED = {
     "do_convert_rgb": True,
@@ -54,15 +56,17 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name, only in FIXED.items():
         if options.get(name) is not None and options[name] != only:
             raise ValueError(f"SalFoMVideoProcessor does not support {name}={options[name]}; leave {name} out.")
-    for name in ("num_frames", "fps", "size_divisor"):
-        if options.get(name) is not None and not 0 < options[name] < math.inf:
-            raise ValueError(f"{name} must be a number above 0, not {options[name]}.")
+    for name in ("num_frames", "fps", "size_divisor", "image_std", "rescale_factor"):
+        most = MOST_PIXELS + 1 if name == "size_divisor" else math.inf
+        if options.get(name) is not None and not all(0 < value < most for value in np.ravel(options[name])):
+            raise ValueError(f"{name} must be a number above 0 and below {most}, not {options[name]}.")
+    if options.get("image_mean") is not None and not all(map(math.isfinite, np.ravel(options["image_mean"]))):
+        raise ValueError(f"image_mean must be finite numbers, not {options['image_mean']}.")
     for name in ("size", "still_size"):
         size = options.get(name)
-        if isinstance(size, (dict, SizeDict)) and (
-            set(dict(size)) != {"height", "width"} or min(dict(size).values()) <= 0
-        ):
-            raise ValueError(f"{name} needs a height and a width above 0 and nothing else, not {dict(size)}.")
+        sides = dict(size) if isinstance(size, (dict, SizeDict)) else {"height": 1, "width": 1}
+        if set(sides) != {"height", "width"} or not all(0 < side <= MOST_PIXELS for side in sides.values()):
+            raise ValueError(f"{name} needs a height and a width in 1…{MOST_PIXELS} and nothing else, not {sides}.")
 
 
 def is_one_video(videos: Any) -> bool:

@@ -5,8 +5,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import ConcatDataset, DataLoader
 
 from ..data import MixtureDataset, collate_by_shape
-from ..files import atomic_output
+from ..files import ENDING, atomic_output, on_signals
 from ..inference.processes import all_or_none
 from ..models.losses import saliency_loss
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
@@ -34,8 +33,6 @@ from .validation import draw, validate
 
 # Greater is better, but for this one.
 LESS_IS_BETTER = ("kldiv",)
-# Signals at which a run is saved and ends.
-ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainingStoppedError(Exception):
@@ -322,14 +319,3 @@ def outlive_signals(worker: int) -> None:
     """For processes that read clips: a signal to all processes of a run must not end them before the run is saved."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
-
-
-@contextmanager
-def on_signals(handler: Callable) -> Iterator[None]:
-    """Inside, the signals that end a run call this."""
-    previous = {number: signal.signal(number, handler) for number in ENDING}
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)

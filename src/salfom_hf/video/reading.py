@@ -141,7 +141,7 @@ def read_frames(
     if empty:
         before = "" if end is None else f" and before {float(end):.2f} s"
         which = "" if info.duration is None else f", which is {info.duration:.2f} s long"
-        raise VideoError(f"No frame at or after {start:.2f} s{before} in {path}{which}; choose another range.")
+        raise VideoError(f"No frame at or after {float(first):.2f} s{before} in {path}{which}; choose another range.")
 
 
 def _timed_animation(path: Path) -> Iterator[_Timed]:
@@ -168,7 +168,8 @@ def _until_next(timed: Iterable[_Timed]) -> Iterator[_Timed]:
 def exact_part(start: float, duration: float | None) -> tuple[Fraction, Fraction | None]:
     """Start and length in seconds, to the microsecond; no length is up to the end."""
     length = None if duration is None or duration == math.inf else Fraction(duration).limit_denominator(10**6)
-    return Fraction(start).limit_denominator(10**6), length
+    # FFmpeg counts to 2⁶³ microseconds; no video begins after 10⁹ seconds.
+    return Fraction(min(start, 10**9)).limit_denominator(10**6), length
 
 
 @contextmanager
