@@ -1,6 +1,7 @@
 """`salfom evaluate` and `salfom submit`: scores on gaze, and maps for the DHF1K server."""
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,7 +139,7 @@ def methods_for(args: argparse.Namespace, dataset: "Dataset") -> "list[Method]":
     predictors = [(name, load_predictor(name, args)) for name in names]
     methods: list[Method] = [Model(name, predictor, alone) for name, predictor in predictors for alone in kinds]
     methods += [Predictions(folder) for folder in args.predictions]
-    make = {
+    make: dict[str, Callable[[], Method]] = {
         "spectral-residual": SpectralResidual,
         "inter-observer": InterObserver,
         "one-observer": partial(InterObserver, one=True),
