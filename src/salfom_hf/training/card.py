@@ -54,7 +54,7 @@ def write_report(folder: Path, trainer: "Trainer", scores: dict[str, float]) -> 
         licence,
         tags=datasets,
         results=measured(
-            {metric: score for metric, score in scores.items() if metric not in ("loss", "clips")},
+            {name: score for name, score in scores.items() if name not in ("loss", "clips") and "/" not in name},
             dataset,
             split if config.validation else f"{held}{split}, held out",
             "validation during training, at the size of the clips",
