@@ -36,6 +36,20 @@ def sinusoidal_table(num_positions: int, width: int, device: torch.device | None
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()
 
 
+class PatchEmbedding(nn.Conv3d):
+    """
+    The convolution that makes a token of each patch of a frame, as the matrix product that it is: the tokens lie in
+    memory as all layers read and write them.
+    """
+
+    def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """`(batch, time, channels, height, width)` to `(batch, time · rows · columns, width of a token)`."""
+        side = self.kernel_size[1]
+        patches = pixel_values_videos.unflatten(4, (-1, side)).unflatten(3, (-1, side))
+        patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
+        return F.linear(patches.to(self.weight.dtype), self.weight.flatten(1), self.bias)
+
+
 class UMTEmbeddings(nn.Module):
     """Frames to tokens: patches of single frames in the order (time, row, column), plus their position."""
 
@@ -44,7 +58,7 @@ class UMTEmbeddings(nn.Module):
         self.grid = config.grid
         self.patch_size = config.patch_size
         kernel = (1, config.patch_size, config.patch_size)
-        self.patch_embedding = nn.Conv3d(config.num_channels, config.hidden_size, kernel_size=kernel, stride=kernel)
+        self.patch_embedding = PatchEmbedding(config.num_channels, config.hidden_size, kernel, stride=kernel)
         # Fixed in the original too, where it is a detached parameter. Stored, since checkpoints bring their own.
         positions = self.initial_positions(config.hidden_size)
         self.position_embeddings = nn.Buffer(positions.to(torch.get_default_dtype()))
@@ -59,11 +73,7 @@ class UMTEmbeddings(nn.Module):
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(f"Frames of {height}x{width} pixels do not divide into patches of {self.patch_size}.")
         grid = (frames, height // self.patch_size, width // self.patch_size)
-        # The convolution as a matrix product: its tokens lie in memory as all layers read and write them.
-        weight, bias = self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
-        patches = pixel_values_videos.unflatten(4, (grid[2], -1)).unflatten(3, (grid[1], -1))
-        patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
-        tokens = F.linear(patches.to(weight.dtype), weight, bias)
+        tokens = self.patch_embedding(pixel_values_videos)
         positions: torch.Tensor = self.position_embeddings
         if grid != self.grid:
             positions = interpolate_positions(positions, self.grid, grid)
