@@ -143,7 +143,7 @@ class Bounds:
 
     def too_large(self, pixels: str) -> BoundsError:
         return BoundsError(
-            f"{self.name} has {pixels} pixels; make it smaller: at most {self.max_pixels // 10**6} megapixels, and "
+            f"{self.name} has {pixels} pixels; upload at most {self.max_pixels // 10**6} megapixels, and "
             f"{MAX_SIDE} pixels a side."
         )
 
