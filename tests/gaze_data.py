@@ -148,7 +148,7 @@ def write_hollywood2(folder, frames=20):
 def gaze_stills(split, count):
     """Rows of a table of stills: landscape and portrait, three observers of four fixations, the last without any."""
     for index in range(count):
-        seed = index + {"train": 0, "dev": 100}[split]
+        seed = index + {"train": 0, "dev": 100, "scene_train": 200}[split]
         height, width = (HEIGHT, WIDTH) if index % 2 == 0 else (WIDTH, HEIGHT)
         picture = gaze_video(seed, 1, height, width)[0][0]
         rng = np.random.default_rng(seed)

@@ -249,7 +249,7 @@ def test_bad_arguments_are_refused(stills_parquet, dhf1k_frames, processor):
     stills = load_stills(stills_parquet, split="train")
     with pytest.raises(TypeError, match="without streaming"):
         MotionDataset(stills.to_iterable_dataset(), processor)
-    with pytest.raises(ValueError, match="no column fixation_x"):
+    with pytest.raises(ValueError, match="no column image_id"):
         MotionDataset(load_dhf1k(dhf1k_frames, split="train"), processor)
     with pytest.raises(ValueError, match="num_frames must be at least 2, not 1"):
         MotionDataset(stills, processor, num_frames=1)

@@ -228,9 +228,13 @@ def test_maps_are_made_smaller(folder, salfom, predictor, size, shape):
 @pytest.mark.parametrize(
     ("style", "options", "told"),
     [
-        ("npz", (), "talk_npz.npz takes up to 0.4 MB (maps of 96×64: 30); --max-size makes it smaller."),
-        ("npz", ("--max-size", "48"), "talk_npz.npz takes up to 0.1 MB (maps of 48×32: 30)."),
-        ("maps", ("--start", "0.8"), "talk_maps takes up to 0.1 MB (maps of 96×64: 10); --max-size makes it smaller."),
+        ("npz", (), "talk_npz.npz takes up to 0.37 MB (maps of 96×64: 30); --max-size makes it smaller."),
+        ("npz", ("--max-size", "48"), "talk_npz.npz takes up to 0.09 MB (maps of 48×32: 30)."),
+        (
+            "maps",
+            ("--start", "0.8"),
+            "talk_maps takes up to 0.06 MB (maps of 96×64: 10); --max-size makes it smaller.",
+        ),
     ],
 )
 def test_the_size_is_said_beforehand(folder, salfom, style, options, told):

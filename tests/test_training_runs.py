@@ -101,9 +101,7 @@ STANDS_IN = {
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_takes_steps(
-    run, encoders, model_folder, tmp_path, dhf1k_frames, ucf_sports, stills_parquet, name
-):
+def test_every_preset_takes_steps(run, encoders, model_folder, tmp_path, dhf1k_frames, ucf_sports, name):
     preset = read_settings(name)
     # Shots of two films, so that one can be held out.
     shots = {f"training/actioncliptrain0000{film}_1": (8, 64, 96) for film in (1, 2)}
@@ -113,7 +111,8 @@ def test_every_preset_takes_steps(
         start = {"encoder": encoders / STANDS_IN[preset["encoder"]]}
         start["decoder"] = {"num_frames": preset.get("model_config", {}).get("num_frames", 4)}
     mine = gaze_data.write_clips(tmp_path / "mine", {f"{part}/walk": (8, 64, 96) for part in ("train", "validation")})
-    folders = {"dhf1k": dhf1k_frames, "ucf_sports": ucf_sports, "hollywood2": hollywood2, "stills": stills_parquet}
+    stills = gaze_data.write_stills(tmp_path / "stills", splits={"train": 8, "scene_train": 4, "dev": 4})
+    folders = {"dhf1k": dhf1k_frames, "ucf_sports": ucf_sports, "hollywood2": hollywood2, "stills": stills}
     folders["gazefolder"] = mine
     options = [f"{dataset}={folder}" for dataset, folder in folders.items()]
     code, folder = run(

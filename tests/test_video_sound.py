@@ -130,6 +130,8 @@ def test_a_picture_may_stand_for_long(tmp_path):
 
     source = beeping(tmp_path / "in.mkv", count=600, moved=held)
     assert pictures(copied(source, tmp_path / "out.mp4"))[1][24:27] == pytest.approx([0.96, 22, 22.04], abs=0.03)
+    slides = beeping(tmp_path / "slides.mp4", moved=lambda kind, time: 15 * time if kind == "video" else time)
+    assert np.diff(pictures(copied(slides, tmp_path / "slides_out.mp4"))[1]) == pytest.approx(0.6, abs=0.001)
     silent = beeping(tmp_path / "silent.mp4", moved=lambda _, time: time + 60 * (time > 1), tones=[])
     assert float(list(read_frames(silent))[-1].timestamp) == pytest.approx(62.36, abs=0.001)
 
@@ -160,6 +162,22 @@ def test_a_stray_time_is_set_between_its_neighbours(tmp_path, kind, number, ahea
     assert numbers == list(range(60))
     assert np.diff(times) == pytest.approx(1 / RATE, abs=0.021)
     assert beeps(tmp_path / "again.mp4") == pytest.approx([times[number] for number in (0, 25, 50)], abs=0.03)
+
+
+@pytest.mark.parametrize("ahead", [5, 50])
+@pytest.mark.parametrize("kind", ["video", "audio"])
+def test_a_stray_first_time_comes_before_the_next(tmp_path, kind, ahead):
+    source = with_stray(beeping(tmp_path / "in.ts"), kind, 0, ahead)
+    check(copied(source, tmp_path / "out.mp4"), 60, [0, 25, 50])
+    assert pictures(tmp_path / "out.mp4")[1][0] == pytest.approx(0, abs=0.03)
+
+
+def test_a_part_with_a_stray_picture_keeps_its_sound(tmp_path):
+    source = with_stray(beeping(tmp_path / "in.ts", count=100), "video", 50, 5)
+    part = copied(source, tmp_path / "part.mp4", start=1.0, duration=2.5)
+    numbers, times = pictures(part)
+    expected = [times[number - numbers[0]] for number in (25, 50, 75) if number >= numbers[0]]
+    assert beeps(part) == pytest.approx(expected, abs=0.03)
 
 
 def test_sound_that_repeats_a_time_or_steps_back_stays_in_step(tmp_path):

@@ -178,8 +178,8 @@ class MotionDataset(EpochDataset):
     ):
         if isinstance(dataset, IterableDataset):
             raise TypeError("A streamed dataset has no rows to choose from; load the stills without streaming.")
-        if "fixation_x" not in dataset.column_names:
-            raise ValueError("Moving pictures are made of stills; this dataset has no column fixation_x.")
+        if "image_id" not in dataset.column_names:
+            raise ValueError("Moving pictures are made of stills; this dataset has no column image_id.")
         if num_frames < 2:
             raise ValueError(f"num_frames must be at least 2, not {num_frames}; a single frame does not move.")
         points = dataset.select_columns("fixation_x").with_format("arrow")[:]["fixation_x"]

@@ -77,10 +77,10 @@ def smaller_map(saliency: np.ndarray, side: int) -> np.ndarray:
 def size_in_words(output_format: str, info: VideoInfo, num_frames: int | None, max_size: int | None) -> str:
     """How much of the disk maps or an npz take at most, known before anything is predicted."""
     height, width = smaller_size(info.height, info.width, max_size or max(info.height, info.width))
-    size = BYTES[output_format] * height * width / 1e6
+    size = BYTES[output_format] * height * width / 1e3
     if num_frames is None:
-        return f"up to {size:,.1f} MB for each map of {width}×{height}"
-    return f"up to {size * num_frames:,.1f} MB (maps of {width}×{height}: {num_frames:,})"
+        return f"up to {size:,.0f} kB for each map of {width}×{height}"
+    return f"up to {size * num_frames / 1e3:,.2f} MB (maps of {width}×{height}: {num_frames:,})"
 
 
 def write_in_thread(write_one: Callable, frames: Iterable) -> None:

@@ -10,8 +10,8 @@ from PIL import Image
 
 from .hdr import tone_mapped
 
-# Since PyAV 17 each frame's conversion starts threads of its own, which takes longer than the conversion.
-ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
+# Threads of its own, which each frame's conversion would start, take longer than the conversion.
+ONE_THREAD: dict[str, Any] = {"threads": 1}
 
 
 def image_of(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -23,8 +23,7 @@ def image_of(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.nd
         image = over_black(frame.to_ndarray(format="rgba", **ONE_THREAD))
     else:
         image = frame.to_ndarray(format="rgb24", **ONE_THREAD)
-    curve = getattr(frame, "color_trc", 0)  # PyAV tells it since version 17.
-    image = _upright(tone_mapped(image, curve), _matrix(frame))
+    image = _upright(tone_mapped(image, frame.color_trc), _matrix(frame))
     return image if size is None else fit(image, size)
 
 

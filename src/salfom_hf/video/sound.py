@@ -77,7 +77,8 @@ class Sound:
             for packet in self._packets:
                 if packet.pts is None or (self._time(packet) < 0 and not self._primes(packet)):
                     continue
-                if self._length is not None and self._time(packet) > self._length + 1:
+                decoded = packet.pts if packet.dts is None else packet.dts  # A picture's time may be wrong.
+                if self._length is not None and decoded * packet.time_base - self._origin > self._length + 1:
                     break  # Streams are interleaved to well within a second.
                 if packet.stream.index in self._tracks and (self._length is None or self._time(packet) < self._length):
                     return packet

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 _LEAP = 10  # seconds in which no stream has anything: the clock has leapt
-_HOLD = 3600  # seconds for which one picture may stand where there is no sound to tell
+_HOLD = 3600  # the same in formats whose clocks are sound: slides stand for minutes
 _OVERLAP = Fraction(1, 10)  # seconds that sound may step back without its clock being another
 _REORDERED = 2  # seconds from the time of decoding in which a picture is shown, if its time is right
 _STRAYS = 4  # packets that may have wrong times one after the other
@@ -53,9 +53,11 @@ def _settled(track: _Track, tracks: dict[int, _Track], first: _Track, keep: int)
     while len(track.waiting) > keep:
         packet, shift, last = track.waiting[0], track.shift, track.last
         now = _time_of(packet)
-        if now is not None and last is not None:
+        if now is not None and last is None:
+            shift = _before(now, track) - now
+        elif now is not None and last is not None:
             small = 2 * track.step if track is first else Fraction(0)
-            late = max(t.last for t in tracks.values() if t.last is not None) + _leap(tracks, packet)
+            late = max(t.last for t in tracks.values() if t.last is not None) + _leap(packet)
             back = last - (small or _OVERLAP)
             if between := _between(now + shift, last, track, small, late):
                 shift = between - now
@@ -106,7 +108,14 @@ def _between(now: Fraction, last: Fraction, track: _Track, small: Fraction, late
     return None
 
 
-def _leap(tracks: dict[int, _Track], packet: Any) -> int:
+def _before(now: Fraction, track: _Track) -> Fraction:
+    """When a first packet comes: one whose time lies after those that follow it belongs before them."""
+    times = [time for packet in islice(track.waiting, 1, None) if (time := _time_of(packet)) is not None]
+    if len(times) < 2 or now <= times[-1]:
+        return now
+    return times[-1] - len(times) * max(times[-1] - times[-2], Fraction(0))
+
+
+def _leap(packet: Any) -> int:
     """Seconds without anything that are taken for a leap of the clock."""
-    heard = sum(track.last is not None for track in tracks.values()) > 1
-    return _LEAP if heard or packet.stream.container.format.name in ("mpegts", "mpeg", "flv") else _HOLD
+    return _LEAP if packet.stream.container.format.name in ("mpegts", "mpeg", "flv") else _HOLD
