@@ -124,6 +124,14 @@ def test_a_leap_of_the_clock_is_closed(tmp_path, suffix, tones):
     assert np.diff(times) == pytest.approx(1 / RATE, abs=2e-3)
 
 
+def test_sound_whose_clock_leaps_alone_goes_on(tmp_path):
+    def leaping(kind, time):
+        return time + 20 if kind == "audio" and time > 1.3 else time
+
+    source = beeping(tmp_path / "in.ts", count=250, moved=leaping)
+    check(copied(source, tmp_path / "out.mp4"), 250, range(0, 250, RATE))
+
+
 def test_a_picture_may_stand_for_long(tmp_path):
     def held(kind, time):
         return None if kind == "video" and 0.98 < time < 21.98 else time

@@ -69,9 +69,8 @@ def _settled(track: _Track, tracks: dict[int, _Track], first: _Track, keep: int)
                     shift = track.shift = first.shift
                 elif keep and len(track.waiting) < _PATIENCE:
                     return
-                else:
-                    track.waiting.popleft()
-                    continue
+                else:  # Its clock has leapt alone.
+                    shift = track.shift = track.end + track.step - now
         track.waiting.popleft()
         _move(packet, shift)
         if now is not None:
