@@ -587,7 +587,7 @@ def test_the_installed_command(folder, model_folder):
     arguments = ["predict", "clip.mp4", "--model", model_folder, "--format", "npz", "--device", "cpu"]
     done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr.count("\n")) == (0, 1)
-    assert done.stderr.startswith("salfom: clip_npz.npz takes up to 0.1 MB")
+    assert done.stderr.startswith("salfom: clip_npz.npz takes up to 0.07 MB")
     assert re.fullmatch(rf"clip\.mp4 -> clip_npz\.npz \({SPEED}\)\n", done.stdout)
     assert tree(folder) == ["clip.mp4", "clip_npz.npz"]
 
