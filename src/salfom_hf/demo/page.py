@@ -31,7 +31,7 @@ from .runs import (
     check_picture,
     checked,
     give_back_memory,
-    is_picture,
+    is_photo,
     write_files,
 )
 from .serving import Page, in_one_sentence, serve
@@ -237,7 +237,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         """Predict where people look in a video."""
         if video is None:
             raise gr.Error("Choose a video first, or try the example.", print_exception=False)
-        if is_picture(video):
+        if is_photo(video):
             with results(video, model, 0.0, None, 1, colormap, opacity, progress) as (maps, files):
                 yield *files, explanation(maps, model), None, gr.update(visible=False), 0.0
             return

@@ -31,7 +31,7 @@ from ..inference.results import smaller_map, write_npz
 from ..inference.table import Attention, attention, write_table
 from ..models.video_processing_salfom import resize_map
 from ..video.drawing import heatmap, overlay
-from ..video.pictures import IMAGE_SUFFIXES, READ_IMAGES, is_animated
+from ..video.pictures import IMAGE_SUFFIXES, READ_IMAGES, is_picture
 from ..video.reading import FILE_PROTOCOL, VideoInfo, probe, read_frames
 from ..video.writing import VideoWriter
 from .attention import MOST_STAYS, Stay, path_picture, stays
@@ -94,10 +94,9 @@ class ModelError(Exception):
     """A model cannot be loaded."""
 
 
-def is_picture(path: str | Path) -> bool:
-    """Whether a file, by its name, is a photo or another picture that does not move."""
-    path = Path(path)
-    return path.suffix.lower() in READ_IMAGES and (path.suffix.lower() in PAGED or not is_animated(path))
+def is_photo(path: str | Path) -> bool:
+    """Whether a file is a photo or another picture that does not move; of a TIFF of pages, the first is."""
+    return Path(path).suffix.lower() in PAGED or is_picture(Path(path))
 
 
 def give_back_memory() -> None:
@@ -127,7 +126,7 @@ class Bounds:
 
     def __init__(self, path: str | Path, max_pixels: int | None = None) -> None:
         self.name = Path(path).name
-        self.max_pixels = max_pixels or (MAX_PIXELS if is_picture(path) else MAX_FRAME_PIXELS)
+        self.max_pixels = max_pixels or (MAX_PIXELS if is_photo(path) else MAX_FRAME_PIXELS)
         # ZeroGPU's other process has the same clock.
         self.end = time.monotonic() + MAX_TIME
 
