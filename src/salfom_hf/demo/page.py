@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +12,7 @@ import gradio as gr
 import numpy as np
 import torch
 
+from ..files import temporary_folder
 from ..inference.predictor import SaliencyPredictor
 from ..models.names import EXAMPLE, KNOWN, holds_model, resolve
 from ..video.drawing import COLORMAPS
@@ -209,17 +209,19 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
     ) -> Iterator[tuple[Maps, list[str]]]:
         """Maps and files; the page has its own copies of these when the context ends and they go."""
 
+        stop_if_alone = page.stop_if_alone()
+
         def report(done: int, total: int | None, what: str) -> None:
-            page.stop_if_alone()
+            stop_if_alone()
             progress((done, total), desc=what, unit="frames")
 
         try:
-            with in_one_sentence(source), tempfile.TemporaryDirectory() as folder:
-                bounds = Bounds(source)
+            with in_one_sentence(source), temporary_folder() as folder:
+                bounds = Bounds(source, stop_if_alone=stop_if_alone)
                 if length is None:
                     check_picture(source, bounds)  # Or else it may be read as a video.
                 maps = demo.maps(model, source, start, length, stride, bounds, report)
-                files = write_files(maps, Path(folder), start, length, colormap, opacity, bounds, report)
+                files = write_files(maps, folder, start, length, colormap, opacity, bounds, report)
                 yield maps, [*map(str, files)]
         finally:
             give_back_memory()
@@ -269,7 +271,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
             return gr.skip(), gr.skip()
         try:
             with in_one_sentence(upload):
-                info = checked(upload, Bounds(upload))
+                info = checked(upload, Bounds(upload, stop_if_alone=page.stop_if_alone()))
         except gr.Error as error:
             return f"⚠️ {error.message}", None
         if length is None or info.duration is None or info.duration <= length:

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,18 @@ class Page(gr.Blocks):
                         check_picture(value["path"], Bounds(value["path"], self.max_pixels))
             raise
 
-    def stop_if_alone(self) -> None:
-        """End the run that this is called from if nobody waits for it: who asked for it has closed the page."""
+    def stop_if_alone(self) -> Callable[[], None]:
+        """
+        What ends the run that this is called from, in whichever of its threads, if nobody waits for it any more: who
+        asked for it has closed the page.
+        """
         event = LocalContext.event_id.get(None)
-        if any(job._id == event and not job.alive for jobs in self._queue.active_jobs for job in jobs or ()):
-            raise gr.Error("Stopped, as nobody waits for it.", print_exception=False)
+
+        def stop() -> None:
+            if any(job._id == event and not job.alive for jobs in self._queue.active_jobs for job in jobs or ()):
+                raise gr.Error("Stopped, as nobody waits for it.", print_exception=False)
+
+        return stop
 
     def wait(self) -> int:
         """About how many minutes those who wait need."""

@@ -2,62 +2,70 @@
 
 transformers takes flat files that import one another as `from .module import name`; the package's modules are copied
 with their relative imports rewritten to that: `pipeline_salfom`, and all that it imports, however indirectly. An
-import that is added to one of them is published, too. Those of `video/` become one file, `video.py`.
+import that is added to one of them is published, too. Several modules become one file, so that there are few.
 """
 
 import ast
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from ..inference import pipeline_salfom
 from ..models.encoders import OWN_MODELS
 
-PIPELINE = Path(pipeline_salfom.__file__)
-MODELS, VIDEO = PIPELINE.parents[1] / "models", PIPELINE.parents[1] / "video"
-# Of `from ..models.losses import gaussian_blur`, what stands in the way of `from .losses import gaussian_blur`.
-RELATIVE = re.compile(r"^(\s*from )\.+(?:\w+\.)*(?=\w+ import )", flags=re.MULTILINE)
-FROM_VIDEO = re.compile(r"^(\s*from )\.+video\.\w+(?= import )", flags=re.MULTILINE)
-WITHIN_VIDEO = re.compile(r"^from \.\w+ import (?:\([^)]*\)|.*)\n", flags=re.MULTILINE)
-# The package's own names of models mean nothing where it is not.
-NAMES = re.compile(r"^(from \.names import |@)takes_names\n", flags=re.MULTILINE)
+PACKAGE = Path(pipeline_salfom.__file__).parents[1]
+# Modules that do not become files of their own → the module whose file they go into.
+INTO = {"errors": "configuration_salfom", "encoders": "modeling_salfom", "losses": "modeling_salfom"}
+INTO |= {"sliding_window": "pipeline_salfom"} | {
+    file.stem: "video_processing_salfom" for file in (PACKAGE / "video").glob("*.py")
+}
 
 
-def code_of(file: Path) -> str:
-    text = NAMES.sub("", file.read_text(encoding="utf-8"))
-    text = WITHIN_VIDEO.sub("", text) if file.parent == VIDEO else FROM_VIDEO.sub(r"\1.video", text)
-    return RELATIVE.sub(r"\1.", text)
-
-
-def imported_files(file: Path) -> list[Path]:
-    """The files that a module imports from by relative imports, once it is code that goes with a model."""
-    nodes = ast.walk(ast.parse(NAMES.sub("", file.read_text(encoding="utf-8"))))
-    return [
-        file.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py")
+def relative_imports(file: Path) -> dict[ast.ImportFrom, Path]:
+    """The statements of a module that import from others of the package, but for names of models; and those."""
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    return {
+        node: file.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py")
         for node in nodes
-        if isinstance(node, ast.ImportFrom) and node.level and node.module
-    ]
+        if isinstance(node, ast.ImportFrom) and node.level and node.module and node.module != "names"
+    }
 
 
 def with_imported(file: Path, found: list[Path]) -> list[Path]:
     """What was `found` before, and this file, each after all that it imports."""
-    for other in [] if file in found else imported_files(file):
+    for other in [] if file in found else relative_imports(file).values():
         found = with_imported(other, found)
     return found if file in found else [*found, file]
 
 
+def code_of(file: Path) -> str:
+    """A module as it goes with a model: without what it imports from the file that it goes into, and `__all__`."""
+    text = file.read_text(encoding="utf-8")
+    lines, own = text.splitlines(keepends=True), INTO.get(file.stem, file.stem)
+    for node, other in relative_imports(file).items():
+        place = INTO.get(other.stem, other.stem)
+        names = ", ".join(name.name for name in node.names)
+        lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+        if place != own:
+            lines[node.lineno - 1] = f"{' ' * node.col_offset}from .{place} import {names}\n"
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+    # The package's own names of models mean nothing where it is not.
+    return "".join(line for line in lines if line not in ("from .names import takes_names\n", "@takes_names\n"))
+
+
 def code_for(encoder_type: str) -> dict[str, str]:
     """Name → content of the files for models on an encoder of this type: the pipeline, and all that it imports."""
-    found, last_line = with_imported(PIPELINE, []), ""
+    found, last_line = with_imported(Path(pipeline_salfom.__file__), []), ""
     if encoder_type in OWN_MODELS:
         module, name = OWN_MODELS[encoder_type]
-        found = with_imported(MODELS / f"{module}.py", found)
+        found = with_imported(PACKAGE / "models" / f"{module}.py", found)
         # transformers takes the files that others import from, and this one is imported by its name.
-        last_line = f"\nfrom .{module} import {name}  # noqa: E402, F401\n"
+        last_line = f"\n\nfrom .{module} import {name}  # noqa: E402, F401\n"
     code: dict[str, str] = {}
     for file in found:
-        place = "video.py" if file.parent == VIDEO else file.name
+        place = f"{INTO.get(file.stem, file.stem)}.py"
         code[place] = "\n\n".join([*([code[place]] if place in code else []), code_of(file)])
     code["modeling_salfom.py"] += last_line
     return code
