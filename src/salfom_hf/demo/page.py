@@ -177,7 +177,7 @@ def color_choices() -> tuple[gr.Dropdown, gr.Slider]:
 
 
 def downloads(*labels: str) -> list[gr.DownloadButton]:
-    return [gr.DownloadButton(label, min_width=80, size="sm") for label in labels]
+    return [gr.DownloadButton(label, min_width=80, size="sm", elem_classes="download") for label in labels]
 
 
 def element_of(tab: str) -> str:

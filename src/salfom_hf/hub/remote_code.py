@@ -2,7 +2,7 @@
 
 transformers takes flat files that import one another as `from .module import name`; the package's modules are copied
 with their relative imports rewritten to that: `pipeline_salfom`, and all that it imports, however indirectly. An
-import that is added to one of them is published, too. Several modules become one file, so that there are few.
+import that is added to one of them is published, too. Modules are put together, so that there are few files.
 """
 
 import ast
@@ -13,12 +13,16 @@ from typing import Any
 from ..inference import pipeline_salfom
 from ..models.encoders import OWN_MODELS
 
-PACKAGE = Path(pipeline_salfom.__file__).parents[1]
-# Modules that do not become files of their own → the module whose file they go into.
-INTO = {"errors": "configuration_salfom", "encoders": "modeling_salfom", "losses": "modeling_salfom"}
-INTO |= {"sliding_window": "pipeline_salfom"} | {
-    file.stem: "video_processing_salfom" for file in (PACKAGE / "video").glob("*.py")
-}
+PIPELINE = Path(pipeline_salfom.__file__)
+MODELS = PIPELINE.parents[1] / "models"
+IN_MODEL = ("errors", "configuration_salfom", "encoders", "losses", "modeling_salfom")
+
+
+def place_of(file: Path) -> str:
+    """The file, without its suffix, that a module goes into: that of the model, of its encoder, or of the pipeline."""
+    if any(file.stem == module for module, _ in OWN_MODELS.values()):
+        return file.stem
+    return "modeling_salfom" if file.stem in IN_MODEL else "pipeline_salfom"
 
 
 def relative_imports(file: Path) -> dict[ast.ImportFrom, Path]:
@@ -41,9 +45,9 @@ def with_imported(file: Path, found: list[Path]) -> list[Path]:
 def code_of(file: Path) -> str:
     """A module as it goes with a model: without what it imports from the file that it goes into, and `__all__`."""
     text = file.read_text(encoding="utf-8")
-    lines, own = text.splitlines(keepends=True), INTO.get(file.stem, file.stem)
+    lines, own = text.splitlines(keepends=True), place_of(file)
     for node, other in relative_imports(file).items():
-        place = INTO.get(other.stem, other.stem)
+        place = place_of(other)
         names = ", ".join(name.name for name in node.names)
         lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
         if place != own:
@@ -57,15 +61,15 @@ def code_of(file: Path) -> str:
 
 def code_for(encoder_type: str) -> dict[str, str]:
     """Name → content of the files for models on an encoder of this type: the pipeline, and all that it imports."""
-    found, last_line = with_imported(Path(pipeline_salfom.__file__), []), ""
+    found, last_line = with_imported(PIPELINE, []), ""
     if encoder_type in OWN_MODELS:
         module, name = OWN_MODELS[encoder_type]
-        found = with_imported(PACKAGE / "models" / f"{module}.py", found)
+        found = with_imported(MODELS / f"{module}.py", found)
         # transformers takes the files that others import from, and this one is imported by its name.
         last_line = f"\n\nfrom .{module} import {name}  # noqa: E402, F401\n"
     code: dict[str, str] = {}
     for file in found:
-        place = f"{INTO.get(file.stem, file.stem)}.py"
+        place = f"{place_of(file)}.py"
         code[place] = "\n\n".join([*([code[place]] if place in code else []), code_of(file)])
     code["modeling_salfom.py"] += last_line
     return code
@@ -85,13 +89,13 @@ def add_remote_code(folder: Path) -> None:
     update_json(
         folder / "config.json",
         auto_map={
-            "AutoConfig": "configuration_salfom.SalFoMConfig",
+            "AutoConfig": "modeling_salfom.SalFoMConfig",
             "AutoModel": "modeling_salfom.SalFoMModel",
             "AutoModelForImageToImage": "modeling_salfom.SalFoMForVideoSaliencyPrediction",
         },
         custom_pipelines={pipeline_salfom.TASK: task},
     )
-    processor = "video_processing_salfom.SalFoMVideoProcessor"
+    processor = "pipeline_salfom.SalFoMVideoProcessor"
     update_json(
         folder / "video_preprocessor_config.json",
         auto_map={"AutoProcessor": processor, "AutoVideoProcessor": processor},
