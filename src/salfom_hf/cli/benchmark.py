@@ -21,34 +21,20 @@ def add(commands: argparse._SubParsersAction) -> None:
         "sizes side by side. It prints a table and writes nothing.",
         example="salfom benchmark\nsalfom benchmark --dtype float32 --batch-size 1 4 8",
     )
-    command.add_argument("--model", default="salfom", help=MODEL)
-    command.add_argument(
-        "--random-weights",
-        action="store_true",
-        help="the model's network with random weights; salfom-large need not be installed for it",
-    )
-    command.add_argument("--device", help=DEVICE)
-    command.add_argument(
-        "--dtype",
-        nargs="+",
-        choices=DTYPES,
-        default=DTYPES[:2],
-        help=f"precisions of the computing, default: {' '.join(DTYPES[:2])}",
-    )
-    command.add_argument(
-        "--batch-size",
-        nargs="+",
-        type=at_least_one,
-        default=[1],
-        metavar="N",
-        help="numbers of frames computed at the same time, default: 1",
-    )
-    command.add_argument(
-        "--size", nargs=2, type=at_least_one, metavar=("HEIGHT", "WIDTH"), help="in pixels; default: the model's"
-    )
-    command.add_argument("--threads", type=at_least_one, metavar="N", help="of the CPU; default: PyTorch's choice")
-    command.add_argument("--rounds", type=at_least_one, default=5, metavar="N", help="how often each way is timed")
-    command.add_argument("--compile", action="store_true", help=COMPILE)
+    option = command.add_argument
+    option("--model", default="salfom", help=MODEL)
+    weights = "the model's network with random weights; salfom-large need not be installed for it"
+    option("--random-weights", action="store_true", help=weights)
+    option("--device", help=DEVICE)
+    dtypes = f"precisions of the computing, default: {' '.join(DTYPES[:2])}"
+    option("--dtype", nargs="+", choices=DTYPES, default=DTYPES[:2], help=dtypes)
+    batches = "numbers of frames computed at the same time, default: 1"
+    option("--batch-size", nargs="+", type=at_least_one, default=[1], metavar="N", help=batches)
+    size = "in pixels; default: the model's"
+    option("--size", nargs=2, type=at_least_one, metavar=("HEIGHT", "WIDTH"), help=size)
+    option("--threads", type=at_least_one, metavar="N", help="of the CPU; default: PyTorch's choice")
+    option("--rounds", type=at_least_one, default=5, metavar="N", help="how often each way is timed")
+    option("--compile", action="store_true", help=COMPILE)
     command.set_defaults(run=benchmark, stride=1, runtime="torch")
 
 

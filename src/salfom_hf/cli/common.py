@@ -90,28 +90,18 @@ def not_negative(text: str) -> float:
 
 def add_model_options(command: argparse.ArgumentParser, batches: bool = True) -> None:
     """How a model computes: the options that every command with a model has; without `batches`, one window a time."""
-    command.add_argument(
-        "--stride",
-        type=at_least_one,
-        default=1,
-        metavar="N",
-        help="compute one frame in N and fill in those between: N times as fast, a little less exact",
-    )
+    option = command.add_argument
+    stride = "compute one frame in N and fill in those between: up to N times as fast, a little less exact"
+    option("--stride", type=at_least_one, default=1, metavar="N", help=stride)
     if batches:
-        command.add_argument(
-            "--batch-size", type=at_least_one, default=4, metavar="N", help="frames computed at the same time"
-        )
-        command.add_argument("--compile", action="store_true", help=COMPILE)
+        option("--batch-size", type=at_least_one, default=4, metavar="N", help="frames computed at the same time")
+        option("--compile", action="store_true", help=COMPILE)
     else:
         command.set_defaults(batch_size=1, compile=False)
-    command.add_argument("--device", help=DEVICE)
-    command.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the computing")
-    command.add_argument(
-        "--runtime",
-        choices=("torch", "onnx"),
-        default="torch",
-        help="what computes; for onnx, --model is the folder that `salfom export onnx` wrote",
-    )
+    option("--device", help=DEVICE)
+    option("--dtype", choices=DTYPES, default="float32", help="precision of the computing")
+    runtime = "what computes; for onnx, --model is the folder that `salfom export onnx` wrote"
+    option("--runtime", choices=("torch", "onnx"), default="torch", help=runtime)
 
 
 def usable_device(name: str | None) -> str:

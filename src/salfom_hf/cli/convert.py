@@ -13,12 +13,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         "folder that --model and from_pretrained take.",
         example="salfom convert SalFoM.pth --install\nsalfom convert OpenGVLab/UMT umt-large",
     )
-    command.add_argument(
-        "checkpoint",
-        type=some_path,
-        help="a .pth file, or the name of one on the Hugging Face Hub, which is downloaded (ORG/NAME/FILE.pth; "
-        "OpenGVLab/UMT alone: the encoder that SalFoM starts from)",
+    checkpoint = (
+        "a .pth file, or the name of one on the Hugging Face Hub, which is downloaded (ORG/NAME/FILE.pth; "
+        "OpenGVLab/UMT alone: the encoder that SalFoM starts from)"
     )
+    command.add_argument("checkpoint", type=some_path, help=checkpoint)
     command.add_argument("output", type=some_path, nargs="?", help="folder to make")
     command.add_argument("--install", action="store_true", help="make it the model of the name salfom-large instead")
     command.add_argument("--overwrite", action="store_true", help="replace an existing folder")

@@ -63,29 +63,20 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def add_hub_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help=MODEL)
-    command.add_argument(
-        "--results",
-        nargs="+",
-        default=[],
-        type=some_path,
-        metavar="FILE",
-        help="files results.json that `salfom evaluate` wrote for this model, for its card",
-    )
-    command.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest file of weights")
+    option = command.add_argument
+    option("model", help=MODEL)
+    results = "files results.json that `salfom evaluate` wrote for this model, for its card"
+    option("--results", nargs="+", default=[], type=some_path, metavar="FILE", help=results)
+    option("--max-shard-size", default="5GB", metavar="SIZE", help="largest file of weights")
 
 
 def add_arguments(command: argparse.ArgumentParser, output: str) -> None:
-    command.add_argument("model", help=MODEL)
-    command.add_argument("output", type=some_path, help=output)
-    command.add_argument(
-        "--size",
-        nargs=2,
-        type=at_least_one,
-        metavar=("HEIGHT", "WIDTH"),
-        help="of the frames, in pixels; default: any where the encoder allows that, else the model's",
-    )
-    command.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    option = command.add_argument
+    option("model", help=MODEL)
+    option("output", type=some_path, help=output)
+    size = "of the frames, in pixels; default: any where the encoder allows that, else the model's"
+    option("--size", nargs=2, type=at_least_one, metavar=("HEIGHT", "WIDTH"), help=size)
+    option("--overwrite", action="store_true", help="replace an existing output")
 
 
 def check_repo_id(name: str | None) -> None:

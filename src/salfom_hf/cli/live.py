@@ -32,40 +32,21 @@ def add(commands: argparse._SubParsersAction) -> None:
         description="Show where people look in a live video: in a browser, unless an output is named.",
         example="salfom live 0\nsalfom live rtsp://camera/stream -o seen.mkv --duration 60",
     )
-    command.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="camera (0 is the first one; or /dev/video0), address (rtsp://…, udp://…), - for a pipe, or file",
-    )
-    command.add_argument(
-        "-o",
-        "--output",
-        help="video file (MP4, MKV and others, by its name), address to send to (udp://…, rtmp://…), or - for "
-        "standard output (MPEG-TS)",
-    )
-    command.add_argument(
-        "--serve",
-        nargs="?",
-        const=PORT,
-        type=whole_number,
-        metavar="PORT",
-        help=f"show it in browsers also when there is an output; default port: {PORT}",
-    )
-    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines watch")
-    command.add_argument(
-        "--latency",
-        type=not_negative,
-        default=0.1,
-        metavar="SECONDS",
-        help="how long a frame may wait to be computed; what would wait longer is dropped",
-    )
-    command.add_argument("--model", default="salfom", help=MODEL)
+    option = command.add_argument
+    source = "camera (0 is the first; or /dev/video0), address (rtsp://…, udp://…), - for a pipe, or file"
+    option("source", metavar="SOURCE", help=source)
+    output = "video file (MP4, MKV, …), address to send to (udp://…, rtmp://…), or - for standard output (MPEG-TS)"
+    option("-o", "--output", help=output)
+    serve = f"show it in browsers also when there is an output; default port: {PORT}"
+    option("--serve", nargs="?", const=PORT, type=whole_number, metavar="PORT", help=serve)
+    option("--host", default="127.0.0.1", help="0.0.0.0 lets other machines watch")
+    latency = "how long a frame may wait to be computed; what would wait longer is dropped"
+    option("--latency", type=not_negative, default=0.1, metavar="SECONDS", help=latency)
+    option("--model", default="salfom", help=MODEL)
     add_model_options(command, batches=False)
-    command.add_argument("--colormap", choices=tuple(COLORMAPS), default="turbo", help=COLOURS)
-    command.add_argument(
-        "--duration", type=not_negative, metavar="SECONDS", help="how much of it; default: until it ends or Ctrl-C"
-    )
-    command.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    option("--colormap", choices=tuple(COLORMAPS), default="turbo", help=COLOURS)
+    option("--duration", type=not_negative, metavar="SECONDS", help="how much of it; default: all, until Ctrl-C")
+    option("--overwrite", action="store_true", help="replace an existing output")
     command.set_defaults(run=live, stopped="nothing was shown yet")
 
 

@@ -47,22 +47,20 @@ def add(commands: argparse._SubParsersAction) -> None:
         "salfom predict walk.mp4 --format csv -o walk.csv --start 10 --duration 5\n"
         "salfom predict one.mp4 two.mp4 -o results/ --format maps",
     )
-    command.add_argument("videos", nargs="+", type=some_path, metavar="VIDEO", help="file or folder")
+    option = command.add_argument
+    option("videos", nargs="+", type=some_path, metavar="VIDEO", help="file or folder")
     # A text, which may end in a slash.
-    command.add_argument(
-        "-o",
-        "--output",
-        help="file to write, or folder (such as results/) for several inputs; default: next to the input, with the "
-        "format in its name",
-    )
+    output = "file to write, or folder (such as results/) for several inputs; default: next to each input"
+    option("-o", "--output", help=output)
     add_options(command)
-    command.add_argument("--profile", action="store_true", help="print a table of where the time goes")
+    option("--profile", action="store_true", help="print a table of where the time goes")
     command.set_defaults(run=predict)
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """What is predicted of each video, how, and what is written."""
-    command.add_argument(
+    option = command.add_argument
+    option(
         "--format",
         choices=FORMATS,
         default="overlay",
@@ -70,19 +68,15 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "name; heatmap: the colours alone; side-by-side: both next to each other; maps: a folder with a grey PNG of "
         "each frame; npz: arrays for NumPy; csv: a table with a row for each frame; png: a picture of one moment",
     )
-    command.add_argument("--model", default="salfom", help=MODEL)
+    option("--model", default="salfom", help=MODEL)
     add_model_options(command)
-    command.add_argument("--colormap", choices=tuple(COLORMAPS), default="turbo", help=COLOURS)
-    command.add_argument("--start", type=not_negative, default=0.0, metavar="SECONDS", help="where to begin")
-    command.add_argument("--duration", type=not_negative, metavar="SECONDS", help="how much; default: to the end")
-    command.add_argument("--at", type=not_negative, metavar="SECONDS", help="moment of --format png; default: 0")
-    command.add_argument(
-        "--max-size",
-        type=at_least_one,
-        metavar="PIXELS",
-        help="longer side of --format maps and npz; default: as large as the video",
-    )
-    command.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    option("--colormap", choices=tuple(COLORMAPS), default="turbo", help=COLOURS)
+    option("--start", type=not_negative, default=0.0, metavar="SECONDS", help="where to begin")
+    option("--duration", type=not_negative, metavar="SECONDS", help="how much; default: to the end")
+    option("--at", type=not_negative, metavar="SECONDS", help="moment of --format png; default: 0")
+    size = "longer side of --format maps and npz; default: as large as the video"
+    option("--max-size", type=at_least_one, metavar="PIXELS", help=size)
+    option("--overwrite", action="store_true", help="replace existing outputs")
 
 
 def check_options(args: argparse.Namespace) -> None:

@@ -38,21 +38,14 @@ def parser() -> argparse.ArgumentParser:
         example="python -m salfom_hf.predict videos/ results/ --format csv\n"
         "accelerate launch -m salfom_hf.predict list.txt results/ --format maps",
     )
-    command.add_argument(
-        "videos",
-        type=some_path,
-        metavar="LIST_OR_FOLDER",
-        help="a text file with a path per line, a folder that is searched with all that is in it, or one video",
-    )
+    option = command.add_argument
+    videos = "a text file with a path per line, a folder that is searched with all that is in it, or one video"
+    option("videos", type=some_path, metavar="LIST_OR_FOLDER", help=videos)
     # A text, which may end in a slash.
-    command.add_argument("output", metavar="OUT", help="folder of the outputs, with the videos' subfolders")
+    option("output", metavar="OUT", help="folder of the outputs, with the videos' subfolders")
     add_options(command)
-    command.add_argument(
-        "--threads",
-        type=at_least_one,
-        metavar="N",
-        help="of each process; default: OMP_NUM_THREADS or, as launchers set that to 1, its share of the cores",
-    )
+    threads = "of each process; default: OMP_NUM_THREADS or, as launchers set that to 1, its share of the cores"
+    option("--threads", type=at_least_one, metavar="N", help=threads)
     return command
 
 

@@ -44,19 +44,16 @@ def with_imported(file: Path, found: list[Path]) -> list[Path]:
 
 def code_of(file: Path) -> str:
     """A module as it goes with a model: without what it imports from the file that it goes into, and `__all__`."""
-    text = file.read_text(encoding="utf-8")
-    lines, own = text.splitlines(keepends=True), place_of(file)
+    text = code = file.read_text(encoding="utf-8")
     for node, other in relative_imports(file).items():
-        place = place_of(other)
         names = ", ".join(name.name for name in node.names)
-        lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
-        if place != own:
-            lines[node.lineno - 1] = f"{' ' * node.col_offset}from .{place} import {names}\n"
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+        line = "" if place_of(other) == place_of(file) else f"from .{place_of(other)} import {names}"
+        code = code.replace(ast.get_source_segment(text, node) or "", line, 1)
+    for statement in ast.parse(text).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
+            code = code.replace(ast.get_source_segment(text, statement) or "", "", 1)
     # The package's own names of models mean nothing where it is not.
-    return "".join(line for line in lines if line not in ("from .names import takes_names\n", "@takes_names\n"))
+    return code.replace("from .names import takes_names\n", "").replace("@takes_names\n", "")
 
 
 def code_for(encoder_type: str) -> dict[str, str]:
