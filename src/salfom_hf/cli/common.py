@@ -64,7 +64,7 @@ _tracebacks = False  # Whether --debug asks for them.
 
 def some_path(text: str) -> Path:
     if not text:  # Which would be the current folder: as from a variable that is not set.
-        raise argparse.ArgumentTypeError("an empty path names nothing; check where it comes from")
+        raise argparse.ArgumentTypeError("an empty path names nothing; give a file or a folder")
     return Path(text)
 
 
@@ -72,6 +72,13 @@ def whole_number(text: str, least: int = 0) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {least}")
     return int(text)
+
+
+def port_number(text: str) -> int:
+    number = whole_number(text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; those are up to 65535")
+    return number
 
 
 def at_least_one(text: str) -> int:

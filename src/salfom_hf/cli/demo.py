@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from ..files import temporary_folder
-from .common import MODEL, UsageError, add_model_options, load_predictor, whole_number
+from .common import MODEL, UsageError, add_model_options, load_predictor, port_number
 
 PORTS = range(7860, 7880)
 
@@ -23,8 +23,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--model", default="salfom", help=f"{MODEL}; the page offers it first")
     add_model_options(command)
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
-    command.add_argument("--port", type=whole_number, help=f"default: {PORTS[0]}, or the next one that is free")
-    command.set_defaults(run=demo)
+    command.add_argument("--port", type=port_number, help=f"default: {PORTS[0]}, or the next one that is free")
+    command.set_defaults(run=demo, stopped="the page is closed")
 
 
 def free_port(host: str) -> int:

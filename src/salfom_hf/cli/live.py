@@ -18,7 +18,7 @@ from ..models.names import local
 from ..video.drawing import COLORMAPS, overlay
 from ..video.reading import FILE_PROTOCOL
 from ..video.writing import CONTAINERS, VideoWriter
-from .common import COLOURS, MODEL, UsageError, add_model_options, load_predictor, not_negative, whole_number
+from .common import COLOURS, MODEL, UsageError, add_model_options, load_predictor, not_negative, port_number
 
 if TYPE_CHECKING:
     from ..inference.live import Slot
@@ -38,7 +38,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     output = "video file (MP4, MKV, …), address to send to (udp://…, rtmp://…), or - for standard output (MPEG-TS)"
     option("-o", "--output", help=output)
     serve = f"show it in browsers also when there is an output; default port: {PORT}"
-    option("--serve", nargs="?", const=PORT, type=whole_number, metavar="PORT", help=serve)
+    option("--serve", nargs="?", const=PORT, type=port_number, metavar="PORT", help=serve)
     option("--host", default="127.0.0.1", help="0.0.0.0 lets other machines watch")
     latency = "how long a frame may wait to be computed; what would wait longer is dropped"
     option("--latency", type=not_negative, default=0.1, metavar="SECONDS", help=latency)
@@ -145,7 +145,7 @@ def live(args: argparse.Namespace) -> int:
         except VideoError as error:
             if not isinstance(error.__cause__, BrokenPipeError):
                 raise
-            say("What read the output has stopped.")
+            say("The program that read the output has ended.")
     status.finish(args.output if to_file else None)
     if reader.error is not None:
         raise reader.error
