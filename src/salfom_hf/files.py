@@ -117,12 +117,8 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
     with ExitStack() as stack:
         with reported(f"Cannot write {path}", advice):
             place.parent.mkdir(parents=True, exist_ok=True)
-            for _ in range(10):
-                # A folder rather than a file of its own, so that the output keeps its name, permissions and kind.
-                folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place.parent))
-                stack.callback(_remove, folder, own=True)
-                if stack.enter_context(locked(folder / LOCK)) is not False:
-                    break  # Else another process has taken it for one that is left over.
+            # A folder rather than a file of its own, so that the output keeps its name, permissions and kind.
+            folder = stack.enter_context(_own_folder(place.parent))
             (folder / NEW).mkdir()
         # Of a link it has the name, which may say what kind of file it is.
         temporary = folder / NEW / os.path.basename(os.path.abspath(path))
@@ -148,6 +144,26 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
                 os.rename(temporary, place)
                 with suppress(OSError):  # The new folder is in place.
                     os.rename(folder / OLD / place.name, temporary)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for temporary files, which is gone afterwards; what killed processes have left there goes before."""
+    remove_unfinished(Path(tempfile.gettempdir()))
+    with _own_folder(tempfile.gettempdir()) as folder:
+        yield folder
+
+
+@contextmanager
+def _own_folder(parent: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder in this one, held by a lock while it is used and then removed."""
+    with ExitStack() as stack:
+        for _ in range(10):
+            folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+            stack.callback(_remove, folder, own=True)
+            if stack.enter_context(locked(folder / LOCK)) is not False:
+                break  # Else another process has taken it for one that is left over.
+        yield folder
 
 
 def is_taken(path: Path) -> bool:

@@ -104,7 +104,7 @@ def check_floats(frames: torch.Tensor, rescaled: bool) -> None:
         raise ValueError("These frames seem to hold floats in 0…1, not in 0…255; multiply them by 255.")
 
 
-def over_black(frames: torch.Tensor) -> torch.Tensor:
+def pixels_over_black(frames: torch.Tensor) -> torch.Tensor:
     """Frames `(…, 4)` of RGBA, uint8 or float, put over black as those of files are: `(…, 3)`."""
     rgb, alpha = frames[..., :3], frames[..., 3:]
     if frames.is_floating_point():
@@ -181,7 +181,7 @@ def to_tensor(frames: Any, order: str | ChannelDimension | None = None) -> torch
         raise ValueError(f"A video needs 3 colour channels, first or last; this one is {tuple(frames.shape)}.")
     pixels = uint8_or_float(pixels)
     if pixels.shape[-1] == 4:
-        pixels = over_black(pixels)
+        pixels = pixels_over_black(pixels)
     return pixels.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
 
 
