@@ -65,7 +65,9 @@ def check_options(options: Mapping[str, Any]) -> None:
         if (value := options.get(name)) is not None:
             values, counts = list(np.ravel(np.array(value, object))), (1, 3) if name.startswith("image_") else (1,)
             most = MOST_PIXELS + 1 if name in ("num_frames", "size_divisor") else math.inf
-            if len(values) not in counts or not all(isinstance(each, Real) and abs(each) < most for each in values):
+            if len(values) not in counts or not all(
+                isinstance(each, Real) and abs(float(each)) < most for each in values
+            ):
                 what = "a number" if counts == (1,) else "one number or three"
                 raise ValueError(f"{name} must be {what} below {most}, not {value!r}.")
             if name != "image_mean" and min(values) <= 0:
@@ -74,7 +76,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         size = options.get(name)
         sides = dict(size) if isinstance(size, (dict, SizeDict)) else {"height": 1, "width": 1}
         if set(sides) != {"height", "width"} or not all(
-            isinstance(side, Integral) and 0 < side <= MOST_PIXELS for side in sides.values()
+            isinstance(side, Integral) and 0 < int(side) <= MOST_PIXELS for side in sides.values()
         ):
             raise ValueError(f"{name} needs a height and a width in 1…{MOST_PIXELS} and nothing else, not {sides}.")
 
