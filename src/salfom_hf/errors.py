@@ -102,7 +102,7 @@ class VideoError(Exception):
     """A file cannot be read or written; the message names it and says what to do."""
 
 
-class LoadError(OSError):
+class LoadError(Exception):
     """A model cannot be loaded; the message is one sentence that says why and what to do."""
 
 
