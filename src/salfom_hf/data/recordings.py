@@ -22,11 +22,10 @@ from ..files import Inputs, atomic_output, check_free
 from ..models.losses import blur_matrix
 from ..video.reading import VIDEO_SUFFIXES, VideoInfo, probe, read_frames
 from .clip_folders import FPS_FILE, GAZE_FILE, GazeFolder
-from .export import writing
 from .features import DataError
+from .loading import held_out
 from .report import counted, listed_names
 from .samples import VIDEO_SIGMA, VIDEO_WIDTH
-from .splits import held_out
 from .tables import NAMES, GazeTable, read_gaze_table, videos_named
 
 JPEG_QUALITY = 95
@@ -91,7 +90,7 @@ def new_gazefolder(folder: Path, overwrite: bool, total: int | None) -> Iterator
     """Where to write a folder that takes its place when it is complete, and a progress bar of so many frames."""
     with (
         atomic_output(folder, overwrite) as temporary,
-        writing(folder),
+        reported(f"Cannot write {folder}", "choose another place"),
         tqdm(total=total, unit="frame", desc=folder.name, disable=None, dynamic_ncols=True) as progress,
     ):
         yield temporary, progress
@@ -162,7 +161,9 @@ def write_clip(
     counts = Counter({OUTSIDE_FRAME: int((~inside).sum())})
     _refuse_lost(info.path, len(gaze), counts)
     total, gaze = len(gaze), gaze[inside]
+    gaze = gaze[gaze[:, 0].argsort(kind="stable")]
     begins, ends, observers = gaze[:, 0], gaze[:, 1], gaze[:, 4].astype(np.int64)
+    longest_fixation = (ends - begins).max()
     parts = make_clip_folder(folder, info)
     width, height = reduced_size(info, longest)
     points = gaze[:, 2:4] * (width / info.width, height / info.height)
@@ -183,13 +184,17 @@ def write_clip(
         for number, (image, timestamp, duration) in enumerate(read_frames(info.path)):
             begin, end = float(timestamp), float(timestamp + (duration or 0))
             if table.by_frame:
-                seen = np.flatnonzero(begins == number)
+                seen = np.arange(*np.searchsorted(begins, (number, number + 1)))
             else:
                 # A fixation belongs to all frames that appear while it lasts; a moment, and a fixation that is too
                 # short for that, to the frame in which it begins.
-                lasts = (begins < begin + TIME_TOLERANCE) & (ends > begin + TIME_TOLERANCE)
-                begun = (begins >= begin - TIME_TOLERANCE) & (begins < end - TIME_TOLERANCE)
-                seen = np.flatnonzero(lasts | (begun & (ends <= end + TIME_TOLERANCE)))
+                first, last = np.searchsorted(
+                    begins, (begin - longest_fixation - TIME_TOLERANCE, end + TIME_TOLERANCE)
+                )
+                starts, stops = begins[first:last], ends[first:last]
+                lasts = (starts < begin + TIME_TOLERANCE) & (stops > begin + TIME_TOLERANCE)
+                begun = (starts >= begin - TIME_TOLERANCE) & (starts < end - TIME_TOLERANCE)
+                seen = first + np.flatnonzero(lasts | (begun & (stops <= end + TIME_TOLERANCE)))
             whose = zip(points[seen], observers[seen], strict=True)
             looked.extend(f"{number},{x:.2f},{y:.2f},{who}\n" for (x, y), who in whose)
             on_a_frame[seen] = True

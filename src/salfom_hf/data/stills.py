@@ -14,7 +14,7 @@ or names, which are numbered in the order in which a file has them. Images witho
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -33,6 +33,21 @@ from .report import Problem
 from .tables import fixation_faults, in_lines, read_columns, shown
 
 _SHARD = re.compile(r"-[0-9]+-of-([0-9]+)$")
+
+# What the columns of a table are to Arrow, and in words; a column of nothing but nulls is of the type null.
+_WHOLE, _TEXT = "u?int[0-9]+", "(large_)?string|null"
+_LIST = r"(large_)?list<\w+: ({})( not null)?>"
+_NUMBERS = _LIST.format(f"{_WHOLE}|halffloat|float|double|null"), "a list of numbers"
+_KINDS = {
+    "image": (rf"struct<(bytes: (large_)?(binary|null)|path: ({_TEXT})|, ){{3}}>", "a struct of bytes and path"),
+    "fixation_x": _NUMBERS,
+    "fixation_y": _NUMBERS,
+    "observer": (_LIST.format(f"{_WHOLE}|{_TEXT}"), "a list of whole numbers or names"),
+    "width": (_WHOLE, "a whole number"),
+    "height": (_WHOLE, "a whole number"),
+    "image_id": (_TEXT, "a text"),
+    "dataset": (_TEXT, "a text"),
+}
 
 
 class Stills(GazeBuilder):
@@ -240,50 +255,23 @@ def _brief(error: Exception) -> str:
 
 def _observer_numbers(file: pq.ParquetFile) -> dict[str, int]:
     """Numbers for the names of observers, in the order in which the table has them; nothing if they are numbers."""
-    if "observer" not in file.schema_arrow.names or not _is_text(file.schema_arrow.field("observer").type.value_type):
+    names = file.schema_arrow.names
+    if "observer" not in names or "string" not in str(file.schema_arrow.field("observer").type):
         return {}
     names = pc.list_flatten(file.read(columns=["observer"])["observer"]).unique()
     return {name: number for number, name in enumerate(names.to_pylist())}
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
 def _column_problems(path: Path, schema: pa.Schema) -> list[Problem]:
-    def is_file(kind: pa.DataType) -> bool:
-        kinds = {part.name: part.type for part in kind} if pa.types.is_struct(kind) else {}
-        is_binary = pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null
-        is_named = _is_text, pa.types.is_null
-        return {"bytes", "path"} <= kinds.keys() and (
-            any(test(kinds["bytes"]) for test in is_binary) and any(test(kinds["path"]) for test in is_named)
-        )
-
-    def is_list_of(kind: pa.DataType, *tests: Callable[[pa.DataType], bool]) -> bool:
-        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-        return is_list and any(test(kind.value_type) for test in (*tests, pa.types.is_null))
-
-    is_whole = pa.types.is_integer
-    numbers = (lambda kind: is_list_of(kind, is_whole, pa.types.is_floating), "a list of numbers")
-    columns = {
-        "image": (is_file, "a struct of bytes and path"),
-        "fixation_x": numbers,
-        "fixation_y": numbers,
-        "observer": (lambda kind: is_list_of(kind, is_whole, _is_text), "a list of whole numbers or names"),
-        "width": (is_whole, "a whole number"),
-        "height": (is_whole, "a whole number"),
-        "image_id": (_is_text, "a text"),
-        "dataset": (_is_text, "a text"),
-    }
     problems = []
-    for name, (fits, expected) in columns.items():
+    for name, (kind, expected) in _KINDS.items():
         if schema.names.count(name) > 1:
             problems.append(Problem("columns", path, f"has two columns {name}"))
         elif name not in schema.names:
             if name in ("image", "fixation_x", "fixation_y"):
                 problems.append(Problem("columns", path, f"has no column {name}"))
-        elif not fits(kind := schema.field(name).type):
-            problems.append(Problem("columns", path, f"column {name} is {str(kind)[:200]}, not {expected}"))
+        elif not re.fullmatch(kind, found := str(schema.field(name).type)):
+            problems.append(Problem("columns", path, f"column {name} is {found[:200]}, not {expected}"))
     return problems
 
 
