@@ -222,20 +222,27 @@ def comes_untimed(container: InputContainer, stream: Any) -> bool:
     return container.format.name == "avi" and stream.codec_context.name in ("h264", "hevc")
 
 
+def sampled(container: InputContainer, stream: Any) -> Iterator[Any]:
+    """The first packet of a stream after each of some places all over an MPEG file, which begins anew after that."""
+    try:
+        for place in range(0, container.size, max(container.size // _PLACES, 1)):
+            with suppress(av.FFmpegError):
+                container.seek(place, unsupported_byte_offset=True)
+                yield from itertools.islice((p for p in demuxed(container, stream) if p.dts is not None), 1)
+    finally:
+        with suppress(av.FFmpegError):
+            container.seek(0, unsupported_byte_offset=True)
+
+
 def starts_anew(container: InputContainer, stream: Any) -> bool:
     """
     Whether an MPEG file's clock goes back somewhere, as where recordings are joined: those have no index, and are
-    searched by their times. It is looked at in places all over the file, and stays at the last one.
+    searched by their times.
     """
     if container.format.name not in ("mpeg", "mpegts"):
         return False
-    times: list[int] = []
-    for place in range(0, container.size, max(container.size // _PLACES, 1)):
-        with suppress(av.FFmpegError):
-            container.seek(place, unsupported_byte_offset=True)
-            times += itertools.islice((p.dts for p in demuxed(container, stream) if p.dts is not None), 1)
     slack = _STEP_BACK / stream.time_base
-    return any(later < time - slack for time, later in itertools.pairwise(times))
+    return any(later.dts < packet.dts - slack for packet, later in itertools.pairwise(sampled(container, stream)))
 
 
 def rate_of(container: InputContainer, stream: Any) -> Fraction | None:

@@ -11,7 +11,7 @@ import numpy as np
 from av.container import InputContainer
 
 from ..errors import advice_for, reason_of
-from .reading import demuxed, origin_of, starts_anew, video_stream
+from .reading import demuxed, origin_of, sampled, starts_anew, video_stream
 from .timing import steadied
 
 # Suffix: what players of the format know, which is copied; encoder for all other sound.
@@ -40,13 +40,14 @@ class Sound:
         video = video_stream(source)
         self._origin = origin_of(source, video) + start
         known, encoder = _KNOWN[path.suffix.lower()]
+        joined = video is not None and starts_anew(source, video)
         self._tracks: dict[int, _Copied | _Encoded] = {}
         for stream in source.streams.audio:
             context = stream.codec_context
             if context is None or not context.sample_rate or not context.layout.nb_channels:
                 self._leave_out(stream, "it cannot be decoded")
                 continue
-            copied = context.codec.canonical_name in known
+            copied = context.codec.canonical_name in known and not (joined and _is_mixed(source, stream))
             track = _Copied(output, stream) if copied else _Encoded(output, stream, encoder)
             track.stream.disposition = stream.disposition.value
             if stream.language:
@@ -57,8 +58,7 @@ class Sound:
         clock = streams[:1] if video is None else [video]
         self._next: Any = None
         # A search by time may end too late: then all is read from the beginning.
-        searched = start and clock and not starts_anew(source, clock[0])
-        for place in ((self._origin,) if searched else ()) + (Fraction(0),):
+        for place in ((self._origin,) if start and not joined else ()) + (Fraction(0),):
             with suppress(av.FFmpegError):
                 if start:
                     source.seek(round(place * av.time_base))
@@ -112,6 +112,15 @@ class Sound:
             if advice_for(error, ""):  # The disk is full, or the like.
                 raise
             self._leave_out(stream, reason_of(error))
+
+
+def _is_mixed(source: InputContainer, stream: Any) -> bool:
+    """Whether joined recordings have sound of several rates or layouts, which one header could not describe."""
+    kinds = set()
+    for packet in sampled(source, stream):
+        with suppress(av.FFmpegError):
+            kinds.update((frame.sample_rate, frame.layout.name) for frame in packet.decode())
+    return len(kinds) > 1
 
 
 class _Copied:
