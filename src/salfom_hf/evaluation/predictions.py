@@ -151,7 +151,7 @@ def read_prediction(path: Path) -> np.ndarray:
         return read_map(path, str(path))[0]
     except DataError as error:
         raise EvaluationError(str(error)) from error
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy raises errors of any type for damaged headers.
         raise EvaluationError(f"Cannot read the prediction {path} ({error}); write it anew.") from error
 
 
@@ -175,5 +175,7 @@ def read_archive(path: Path, num_frames: int, indices: Sequence[int]) -> Iterato
                     raise EOFError("it breaks off")
                 if index in indices:
                     yield np.frombuffer(data, dtype).reshape(shape[1:]).astype(np.float32)
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except EvaluationError:
+        raise
+    except Exception as error:  # Archives and NumPy raise errors of any type for damaged headers.
         raise EvaluationError(f"Cannot read the predictions {path} ({error}); write them anew.") from error
