@@ -2,7 +2,6 @@
 
 import hashlib
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,8 +166,8 @@ def read_prediction(path: Path) -> np.ndarray:
         return read_map(path, str(path))[0]
     except DataError as error:
         raise EvaluationError(str(error)) from error
-    except (OSError, ValueError, EOFError) as error:
-        raise EvaluationError(f"Cannot read the prediction {path} ({reason_of(error)}); write it anew.") from error
+    except Exception as error:  # NumPy raises errors of any type for damaged headers.
+        raise EvaluationError(f"Cannot read the prediction {path} ({reason_of(error)}); write it again.") from error
 
 
 @contextmanager
@@ -183,8 +182,10 @@ def opened_archive(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.
                     f"`maps` in {path} has the shape {shape}; write one map (height, width) per frame."
                 )
             yield entry, shape, dtype
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise EvaluationError(f"Cannot read the predictions {path} ({reason_of(error)}); write them anew.") from error
+    except EvaluationError:
+        raise
+    except Exception as error:  # Archives and NumPy raise errors of any type for damaged headers.
+        raise EvaluationError(f"Cannot read the predictions {path} ({reason_of(error)}); write them again.") from error
 
 
 def read_archive(path: Path, sample: Sample, indices: Sequence[int], partial: bool) -> Iterator[np.ndarray]:
