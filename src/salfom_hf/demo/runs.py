@@ -200,8 +200,13 @@ def checked(path: str | Path, bounds: Bounds) -> VideoInfo:
     if path.suffix.lower() in READ_IMAGES:
         check_picture(path, bounds)
     else:
-        with reported(f"Cannot read {path} as a video", "it may be damaged; upload an MP4, MOV or WebM file"):
+        try:
             av.open(f"{FILE_PROTOCOL}{path}", options={"format_whitelist": CONTAINERS}).close()
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError(
+                f"{path.name} is damaged, or no video; upload an MP4, MOV or WebM file, or a picture with a name that "
+                "says so, such as photo.jpg."
+            ) from error
     return probe(path, bounds)
 
 
