@@ -311,7 +311,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
                             playing = name == "Overlay"
                             options: dict[str, Any] = {"interactive": False, "autoplay": playing, "loop": playing}
                             players.append(gr.Video(label=name, elem_id=element_of(name), **options))
-                    bar = gr.HTML(legend("turbo"), padding=False)
+                    bar = gr.HTML(legend("turbo"))
             with gr.Row(visible=False) as more:
                 with gr.Column(scale=2, min_width=320):
                     words = gr.Markdown(label="In words", elem_classes="words")
@@ -354,7 +354,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
                             "buttons": ["fullscreen"],
                         }
                         pictures.append(gr.Image(label=name, type="filepath", **options))
-                image_bar = gr.HTML(legend("turbo"), padding=False)
+                image_bar = gr.HTML(legend("turbo"))
                 with gr.Column(visible=False) as image_more:
                     image_words = gr.Markdown(label="In words", elem_classes="words")
                     with gr.Row():
