@@ -173,9 +173,8 @@ def check_picture(path: str | Path, bounds: Bounds) -> None:
         try:
             with Image.open(path, formats=PICTURES) as image:
                 size = image.size
-                if (
-                    image.format == "TIFF"
-                ):  # Each page would be decoded, whatever its size; counting them may take long.
+                # Each page would be decoded, whatever its size; counting them may take long.
+                if image.format == "TIFF":
                     with suppress(EOFError):
                         image.seek(1)
                         raise BoundsError(f"{path.name} has several pages; upload one of them.")
