@@ -2,10 +2,10 @@
 
 import ctypes
 import os
+import secrets
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -34,6 +34,16 @@ def on_signals(handler: Callable, numbers: Collection[signal.Signals] = ENDING) 
     finally:
         for number, before in previous.items():
             signal.signal(number, before)
+
+
+@contextmanager
+def later_signals() -> Iterator[None]:
+    """Inside, signals that end the program wait until this is done."""
+    came: list[int] = []
+    with on_signals(lambda number, _: came.append(number)):
+        yield
+    for number in came:
+        signal.raise_signal(number)
 
 
 def stop(number: int, _: object) -> None:
@@ -117,12 +127,8 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
     with ExitStack() as stack:
         with reported(f"Cannot write {path}", advice):
             place.parent.mkdir(parents=True, exist_ok=True)
-            for _ in range(10):
-                # A folder rather than a file of its own, so that the output keeps its name, permissions and kind.
-                folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place.parent))
-                stack.callback(_remove, folder, own=True)
-                if stack.enter_context(locked(folder / LOCK)) is not False:
-                    break  # Else another process has taken it for one that is left over.
+            folder = stack.enter_context(temporary_folder(place.parent))
+            # A folder rather than a file of its own, so that the output keeps its name, permissions and kind.
             (folder / NEW).mkdir()
         # Of a link it has the name, which may say what kind of file it is.
         temporary = folder / NEW / os.path.basename(os.path.abspath(path))
@@ -148,6 +154,19 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
                 os.rename(temporary, place)
                 with suppress(OSError):  # The new folder is in place.
                     os.rename(folder / OLD / place.name, temporary)
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Give a new folder in `parent` for what is unfinished, which goes at the end or by `remove_unfinished`."""
+    with ExitStack() as stack:
+        for _ in range(10):
+            folder = parent / f"{PREFIX}{secrets.token_hex(8)}"
+            stack.callback(_remove, folder, own=True)  # First, for a signal may come as soon as it is there.
+            folder.mkdir(0o700)
+            if stack.enter_context(locked(folder / LOCK)) is not False:
+                break  # Else another process has taken it for one that is left over.
+        yield folder
 
 
 def is_taken(path: Path) -> bool:
@@ -198,7 +217,7 @@ def remove_unfinished(folder: Path) -> None:
 
 def _remove(folder: Path, own: bool = False) -> None:
     """Remove a temporary folder that no process uses. What it holds goes back if nothing has taken its place."""
-    with locked(folder / LOCK) as held:
+    with later_signals(), locked(folder / LOCK) as held:
         if not (held or (own and held is None)):
             return
         for old in folder.glob(f"{OLD}/*"):

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -15,8 +16,8 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled, RemoteEntryNotFoundError
 from safetensors import safe_open
 
-from ..errors import reported
-from ..files import Inputs, atomic_output, check_free
+from ..errors import VideoError, reported
+from ..files import Inputs, atomic_output, check_free, remove_unfinished, temporary_folder
 from ..models.loading import loading, quiet
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.names import EXAMPLE, resolve
@@ -212,8 +213,10 @@ def push(
         PublishError: the Hub cannot be reached, or refuses.
         CardError, VideoError, LoadError: as for [`export`].
     """
-    with tempfile.TemporaryDirectory(prefix="salfom-") as temporary:
-        folder = Path(temporary) / "model"
+    with suppress(VideoError):
+        remove_unfinished(Path(tempfile.gettempdir()))
+    with temporary_folder(Path(tempfile.gettempdir())) as temporary:
+        folder = temporary / "model"
         export(model, folder, repo_id, results, max_shard_size=max_shard_size)
         api = HfApi()
         try:
