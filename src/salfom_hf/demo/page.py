@@ -325,7 +325,6 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
                         interactive=False,
                         buttons=["fullscreen"],
                         alt_text=PATH,
-                        elem_id="path",
                     )
         with gr.Tab("Picture", elem_id="picture"), gr.Row():
             with gr.Column(scale=2, min_width=320):
