@@ -166,9 +166,12 @@ def test_help_names_every_setting(capsys):
     with pytest.raises(SystemExit):
         parse(["--help"])
     text = capsys.readouterr().out
+    places = [text.index(f"--{name.replace('_', '-')}") for name in ("data-dir", "epochs", "lora-rank", "layer-decay")]
+    assert places == sorted(places)
     for name in TrainingConfig.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text
-    assert "batches per optimizer step (1)" in " ".join(text.split())
+    assert text.count("(default: ") == len(TrainingConfig.__dataclass_fields__)
+    assert "batches per optimizer step (default: 1)" in " ".join(text.split())
 
 
 # --- Configurations of accelerate ---

@@ -50,25 +50,31 @@ class ShowPath(argparse.Action):
 def parser() -> argparse.ArgumentParser:
     made = CommandParser(
         prog="accelerate launch -m salfom_hf.train",
-        description=f"Train or fine-tune SalFoM. Presets: {', '.join(config.preset_names())}. In parentheses: values "
-        "of settings that neither the preset nor an option names.",
+        description=f"Train or fine-tune SalFoM. Presets: {', '.join(config.preset_names())}. A default holds where "
+        "neither the preset nor an option says otherwise.",
+        epilog="example: accelerate launch -m salfom_hf.train fine-tune --data-dir mine --output-dir run",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     made.add_argument("preset", help="a preset, or a YAML file with any of the settings below")
     path_help = "print the path of the preset, or of the accelerate configuration, named so"
     made.add_argument("--path", action=ShowPath, nargs=0, help=path_help)
+    group = made.add_argument_group()
     for name, value in dataclasses.asdict(TrainingConfig()).items():
-        kind, text = config.TYPES[name], config.HELP[name].replace("%", "%%")
-        if value not in ("", [], {}) and kind is not bool:
-            text += f" ({' '.join(map(str, value)) if isinstance(value, list) else value})"
+        kind = config.TYPES[name]
+        if name in config.GROUPS:
+            group = made.add_argument_group(config.GROUPS[name])
+        default = " ".join(map(str, value)) if isinstance(value, list) else "no" if value is False else str(value)
+        if value in ("", [], {}):
+            default = "none"
+        text = f"{config.HELP[name]} (default: {default})".replace("%", "%%")
         if kind is bool:
             options: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         elif get_origin(kind) is list:
             options = {"nargs": "*", "metavar": kind.__args__[0].__name__.upper()}
         else:
             options = {"metavar": "JSON" if get_origin(kind) is dict else kind.__name__.upper()}
-        made.add_argument(f"--{name.replace('_', '-')}", help=text, **options)
+        group.add_argument(f"--{name.replace('_', '-')}", help=text, **options)
     return made
 
 
