@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -291,23 +291,16 @@ def prepare_convnextv2(encoder: PreTrainedModel, num_frames: int) -> None:
     encoder.layernorm = nn.Identity()
 
 
-@dataclass(frozen=True)
-class ReadyAdapter(EncoderAdapter):
-    """An adapter with the functions themselves where its entry names them."""
-
-    features: Callable[..., Encoded]
-    prepare: Callable[..., None] = unprepared
-
-
-def adapter_for(config: PreTrainedConfig) -> ReadyAdapter:
+def adapter_for(config: PreTrainedConfig) -> EncoderAdapter:
     """
-    The adapter of an encoder configuration, with the functions that its entry names.
+    The entry of `ENCODERS` for an encoder configuration, with functions where it has their names.
 
     Raises:
-        ValueError: no adapter exists for this model type.
+        ValueError: there is none for this model type.
     """
-    entry = vars(encoder_facts(config))
-    return ReadyAdapter(**{key: globals()[value] if isinstance(value, str) else value for key, value in entry.items()})
+    entry = encoder_facts(config)
+    named = {key: globals()[value] for key, value in vars(entry).items() if isinstance(value, str)}
+    return replace(entry, **named)
 
 
 def build_encoder(config: PreTrainedConfig, num_frames: int | None = None) -> PreTrainedModel:

@@ -36,8 +36,6 @@ GROUPS = {
     "model_config": "experiments and ablations",
 }
 LOSS_TERMS = ("kl_weight", "cc_weight", "sim_weight", "nss_weight")
-# Settings that earlier versions had, with the only values that runs still have.
-REMOVED = {"teachers": [], "teacher_weight": 0.5, "teacher_cutmix": 0.0, "betas": [0.9, 0.999]}
 
 
 class ConfigError(ValueError):
@@ -273,9 +271,7 @@ def read_settings(name: str, over: tuple[Path, ...] = ()) -> dict[str, Any]:
         beside = path.parent / str(base)
         name = str(beside) if beside.suffix in (".yaml", ".yml") else str(base)
         settings = read_settings(name, (*over, path.resolve()))
-    own = {key: value for key, value in own.items() if key not in REMOVED or value != REMOVED[key]}
     for key in own:
-        demand(key not in REMOVED, f"{path} sets {key}, which this version no longer has; take it out.")
         demand(key in TYPES, f"{path} has the unknown key '{key}'{suggestion(str(key), TYPES)}")
     return merged(settings, own)
 
