@@ -122,19 +122,16 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"Next to it: {left}.")
             return 0
         except KeyboardInterrupt as stopped:
-            begun = settings is not None and has_checkpoint(Path(settings.output_dir))
-            done = "between two steps, so nothing is lost; go on with --resume" if begun else "before training began"
+            saved = "between two steps, so nothing is lost; go on with --resume"
+            done = saved if begun(settings) else "before training began"
             failure, code = UsageError(f"Stopped {done}."), 128 + stopped.args[0]
         except TrainingStoppedError as error:
             failure, code = error, 128 + error.signal if error.signal else FAILURE
         except Exception as error:
-            told = in_a_sentence(error)
+            told = in_a_sentence(error, begun(settings))
             if told is None:
                 raise
             failure = told
-            begun = settings is not None and has_checkpoint(Path(settings.output_dir))
-            if begun and isinstance(told, VideoError) and errno_of(error) in FULL:
-                failure = VideoError(f"{str(told).removesuffix('.')}, and go on with --resume.")
         finally:
             end_readers()
     alike = isinstance(failure, (ConfigError, TrainingStoppedError, UsageError))
@@ -151,10 +148,16 @@ def stop(number: int, _: object) -> None:
     raise KeyboardInterrupt(number)
 
 
-def in_a_sentence(error: Exception) -> Exception | None:
+def begun(settings: TrainingConfig | None) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return settings is not None and has_checkpoint(Path(settings.output_dir))
+
+
+def in_a_sentence(error: Exception, begun: bool) -> Exception | None:
     """An error as users read it; `None` for one that is not expected, of which they need the traceback."""
     if is_sentence(error):
-        return error
+        full = isinstance(error, VideoError) and errno_of(error) in FULL
+        return VideoError(f"{str(error).removesuffix('.')}, and go on with --resume.") if full and begun else error
     if is_out_of_memory(error):
         told: Exception = MemoryError("Out of memory; lower --batch-size or --size, or set --gradient-checkpointing.")
     elif isinstance(error, RuntimeError) and lost_connection(error):
