@@ -183,11 +183,11 @@ class EncoderAdapter:
     """
 
     framewise: bool
-    features: Callable | str
+    features: Any
     channels: Callable[[PreTrainedConfig], int] = lambda config: config.hidden_size
     stride: Callable[[PreTrainedConfig], int] = lambda config: max(pair(config.patch_size))
     frames_per_step: Callable[[PreTrainedConfig], int] = lambda config: 1
-    prepare: Callable | str = "unprepared"
+    prepare: Any = "unprepared"
 
 
 def pyramid(features: str, channels: Callable[[PreTrainedConfig], int], prepare: str = "unprepared") -> EncoderAdapter:

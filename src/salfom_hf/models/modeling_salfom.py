@@ -21,8 +21,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from .configuration_salfom import SalFoMConfig
-from .encoders import CheckedModel, ReadyAdapter, adapter_for, build_encoder, encode, load_encoder
+from .configuration_salfom import EncoderAdapter, SalFoMConfig
+from .encoders import CheckedModel, adapter_for, build_encoder, encode, load_encoder
 from .losses import saliency_loss
 from .names import takes_names
 
@@ -369,7 +369,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
         self.post_init()
 
     @property
-    def adapter(self) -> ReadyAdapter:
+    def adapter(self) -> EncoderAdapter:
         return adapter_for(self.config.encoder_facts()[1])
 
     def get_input_embeddings(self) -> nn.Module:
