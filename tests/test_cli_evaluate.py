@@ -91,14 +91,14 @@ def test_without_a_training_split_the_centre_is_a_gaussian_or_of_the_other_video
     assert Path("evaluation_ucf_sports_test/results.json").is_file()
     code, out, _ = salfom("evaluate", "--dataset", "ucf_sports", "--data-dir", ucf_sports, "--split", "train",
                           "--baseline", "center", "--metrics", "nss", model=False)  # fmt: skip
-    assert any("density of the other videos' fixations of the split scored" in line for line in out)
+    assert any("density of the other videos' fixations (" in line for line in out)
 
 
 def test_the_centre_is_not_fitted_to_the_images_that_are_scored(salfom, stills_parquet):
     # The only table of all: it is the split "dev" as well as "train".
     _, out, _ = salfom("evaluate", "--dataset", "stills", "--data-dir", stills_parquet / "train.parquet", "--baseline",
                        "center", "--metrics", "nss", model=False)  # fmt: skip
-    assert any("density of the other images' fixations of the split scored" in line for line in out)
+    assert any("density of the other images' fixations (" in line for line in out)
 
 
 @pytest.mark.parametrize("single", ["table", "folder", "export"])

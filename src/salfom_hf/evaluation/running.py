@@ -30,7 +30,7 @@ from ..inference.cpu import keep_freed_memory
 from ..inference.sliding_window import batched
 from .baselines import Center
 from .methods import EvaluationError, Method
-from .scoring import VERSION, Protocol, Scorer, Scores, chosen_frames, frame_counts
+from .scoring import RECORD, VERSION, Protocol, Scorer, Scores, chosen_frames, frame_counts
 
 STILLS_AT_ONCE = 10  # images per unit of work
 
@@ -146,6 +146,10 @@ def evaluate(
     claim(output, settings, methods, overwrite)
 
     jobs = list(planned(dataset, [method.name for method in methods], protocol, output))
+    if not any(job.frames for job in jobs):
+        raise EvaluationError(
+            f"No video has a frame {protocol.first}, counted from 0; choose an earlier one as first."
+        )
     waiting = [job for job in jobs if not job.path.is_file()]
     total, left = (sum(job.frames for job in some) for some in (jobs, waiting))
     if processes is None:
@@ -157,7 +161,14 @@ def evaluate(
 
 
 def scores_of(name: str, jobs: Sequence[Job], description: str, fingerprint: str) -> Scores:
-    records = [record for job in jobs if job.method == name for record in read_json(job.path)]
+    records = []
+    for job in jobs:
+        if job.method == name:
+            try:
+                found = read_json(job.path)
+                records += [{key: record[key] for key in RECORD} for record in found]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise EvaluationError(f"{job.path} is damaged; delete it, and run the same command again.") from error
     return Scores(name, description, fingerprint, records)
 
 
@@ -194,7 +205,7 @@ def folder_name(name: str) -> str:
 def claim(output: Path, settings: dict, methods: Sequence[Method], overwrite: bool) -> None:
     """Note the settings in the folder. Raise an EvaluationError if it holds results of others, or other files."""
     maps = {m.name: {"description": m.description, "fingerprint": m.fingerprint} for m in methods}
-    earlier = noted(output / SETTINGS, "methods")
+    earlier = noted(output / SETTINGS, "methods", dict)
     if earlier and overwrite:
         shutil.rmtree(output / "videos", ignore_errors=True)
         for name in REPORTS:
@@ -232,13 +243,13 @@ def digest_of(dataset: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
-def noted(path: Path, key: str) -> dict | None:
-    """What an earlier run has noted in a file, with this key; None for other files."""
+def noted(path: Path, key: str, kind: type) -> dict | None:
+    """What an earlier run has noted in a file, of this kind by this key; None for other files."""
     try:
         content = read_json(path)
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and key in content else None
+    return content if isinstance(content, dict) and isinstance(content.get(key), kind) else None
 
 
 def read_json(path: Path) -> Any:

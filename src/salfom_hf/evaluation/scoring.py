@@ -34,6 +34,7 @@ DEFAULT_METRICS = ("auc_judd", "auc_shuffled", "nss", "cc", "sim", "kldiv")
 OTHER_FRAMES = 10  # from which the negatives of shuffled AUC come
 
 WITHOUT_FIXATIONS, WITHOUT_PREDICTION = "without fixations", "without a prediction"
+RECORD = ("video_id", "frames", "scores", "left_out")  # of one video
 # Raised when scores of the same maps change, so that no run goes on with scores of another kind.
 VERSION = 2
 
@@ -214,7 +215,8 @@ class Scorer:
             except DataError:
                 raise
             except ValueError as error:
-                raise EvaluationError(f"Cannot score {method.name} on {sample.id}: {error}") from error
+                where = f"frame {index} ({sample.frame_names[index]}) of {sample.id}"
+                raise EvaluationError(f"Cannot score {method.name} on {where}: {error}") from error
             scores.append(found)
         return scores
 
