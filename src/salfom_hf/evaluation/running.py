@@ -133,6 +133,8 @@ def evaluate(
     if "information_gain" in protocol.metrics and prior is None:
         raise EvaluationError("Information gain needs a prior to be measured over; name the center.")
     check_dataset(dataset)
+    if not any(chosen_frames(frame_counts(dataset), protocol)):
+        raise EvaluationError(f"No video has a frame {protocol.first}; choose an earlier one, from 0, as first.")
     for method in methods:
         method.check(dataset)
     settings = {
@@ -146,10 +148,6 @@ def evaluate(
     claim(output, settings, methods, overwrite)
 
     jobs = list(planned(dataset, [method.name for method in methods], protocol, output))
-    if not any(job.frames for job in jobs):
-        raise EvaluationError(
-            f"No video has a frame {protocol.first}, counted from 0; choose an earlier one as first."
-        )
     waiting = [job for job in jobs if not job.path.is_file()]
     total, left = (sum(job.frames for job in some) for some in (jobs, waiting))
     if processes is None:
