@@ -91,7 +91,7 @@ def evaluate(
     protocol: Protocol | None = None,
     *,
     prior: Center | None = None,
-    processes: int | None = None,
+    processes: int | None = 1,
     overwrite: bool = False,
     about: dict | None = None,
 ) -> list[Scores]:
@@ -104,8 +104,9 @@ def evaluate(
         output: folder of the results; it may hold those of an earlier run with the same settings, of any methods.
         protocol: how to score; the default is [`Protocol`]'s.
         prior: the center that information gain is measured over.
-        processes: how many score at once; models predict in this one meanwhile. By default all cores do, unless there
-            is too little to score for that.
+        processes: how many score at once, while models predict in this one; with 1, all is done here. None for one
+            per core, or fewer if there is little to score. They import the main module: call from `if __name__ ==
+            "__main__"` there.
         overwrite: forget what `output` holds.
         about: more settings that results depend on, such as the name of the dataset.
 
