@@ -197,6 +197,18 @@ def test_partial_predictions_are_scored_and_reported_as_such(salfom, dhf1k_frame
     assert difference == ["center", f"{np.mean(of_center[:4]) - 1:+.3f}", "1"]
 
 
+def test_the_picture_shows_frames_that_partial_predictions_lack(salfom, dhf1k_frames):
+    perfect_maps(dhf1k_frames, [range(20), range(20)])
+    shutil.copytree("perfect", "part")
+    for file in Path("part/0602").iterdir():
+        file.unlink()
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "perfect", "--predictions", "part",
+                 "--partial", "--metrics", "cc", "-o", "out")  # fmt: skip
+    code, out, _ = salfom("evaluate", *arguments, model=False)
+    assert (code, [row[0] for row in rows(out)[1:]]) == (0, ["perfect", "part (20 of 40 predicted)"])
+    assert Path("out/frames.png").is_file()
+
+
 def test_partial_is_of_predictions(salfom, dhf1k_frames):
     arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--partial")
     refused(salfom("evaluate", *arguments, model=False), "name their folder with --predictions")

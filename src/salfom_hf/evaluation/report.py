@@ -270,8 +270,10 @@ def strip(
     gaze = dotted(heated(frame, sample.density(index)), points)
     cells = [(rank, where, frame), ("human gaze", f"density and {len(points)} fixated pixels", gaze)]
     for method, found in scored:
-        saliency = scorer.prepare(next(method.maps(sample, [index])), image.shape[:2])
-        cells.append((method.name, score_text(found, row, index, metrics), heated(frame, saliency)))
+        drawn = frame
+        if method.available(sample, [index]):
+            drawn = heated(frame, scorer.prepare(next(method.maps(sample, [index])), image.shape[:2]))
+        cells.append((method.name, score_text(found, row, index, metrics), drawn))
     canvas = Image.new("RGB", (GAP + len(cells) * (CELL[0] + GAP), 2 * LINE + frame.height + 2 * GAP), BACKGROUND)
     for column, (heading, text, drawn) in enumerate(cells):
         left = GAP + column * (CELL[0] + GAP)
