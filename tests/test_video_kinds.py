@@ -1,6 +1,8 @@
 """Tests of reading the kinds of files that cameras, phones and screens write, made here."""
 
 import re
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from numbered_video import HEIGHT, WIDTH, make_video, number_of, numbered, numbe
 from salfom_hf import SaliencyPredictor, cli
 from salfom_hf.errors import CutOffError, VideoError
 from salfom_hf.inference.results import default_output
-from salfom_hf.video.reading import probe, read_frames
+from salfom_hf.video.reading import demuxed, probe, read_frames
 from salfom_hf.video.seeking import read_frames_at
 from salfom_hf.video.writing import VideoWriter
 
@@ -328,3 +330,70 @@ def test_frames_that_were_shown_leave_memory(tmp_path):
     del pictures
     sizes = [psutil.Process().memory_info().rss for _ in read_frames(path)]
     assert max(sizes[20:]) - sizes[20] < 60 * 2**20  # A hundred frames take 138 MB.
+
+
+def repeating(path, size, count, step, tone=False):
+    """A video of one picture, and of one packet of sound, every `step` seconds."""
+    picture = av.VideoFrame.from_ndarray(numbered(0, *size)).reformat(format="yuv420p")
+    with av.open(str(path), "w") as output:
+        streams = [output.add_stream("mpeg4", rate=25)]
+        streams[0].width, streams[0].height, streams[0].pix_fmt = *size, "yuv420p"
+        contents = [bytes((streams[0].encode(picture) + streams[0].encode(None))[0])]
+        if tone:
+            streams.append(output.add_stream("ac3", rate=48000, layout="mono"))
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1536), np.float32), format="fltp", layout="mono")
+            silence.sample_rate = 48000
+            contents.append(bytes((streams[1].encode(silence) + streams[1].encode(None))[0]))
+        output.start_encoding()
+        for number in range(count):
+            for stream, content in zip(streams, contents, strict=True):
+                packet = av.Packet(content)
+                packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 1000), True
+                packet.pts = packet.dts = round(number * step * 1000)
+                output.mux(packet)
+    return path
+
+
+def test_memory_at_4k_does_not_grow_with_the_number_of_frames(tmp_path):
+    program = """
+import sys, psutil
+from salfom_hf.video.reading import demuxed, probe, read_frames
+from salfom_hf.video.writing import VideoWriter
+source, target = sys.argv[1:]
+info, peak = probe(source), 0
+with VideoWriter(target, info.width, info.height, info.frame_rate, audio_from=source) as writer:
+    for frame in read_frames(source):
+        writer.write(frame.image, frame.timestamp)
+        peak = max(peak, psutil.Process().memory_info().rss)
+print(peak)
+"""
+    peaks = []
+    for count in (30, 90):
+        source = repeating(tmp_path / f"{count}.mkv", (3840, 2160), count, Fraction(1, 25))
+        command = [sys.executable, "-c", program, str(source), str(tmp_path / f"{count}.mp4")]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    assert peaks[1] - peaks[0] < 8 * 3840 * 2160 * 3  # Of 60 more frames; decoders on threads hold a few.
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".ts"])
+def test_a_video_of_ten_hours_is_started_in_its_middle_at_once(tmp_path, monkeypatch, suffix):
+    source = repeating(tmp_path / f"long{suffix}", (WIDTH, HEIGHT), 3600, Fraction(10), tone=True)
+    read = []
+
+    def counted(*args):
+        for packet in demuxed(*args):
+            read.append(packet)
+            yield packet
+
+    for module in ("reading", "sound"):
+        monkeypatch.setattr(f"salfom_hf.video.{module}.demuxed", counted)
+    span = {"start": 18_000.0, "duration": 30.0}
+    times = []
+    with VideoWriter(tmp_path / "out.mkv", WIDTH, HEIGHT, Fraction(25), audio_from=source, **span) as writer:
+        for frame in read_frames(source, **span):
+            writer.write(frame.image, frame.timestamp, frame.duration)
+            times.append(float(frame.timestamp))
+    assert times == pytest.approx([18_000, 18_010, 18_020])
+    assert len(read) < 400  # Of 7200, and of what MPEG files are searched by.
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert len([packet for packet in container.demux(audio=0) if packet.size]) == 3
