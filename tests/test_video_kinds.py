@@ -169,6 +169,10 @@ def test_all_frames_of_animated_pictures_are_read_with_their_durations(tmp_path,
         pytest.approx((1, 0.2, 0.1)),
         pytest.approx((2, 0.3, 0.1)),
     ]
+    for source in (path, path.read_bytes()):
+        assert [number_of(image) for image in read_frames_at(source, [1, 3, 4], missing_at_end=1)] == [1, 3, 3]
+        with pytest.raises(VideoError, match="has 4 frames; there is no frame with the number 4"):
+            next(read_frames_at(source, [4]))
     info = probe(path)
     assert (info.num_frames, info.duration, info.frame_rate) == (4, 1.4, Fraction(20, 7))
     assert predict(path) == [pytest.approx(frame) for frame in expected]
@@ -279,10 +283,12 @@ def test_photos_of_phones_are_read_whole(tmp_path):
     assert np.abs(frame.image.astype(int) - picture).mean() < 3
 
 
-def test_pictures_of_avi_come_one_after_the_other(tmp_path, predict):
-    path = make_video(
-        tmp_path / "b.avi", range(0, 120, 2), 25, Fraction(1, 50), codec_options={"bf": "3", "b-pyramid": "normal"}
-    )
+@pytest.mark.parametrize(
+    ("codec", "options"), [("libx264", {"bf": "3", "b-pyramid": "normal"}), ("mpeg4", {"bf": "2"})]
+)
+def test_pictures_of_avi_come_one_after_the_other(tmp_path, predict, codec, options):
+    ticks, base = (range(0, 120, 2), Fraction(1, 50)) if codec == "libx264" else (range(60), Fraction(1, 25))
+    path = make_video(tmp_path / "b.avi", ticks, 25, base, codec=codec, codec_options=options)
     info = probe(path)
     assert (info.frame_rate, info.num_frames) == (25, 60)
     expected = [pytest.approx((number, number / 25, 1 / 25)) for number in range(60)]
@@ -297,16 +303,17 @@ def test_the_rate_of_dv_is_that_of_its_pictures(tmp_path):
     assert (probe(path).frame_rate, probe(path).num_frames) == (25, 5)
 
 
-@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4"])
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4", ".flv", ".fragments.mp4"])
 def test_of_a_video_that_breaks_off_all_that_is_there_is_written(tmp_path, capsys, model_folder, suffix):
     rng = np.random.default_rng(0)
     pictures = [numbered(i) // 2 + rng.integers(0, 60, (HEIGHT, WIDTH, 3), np.uint8) + 30 for i in range(100)]
-    options = {"movflags": "faststart"} if suffix == ".mp4" else {}
+    options = {"movflags": "frag_keyframe+empty_moov" if "fragments" in suffix else "faststart"}
+    options = options if suffix.endswith(".mp4") else {}
     data = make_video(tmp_path / f"whole{suffix}", range(100), 25, pictures=pictures, options=options).read_bytes()
     path, output = tmp_path / f"cut{suffix}", tmp_path / "out.mp4"
     path.write_bytes(data[: len(data) // 2])
     shown = []
-    with pytest.raises(CutOffError, match=r"cut\.\w+ breaks off after [12]\.\d\d s; download or copy it again"):
+    with pytest.raises(CutOffError, match=r"cut\.\S+ breaks off after [12]\.\d\d s; download or copy it again"):
         shown.extend(read_frames(path))
     assert 30 < len(shown) < 60
     predictor = SaliencyPredictor.from_pretrained(model_folder)
@@ -315,7 +322,7 @@ def test_of_a_video_that_breaks_off_all_that_is_there_is_written(tmp_path, capsy
         streamed.extend(predictor.stream(path))
     assert len(streamed) == len(shown)
     assert cli.main(["predict", str(path), "--model", str(model_folder), "-o", str(output)]) == 2
-    assert re.search(r"salfom: \S*out\.mp4 ends early: \S*cut\.\w+ breaks off after .* s;", capsys.readouterr().err)
+    assert re.search(r"salfom: \S*out\.mp4 ends early: \S*cut\.\S+ breaks off after .* s;", capsys.readouterr().err)
     assert [frame.timestamp for frame in read_frames(output)] == [frame.timestamp for frame in shown]
 
 
