@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from .. import __version__
 from ..errors import needs_extra, reason_of
 from ..files import Inputs, check_free
-from ..video.reading import probe, read_frames
+from ..video.reading import frames_there, probe
 from .features import DataError
 from .recordings import find_videos, make_clip_folder, new_gazefolder, reduced_size, write_frame
 from .shots import video_density
@@ -187,7 +187,7 @@ def pseudo_label(
             width, height = reduced_size(info, longest)
             parts = make_clip_folder(temporary / "train" / video.stem, info)
             rng = np.random.default_rng((seed, zlib.crc32(video.stem.encode())))
-            images = (frame.image for frame in islice(read_frames(video), frames))
+            images = (frame.image for frame in islice(frames_there(video), frames))
             for number, (image, density) in enumerate(with_densities(images, model, (height, width), every)):
                 picture = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
                 write_frame(parts, number, picture, density, draw_points(density, FIXATIONS, rng))

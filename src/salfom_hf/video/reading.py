@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import os
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -144,6 +145,14 @@ def read_frames(
         before = "" if end is None else f" and before {float(end):.2f} s"
         which = "" if info.duration is None else f", which is {info.duration:.2f} s long"
         raise VideoError(f"No frame at or after {float(first):.2f} s{before} in {path}{which}; choose another range.")
+
+
+def frames_there(path: Path) -> Iterator[Frame]:
+    """The frames of a source; where it breaks off, a line on stderr says so in place of an error."""
+    ended: list[CutOffError] = []
+    yield from until_cut_off(read_frames(path), ended)
+    for error in ended:
+        print(f"salfom: {error}", file=sys.stderr)
 
 
 def _timed_animation(path: Path) -> Iterator[_Timed]:
