@@ -1,6 +1,7 @@
 """The gaze datasets as rows: against what was written to disk, by every way of loading them."""
 
 import importlib
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
 import gaze_data
+from salfom_hf import cli
 from salfom_hf.data import (
     DHF1K,
     STILL_FEATURES,
@@ -23,6 +25,7 @@ from salfom_hf.data import (
     hold_out,
     load,
     load_dhf1k,
+    load_export,
     load_hollywood2,
     load_stills,
     load_ucf_sports,
@@ -266,10 +269,13 @@ def test_images_of_a_split_are_there_once_and_all(tmp_path):
 @pytest.mark.parametrize(
     ("column", "value", "text"),
     [
-        ("fixation_x", float("nan"), "fixations whose x or y is no number"),
-        ("fixation_y", None, "fixations whose x or y is no number"),
-        ("fixation_x", float("inf"), "fixations whose x or y is no number"),
+        ("fixation_x", float("nan"), "1 fixation whose x or y is no number, such as (nan, 29.11)"),
+        ("fixation_x", None, "1 fixation whose x or y is no number, such as (nan, 29.11)"),
+        ("fixation_x", float("inf"), "1 fixation whose x or y is no number, such as (inf, 29.11)"),
+        ("fixation_x", -1.0, "1 fixation outside of its 64×96 pixels, such as (-1, 29.11)"),
+        ("fixation_x", 1e30, "1 fixation outside of its 64×96 pixels, such as (1e+30, 29.11)"),
         ("observer", None, "fixations whose observer is missing"),
+        ("observer", 2**40, "observers that are no numbers of 32 bits"),
     ],
 )
 def test_fixations_that_are_nowhere(tmp_path, column, value, text):
@@ -277,7 +283,7 @@ def test_fixations_that_are_nowhere(tmp_path, column, value, text):
     rows = pq.read_table(file).to_pylist()
     rows[1][column][2] = value
     pq.write_table(pa.Table.from_pylist(rows), file)
-    assert problem_texts(tmp_path)[0] == ("fixations", True, f"train_2.jpg has {text}")
+    assert problem_texts(tmp_path)[0] == ("fixations", True, f"'train_2.jpg' has {text}")
     with pytest.warns(UserWarning, match="Left out of Stills: 1 image"):
         assert load_stills(tmp_path, skip_invalid=True)["image_id"][:] == ["train_1.png", "train_3.png"]
 
@@ -288,53 +294,124 @@ def test_problems_of_tables_of_stills(tmp_path):
     table = pq.read_table(file)
     pq.write_table(table.drop_columns(["fixation_y"]), file)
     assert problem_texts(root) == [("columns", True, "has no column fixation_y")]
+    pq.write_table(table.slice(0, 0), file)
+    assert problem_texts(root) == [("columns", True, "has no rows")]
     rows = table.to_pylist()
     rows[0]["fixation_x"][0] = 500.0
     rows[1]["fixation_y"].pop()
-    rows[1]["image"]["bytes"] = rows[1]["image"]["bytes"][:300]
     pq.write_table(pa.Table.from_pylist(rows), file)
     assert problem_texts(root) == [
-        ("fixations", True, "train_2.jpg has 12 x, 11 y, 12 observers"),
-        ("fixations", False, "1 have fixations outside the image, such as train_1.png"),
-        ("fixations", False, "1 have no fixations, such as train_3.png"),
+        ("fixations", True, "'train_1.png' has 1 fixation outside of its 96×64 pixels, such as (500, 54.87)"),
+        ("fixations", True, "'train_2.jpg' has 12 x, 11 y, 12 observers"),
+        ("fixations", False, "1 have no fixations, such as 'train_3.png'"),
     ]
-    with pytest.warns(UserWarning, match="Left out of Stills: 1 image"):
-        assert load_stills(root, skip_invalid=True)["image_id"][:] == ["train_1.png", "train_3.png"]
-    rows[1]["fixation_x"].pop()
-    rows[1]["observer"].pop()
+    with pytest.warns(UserWarning, match="Left out of Stills: 2 images"):
+        assert load_stills(root, skip_invalid=True)["image_id"][:] == ["train_3.png"]
+    rows = table.to_pylist()
+    rows[1]["image"]["bytes"] = rows[1]["image"]["bytes"][:-300]
     pq.write_table(pa.Table.from_pylist(rows), file)
     [damaged] = [text for kind, fatal, text in problem_texts(root, decode=True) if fatal]
-    assert damaged.startswith("train_2.jpg")
-    file.write_bytes(b"none")
-    assert problem_texts(root)[0][0] == "unreadable"
+    assert damaged.startswith("'train_2.jpg'")
+    for content in (b"", b"none", os.urandom(3000), (whole := file.read_bytes())[: len(whole) // 2]):
+        file.write_bytes(content)
+        assert problem_texts(root)[0][0] == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"width": 10**6}, "an image of 64×96, not 1000000×96 pixels"),
+        ({"width": 0}, "not 0×96 pixels"),
+        ({"image": None}, "neither bytes nor a path"),
+        ({"image": {"bytes": b"", "path": "a.png"}}, "it is no image"),
+        ({"image": {"bytes": None, "path": "none.png"}}, "No such file"),
+        ({"image": {"bytes": None, "path": "."}}, "directory"),
+        ({"image": {"bytes": None, "path": "a\0b"}}, "leads nowhere"),
+        ({"image": {"bytes": None, "path": "../secret.png"}}, "leads out of the table's folder"),
+        ({"image": {"bytes": None, "path": "{}/secret.png"}}, "leads out of the table's folder"),
+        ({"image": {"bytes": None, "path": "link.png"}}, "leads out of the table's folder"),
+        ({"image_id": "../../x"}, "an image_id that can be no name of a file"),
+        ({"image_id": "x" * 10**6}, "an image_id that can be no name of a file"),
+        ({"image_id": "train_1.png"}, "is in train.parquet already"),
+    ],
+)
+def test_rows_of_stills_that_cannot_be_used(tmp_path, change, text):
+    """Neither checking nor loading nor exporting ends otherwise than with the report."""
+    root = gaze_data.write_stills(tmp_path / "stills", splits={"train": 3})
+    Image.new("RGB", (64, 96)).save(tmp_path / "secret.png")
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    rows = pq.read_table(root / "train.parquet").to_pylist()
+    rows[1].update(change)
+    if rows[1]["image"] and rows[1]["image"]["path"]:
+        rows[1]["image"]["path"] = rows[1]["image"]["path"].format(tmp_path)
+    pq.write_table(pa.Table.from_pylist(rows), root / "train.parquet")
+    [found] = [found for _, fatal, found in problem_texts(root, decode=True) if fatal]
+    assert text in found
+    assert len(found) < 400
+    assert cli.main(["data", "export", "stills", str(root), str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+    with pytest.warns(UserWarning, match="Left out of Stills: 1 image"):
+        assert load_stills(root, skip_invalid=True)["image_id"][:] == ["train_1.png", "train_3.png"]
+
+
+@no_fixations
+def test_paths_in_a_table_lead_from_its_folder(tmp_path, monkeypatch):
+    root = gaze_data.write_stills(tmp_path / "stills", splits={"train": 2})
+    rows = pq.read_table(root / "train.parquet").to_pylist()
+    for row in rows:
+        (root / row["image_id"]).write_bytes(row["image"]["bytes"])
+        row["image"]["bytes"] = None
+    pq.write_table(pa.Table.from_pylist(rows), root / "train.parquet")
+    monkeypatch.chdir(tmp_path)
+    paths = [Path(image["path"]) for image in load_stills("stills")["image"]]
+    assert paths == [root.resolve() / row["image_id"] for row in rows]
+    assert cli.main(["data", "export", "stills", "stills", "out"]) == 0
+    assert [image["bytes"] for image in load_export("out")["image"]] == [path.read_bytes() for path in paths]
 
 
 def test_problems_of_folders_of_stills(tmp_path):
     root = gaze_data.write_stills(tmp_path, "folder", {"train": 3})
     table = root / "train" / "fixations.csv"
     text = table.read_text()
-    table.write_text(text + "none.png,1,1,0\n")
-    assert ("missing image", True, "does not exist, but has fixations") in problem_texts(root)
-    with pytest.raises(DataError, match=r"images/none\.png: does not exist"):
-        load_stills(root)
-    table.write_text(text + "train_1.png,left,1,0\n")
-    [(kind, fatal, message)] = problem_texts(root)
-    assert (kind, fatal) == ("columns", True)
-    assert "left" in message
     line = len(text.splitlines()) + 1
-    assert f"line {line}, column x: left is not a number" in message
-    assert "fixations.csv: line" in str(Stills.check(root))
-    for row, words in (
-        ("train_1.png,1,,0", f"line {line}, column y: the cell is empty"),
-        ("train_1.png,1,nan,0", f"line {line}, column y: nan is not a number"),
-        ("\ntrain_1.png,1,1,", f"line {line + 1}, column observer: the cell is empty"),
-        ("train_1.png,1,1", f"line {line} has 3 cells, but the header has 4"),
+    size = "96×64"
+    for row, expected in (
+        ("none.png,1,1,0", ("missing image", f"'none.png' does not exist there, but has fixations: line {line}")),
+        ("../x.png,1,1,0", ("missing image", f"'../x.png' does not exist there, but has fixations: line {line}")),
+        ("train_1.png,left,1,0", ("fixations", f"1 fixation whose x or y is no number, such as line {line}")),
+        ("train_1.png,1,,0", ("fixations", f"1 fixation whose x or y is no number, such as line {line}")),
+        ("train_1.png,1,nan,0", ("fixations", f"1 fixation whose x or y is no number, such as line {line}")),
+        ("train_1.png,-1,5,0", ("fixations", f"1 fixation outside of its {size} pixels, such as line {line}")),
+        ("train_1.png,1,1e30,0", ("fixations", f"1 fixation outside of its {size} pixels, such as line {line}")),
+        ("\ntrain_1.png,1,1,", ("fixations", f"fixations whose observer is missing: line {line + 1}")),
+        ("train_1.png,1,1", ("columns", f"1 row with more or fewer cells than line 1: line {line}")),
+        (
+            "train_1.png,nan,1,0\n" * 7000,
+            ("fixations", f"7000 fixations whose x or y is no number, such as lines {line}, "),
+        ),
+        ("train_1.png,1,1," + "9" * 200_000, ("unreadable", "field larger than field limit")),
     ):
         table.write_text(f"{text}{row}\n")
-        assert problem_texts(root) == [("columns", True, words)]
-    table.write_text(text.replace("image,x", "file,x"))
-    assert "has no column image, but file, x, y, observer" in problem_texts(root)[0][2]
+        [(kind, message)] = [(kind, message) for kind, fatal, message in problem_texts(root) if fatal]
+        assert kind == expected[0]
+        assert expected[1] in message
+        assert len(message) < 400
+    assert "fixations.csv: " in str(Stills.check(root))
+    for content, message in (
+        (text.replace("image,x", "file,x"), "has no column image, but file, x, y, observer"),
+        ("image,x,y\n", "has no rows"),
+        ("", "has no column x, but is empty"),
+    ):
+        table.write_text(content)
+        assert problem_texts(root) == [("columns", True, message)]
+    table.write_bytes(os.urandom(3000))
+    assert [kind for kind, fatal, _ in problem_texts(root) if fatal] == ["unreadable"]
+    table.write_text(text + text.splitlines()[1])
+    assert ("duplicate", False, "1 rows are there before") in problem_texts(root)
     table.write_text(text)
+    (root / "train" / "images" / "link.png").symlink_to(table)
+    assert "leads out of the folder" in problem_texts(root)[0][2]
+    (root / "train" / "images" / "link.png").unlink()
     image = root / "train" / "images" / "train_2.jpg"
     image.write_bytes(image.read_bytes()[:-200])
     assert [kind for kind, fatal, _ in problem_texts(root) if fatal] == []

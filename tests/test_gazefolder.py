@@ -1,5 +1,7 @@
 """Datasets of one's own as folders: where their splits may lie, their frame rates, and what is wrong with them."""
 
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -66,6 +68,63 @@ def test_frame_rates_that_are_none(folder, text):
         load_gazefolder(folder)
     with pytest.warns(UserWarning, match="Left out of gazefolder: 1 video"):
         assert load_gazefolder(folder, skip_invalid=True)["video_id"][:] == ["ride"]
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ("1,nan,3,0", "1 fixation whose x or y is no number, such as line 3"),
+        ("1,left,3,0", "1 fixation whose x or y is no number, such as line 3"),
+        ("1,,3,0", "1 fixation whose x or y is no number, such as line 3"),
+        ("1,-5,3,0", "1 fixation outside of its 96×64 pixels, such as line 3"),
+        ("1,1e30,3,0", "1 fixation outside of its 96×64 pixels, such as line 3"),
+        ("8,3,3,0", "1 fixation in none of the frames 0 to 7, such as line 3"),
+        ("-1,3,3,0", "1 fixation in none of the frames 0 to 7, such as line 3"),
+        ("1.5,3,3,0", "1 fixation whose frame is no whole number, such as line 3"),
+        ("1,3,3,", "1 fixation whose observer is no whole number, such as line 3"),
+        ("1,3,3,1e30", "1 fixation whose observer is no whole number, such as line 3"),
+        ("1,3", "1 row with more or fewer cells than line 1: line 3"),
+    ],
+)
+def test_tables_of_who_looked_where(folder, row, text):
+    file = folder / "train" / "walk" / "gaze.csv"
+    file.write_text("frame,x,y,observer\n0,5,5,0\n")
+    assert load_gazefolder(folder)[1]["fixation_x"] == [5]
+    file.write_text(f"frame,x,y,observer\n0,5,5,0\n{row}\n")
+    for decode in (False, True):
+        assert [(problem.where, problem.text) for problem in GazeFolder.check(folder, decode=decode).fatal] == [
+            (file, text)
+        ]
+    with pytest.raises(DataError, match=r"gaze\.csv"):
+        load_gazefolder(folder)
+    with pytest.warns(UserWarning, match="Left out of gazefolder: 1 video"):
+        assert load_gazefolder(folder, skip_invalid=True)["video_id"][:] == ["ride"]
+
+
+@pytest.mark.parametrize("content", [b"", b"frame,x,y,observer\n", b"frame,x,y\n1,1,1\n", bytes(range(256)), None])
+def test_tables_of_who_looked_where_that_are_none(folder, content):
+    file = folder / "train" / "walk" / "gaze.csv"
+    file.mkdir() if content is None else file.write_bytes(content)
+    assert [problem.where for problem in GazeFolder.check(folder).fatal] == [file]
+
+
+def test_clips_that_nobody_looks_at_are_reported(folder):
+    files = sorted((folder / "train" / "walk" / "fixation").glob("*.png"))
+    for fatal, blank in ((False, files[:-1]), (True, files[-1:])):
+        for file in blank:
+            Image.new("L", (gaze_data.WIDTH, gaze_data.HEIGHT)).save(file)
+        [problem] = GazeFolder.check(folder, decode=True).problems
+        assert (problem.fatal, problem.where) == (fatal, files[0].parent)
+
+
+def test_pictures_too_large_to_be_worked_on_are_not_decoded(folder):
+    file = min((folder / "train" / "walk" / "images").iterdir())
+    content = bytearray(file.read_bytes())
+    content[16:24] = (10**6).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    file.write_bytes(content)
+    [problem] = GazeFolder.check(folder, decode=True).fatal
+    assert (problem.kind, "pixels" in problem.text) == ("unreadable", True)
 
 
 def test_a_changed_frame_rate_is_noticed(folder):

@@ -20,9 +20,15 @@ EXPECTED["const_half_36x64"]["sim_mit"] = 0
 
 def from_given_draws(case):
     """The sampled shuffled AUC, with the negatives that the published code drew."""
-    draws = case["draws"] if case["sal"].dim() == 3 else case["draws"][None]
+    rows = [array if case["sal"].dim() == 3 else array[None] for array in (case["draws"], case["other"])]
+    given = iter(zip(*(array.cpu().numpy() for array in rows), strict=True))
+
+    def draw(*_):
+        draws, other = next(given)
+        return np.searchsorted(np.flatnonzero(other), draws[draws[:, 0] >= 0].T)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "_draw", lambda *_: draws)
+        patch.setattr(metrics, "_draw", draw)
         return metrics.auc_shuffled(case["sal"], case["fix"], case["other"])
 
 

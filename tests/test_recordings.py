@@ -129,20 +129,20 @@ def test_what_is_written(make, tmp_path):
     files = tree(tmp_path / "out")
     assert [name for name in files if name.startswith("train/film/")] == sorted(
         [f"train/film/{part}" for part in ("images", "maps", "fixation", "fps.txt")]
-        + [f"train/film/images/{number:06d}.jpg" for number in range(1, 13)]
-        + [f"train/film/{part}/{number:06d}.png" for part in ("maps", "fixation") for number in range(1, 13)]
+        + [f"train/film/images/{number:06d}.jpg" for number in range(12)]
+        + [f"train/film/{part}/{number:06d}.png" for part in ("maps", "fixation") for number in range(12)]
     )
     clip = tmp_path / "out" / "train" / "film"
-    with Image.open(clip / "images" / "000001.jpg") as image:
+    with Image.open(clip / "images" / "000000.jpg") as image:
         # Tables of quantization of quality 95.
         assert (image.size, max(image.quantization[0])) == ((WIDTH, HEIGHT), 12)
     for part in ("maps", "fixation"):
         # The frame at 0.1 s is the third; nobody looks at the first one.
-        first, third = (np.asarray(Image.open(clip / part / f"00000{number}.png")) for number in (1, 3))
+        first, third = (np.asarray(Image.open(clip / part / f"00000{number}.png")) for number in (0, 2))
         assert (first.dtype, first.shape, first.max(), third.max()) == (np.uint8, (HEIGHT, WIDTH), 0, 255)
     assert set(np.unique(third)) == {0, 255}
     report = GazeFolder.check(tmp_path / "out", decode=True)
-    assert report.problems == []
+    assert report.fatal == []
     assert report.found["train"].frames == 30 + 12 + 8
 
 
@@ -209,6 +209,7 @@ def test_frames_that_seem_to_be_counted_from_1_are_refused(make):
 
 
 ODD_ROWS = [
+    *(("steady", 0.5, 5, 5, "b") for _ in range(3)),
     ("steady", 0.5, 5, 5, "a"),
     ("steady", 0.5, 6, 5, "b"),
     ("steady", 0.5, 6, 5, " "),
@@ -228,10 +229,10 @@ ODD_ROWS = [
 def test_rows_that_lie_nowhere_are_counted(make, samples):
     made = make(ODD_ROWS, header=("video", "time", "x", "y", "observer"))
     assert made.dropped == {"without a number": 4, "outside the frame": 3, "before or after the video": 2}
-    assert (made.fixations, made.frames, made.observers, made.videos) == (3, 30, 2, {"train": ["steady"]})
+    assert (made.fixations, made.frames, made.observers, made.videos) == (6, 30, 2, {"train": ["steady"]})
     assert fixated(samples()["steady"]) == {(15, 5, 5), (15, 5, 6)}
     assert str(made) == (
-        "1 video (train 1), 30 frames, 3 fixations of 2 observers; 9 rows dropped (4 without a number; "
+        "1 video (train 1), 30 frames, 6 fixations of 2 observers; 9 rows dropped (4 without a number; "
         "3 outside the frame; 2 before or after the video)"
     )
 
@@ -303,7 +304,10 @@ TIMES, FRAMES = "video,time,x,y\n", "video,frame,x,y\n"
             "at most 1; give pixels, not shares",
         ),
         ("video,time,x,y,X\n", "gaze.csv has two columns x; remove or rename one"),
-        (f"{TIMES}steady,500,5,5\n", "None of the rows of .*gaze.csv lies on a frame"),
+        (
+            f"{TIMES}steady,500,5,5\n",
+            r"1 of 1 rows of steady.mp4 lie on no frame of it \(1 before or after the video\)",
+        ),
     ],
 )
 @no_gaze
@@ -341,6 +345,55 @@ def test_tables_as_spreadsheets_write_them(videos, tmp_path, samples, text):
     assert fixated(samples()["steady"]) == {(3, 5, 7)}
 
 
+EYELINK = """RECORDING_SESSION_LABEL\tVIDEO_NAME\tCURRENT_FIX_START\tCURRENT_FIX_DURATION\tCURRENT_FIX_X\tCURRENT_FIX_Y
+anna\tsteady.mp4\t100\t100\t10\t20
+ben\tsteady.mp4\t110\t40\t30\t5
+ben\tsteady.mp4\t160\t40\t.\t.
+"""
+# Tobii repeats a fixation for each of its samples, and what is not one has no place.
+TOBII = """Recording timestamp [μs]\tParticipant name\tPresented Media name\tEye movement type\t\
+Gaze event duration [ms]\t\
+Fixation point X [DACS px]\tFixation point X [MCS px]\tFixation point Y [MCS px]
+100000\tanna\tC:\\study\\steady.mp4\tFixation\t100\t700\t10\t20
+108333\tanna\tC:\\study\\steady.mp4\tFixation\t100\t700\t10\t20
+204000\tanna\tC:\\study\\steady.mp4\tSaccade\t30\t\t\t
+110000\tben\tC:\\study\\steady.mp4\tFixation\t40\t700\t30\t5
+"""
+OWN = "clip;onset_ms;duration (ms);x;y;who\nsteady;100;100;10;20;anna\nsteady;110;40;30;5;ben\n"
+
+
+@no_gaze
+@pytest.mark.parametrize(
+    ("text", "encoding", "options"),
+    [
+        (EYELINK, "utf-8", {}),
+        (TOBII, "utf-16", {}),
+        (OWN, "utf-8", {"columns": {"video": "clip", "observer": "who"}}),
+        (OWN.replace("_ms", "").replace(" (ms)", ""), "utf-8", {"columns": {"video": "clip", "observer": "who"},
+                                                               "time_unit": "ms"}),
+    ],
+)  # fmt: skip
+def test_tables_as_eye_trackers_export_them(videos, tmp_path, samples, text, encoding, options):
+    (tmp_path / "gaze.csv").write_text(text, encoding=encoding)
+    made = make_gazefolder(videos, tmp_path / "gaze.csv", tmp_path / "out", **options)
+    assert (made.fixations, made.observers) == (4, 2)
+    sample = samples()["steady"]
+    assert fixated(sample) == {(3, 20, 10), (4, 20, 10), (5, 20, 10), (4, 5, 30)}
+    assert sample.observers(4).tolist() == [0, 1]
+
+
+@no_gaze
+def test_a_clock_that_does_not_begin_with_the_video(videos, tmp_path, samples):
+    """Nearly all of the gaze would be lost, which is refused; the first row may tell when a video began."""
+    rows = [("steady", 70 + begin, 0.05, 5, 5, "anna") for begin in (0, 0.1, 0.5, 0.9)]
+    write_table(tmp_path / "gaze.csv", rows, ("video", "start", "duration", "x", "y", "observer"))
+    with pytest.raises(DataError, match=r"4 of 4 rows of steady\.mp4 lie on no frame.*--from-first-row"):
+        make_gazefolder(videos, tmp_path / "gaze.csv", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    make_gazefolder(videos, tmp_path / "gaze.csv", tmp_path / "out", from_first_row=True)
+    assert fixated(samples()["steady"]) == {(frame, 5, 5) for frame in (0, 1, 3, 4, 15, 16, 27, 28)}
+
+
 def test_videos_that_do_not_fit(make, videos, tmp_path):
     rows = [("steady", 0.1, 5, 5), ("film", 0.1, 5, 5)]
     (tmp_path / "empty").mkdir()
@@ -363,7 +416,7 @@ def test_an_earlier_folder_is_replaced_only_when_asked(make, samples, tmp_path):
     make([("film", 0.1, 5, 5)])
     with pytest.raises(VideoError, match="out exists already"):
         make([("steady", 0.1, 5, 5)])
-    with pytest.raises(DataError, match="None of the rows"):
+    with pytest.raises(DataError, match="on no frame"):
         make([("steady", 100, 5, 5)], overwrite=True)
     assert list(samples()) == ["film"]
     make([("steady", 0.1, 5, 5)], overwrite=True)
@@ -397,11 +450,12 @@ def salfom(tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_says_what_it_wrote_and_what_comes_next(salfom, videos, tmp_path):
-    write_table(tmp_path / "gaze.csv", [("steady", 0.1, 5, 5), ("film", 0.1, 5, 500), ("walk", 0.1, 5, 5)])
+    rows = [("steady", 0.1, 5, 5), ("film", 0.1, 5, 5), ("film", 0.1, 5, 500), ("walk", 0.1, 5, 5)]
+    write_table(tmp_path / "gaze.csv", rows)
     code, said = salfom("make", "videos", "gaze.csv", "my gaze")
     assert code == 0
     assert said.out == (
-        "videos -> my gaze: 2 videos (train 1, validation 1), 42 frames, 1 fixation; "
+        "videos -> my gaze: 2 videos (train 1, validation 1), 42 frames, 2 fixations; "
         "1 row dropped (1 outside the frame).\n"
         "Look at it: salfom data show gazefolder 'my gaze'\n"
     )
@@ -418,6 +472,10 @@ def test_the_command_says_what_it_wrote_and_what_comes_next(salfom, videos, tmp_
         (["--validation", "0.2", "--split", "test"], "not 0.2 of test"),
         (["--split", "dev"], "invalid choice"),
         (["--seed", "-1"], "-1 is not a whole number"),
+        (["--columns", "video"], "video is not OURS=THEIRS"),
+        (["--columns", "film=x"], "no column 'film' to name"),
+        (["--columns", "video=film"], "gaze.csv has no column film, but video, time, x, y"),
+        (["--time-unit", "h"], "invalid choice"),
         ([], "gaze.csv, line 2, column y"),
     ],
 )

@@ -26,7 +26,6 @@ SHEET_VIDEOS, SHEET_ROWS_OF_STILLS = 6, 3
 def add(commands: argparse._SubParsersAction) -> None:
     group = commands.add_parser(
         "data",
-        help="make, check, look at and export gaze datasets",
         description="Make, check, look at and export gaze datasets.",
     )
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -40,7 +39,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         type=some_path,
         metavar="GAZE.csv",
         help="a row per fixation or sample of gaze: video, x, y (pixels), time or start and duration (seconds) or "
-        "frame (from 0), and observer if known",
+        "frame (from 0), and observer if known; or what EyeLink's and Tobii's programs export",
     )
     add_output_folder(command)
     command.add_argument("--split", choices=("train", "validation", "test"), default="train", help="default: train")
@@ -59,6 +58,23 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument(
         "--longest", type=at_least_one, metavar="PIXELS", help="reduce frames to this longest side; default: none is"
+    )
+    command.add_argument(
+        "--columns",
+        nargs="+",
+        type=named_column,
+        metavar="OURS=THEIRS",
+        help="what the table calls these columns, such as video=TRIAL_MOVIE; default: known names are found",
+    )
+    command.add_argument(
+        "--time-unit",
+        choices=("s", "ms", "us"),
+        help="of times whose column does not tell; default: s, and ms in EyeLink's and Tobii's columns",
+    )
+    command.add_argument(
+        "--from-first-row",
+        action="store_true",
+        help="times count from the first row of each observer and video, not from the beginning of the video",
     )
 
     command = add_action(
@@ -123,6 +139,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def named_column(text: str) -> tuple[str, str]:
+    ours, sign, theirs = text.partition("=")
+    if not (ours and sign and theirs):
+        raise argparse.ArgumentTypeError(f"{text} is not OURS=THEIRS, such as video=TRIAL_MOVIE")
+    return ours, theirs
+
+
 def add_action(actions: argparse._SubParsersAction, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
     command = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(run=lambda args: reporting(run, args))
@@ -172,8 +195,9 @@ def reporting(run: Callable, args: argparse.Namespace) -> int:
 def make(args: argparse.Namespace) -> int:
     from ..data import DataError, make_gazefolder
 
-    given = {name: getattr(args, name) for name in ("sigma", "longest")}
+    given = {name: getattr(args, name) for name in ("sigma", "longest", "time_unit", "from_first_row")}
     options = {name: value for name, value in given.items() if value is not None}
+    options["columns"] = dict(args.columns or ())
     options["validation"] = args.validation
     if args.validation is None:
         options["validation"] = 0.2 if args.split == "train" else 0

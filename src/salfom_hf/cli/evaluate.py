@@ -27,7 +27,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     known = f"{', '.join(KNOWN)}, a folder, or a Hub name"
     command = commands.add_parser(
         "evaluate",
-        help="score models, others' maps and baselines on a gaze dataset",
         description="Score models, maps that others have made, and baselines on a gaze dataset, side by side. Each "
         "video's scores are kept in the output folder: the same command goes on where it was stopped, and methods can "
         "be added later.",
@@ -67,6 +66,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         "for stills DIR/IMAGE.png; or the output folder of salfom predict --format maps or npz; may be repeated",
     )
     option(
+        "--partial",
+        action="store_true",
+        help="score the --predictions that there are, and tell how many; default: that some are missing is an error",
+    )
+    option(
         "--metrics",
         nargs="+",
         metavar="NAME",
@@ -79,14 +83,18 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--every", type=at_least_one, default=1, metavar="N", help="score every N-th frame from there, default 1")
     option("--max-frames", type=at_least_one, help="score so many random frames; the official script: 50000")
     option("--seed", type=whole_number, default=0, help="of random frames and of shuffled AUC, default 0")
-    option("--processes", type=at_least_one, default=1, help="how many work at once, default 1")
+    option(
+        "--processes",
+        type=at_least_one,
+        help="how many score maps at once, while models predict in another; default: one per core, fewer if there is "
+        "little to score; 1 does all in one",
+    )
     add_model_options(command)
     option("--overwrite", action="store_true", help="forget what the output folder holds")
     command.set_defaults(run=lambda args: reporting(evaluate, args), stopped=STOPPED)
 
     command = commands.add_parser(
         "submit",
-        help="maps for the DHF1K server",
         description="Write the maps of DHF1K's test videos as its server wants them, OUTPUT/0701/0001.png and so on, "
         "and check them. The same command goes on where it was stopped, and writes anew what does not pass the check.",
     )
@@ -130,6 +138,8 @@ def methods_for(args: argparse.Namespace, dataset: "Dataset") -> "list[Method]":
     """What the command line names, in the order of models, predictions, baselines."""
     from ..evaluation import InterObserver, Method, Model, Predictions, SpectralResidual
 
+    if args.partial and not args.predictions:
+        raise UsageError("--partial is for maps that others have made; name their folder with --predictions.")
     if args.last_frame_alone and args.dataset == "stills":
         raise UsageError("A still is its last frame; leave out --last-frame-alone, or score a dataset of videos.")
     names = args.model or ([] if args.baseline or args.predictions else ["salfom"])
@@ -138,7 +148,7 @@ def methods_for(args: argparse.Namespace, dataset: "Dataset") -> "list[Method]":
     kinds = (False, True) if args.last_frame_alone else (False,)
     predictors = [(name, load_predictor(name, args)) for name in names]
     methods: list[Method] = [Model(name, predictor, alone) for name, predictor in predictors for alone in kinds]
-    methods += [Predictions(folder) for folder in args.predictions]
+    methods += [Predictions(folder, args.partial) for folder in args.predictions]
     make: dict[str, Callable[[], Method]] = {
         "spectral-residual": SpectralResidual,
         "inter-observer": InterObserver,

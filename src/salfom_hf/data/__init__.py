@@ -13,13 +13,12 @@ from .clips import ClipDataset, MixtureDataset, collate_by_shape
 from .dhf1k import DHF1K, load_dhf1k
 from .export import export_dataset
 from .features import STILL_FEATURES, VIDEO_FEATURES, DataError
-from .loading import DATASETS, export_info, load, load_export, splits_of
+from .loading import DATASETS, export_info, hold_out, load, load_export, splits_of
 from .motion import MotionDataset
 from .pseudo_labels import pseudo_label
 from .recordings import make_gazefolder
 from .report import Problem, Report
 from .samples import open_sample
-from .splits import hold_out
 from .stills import Stills, load_stills
 
 __all__ = [

@@ -131,7 +131,7 @@ def clips_in(folder: Path, fps: float) -> tuple[list[Clip], list[Problem]]:
             problems.append(Problem("fps", path / FPS_FILE, "is not a number above 0"))
             continue
         parts = {"images": path / "images", "maps": path / "maps", "fixations": path / "fixation"}
-        gaze = path / GAZE_FILE if (path / GAZE_FILE).is_file() else None
+        gaze = path / GAZE_FILE if os.path.lexists(path / GAZE_FILE) else None
         clips.append(Clip(entry.name, **parts, gaze=gaze, fps=rate))
     return clips, problems
 

@@ -54,7 +54,7 @@ def video_block(video: GazeVideo, num_frames: int, cell: tuple[int, int]) -> Blo
             points = (np.argwhere(fixations)[:, ::-1] + 0.5) / fixations.shape[::-1]
             pictures += [heated(frame, video.density(index)), dotted(frame, points)]
             note = f"{counted(len(points), 'pixel')} fixated"
-        panels.append(Panel(video.frame_names[index], note, pictures))
+        panels.append(Panel(f"frame {index}", note, pictures))
     height, width = video.size
     labels = "" if video.has_labels else ", no labels"
     note = f"{width}x{height}, {video.fps:g} fps, {counted(video.num_frames, 'frame')}{labels}"

@@ -5,8 +5,7 @@ A folder of shards has a dataset card and is read by `datasets.load_dataset`.
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from huggingface_hub import DatasetCardData
 from tqdm import tqdm
 
-from ..errors import VideoError, advice_for, reason_of
+from ..errors import VideoError, advice_for, reason_of, reported
 from ..files import atomic_output
 from ..hub.cards import TEMPLATES, TITLES, render
 from .features import MEANINGS
@@ -123,7 +122,7 @@ def export_dataset(
         VideoError: a file of the dataset cannot be read, or the folder exists or cannot be written.
     """
     max_bytes = convert_file_size_to_int(max_shard_size)
-    with atomic_output(folder, overwrite) as temporary, writing(folder):
+    with atomic_output(folder, overwrite) as temporary, reported(f"Cannot write {folder}", "choose another place"):
         (temporary / "data").mkdir(parents=True)
         shards = {
             split: write_split(dataset, split, temporary / "data", max_bytes, num_shards)
@@ -175,12 +174,3 @@ def dataset_card(name: str, splits: dict[str, Dataset], shards: dict[str, list[P
         first_split=next(iter(splits)),
         repository=name.replace("_", "-"),
     )
-
-
-@contextmanager
-def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        advice = advice_for(error, "choose another place")
-        raise VideoError(f"Cannot write {folder} ({reason_of(error)}); {advice}.") from error

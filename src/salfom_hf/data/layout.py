@@ -6,6 +6,7 @@ and are ordered by the numbers in them.
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,16 +16,19 @@ from typing import IO
 
 import av
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from ..errors import VideoError, check_file
+from ..errors import VideoError, check_file, reason_of
 from ..video.pictures import IMAGE_SUFFIXES
 from ..video.reading import demuxed, opened, rate_of, video_stream
-from .report import Problem, any_fatal, listed_names
+from .features import DataError
+from .report import Problem, any_fatal, counted, listed_names
+from .tables import fixation_faults, in_lines, read_columns
 
 # By how many frames the header of a video may differ from the number of its maps. Containers count frames that no
 # decoder gives, and annotators stopped a frame early or late.
 FRAME_TOLERANCE = 2
+MAX_SIDE, MAX_PIXELS = 1 << 14, 89_000_000  # of an image
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,7 @@ class Clip:
                 clip = self._read_header(source, len(names.get("maps", ())))
             elif self.images is not None:
                 source = self.images / names["images"][min(names["images"])]
-                check_file(source)
-                with Image.open(source) as image:
-                    width, height = image.size
+                width, height = examined_image(source).size
                 clip = replace(self, num_frames=len(names["images"]), width=width, height=height)
         except (VideoError, av.FFmpegError) as error:
             problems.append(Problem("unreadable", source, str(error)))
@@ -77,6 +79,12 @@ class Clip:
                 problems += clip._compare(names, reference)
                 clip, more = clip._shorten(len(names["maps"]))
                 problems += more
+        if clip.gaze is not None and clip.num_frames:
+            try:
+                faults = gaze_faults(clip.gaze, clip.num_frames, clip.width, clip.height)
+                problems += [Problem("fixations", clip.gaze, fault) for fault in faults]
+            except DataError as error:
+                problems.append(Problem("unreadable", clip.gaze, str(error)))
         return ([] if any_fatal(problems) else [clip]), problems
 
     def decode(self) -> list[Problem]:
@@ -84,20 +92,26 @@ class Clip:
         problems = [] if self.video is None else self._decode_video(self.video)
         size = (self.width, self.height)
         for folder in filter(None, (self.images, self.maps, self.fixations)):
-            damaged, odd = [], []
-            for name in ordered_images(folder):
+            damaged, odd, blank = [], [], 0
+            names = ordered_images(folder)
+            for name in names:
                 try:
-                    found = decoded_size(folder / name)
-                except OSError:
-                    damaged.append(name)
-                else:
-                    if found != size:
-                        odd.append(f"{name} is {found[0]}×{found[1]}")
+                    image = examined_image(folder / name, decode=True)
+                except OSError as error:
+                    damaged.append(f"{name} ({reason_of(error)})")
+                    continue
+                if image.size != size:
+                    odd.append(f"{name} is {image.width}×{image.height}")
+                blank += image.getbbox() is None
             if damaged:
-                problems.append(Problem("unreadable", folder, f"{len(damaged)} images: {listed_names(damaged)}"))
+                text = f"{counted(len(damaged), 'image')}: {listed_names(damaged)}"
+                problems.append(Problem("unreadable", folder, text))
             if odd:
                 text = f"{len(odd)} images are not {size[0]}×{size[1]} pixels, as the video is: {listed_names(odd)}"
                 problems.append(Problem("size", folder, text))
+            if folder == self.fixations and 2 * blank > len(names):
+                text = f"nobody looks at {blank} of {len(names)} frames"
+                problems.append(Problem("fixations", folder, text, fatal=blank == len(names)))
         return problems
 
     def count(self) -> tuple[int, int]:
@@ -221,16 +235,27 @@ class Clip:
         return [Problem("unreadable", video, text, fatal=frames < self.num_frames - FRAME_TOLERANCE)]
 
 
-def read_gaze(path: Path | None) -> dict[str, list]:
-    """The columns of who looked where in a clip, from a table with the columns frame, x, y, observer."""
-    rows = [] if path is None else np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2).tolist()
-    frames, x, y, observers = zip(*rows, strict=True) if rows else ([], [], [], [])
-    return {
-        "fixation_frame": [int(frame) for frame in frames],
-        "fixation_x": list(x),
-        "fixation_y": list(y),
-        "observer": [int(observer) for observer in observers],
-    }
+def read_gaze(path: Path | None) -> dict[str, np.ndarray]:
+    """The columns of who looked where in a clip, from a table that has been examined."""
+    columns = {"frame": "fixation_frame", "x": "fixation_x", "y": "fixation_y", "observer": "observer"}
+    values = {} if path is None else read_columns(path, tuple(columns))[0]
+    return {feature: values.get(name, np.empty(0)) for name, feature in columns.items()}
+
+
+def gaze_faults(path: Path, num_frames: int, width: int, height: int) -> list[str]:
+    """What is wrong with a table of who looked where in a clip of so many frames of a size, in words."""
+    values, _, lines, faults = read_columns(path, ("frame", "x", "y", "observer"))
+    if not lines:
+        return faults
+    frame, observer = values["frame"], values["observer"]
+    for wrong, text in (
+        (~np.equal(frame, np.floor(frame)), "whose frame is no whole number"),
+        ((frame < 0) | (frame >= num_frames), f"in none of the frames 0 to {num_frames - 1}"),
+        (~(np.equal(observer, np.floor(observer)) & (np.abs(observer) < 2**31)), "whose observer is no whole number"),
+    ):
+        if found := np.flatnonzero(wrong).tolist():
+            faults.append(f"{counted(len(found), 'fixation')} {text}, such as {in_lines([lines[n] for n in found])}")
+    return faults + fixation_faults(values["x"], values["y"], width, height, lines)
 
 
 def _as_file(path: str | Path) -> dict:
@@ -277,16 +302,28 @@ def ordered_images(folder: Path) -> list[str]:
     return [names[key] for key in sorted(names)]
 
 
-def decoded_size(file: str | Path | IO[bytes]) -> tuple[int, int]:
-    """(width, height) of an image, all of which is read; an `OSError` tells that it is damaged."""
+def examined_image(file: str | Path | IO[bytes], decode: bool = False) -> Image.Image:
+    """
+    An image, closed, of which the header was read, or, to decode, all. An `OSError` tells that it is damaged, or too
+    large to be worked on.
+    """
     try:
         if isinstance(file, Path):
             check_file(file)
-        with Image.open(file) as image:
-            image.load()
-            return image.size
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # What Pillow raises for broken chunks.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                width, height = image.size
+                if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+                    raise OSError(f"it has {width}×{height} pixels, more than can be worked on: make it smaller")
+                if decode:
+                    image.load()
+                return image
+    except UnidentifiedImageError as error:
+        raise OSError("it is no image") from error
+    except OSError:
+        raise
+    except Exception as error:  # Pillow's readers raise errors of any type for damaged files.
         raise OSError(str(error)) from error
 
 

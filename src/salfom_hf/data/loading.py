@@ -1,17 +1,21 @@
-"""The datasets by their names, and exports of them, loaded."""
+"""The datasets by their names, and exports of them, loaded; validation sets where there is no official one."""
 
 import json
 import os
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, IterableDataset, load_dataset
 
 from .builder import GazeBuilder
 from .clip_folders import GazeFolder, Hollywood2, UCFSports
 from .dhf1k import DHF1K
-from .features import DataError
+from .features import DataError, id_column
 from .stills import Stills
 
 DATASETS: dict[str, type[GazeBuilder]] = {
@@ -63,7 +67,15 @@ def splits_of(name: str, data_dir: str | os.PathLike[str]) -> list[str]:
 def export_info(folder: str | os.PathLike[str]) -> dict | None:
     """`{"dataset": name, "splits": […]}` and more of a folder that `export_dataset` made; None for any other."""
     marker = Path(folder) / MARKER
-    return json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
+    if not marker.is_file():
+        return None
+    try:
+        info = json.loads(marker.read_text(encoding="utf-8"))
+        if info["dataset"] in DATASETS and info["splits"] and all(isinstance(split, str) for split in info["splits"]):
+            return info
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise DataError(f"{marker} is not what salfom data export writes; export the dataset again.")
 
 
 def load_export(
@@ -93,9 +105,12 @@ def load_export(
         shards = {
             name: [str(file) for file in sorted(Path(path, "data").glob(f"{name}-*.parquet"))] for name in splits
         }
-        # Exports of earlier versions do not have all columns.
-        names = pq.read_schema(shards[min(shards)][0]).names
-        features = Features({name: builder.FEATURES[name] for name in names})
+        try:
+            # Exports of earlier versions do not have all columns.
+            names = pq.read_schema(shards[min(shards)][0]).names
+            features = Features({name: builder.FEATURES[name] for name in names})
+        except (OSError, pa.ArrowException, IndexError, KeyError) as error:
+            raise DataError(f"The shards of {path} are missing or damaged; export the dataset again.") from error
         source, options = "parquet", {"data_files": shards, "features": features}
     elif os.path.isdir(path):
         raise DataError(f"{path} is no exported dataset; name a folder that was made by salfom data export.")
@@ -108,3 +123,37 @@ def load_export(
                 f"There is no folder {path}, and no dataset of that name on the Hub could be reached; check the name."
             ) from error
         raise DataError(f"Cannot load the split {split!r} of {path}: {error}") from error
+
+
+def held_out(names: Collection[str], fraction: float, seed: int) -> set[str]:
+    """A share of distinct names, the same for the same names and seed; at least one, and not all."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"The fraction to hold out must be between 0 and 1, not {fraction}.")
+    if len(names) < 2:
+        raise ValueError(f"Nothing can be held out of {len(names)} video; give a dataset of two or more.")
+    count = min(max(round(fraction * len(names)), 1), len(names) - 1)
+    ordered = sorted(names)
+    return {ordered[index] for index in np.random.default_rng(seed).permutation(len(names))[:count]}
+
+
+def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """
+    Divide a training set into one to train on and one to validate on, by videos (or images).
+
+    The choice depends on the ids and the seed alone, not on the order of the rows. Shots of one film clip
+    (`actioncliptrain00001_1`, `…_2` of Hollywood-2) stay together.
+
+    Args:
+        fraction: of the videos that is held out, between 0 and 1; at least one is, and at least one is not.
+
+    Returns:
+        (training set, validation set), rows in their order.
+
+    Raises:
+        ValueError: the fraction is not between 0 and 1, or there are not two videos.
+    """
+    names = dataset[id_column(dataset.column_names)]
+    groups = [re.sub(r"_[0-9]+$", "", name) if "video_id" in dataset.column_names else name for name in names]
+    held = held_out(set(groups), fraction, seed)
+    is_held = np.array([group in held for group in groups])
+    return dataset.select(np.flatnonzero(~is_held)), dataset.select(np.flatnonzero(is_held))

@@ -8,6 +8,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Generator, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ..errors import needs_extra, reason_of
 from ..files import Inputs, check_free
 from ..video.reading import frames_there, probe
 from .features import DataError
-from .recordings import find_videos, make_clip_folder, new_gazefolder, reduced_size, write_frame
+from .recordings import find_videos, in_threads, make_clip_folder, new_gazefolder, reduced_size, write_frame
 from .shots import video_density
 
 POWER = 0.6  # of the teacher's maps, which are far more peaked than recorded gaze on stills
@@ -188,11 +189,23 @@ def pseudo_label(
             parts = make_clip_folder(temporary / "train" / video.stem, info)
             rng = np.random.default_rng((seed, zlib.crc32(video.stem.encode())))
             images = (frame.image for frame in islice(frames_there(video), frames))
-            for number, (image, density) in enumerate(with_densities(images, model, (height, width), every)):
-                picture = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-                write_frame(parts, number, picture, density, draw_points(density, FIXATIONS, rng))
-                progress.update()
-            made[video.stem] = number + 1
+            labelled = with_densities(images, model, (height, width), every)
+            in_threads(
+                (
+                    partial(
+                        write_frame,
+                        parts,
+                        number,
+                        image,
+                        (height, width),
+                        density,
+                        draw_points(density, FIXATIONS, rng),
+                    )
+                    for number, (image, density) in enumerate(labelled)
+                ),
+                progress,
+            )
+            made[video.stem] = len(os.listdir(parts[0]))
         readme = _README.format(
             version=f"salfom-hf {__version__}",
             teacher=teacher.name,

@@ -1,37 +1,37 @@
 """A [`GazeFolder`] from videos and a table of where people looked in them."""
 
-import csv
 import math
 import os
+import struct
 import warnings
-from array import array
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+import zlib
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..errors import check_file, reason_of, reported
+from ..errors import reported
 from ..files import Inputs, atomic_output, check_free
 from ..models.losses import blur_matrix
 from ..video.reading import VIDEO_SUFFIXES, VideoInfo, probe, read_frames
 from .clip_folders import FPS_FILE, GAZE_FILE, GazeFolder
-from .export import writing
 from .features import DataError
+from .loading import held_out
 from .report import counted, listed_names
 from .samples import VIDEO_SIGMA, VIDEO_WIDTH
-from .splits import held_out
+from .tables import NAMES, GazeTable, read_gaze_table, videos_named
 
 JPEG_QUALITY = 95
 LONGEST = 1 << 16  # All frames as they are.
 # Seconds. Tables hold milliseconds, so that a frame's own time may have been rounded to before the frame.
 TIME_TOLERANCE = 0.0005
-UNKNOWN = -1  # observer
 NO_NUMBER, OUTSIDE_FRAME, OUTSIDE_VIDEO = "without a number", "outside the frame", "before or after the video"
 
 
@@ -65,76 +65,6 @@ class Made:
         )
 
 
-class GazeTable(NamedTuple):
-    """Where people looked."""
-
-    rows: dict[str, array]  # for each name of a video, `begin, end, x, y, observer, begin, end, …`
-    by_frame: bool  # `begin` is the number of a frame, from 0; otherwise seconds, and `end` the same for a moment
-    observers: list[str]  # whose numbers, from 0, the rows hold; empty if unknown
-    incomplete: int  # number of rows left out because a number is missing
-
-
-def read_gaze(path: Path) -> GazeTable:
-    """Read a table as for [`make_gazefolder`], of which 40 bytes per row are kept; a `DataError` if it is unfit."""
-    try:
-        check_file(path)
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            # Spreadsheets write semicolons where the comma is the decimal sign, and eye trackers write tabs.
-            separator = max(",;\t", key=header.count)
-            return _read_rows(path, csv.reader(file, delimiter=separator, skipinitialspace=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"Cannot read {path} ({reason_of(error)}); give a CSV file in UTF-8.") from error
-
-
-def _read_rows(path: Path, reader: Any) -> GazeTable:
-    header = [name.strip().lower() for name in next(reader, [])]
-    clocks = [name for name in ("time", "frame", "start") if name in header]
-    absent = [name for name in ("video", "x", "y") if name not in header]
-    absent += [] if clocks else ["time or start (seconds) or frame (from 0)"]
-    lasting = clocks == ["start"]
-    absent += ["duration (seconds)"] if lasting and "duration" not in header else []
-    if absent:
-        raise DataError(f"{path} has no column {absent[0]}, but {', '.join(header) or 'is empty'}; name it in line 1.")
-    wanted = ("video", *clocks, *(["duration"] if lasting else []), "x", "y")
-    twice = [name for name in (*wanted, "observer") if header.count(name) > 1]
-    if twice:
-        raise DataError(f"{path} has two columns {twice[0]}; remove or rename one of them.")
-    if len(clocks) > 1:
-        raise DataError(f"{path} has the columns {' and '.join(clocks)}; leave one of them.")
-    at_video, *numbers = map(header.index, wanted)
-    at_observer = header.index("observer") if "observer" in header else None
-    table: dict[str, array] = defaultdict(lambda: array("d"))
-    observers: dict[str, int] = {}
-    incomplete = 0
-    for row in filter(None, reader):
-        if len(row) != len(header):
-            raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells, but the header has {len(header)}.")
-        values = []
-        for place in numbers:
-            cell = row[place].strip()
-            try:
-                values.append(math.nan if cell in ("", "NA") else float(cell))
-            except ValueError as error:
-                where = f"{path}, line {reader.line_num}, column {header[place]}"
-                advice = "write decimals with a point" if "," in cell else "leave it empty if it is unknown"
-                raise DataError(f"{where}: {cell!r} is not a number; {advice}.") from error
-        if not all(map(math.isfinite, values)):
-            incomplete += 1
-            continue
-        if clocks == ["frame"] and not values[0].is_integer():
-            raise DataError(
-                f"{path}, line {reader.line_num}, column frame: {values[0]} is not a whole number; "
-                "call the column time if it holds seconds."
-            )
-        begin, *duration, x, y = values
-        name = row[at_observer].strip() if at_observer is not None else ""
-        number = observers.setdefault(name, len(observers)) if name else UNKNOWN
-        table[row[at_video].strip()].extend((begin, sum(duration, begin), x, y, number))
-    return GazeTable(dict(table), clocks == ["frame"], list(observers), incomplete)
-
-
 def find_videos(path: Path) -> list[Path]:
     """The video files in a folder, of which there is one at least and no two have the same name; or a single one."""
     if not path.is_dir():
@@ -155,28 +85,12 @@ def find_videos(path: Path) -> list[Path]:
     return videos
 
 
-def assign(table: GazeTable, videos: list[Path]) -> tuple[dict[Path, np.ndarray], list[str]]:
-    """The gaze in each video that has some, float64 `(rows, 5)` as in the table; and names that are of no video."""
-    named = {video.stem: video for video in videos} | {video.name: video for video in videos}
-    parts = defaultdict(list)
-    for name, rows in table.rows.items():
-        parts[named.get(name)].append((name, np.frombuffer(rows).reshape(-1, 5)))
-    unknown = [name for name, _ in parts.pop(None, [])]
-    return {video: np.concatenate([rows for _, rows in parts[video]]) for video in videos if video in parts}, unknown
-
-
-def frames_shown(path: Path) -> Iterator[tuple[np.ndarray, float, float]]:
-    """Each frame, from when and until when it is shown, in seconds."""
-    for image, timestamp, duration in read_frames(path):
-        yield image, float(timestamp), float(timestamp + (duration or 0))
-
-
 @contextmanager
 def new_gazefolder(folder: Path, overwrite: bool, total: int | None) -> Iterator[tuple[Path, tqdm]]:
     """Where to write a folder that takes its place when it is complete, and a progress bar of so many frames."""
     with (
         atomic_output(folder, overwrite) as temporary,
-        writing(folder),
+        reported(f"Cannot write {folder}", "choose another place"),
         tqdm(total=total, unit="frame", desc=folder.name, disable=None, dynamic_ncols=True) as progress,
     ):
         yield temporary, progress
@@ -191,13 +105,49 @@ def make_clip_folder(folder: Path, info: VideoInfo) -> list[Path]:
     return parts
 
 
-def write_frame(parts: list[Path], number: int, image: np.ndarray, density: np.ndarray, fixations: np.ndarray) -> None:
-    """Write a frame, by its number from 0, and its labels, into parts as `make_clip_folder` gives them."""
-    name = f"{number + 1:06d}"
+def in_threads(calls: Iterable[Callable[[], None]], progress: tqdm) -> None:
+    """Make calls in as many threads as there are cores, with a few of them waiting, however many there are."""
+    cores = os.cpu_count() or 1
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(cores) as pool:
+        for call in calls:
+            waiting.append(pool.submit(call))
+            if len(waiting) > 2 * cores:
+                waiting.popleft().result()
+                progress.update()
+        for future in waiting:
+            future.result()
+            progress.update()
+
+
+def write_frame(
+    parts: list[Path], number: int, image: np.ndarray, size: tuple[int, int], density: np.ndarray, points: np.ndarray
+) -> None:
+    """
+    Write a frame, by its number from 0 and reduced to a size (height, width), and its labels, float density and bool
+    fixations of that size, into parts as `make_clip_folder` gives them.
+    """
+    name = f"{number:06d}"
+    picture = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+    picture.save(parts[0] / f"{name}.jpg", quality=JPEG_QUALITY)
     density = np.rint(density * (255 / (density.max() or 1))).astype(np.uint8)
-    Image.fromarray(image).save(parts[0] / f"{name}.jpg", quality=JPEG_QUALITY)
-    for part, picture in zip(parts[1:], (density, fixations * np.uint8(255)), strict=True):
-        Image.fromarray(picture).save(part / f"{name}.png")
+    for part, grey in zip(parts[1:], (density, points * np.uint8(255)), strict=True):
+        (part / f"{name}.png").write_bytes(png(grey))
+
+
+def png(grey: np.ndarray) -> bytes:
+    """A PNG file of a picture, uint8 `(height, width)`, in a third of the time that Pillow takes to try filters."""
+    height, width = grey.shape
+    rows = np.pad(grey, ((0, 0), (1, 0)))  # In front of each row, that it has no filter.
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows.tobytes(), 1)),
+        (b"IEND", b""),
+    )
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def write_clip(
@@ -207,11 +157,14 @@ def write_clip(
     Write one video, with a few frames in memory; the number of `"frames"`, of `"fixations"`, and of rows outside the
     frame or the video. Frames have at most `longest` pixels a side, and sigma is in pixels of a width of 640.
     """
-    parts = make_clip_folder(folder, info)
     inside = ((gaze[:, 2:4] >= 0) & (gaze[:, 2:4] < (info.width, info.height))).all(axis=1)
     counts = Counter({OUTSIDE_FRAME: int((~inside).sum())})
-    gaze = gaze[inside]
+    _refuse_lost(info.path, len(gaze), counts)
+    total, gaze = len(gaze), gaze[inside]
+    gaze = gaze[gaze[:, 0].argsort(kind="stable")]
     begins, ends, observers = gaze[:, 0], gaze[:, 1], gaze[:, 4].astype(np.int64)
+    longest_fixation = (ends - begins).max()
+    parts = make_clip_folder(folder, info)
     width, height = reduced_size(info, longest)
     points = gaze[:, 2:4] * (width / info.width, height / info.height)
     columns, rows = points.T.astype(np.int64)
@@ -220,29 +173,51 @@ def write_clip(
     vertical, horizontal = (blur_matrix(n, sigma, "zeros").float().numpy() for n in (height, width))
     on_a_frame = np.zeros(len(gaze), bool)
     looked = ["frame,x,y,observer\n"]
-    for number, (image, begin, end) in enumerate(frames_shown(info.path)):
-        if table.by_frame:
-            seen = np.flatnonzero(begins == number)
-        else:
-            # A fixation belongs to all frames that appear while it lasts; a moment, and a fixation that is too short
-            # for that, to the frame in which it begins.
-            lasts = (begins < begin + TIME_TOLERANCE) & (ends > begin + TIME_TOLERANCE)
-            begun = (begins >= begin - TIME_TOLERANCE) & (begins < end - TIME_TOLERANCE)
-            seen = np.flatnonzero(lasts | (begun & (ends <= end + TIME_TOLERANCE)))
+
+    def write(number: int, image: np.ndarray, seen: np.ndarray) -> None:
         density = vertical[:, rows[seen]] @ horizontal[:, columns[seen]].T
         fixations = np.zeros(density.shape, bool)
         fixations[rows[seen], columns[seen]] = True
-        picture = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-        write_frame(parts, number, picture, density, fixations)
-        whose = zip(points[seen], observers[seen], strict=True)
-        looked += [f"{number},{x:.2f},{y:.2f},{who}\n" for (x, y), who in whose]
-        on_a_frame[seen] = True
-        counts.update(frames=1, fixations=len(seen))
-        progress.update()
+        write_frame(parts, number, image, (height, width), density, fixations)
+
+    def calls() -> Iterator[Callable[[], None]]:
+        for number, (image, timestamp, duration) in enumerate(read_frames(info.path)):
+            begin, end = float(timestamp), float(timestamp + (duration or 0))
+            if table.by_frame:
+                seen = np.arange(*np.searchsorted(begins, (number, number + 1)))
+            else:
+                # A fixation belongs to all frames that appear while it lasts; a moment, and a fixation that is too
+                # short for that, to the frame in which it begins.
+                first, last = np.searchsorted(
+                    begins, (begin - longest_fixation - TIME_TOLERANCE, end + TIME_TOLERANCE)
+                )
+                starts, stops = begins[first:last], ends[first:last]
+                lasts = (starts < begin + TIME_TOLERANCE) & (stops > begin + TIME_TOLERANCE)
+                begun = (starts >= begin - TIME_TOLERANCE) & (starts < end - TIME_TOLERANCE)
+                seen = first + np.flatnonzero(lasts | (begun & (stops <= end + TIME_TOLERANCE)))
+            whose = zip(points[seen], observers[seen], strict=True)
+            looked.extend(f"{number},{x:.2f},{y:.2f},{who}\n" for (x, y), who in whose)
+            on_a_frame[seen] = True
+            counts.update(frames=1, fixations=len(seen))
+            yield partial(write, number, image, seen)
+
+    in_threads(calls(), progress)
+    counts[OUTSIDE_VIDEO] = int((~on_a_frame).sum())
+    _refuse_lost(info.path, total, counts)
     if table.observers:
         (folder / GAZE_FILE).write_text("".join(looked), encoding="utf-8")
-    counts[OUTSIDE_VIDEO] = int((~on_a_frame).sum())
     return counts
+
+
+def _refuse_lost(video: Path, total: int, counts: Counter[str]) -> None:
+    lost = {reason: counts[reason] for reason in (OUTSIDE_VIDEO, OUTSIDE_FRAME) if counts[reason]}
+    if 2 * sum(lost.values()) > total:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in lost.items())
+        raise DataError(
+            f"{sum(lost.values())} of {total} rows of {video.name} lie on no frame of it ({reasons}); x and y are "
+            "pixels of the frame, and times count from the video's beginning, in seconds: correct the table, say "
+            "--time-unit or --from-first-row, or remove those rows."
+        )
 
 
 def reduced_size(info: VideoInfo, longest: int) -> tuple[int, int]:
@@ -261,6 +236,9 @@ def make_gazefolder(
     seed: int = 0,
     sigma: float = VIDEO_SIGMA,
     longest: int = LONGEST,
+    columns: Mapping[str, str] | None = None,
+    time_unit: str | None = None,
+    from_first_row: bool = False,
     overwrite: bool = False,
 ) -> Made:
     """
@@ -268,25 +246,30 @@ def make_gazefolder(
 
     A row of the table with a time belongs to the frame that is shown then, also where the frame rate varies; one with
     a start and a duration to all frames that appear while it lasts. Who looked where is kept in `gaze.csv`. Rows
-    without a number, outside the frame, or before or after the video are dropped. Warns of videos without gaze, which
-    are left out, and of gaze without a video.
+    without a number, outside the frame, or before or after the video are dropped, but not most of a video's. Warns of
+    videos without gaze, which are left out, and of gaze without a video. Frames are written by a thread for each core.
 
     Args:
         videos: a folder of video files, or one file.
         gaze: a CSV file with a row for each fixation or sample of gaze, and the columns `video` (name of the file,
             with or without suffix), `x` and `y` (pixels of the upright frame; 0 is the outer edge of the first one),
-            either `time` (seconds), `start` and `duration` (seconds) or `frame` (from 0), and perhaps `observer`.
+            either `time` (seconds), `start` and `duration` (seconds) or `frame` (from 0), and perhaps `observer`; or
+            EyeLink's or Tobii's columns, by the names that they export.
         folder: to make.
         split: the split that the videos are for.
         validation: share of the videos for `"train"` that go to `"validation"` instead; 0 for none.
         seed: which ones.
         sigma: standard deviation of the densities, in pixels of a video 640 wide.
         longest: the longest side of the frames written, in pixels; smaller ones are not enlarged.
+        columns: names in the table of any of these columns, such as `{"video": "TRIAL_MOVIE"}`.
+        time_unit: `"s"`, `"ms"` or `"us"`, of times whose column does not tell; by default seconds, and milliseconds
+            in the trackers' columns.
+        from_first_row: times count not from the video's beginning but from the first row of each observer and video.
         overwrite: replace the folder if it is an earlier one.
 
     Raises:
         ValueError: an argument is out of its range.
-        DataError: the table or the folder of videos does not fit, or nobody looks at any frame.
+        DataError: the table or the folder of videos does not fit, or most rows of a video lie on none of its frames.
         VideoError: a video cannot be read, or the folder exists or cannot be written.
     """
     videos, gaze, folder = Path(videos), Path(gaze), Path(folder)
@@ -296,10 +279,15 @@ def make_gazefolder(
         raise ValueError(f"A share from 0 to below 1 of train goes to validation, not {validation} of {split}.")
     if not 0 < sigma < math.inf:
         raise ValueError(f"Sigma is a number of pixels above 0, not {sigma}.")
+    columns = columns or {}
+    if unknown := [name for name in columns if name not in NAMES]:
+        raise ValueError(f"There is no column {unknown[0]!r} to name; choose from {', '.join(NAMES)}.")
+    if time_unit not in (None, "s", "ms", "us"):
+        raise ValueError(f"time_unit must be s, ms or us, not {time_unit!r}.")
     found = find_videos(videos)
     check_free(folder, overwrite, Inputs(gaze, *found))
-    table = read_gaze(gaze)
-    assigned, unknown = assign(table, found)
+    table = read_gaze_table(gaze, columns, time_unit, from_first_row)
+    assigned, unknown = videos_named(table, found)
     if not assigned:
         raise DataError(f"No row of {gaze} is of a video in {videos}; its column video has names of files.")
     if validation and len(assigned) < 2:
@@ -308,6 +296,8 @@ def make_gazefolder(
     _check_units(table, assigned, infos, gaze)
     if without := [video.name for video in found if video not in assigned]:
         warnings.warn(f"Left out, without gaze: {listed_names(without)}.", stacklevel=2)
+    if table.incomplete > sum(map(len, assigned.values())):
+        warnings.warn(f"Left out: {counted(table.incomplete, 'row')} of {gaze} without a number.", stacklevel=2)
     if unknown:
         warnings.warn(f"Gaze without a video: {listed_names(unknown)}.", stacklevel=2)
     held = held_out({video.stem for video in assigned}, validation, seed) if validation else set()
@@ -320,10 +310,6 @@ def make_gazefolder(
             made[place].append(video.stem)
             clip = temporary / place / video.stem
             counts += write_clip(clip, info, assigned[video], table, sigma, longest, progress)
-        if not counts["fixations"]:
-            raise DataError(
-                f"None of the rows of {gaze} lies on a frame of its video; x and y are pixels, time is in seconds."
-            )
     dropped = {NO_NUMBER: table.incomplete} | {reason: counts[reason] for reason in (OUTSIDE_FRAME, OUTSIDE_VIDEO)}
     splits = {place: made[place] for place in GazeFolder.OFFICIAL if place in made}
     return Made(splits, counts["frames"], counts["fixations"], dropped, len(table.observers))

@@ -19,7 +19,7 @@ KINDS = {
     "folder for file": ("A folder where a file is expected", "move the file out of it"),
     "empty folder": ("Empty folders", "unpack the images again"),
     "unreadable": ("Cannot be read", "copy or download the files again"),
-    "size": ("Sizes differ", "export frames, maps and fixations of a video at one size"),
+    "size": ("Sizes differ", "export frames, maps and fixations at one size, and give that"),
     "duplicate": ("Two of the same number or name", "keep one of them"),
     "missing part": ("Parts are missing", "copy or download all parts of the table"),
     "names": ("Names of different lengths, matched by number", "rename them if they do not belong together"),
@@ -27,9 +27,9 @@ KINDS = {
     "split": ("Not in the official split", "move the videos to the folder of their split"),
     "origin": ("Perhaps another dataset", "name the dataset that the folder holds"),
     "unexpected": ("Ignored", "move the files elsewhere"),
-    "fixations": ("Fixations", "check the columns x and y: they are pixels of the image as stored"),
+    "fixations": ("Fixations", "x and y are pixels of the picture as stored, frames count from 0: correct the table"),
     "fps": ("Frame rates", "write the number of frames per second, such as 25, or remove the file"),
-    "columns": ("Tables that do not fit", "name the columns as documented and use numbers"),
+    "columns": ("Tables that do not fit", "correct them as documented"),
 }
 
 

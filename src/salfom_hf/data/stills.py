@@ -1,7 +1,8 @@
 """Image gaze sets: pictures with lists of fixations, as parquet tables or folders.
 
-A table, `SPLIT.parquet` (or `SPLIT-00000-of-00004.parquet` …), has the columns `image` (`{"bytes", "path"}`),
-`fixation_x`, `fixation_y` (lists) and, if known, `image_id`, `dataset`, `width`, `height` and `observer` (a list).
+A table, `SPLIT.parquet` (or `SPLIT-00000-of-00004.parquet` …), has the columns `image` (`{"bytes", "path"}`, of which
+a path is used where there are no bytes, and leads from the table's folder to a file in it), `fixation_x`, `fixation_y`
+(lists) and, if known, `image_id`, `dataset`, `width`, `height` and `observer` (a list).
 A folder, `SPLIT`, has `images` and `fixations.csv` with the columns `image` (file name), `x`, `y` and, if known,
 `observer`. A split is there once, with all parts of a table. One table or folder may be given by itself: it is the
 split that is asked for, "train" unless named.
@@ -10,30 +11,43 @@ Fixations are in pixels of the image as stored, from the outer corner of its fir
 or names, which are numbered in the order in which a file has them. Images without fixations are kept.
 """
 
-import csv
 import io
-import math
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 
-from ..errors import check_file
+from ..errors import reason_of
 from ..video.pictures import IMAGE_SUFFIXES
 from .builder import GazeBuilder, Source
 from .features import STILL_FEATURES, DataError
-from .layout import decoded_size, image_stamps, list_folder, stamp
+from .layout import examined_image, image_stamps, list_folder, stamp
 from .report import Problem
+from .tables import fixation_faults, in_lines, read_columns, shown
 
 _SHARD = re.compile(r"-[0-9]+-of-([0-9]+)$")
+
+# What the columns of a table are to Arrow, and in words; a column of nothing but nulls is of the type null.
+_WHOLE, _TEXT = "u?int[0-9]+", "(large_)?string|null"
+_LIST = r"(large_)?list<\w+: ({})( not null)?>"
+_NUMBERS = _LIST.format(f"{_WHOLE}|halffloat|float|double|null"), "a list of numbers"
+_KINDS = {
+    "image": (rf"struct<(bytes: (large_)?(binary|null)|path: ({_TEXT})|, ){{3}}>", "a struct of bytes and path"),
+    "fixation_x": _NUMBERS,
+    "fixation_y": _NUMBERS,
+    "observer": (_LIST.format(f"{_WHOLE}|{_TEXT}"), "a list of whole numbers or names"),
+    "width": (_WHOLE, "a whole number"),
+    "height": (_WHOLE, "a whole number"),
+    "image_id": (_TEXT, "a text"),
+    "dataset": (_TEXT, "a text"),
+}
 
 
 class Stills(GazeBuilder):
@@ -65,27 +79,29 @@ class Stills(GazeBuilder):
         cls, root: Path, splits: tuple[str, ...] | None
     ) -> tuple[dict[str, list["Table | Folder"]], list[Problem]]:
         if root.is_file() or is_folder_of_stills(root):
-            return {split: [Table(root) if root.is_file() else Folder(root)] for split in splits or ("train",)}, []
+            one = Table((root,)) if root.is_file() else Folder(root)
+            return {split: [one] for split in splits or ("train",)}, []
         # By split and by number of shards: 0 for a folder, 1 for a table by itself.
         sources = defaultdict(lambda: defaultdict(list))
         for entry in list_folder(root):
             path = root / entry.name
             if path.suffix == ".parquet":
                 shard = _SHARD.search(path.stem)
-                sources[_SHARD.sub("", path.stem)][int(shard[1]) if shard else 1].append(Table(path))
+                sources[_SHARD.sub("", path.stem)][int(shard[1]) if shard else 1].append(path)
             elif is_folder_of_stills(path):
-                sources[path.name][0].append(Folder(path))
+                sources[path.name][0].append(path)
         if unknown := [split for split in splits or () if split not in sources]:
             raise DataError(f"{root} has no split {unknown[0]!r}, but {' and '.join(sources)}.")
         found, problems = {}, []
         for split in splits or sources:
-            (number, found[split]), *more = sources[split].items()
+            (number, paths), *more = sources[split].items()
+            found[split] = [Table(tuple(paths)) if number else Folder(paths[0])]
             if more:
-                text = f"has the images of the split {split}, and so has {more[0][1][0].path.name}"
-                problems.append(Problem("duplicate", found[split][0].path, text))
-            if len(found[split]) < number:
-                text = f"is one of {number} parts of the split {split}, of which {len(found[split])} are there"
-                problems.append(Problem("missing part", found[split][0].path, text))
+                text = f"has the images of the split {split}, and so has {more[0][1][0].name}"
+                problems.append(Problem("duplicate", paths[0], text))
+            if len(paths) < number:
+                text = f"is one of {number} parts of the split {split}, of which {len(paths)} are there"
+                problems.append(Problem("missing part", paths[0], text))
         return found, problems
 
 
@@ -95,149 +111,173 @@ def is_folder_of_stills(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Table:
-    """A parquet file of stills, or, examined, one of its row groups."""
+    """The parquet files of a split, or, examined, a row group of one of them."""
 
-    path: Path
-    group: int | None = None
-    num_rows: int = 0
+    paths: tuple[Path, ...]
+    group: int = 0
+    num_rows: int = 0  # that can be used
+    left_out: frozenset[int] = frozenset()  # the numbers of those that cannot
 
     def state(self) -> Any:
-        return stamp(self.path)
+        return [stamp(path) for path in self.paths]
 
     def examine(self) -> tuple[list["Table"], list[Problem]]:
-        try:
-            file = pq.ParquetFile(self.path)
-        except (OSError, pa.ArrowException) as error:
-            return [], [Problem("unreadable", self.path, f"is not a parquet file ({error})")]
-        with file:
-            problems = _column_problems(self.path, file.schema_arrow)
-            if problems:
-                return [], problems
-            columns = [name for name in file.schema_arrow.names if name in STILL_FEATURES and name != "image"]
-            rows = (row for batch in file.iter_batches(256, columns=columns) for row in batch.to_pylist())
-            problems = _fixation_problems(self.path, rows)
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            return [Table(self.path, group, size) for group, size in enumerate(sizes)], problems
+        """The row groups, less the rows that do not fit; every row is read, of its image the header."""
+        groups: list[Table] = []
+        problems: list[Problem] = []
+        seen: dict[str, Path] = {}
+        for path in self.paths:
+            none = []
+            try:
+                with pq.ParquetFile(path) as file:
+                    unfit = _column_problems(path, file.schema_arrow)
+                    if not (unfit or file.metadata.num_rows):
+                        unfit = [Problem("columns", path, "has no rows")]
+                    problems += unfit
+                    for group in range(0 if unfit else file.num_row_groups):
+                        left_out, number = set(), -1
+                        for number, row in _raw_rows(file, group):
+                            still, problem = _still(path, row, f"{path.stem}_{group}_{number}")
+                            if not problem and still["image_id"] in seen:
+                                text = f"{shown(still['image_id'])} is in {seen[still['image_id']].name} already"
+                                problem = Problem("duplicate", path, text)
+                            seen.setdefault(still["image_id"], path)
+                            if problem:
+                                left_out.add(number)
+                                problems.append(problem)
+                            elif not still["fixation_x"]:
+                                none.append(still["image_id"])
+                        groups.append(Table((path,), group, number + 1 - len(left_out), frozenset(left_out)))
+            except (OSError, pa.ArrowException, UnicodeDecodeError, OverflowError) as error:
+                problems.append(Problem("unreadable", path, f"is not a whole parquet file ({_brief(error)})"))
+            problems += _without_fixations(path, none)
+        return groups, problems
 
     def decode(self) -> list[Problem]:
         problems = []
         for row in self.rows():
             try:
-                width, height = decoded_size(_opened(row["image"]))
+                examined_image(_file_of(self.paths[0], row["image"]), decode=True)
             except OSError as error:
-                problems.append(Problem("unreadable", self.path, f"{row['image_id']} ({error})"))
-            else:
-                if (width, height) != (row["width"], row["height"]):
-                    text = f"{row['image_id']} is {width}×{height}, not {row['width']}×{row['height']} pixels"
-                    problems.append(Problem("size", self.path, text))
+                problems.append(Problem("unreadable", self.paths[0], f"{shown(row['image_id'])} ({_brief(error)})"))
         return problems
 
     def count(self) -> tuple[int, int]:
         return self.num_rows, 0
 
     def rows(self) -> Iterator[dict]:
-        """Its rows, less those whose fixations do not fit."""
-        with pq.ParquetFile(self.path) as file:
-            kept = [name for name in file.schema_arrow.names if name in STILL_FEATURES]
-            kinds = pa.schema([STILL_FEATURES.arrow_schema.field(name) for name in kept])
+        (path,) = self.paths
+        with pq.ParquetFile(path) as file:
             numbers = _observer_numbers(file)
-            if numbers:
-                kinds = kinds.set(kept.index("observer"), pa.field("observer", pa.list_(pa.string())))
-            batches = file.iter_batches(16, row_groups=[self.group], columns=kept)
-            tables = (pa.Table.from_batches([batch]).select(kept).cast(kinds) for batch in batches)
-            for index, row in enumerate(row for table in tables for row in table.to_pylist()):
-                if _misfit(row):
-                    continue
-                width, height = row.get("width"), row.get("height")
-                if width is None or height is None:
-                    with Image.open(_opened(row["image"])) as image:
-                        width, height = image.size
-                yield {
-                    "image": row["image"],
-                    "image_id": row.get("image_id")
-                    or row["image"]["path"]
-                    or f"{self.path.stem}_{self.group}_{index}",
-                    "dataset": row.get("dataset") or self.path.parent.name,
-                    "width": width,
-                    "height": height,
-                    "fixation_x": row["fixation_x"] or [],
-                    "fixation_y": row["fixation_y"] or [],
-                    "observer": [numbers.get(name, name) for name in row.get("observer") or []],
-                }
+            for number, row in _raw_rows(file, self.group):
+                if number not in self.left_out:
+                    still, _ = _still(path, row, f"{path.stem}_{self.group}_{number}")
+                    yield {**still, "observer": [numbers.get(name, name) for name in still["observer"]]}
+
+
+def _raw_rows(file: pq.ParquetFile, group: int) -> Iterator[tuple[int, dict]]:
+    """The rows of a row group, numbered, a few in memory."""
+    kept = [name for name in file.schema_arrow.names if name in STILL_FEATURES]
+    batches = file.iter_batches(16, row_groups=[group], columns=kept)
+    yield from enumerate(row for batch in batches for row in batch.to_pylist())
+
+
+def _still(table: Path, row: dict, unnamed: str) -> tuple[dict, Problem | None]:
+    """A row as `STILL_FEATURES` has it, but for names of observers, and why it cannot be used if so."""
+    image = row["image"] or {"bytes": None, "path": None}
+    x, y, observer = (row.get(column) or [] for column in ("fixation_x", "fixation_y", "observer"))
+    # What is written about an image is called as it is.
+    path = PureWindowsPath(image["path"] or "")
+    name = row.get("image_id") or (path.name if path.anchor or ".." in path.parts else image["path"]) or unnamed
+    still = {
+        "image": image,
+        "image_id": name,
+        "dataset": row.get("dataset") or table.parent.name,
+        "fixation_x": x,
+        "fixation_y": y,
+        "observer": observer,
+    }
+    told = row.get("width"), row.get("height")
+    kind, faults = "fixations", []
+    if (
+        len(name) > 255
+        or not name.isprintable()
+        or PureWindowsPath(name).anchor
+        or ".." in PureWindowsPath(name).parts
+    ):
+        kind, faults = "columns", ["an image_id that can be no name of a file"]
+    try:
+        file = _file_of(table, image)
+        width, height = examined_image(file).size
+        if image["bytes"] is None:
+            still["image"] = {"path": str(file), "bytes": None}
+        still |= {"width": width, "height": height}
+        if None not in told and told != (width, height):
+            kind, faults = "size", [*faults, f"an image of {width}×{height}, not {told[0]}×{told[1]} pixels"]
+        lengths = {"x": len(x), "y": len(y)} | ({"observers": len(observer)} if observer else {})
+        if len(set(lengths.values())) > 1:
+            faults.append(", ".join(f"{number} {name}" for name, number in lengths.items()))
+        else:
+            faults += fixation_faults(np.array(x, np.float64), np.array(y, np.float64), width, height)
+        if None in observer:
+            faults.append("fixations whose observer is missing")
+        elif any(isinstance(who, int) and not -(2**31) <= who < 2**31 for who in observer):
+            faults.append("observers that are no numbers of 32 bits")
+    except OSError as error:
+        kind, faults = "unreadable", [*faults, f"an image that cannot be read ({_brief(error)})"]
+    if not faults:
+        still |= {axis: np.array(still[axis], np.float32).tolist() for axis in ("fixation_x", "fixation_y")}
+        return still, None
+    return still, Problem(kind, table, f"{shown(name)} has {'; '.join(faults)}")
+
+
+def _file_of(table: Path, image: dict) -> Path | io.BytesIO:
+    """The content of an image of a table, or its file; an `OSError` if there is none or the table may not use it."""
+    if image["bytes"] is not None:
+        return io.BytesIO(image["bytes"])
+    if not image["path"]:
+        raise OSError("it has neither bytes nor a path")
+    folder = table.parent.resolve()
+    path = folder / image["path"]
+    try:
+        inside = path.resolve().is_relative_to(folder)
+    except (OSError, RuntimeError, ValueError) as error:  # Links in a circle, or no path at all.
+        raise OSError(f"the path {shown(image['path'])} leads nowhere") from error
+    if not inside:
+        raise OSError(f"the path {shown(image['path'])} leads out of the table's folder; copy the image into it")
+    return path
+
+
+def _brief(error: Exception) -> str:
+    """What an error says, in a line that is not longer than one."""
+    return " ".join(reason_of(error).split())[:200]
 
 
 def _observer_numbers(file: pq.ParquetFile) -> dict[str, int]:
     """Numbers for the names of observers, in the order in which the table has them; nothing if they are numbers."""
-    if "observer" not in file.schema_arrow.names or not _is_text(file.schema_arrow.field("observer").type.value_type):
+    names = file.schema_arrow.names
+    if "observer" not in names or "string" not in str(file.schema_arrow.field("observer").type):
         return {}
     names = pc.list_flatten(file.read(columns=["observer"])["observer"]).unique()
     return {name: number for number, name in enumerate(names.to_pylist())}
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _opened(image: dict) -> str | io.BytesIO:
-    return image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])
-
-
 def _column_problems(path: Path, schema: pa.Schema) -> list[Problem]:
-    def is_file(kind: pa.DataType) -> bool:
-        return pa.types.is_struct(kind) and {field.name for field in kind} >= {"bytes", "path"}
-
-    def is_list_of(kind: pa.DataType, *tests: Callable[[pa.DataType], bool]) -> bool:
-        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-        return is_list and any(test(kind.value_type) for test in tests)
-
-    is_whole = pa.types.is_integer
-    numbers = (lambda kind: is_list_of(kind, is_whole, pa.types.is_floating), "a list of numbers")
-    columns = {
-        "image": (is_file, "a struct of bytes and path"),
-        "fixation_x": numbers,
-        "fixation_y": numbers,
-        "observer": (lambda kind: is_list_of(kind, is_whole, _is_text), "a list of whole numbers or names"),
-        "width": (is_whole, "a whole number"),
-        "height": (is_whole, "a whole number"),
-    }
     problems = []
-    for name, (fits, expected) in columns.items():
-        if name not in schema.names:
+    for name, (kind, expected) in _KINDS.items():
+        if schema.names.count(name) > 1:
+            problems.append(Problem("columns", path, f"has two columns {name}"))
+        elif name not in schema.names:
             if name in ("image", "fixation_x", "fixation_y"):
                 problems.append(Problem("columns", path, f"has no column {name}"))
-        elif not fits(kind := schema.field(name).type):
-            problems.append(Problem("columns", path, f"column {name} is {kind}, not {expected}"))
+        elif not re.fullmatch(kind, found := str(schema.field(name).type)):
+            problems.append(Problem("columns", path, f"column {name} is {found[:200]}, not {expected}"))
     return problems
 
 
-def _misfit(row: dict) -> str:
-    """What a row has that cannot be used: lists of several lengths (observers may be unknown), or no numbers."""
-    x, y, observer = (row.get(name) or [] for name in ("fixation_x", "fixation_y", "observer"))
-    lengths = {"x": len(x), "y": len(y)} | ({"observers": len(observer)} if observer else {})
-    if len(set(lengths.values())) > 1:
-        return ", ".join(f"{number} {name}" for name, number in lengths.items())
-    if not all(place is not None and math.isfinite(place) for place in x + y):
-        return "fixations whose x or y is no number"
-    return "fixations whose observer is missing" if None in observer else ""
-
-
-def _fixation_problems(where: Path, rows: Iterable[dict]) -> list[Problem]:
-    """Images whose fixations do not fit; with fixations outside; without any."""
-    problems, outside, none = [], [], []
-    for index, row in enumerate(rows):
-        name, width, height = row.get("image_id") or f"row {index}", row.get("width"), row.get("height")
-        if misfit := _misfit(row):
-            problems.append(Problem("fixations", where, f"{name} has {misfit}"))
-        elif not row["fixation_x"]:
-            none.append(name)
-        elif width and height:
-            x, y = row["fixation_x"], row["fixation_y"]
-            if min(x) < 0 or max(x) > width or min(y) < 0 or max(y) > height:
-                outside.append(name)
-    for names, text in ((outside, "have fixations outside the image"), (none, "have no fixations")):
-        if names:
-            problems.append(Problem("fixations", where, f"{len(names)} {text}, such as {names[0]}", fatal=False))
-    return problems
+def _without_fixations(where: Path, names: list[str]) -> list[Problem]:
+    text = f"{len(names)} have no fixations, such as {shown(names[0])}" if names else ""
+    return [Problem("fixations", where, text, fatal=False)] if names else []
 
 
 @dataclass(frozen=True)
@@ -253,36 +293,54 @@ class Folder:
     def examine(self) -> tuple[list["Folder"], list[Problem]]:
         table, images = self.path / "fixations.csv", self.path / "images"
         try:
-            fixations = _read_csv(table)
+            numbers, texts, lines, faults = read_columns(table, ("x", "y"), ("image",), ("observer",))
         except DataError as error:
-            return [], [Problem("columns", table, str(error))]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
             return [], [Problem("unreadable", table, str(error))]
+        problems = [Problem("columns", table, fault) for fault in faults]
+        rows_of = defaultdict(list)
+        for number, name in enumerate(texts.get("image", ())):
+            rows_of[name].append(number)
+        observers = texts.get("observer", [])
+        numbered = _numbered(observers)
         names = [entry.name for entry in list_folder(images) if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES]
-        problems = [
-            Problem("missing image", images / name, "does not exist, but has fixations")
-            for name in sorted(fixations.keys() - set(names))
-        ]
+        for name in sorted(rows_of.keys() - set(names)):
+            text = (
+                f"{shown(name)} does not exist there, but has fixations: {in_lines([lines[n] for n in rows_of[name]])}"
+            )
+            problems.append(Problem("missing image", images, text))
         stills = []
-        for name in names:
-            file = images / name
+        for name in names if lines else ():
+            rows = rows_of[name]
+            x, y = (numbers[axis][rows] for axis in ("x", "y"))
             try:
-                check_file(file)
-                with Image.open(file) as image:
-                    width, height = image.size
-            except OSError as error:
-                problems.append(Problem("unreadable", file, f"is not an image ({error})"))
+                if not (images / name).resolve().is_relative_to(images.resolve()):
+                    raise OSError("it is a link that leads out of the folder; copy the image into it")
+                width, height = examined_image(images / name).size
+            except (OSError, RuntimeError) as error:
+                problems.append(Problem("unreadable", images / name, f"is not an image ({_brief(error)})"))
                 continue
-            still = {"image": {"path": str(file), "bytes": None}, "image_id": name, "dataset": self.path.name}
-            stills.append({**still, "width": width, "height": height, **fixations[name]})
-        return [Folder(self.path, still) for still in stills], problems + _fixation_problems(table, stills)
+            faults = fixation_faults(x, y, width, height, [lines[n] for n in rows])
+            if unknown := [lines[n] for n in rows if observers and not observers[n]]:
+                faults.append(f"fixations whose observer is missing: {in_lines(unknown)}")
+            if faults:
+                problems.append(Problem("fixations", table, f"{shown(name)} has {'; '.join(faults)}"))
+                continue
+            still = {"image": {"path": str(images / name), "bytes": None}, "image_id": name}
+            still |= {"dataset": self.path.name, "width": width, "height": height}
+            still |= {"fixation_x": x.astype(np.float32).tolist(), "fixation_y": y.astype(np.float32).tolist()}
+            stills.append({**still, "observer": [numbered[observers[n]] for n in rows] if observers else []})
+        keys = zip(texts.get("image", ()), *numbers.values(), observers or lines, strict=True) if lines else ()
+        if twice := sum(count - 1 for count in Counter(keys).values()):
+            problems.append(Problem("duplicate", table, f"{twice} rows are there before", fatal=False))
+        none = [still["image_id"] for still in stills if not still["fixation_x"]]
+        return [Folder(self.path, still) for still in stills], problems + _without_fixations(table, none)
 
     def decode(self) -> list[Problem]:
-        path = self.still["image"]["path"]
+        path = Path(self.still["image"]["path"])
         try:
-            decoded_size(path)
+            examined_image(path, decode=True)
         except OSError as error:
-            return [Problem("unreadable", Path(path), str(error))]
+            return [Problem("unreadable", path, _brief(error))]
         return []
 
     def count(self) -> tuple[int, int]:
@@ -292,50 +350,13 @@ class Folder:
         yield self.still
 
 
-def _read_csv(path: Path) -> defaultdict[str, dict[str, list]]:
-    """Fixations by the name of the image; observers by number, that in the file or one in the order of names there."""
-    columns = {"x": "fixation_x", "y": "fixation_y", "observer": "observer"}
-    fixations = defaultdict(lambda: {feature: [] for feature in columns.values()})
-    observers = {}  # as an ordered set: names, or numbers as text
-    check_file(path)
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, skipinitialspace=True)
-        header = next(reader, [])
-        for name in ("image", "x", "y"):
-            if name not in header:
-                raise DataError(f"has no column {name}, but {', '.join(header)}")
-        for row in filter(None, reader):
-            if len(row) != len(header):
-                raise DataError(f"line {reader.line_num} has {len(row)} cells, but the header has {len(header)}")
-            cells = dict(zip(header, row, strict=True))
-            for name in (name for name in columns if name in cells):
-                try:
-                    fixations[cells["image"]][columns[name]].append(_cell(name, cells[name]))
-                except ValueError as error:
-                    raise DataError(f"line {reader.line_num}, column {name}: {error}") from error
-            if "observer" in cells:
-                observers[cells["observer"]] = None
+def _numbered(observers: list[str]) -> dict[str, int]:
+    """The number of each observer: that in the file, or one in the order of names there."""
+    names = list(dict.fromkeys(observers))
     try:
-        numbers = {name: int(np.int32(int(name))) for name in observers}
+        return {name: int(np.int32(int(name))) for name in names}
     except (ValueError, OverflowError):
-        numbers = {name: number for number, name in enumerate(observers)}
-    for image in fixations.values():
-        image["observer"] = [numbers[name] for name in image["observer"]]
-    return fixations
-
-
-def _cell(name: str, text: str) -> float | str:
-    if not text:
-        raise ValueError("the cell is empty")
-    if name == "observer":
-        return text
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is not a number")
-    return float(np.float32(value))
+        return {name: number for number, name in enumerate(names)}
 
 
 load_stills = Stills.load

@@ -28,11 +28,13 @@ class Method:
         name: in tables.
         description: what exactly it is, in one line.
         fingerprint: text that changes when the maps may change.
+        in_main: whether the maps are made in the main process, with all threads.
     """
 
     name: str
     description: str
     fingerprint: str
+    in_main = False
 
     def check(self, dataset: Dataset) -> None:
         """Raise an EvaluationError if the method has no maps for the dataset."""
@@ -50,13 +52,17 @@ class Method:
         """
         raise NotImplementedError
 
+    def available(self, sample: Sample, indices: Sequence[int]) -> Sequence[int]:
+        """Those of the frames that the method has maps for."""
+        return indices
+
     def finite_maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """What [`maps`] yields; a map with NaN or infinity is an EvaluationError."""
         for index, saliency in zip(indices, self.maps(sample, indices), strict=True):
             if not np.isfinite(saliency).all():
                 raise EvaluationError(
-                    f"The map of {self.name} for frame {sample.frame_names[index]} of {sample.id} holds NaN or "
-                    "infinity; repair what makes it, or compute it in float32."
+                    f"The map of {self.name} for frame {index} of {sample.id} (counted from 0) holds NaN or infinity; "
+                    "fix what makes it, or compute it in float32."
                 )
             yield saliency
 
@@ -75,6 +81,8 @@ class Model(Method):
         last_frame_alone: predict every frame of a video by itself, as a still. What the window does better than that
             is what the model gains from time.
     """
+
+    in_main = True
 
     def __init__(self, name: str, predictor: SaliencyPredictor, last_frame_alone: bool = False):
         self.name = f"{name}, last frame alone" if last_frame_alone else name

@@ -2,9 +2,10 @@
 Scores of saliency maps: AUC-Judd, shuffled AUC, NSS, CC, SIM, KLD and information gain.
 
 Every function takes one map `(height, width)` or a batch `(batch, height, width)` and gives one float64 number per
-map: a scalar tensor or `(batch,)`, on the device of the saliency maps. Whatever the dtype, computing is in float64
-(which Apple's `mps` lacks: move maps to the CPU there). Saliency may have any scale; nothing is resized here. Shapes
-that differ, values that are not finite, and negative values where none may be are a ValueError that says which.
+map: a scalar tensor or `(batch,)`, on the device of the saliency maps. Whatever the dtype, computing is in float64, on
+the CPU (Apple's `mps` cannot hold the result: move maps to the CPU there). Saliency may have any scale; nothing is
+resized here. Shapes that differ, values that are not finite, and negative values where none may be are a ValueError
+that says which.
 
 A number that is undefined is NaN, never a guess: with `mean = scores.nanmean()` and `scores.isnan().sum()` it is left
 out and counted. That is so
@@ -20,11 +21,13 @@ out depends on the ground truth alone. Maps that vary by no more than float32's 
 resized does, are constant.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 EPSILON = 2.0**-52
 
@@ -32,8 +35,9 @@ EPSILON = 2.0**-52
 ROUNDING = 1e-5
 
 # Borji's 0 : 0.1 : 1, correctly rounded: a product of 0.1 would put the value 153/255 below the threshold 0.6.
-THRESHOLDS = torch.arange(11, dtype=torch.float64) / 10
+THRESHOLDS = np.arange(11) / 10
 SPLITS = 100  # how often negatives are drawn for shuffled AUC
+FEW = 100  # fixations up to which comparing all pixels with each is faster than looking every pixel up
 
 
 def auc_judd(saliency: torch.Tensor, fixations: torch.Tensor) -> torch.Tensor:
@@ -51,16 +55,7 @@ def auc_judd(saliency: torch.Tensor, fixations: torch.Tensor) -> torch.Tensor:
     Returns:
         float64 `(batch,)` or scalar, at most 1; it can fall below 0 with ties.
     """
-    shape, (saliency, fixations) = _rows(saliency, fixations=fixations)
-    fixated = fixations > 0
-    values, number = _fixated_values(saliency, fixated)
-    others = saliency.shape[1] - number
-    # The thresholds ascend here: of the sorted values, the j-th has `number − j` fixated values at or above it.
-    hits = (number[:, None] - torch.arange(values.shape[1], device=values.device)).clamp_min(0)
-    above = _reaching(torch.searchsorted(values, saliency, right=True), values.shape[1])
-    score = _trapezoid((above - hits) / others[:, None], hits / number.double()[:, None])
-    undefined = (number == 0) | (others == 0) | _constant(saliency)
-    return score.masked_fill(undefined, torch.nan).reshape(shape[:-2])
+    return _scored("auc_judd", saliency, fixations)
 
 
 def auc_shuffled(
@@ -93,21 +88,8 @@ def auc_shuffled(
     """
     if variant not in ("sampled", "exact"):
         raise ValueError(f'There is no shuffled AUC variant {variant!r}; take "sampled" or "exact".')
-    shape, (saliency, fixations, other) = _rows(saliency, fixations=fixations, other=other)
-    fixated = fixations > 0
-    if variant == "exact":
-        return _exact_area(saliency, fixated, other).reshape(shape[:-2])
-    draws = _draw(other > 0, fixated.sum(1).tolist(), generator)
-    low, high = saliency.aminmax(dim=1, keepdim=True)
-    # How many thresholds each pixel reaches; a constant map, here 0 / 0, is left to the end.
-    level = torch.bucketize(saliency.sub(low).div(high - low).nan_to_num(), THRESHOLDS.to(saliency.device), right=True)
-    drawn = level.gather(1, draws.clamp_min(0).flatten(1)).view_as(draws).masked_fill(draws < 0, 0)
-    # The lowest threshold, 0, is reached by all that counts.
-    hits = _reaching(level.masked_fill(~fixated, 0).unsqueeze(2), len(THRESHOLDS))
-    alarms = _reaching(drawn, len(THRESHOLDS))
-    score = _trapezoid(alarms / alarms[:, :1], hits / hits[:, :1]).mean(1)
-    undefined = ~fixated.any(1) | ~other.any(1) | _constant(saliency)
-    return score.masked_fill(undefined, torch.nan).reshape(shape[:-2])
+    metric = "auc_shuffled_exact" if variant == "exact" else "auc_shuffled"
+    return _scored(metric, saliency, fixations, other, generator=generator)
 
 
 def nss(saliency: torch.Tensor, fixations: torch.Tensor) -> torch.Tensor:
@@ -122,13 +104,7 @@ def nss(saliency: torch.Tensor, fixations: torch.Tensor) -> torch.Tensor:
     Returns:
         float64 `(batch,)` or scalar.
     """
-    shape, (saliency, fixations) = _rows(saliency, fixations=fixations)
-    fixated = fixations > 0
-    centred = saliency - saliency.mean(1, keepdim=True)
-    deviation = (centred.square().sum(1) / (saliency.shape[1] - 1)).sqrt()
-    number = fixated.sum(1)
-    score = torch.where(fixated, centred, 0).sum(1) / number / deviation
-    return score.masked_fill(_constant(saliency) | (number == 0), torch.nan).reshape(shape[:-2])
+    return _scored("nss", saliency, fixations)
 
 
 def cc(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
@@ -141,11 +117,7 @@ def cc(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     Returns:
         float64 `(batch,)` or scalar, in −1…1.
     """
-    shape, (saliency, density) = _rows(saliency, density=density)
-    x = saliency - saliency.mean(1, keepdim=True)
-    y = density - density.mean(1, keepdim=True)
-    score = ((x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))).clamp(-1, 1)
-    return score.masked_fill(_constant(saliency) | _constant(density), torch.nan).reshape(shape[:-2])
+    return _scored("cc", saliency, density)
 
 
 def sim(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
@@ -158,12 +130,7 @@ def sim(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     Returns:
         float64 `(batch,)` or scalar, in 0…1; 0 for constant saliency, nothing of which is left after scaling.
     """
-    shape, (saliency, density) = _rows(saliency, density=density)
-    # The division by the range would cancel in the one by the sum.
-    p, q = (maps - maps.amin(1, keepdim=True) for maps in (saliency, density))
-    score = torch.minimum(p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)).sum(1)
-    score = score.masked_fill(_constant(saliency), 0.0)
-    return score.masked_fill(_constant(density), torch.nan).reshape(shape[:-2])
+    return _scored("sim", saliency, density)
 
 
 def kldiv(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
@@ -178,11 +145,7 @@ def kldiv(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     Returns:
         float64 `(batch,)` or scalar, at least 0 (within ε), in nats; smaller is better.
     """
-    shape, (saliency, density) = _rows(saliency, density=density)
-    _demand_non_negative("saliency", saliency)
-    p, q = _shares(saliency), _shares(density)
-    score = (q * (EPSILON + q / (p + EPSILON)).log()).sum(1)
-    return score.masked_fill(density.sum(1) == 0, torch.nan).reshape(shape[:-2])
+    return _scored("kldiv", saliency, density)
 
 
 def information_gain(saliency: torch.Tensor, fixations: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
@@ -202,22 +165,15 @@ def information_gain(saliency: torch.Tensor, fixations: torch.Tensor, prior: tor
     Returns:
         float64 `(batch,)` or scalar, in bits per fixation; 0 for the prior itself.
     """
-    shape, (saliency, fixations, prior) = _rows(saliency, fixations=fixations, prior=prior)
-    _demand_non_negative("saliency", saliency)
-    if (prior.sum(1) == 0).any():
-        raise ValueError("The prior is empty (all zeros); it has to be a probability distribution, on any scale.")
-    fixated = fixations > 0
-    gain = (EPSILON + _shares(saliency)).log2() - (EPSILON + _shares(prior)).log2()
-    # Without fixations this is 0 / 0, which is NaN.
-    return (torch.where(fixated, gain, 0).sum(1) / fixated.sum(1)).reshape(shape[:-2])
-
-
-# What a map that says nothing scores, in the metrics that are NaN for it.
-CHANCE = {auc_judd: 0.5, auc_shuffled: 0.5, nss: 0.0, cc: 0.0}
+    return _scored("information_gain", saliency, fixations, prior)
 
 
 def counted(
-    metric: Callable[..., torch.Tensor], saliency: torch.Tensor, *truth: torch.Tensor, **options: Any
+    metric: Callable[..., torch.Tensor],
+    saliency: torch.Tensor,
+    *truth: torch.Tensor,
+    variant: str = "sampled",
+    generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """
     A metric by which nothing is gained by predicting nothing: constant maps, empty or not, score as chance, AUC 0.5,
@@ -227,116 +183,231 @@ def counted(
     Args:
         metric: one of this module's functions; what follows are its arguments.
     """
-    if metric not in CHANCE:
-        return metric(saliency, *truth, **options)
-    saliency = torch.as_tensor(saliency).double()
-    # What is not finite is left to the metric, which refuses it.
-    constant = _constant(_without_rounding(saliency.flatten(-2))) & saliency.flatten(-2).isfinite().all(-1)
-    # Any map that is not constant tells whether the ground truth defines a score.
-    other = torch.arange(saliency.shape[-2:].numel(), dtype=saliency.dtype, device=saliency.device)
-    other = other.view(saliency.shape[-2:])
-    scores = metric(torch.where(constant[..., None, None], other, saliency), *truth, **options)
-    return scores.masked_fill(constant & ~scores.isnan(), CHANCE[metric])
+    name = metric.__name__ + ("_exact" if variant == "exact" else "")
+    return _scored(name, saliency, *truth, generator=generator, chance=True)
 
 
-def _rows(saliency: torch.Tensor, **others: torch.Tensor) -> tuple[torch.Size, list[torch.Tensor]]:
-    """The shape of the saliency; it and the other maps, checked, as float64 `(batch, pixels)` on its device."""
-    shape, rows = torch.as_tensor(saliency).shape, []
-    if len(shape) not in (2, 3) or 0 in shape[-2:]:
-        raise ValueError(f"saliency must be (batch, height, width) or (height, width), not {tuple(shape)}.")
-    for name, maps in {"saliency": saliency, **others}.items():
-        maps, shared = torch.as_tensor(maps), name in ("other", "prior")
-        if maps.shape != shape and not (shared and maps.shape == shape[-2:]):
-            raise ValueError(
-                f"{name} has the shape {tuple(maps.shape)}, but saliency has {tuple(shape)}; bring both to one size."
-            )
-        maps = maps.to(device=rows[0].device if rows else None, dtype=torch.float64).expand(shape).flatten(-2)
-        maps = maps if len(shape) == 3 else maps.unsqueeze(0)
-        # One number is cheaper to look at: NaN and infinity survive in a sum.
-        if not maps.sum().isfinite():
+# ------------------------------------------------------------------------------------------------------------ one map
+class Map:
+    """
+    A prediction or a density, and what several metrics need of it, computed once.
+
+    Args:
+        values: `(height, width)` or `(pixels,)`, on any scale.
+        name: what an error calls it.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+
+    def __init__(self, values: np.ndarray, name: str = "saliency"):
+        self.values, self.name = np.asarray(values, np.float64).ravel(), name
+        self.low, self.high = float(self.values.min()), float(self.values.max())
+        if not math.isfinite(self.high - self.low):
             raise ValueError(
                 f"{name} holds values that are not finite (NaN or infinity); repair or leave out that map."
             )
-        if name not in ("saliency", "fixations"):
-            _demand_non_negative(name, maps)
-        rows.append(maps if shared else _without_rounding(maps))
-    return shape, rows
+        self.constant = self.high - self.low <= ROUNDING * max(abs(self.low), abs(self.high))
+        if self.constant:
+            self.values = np.full_like(self.values, self.low)
+
+    def non_negative(self) -> "Map":
+        if self.low < 0:
+            raise ValueError(f"{self.name} holds negative values; give it as non-negative numbers, on any scale.")
+        return self
+
+    @cached_property
+    def centred(self) -> np.ndarray:
+        return self.values - self.values.mean()
+
+    @cached_property
+    def norm(self) -> float:
+        """Root of the sum of the squares around the mean."""
+        return math.sqrt(self.centred @ self.centred)
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """Divided by the sum; all 0 if it is."""
+        total = self.values.sum()
+        return self.values / total if total else self.values
+
+    @cached_property
+    def raised_shares(self) -> np.ndarray:
+        """The same of the map less its minimum. A division by the range, as SIM has it, would cancel."""
+        raised = self.values - self.low
+        return raised / raised.sum()
 
 
-def _demand_non_negative(name: str, maps: torch.Tensor) -> None:
-    if (maps < 0).any():
-        raise ValueError(f"{name} holds negative values; give it as non-negative numbers, on any scale.")
+# Of one map: its score, NaN where the ground truth does not define it, and None where a constant map scores as chance
+# or, as published, NaN. Fixations are numbers of pixels, ascending; of others it is also told how often.
+Score = float | None
 
 
-def _without_rounding(maps: torch.Tensor) -> torch.Tensor:
-    """The rows; those that vary by no more than rounding errors become exactly constant."""
-    low, high = maps.aminmax(dim=-1, keepdim=True)
-    return torch.where(high - low <= ROUNDING * torch.maximum(low.abs(), high.abs()), low, maps)
+def _judd(saliency: Map, fixations: np.ndarray) -> Score:
+    values, number = saliency.values, len(fixations)
+    if number in (0, len(values)):
+        return math.nan
+    if saliency.constant:
+        return None
+    thresholds = np.sort(values[fixations])
+    if number <= FEW:
+        above = np.array([np.count_nonzero(values >= threshold) for threshold in thresholds])
+    else:
+        above = _reaching(np.searchsorted(thresholds, values, side="right")[None], number)[0]
+    hits = np.arange(number, 0, -1)
+    return float(_area((above - hits) / (len(values) - number), hits / number))
 
 
-def _draw(places: torch.Tensor, numbers: list[int], generator: torch.Generator | None) -> torch.Tensor:
-    """So many of the `places` per row, without replacement: int64 `(batch, negatives, splits)`, padded with −1."""
+def _shuffled(
+    saliency: Map, fixations: np.ndarray, other: tuple[np.ndarray, np.ndarray], generator: torch.Generator | None
+) -> Score:
+    draws = _draw(len(other[0]), len(fixations), generator)
+    if not draws.size:
+        return math.nan
+    if saliency.constant:
+        return None
+    values = saliency.values[np.concatenate([fixations, other[0]])]
+    # How many thresholds each reaches: the lowest, 0, is reached by all.
+    level = np.searchsorted(THRESHOLDS, (values - saliency.low) / (saliency.high - saliency.low), side="right")
+    hits = _reaching(level[None, : len(fixations)], len(THRESHOLDS))
+    alarms = _reaching(level[len(fixations) :][draws], len(THRESHOLDS))
+    return float(_area(alarms / alarms[:, :1], hits / hits[:, :1]).mean())
+
+
+def _shuffled_exact(saliency: Map, fixations: np.ndarray, other: tuple[np.ndarray, np.ndarray]) -> Score:
+    (places, counts), number = other, len(fixations)
+    if not number or not len(places):
+        return math.nan
+    values, negatives = np.sort(saliency.values[fixations]), saliency.values[places]
+    # The share of pairs in which the fixated pixel has more saliency.
+    lower = (np.searchsorted(values, negatives) + np.searchsorted(values, negatives, side="right")) / 2
+    return float(1 - (counts @ lower) / (number * counts.sum()))
+
+
+def _nss(saliency: Map, fixations: np.ndarray) -> Score:
+    if not len(fixations):
+        return math.nan
+    deviation = saliency.norm / math.sqrt(len(saliency.values) - 1)
+    return None if saliency.constant else float(saliency.centred[fixations].mean() / deviation)
+
+
+def _cc(saliency: Map, density: Map) -> Score:
+    if density.constant:
+        return math.nan
+    if saliency.constant:
+        return None
+    return min(max(float(saliency.centred @ density.centred) / (saliency.norm * density.norm), -1.0), 1.0)
+
+
+def _sim(saliency: Map, density: Map) -> Score:
+    if density.constant:
+        return math.nan
+    return 0.0 if saliency.constant else float(np.minimum(saliency.raised_shares, density.raised_shares).sum())
+
+
+def _kldiv(saliency: Map, density: Map) -> Score:
+    p, q = saliency.non_negative().shares, density.shares
+    return float(q @ np.log(EPSILON + q / (p + EPSILON))) if density.high else math.nan
+
+
+def _gain(saliency: Map, fixations: np.ndarray, prior: Map) -> Score:
+    p, b = (one.shares[fixations] for one in (saliency.non_negative(), prior))
+    if not prior.high:
+        raise ValueError("The prior is empty (all zeros); it has to be a probability distribution, on any scale.")
+    return float((np.log2(EPSILON + p) - np.log2(EPSILON + b)).mean()) if len(fixations) else math.nan
+
+
+# By name: the function, what it compares with, and what chance scores.
+OF_ONE: dict[str, tuple[Callable[..., Score], tuple[str, ...], float]] = {
+    "auc_judd": (_judd, ("fixations",), 0.5),
+    "auc_shuffled": (_shuffled, ("fixations", "other", "generator"), 0.5),
+    "auc_shuffled_exact": (_shuffled_exact, ("fixations", "other"), 0.5),
+    "nss": (_nss, ("fixations",), 0.0),
+    "cc": (_cc, ("density",), 0.0),
+    "sim": (_sim, ("density",), 0.0),
+    "kldiv": (_kldiv, ("density",), math.nan),
+    "information_gain": (_gain, ("fixations", "prior"), math.nan),
+}
+
+
+def score_of(metric: str, saliency: Map, truth: Mapping[str, Any], chance: bool = True) -> float:
+    """
+    The score of one map, as [`counted`] or, without `chance`, as published.
+
+    Args:
+        metric: a name in `OF_ONE`.
+        truth: by those names what it compares with: `fixations`, the numbers of the fixated pixels, int64 `(n,)`;
+            `density` and `prior`, each a [`Map`]; `other`, the numbers of the pixels that were fixated in other
+            frames, ascending, and how often, both `(n,)`; `generator`.
+    """
+    function, names, at_chance = OF_ONE[metric]
+    score = function(saliency, *(truth[name] for name in names))
+    return score if score is not None else at_chance if chance else math.nan
+
+
+def _scored(
+    metric: str,
+    saliency: torch.Tensor,
+    *given: torch.Tensor,
+    generator: torch.Generator | None = None,
+    chance: bool = False,
+) -> torch.Tensor:
+    """The scores of all maps, after checking them."""
+    saliency, names = torch.as_tensor(saliency), [name for name in OF_ONE[metric][1] if name != "generator"]
+    shape = saliency.shape
+    if len(shape) not in (2, 3) or 0 in shape[-2:]:
+        raise ValueError(f"saliency must be (batch, height, width) or (height, width), not {tuple(shape)}.")
+    rows = []
+    for name, maps in zip(("saliency", *names), map(torch.as_tensor, (saliency, *given)), strict=True):
+        if maps.shape != shape and not (name in ("other", "prior") and maps.shape == shape[-2:]):
+            raise ValueError(
+                f"{name} has the shape {tuple(maps.shape)}, but saliency has {tuple(shape)}; bring both to one size."
+            )
+        array = maps.detach().to("cpu", torch.float64).numpy()
+        rows.append(np.broadcast_to(array, shape).reshape(-1, shape[-2:].numel()))
+    scores = []
+    for predicted, *compared in zip(*rows, strict=True):
+        truth: dict[str, Any] = {name: _part(name, row) for name, row in zip(names, compared, strict=True)}
+        scores.append(score_of(metric, Map(predicted), {**truth, "generator": generator}, chance))
+    return torch.tensor(scores, dtype=torch.float64).reshape(shape[:-2]).to(saliency.device)
+
+
+def _part(name: str, row: np.ndarray) -> Any:
+    """What [`score_of`] takes by this name."""
+    values = Map(row, name)
+    if name == "fixations":
+        return np.flatnonzero(row > 0)
+    values.non_negative()
+    places = np.flatnonzero(row)
+    return (places, row[places]) if name == "other" else values
+
+
+def _draw(places: int, number: int, generator: torch.Generator | None) -> np.ndarray:
+    """So many of the `places`, or all, without replacement: int64 `(splits, number)`."""
     device = "cpu" if generator is None else generator.device
-    draws = []
-    for row, number in zip(places, numbers, strict=True):
-        pool = row.nonzero().squeeze(1)
-        order = torch.rand(SPLITS, len(pool), generator=generator, device=device).argsort(1)[:, :number]
-        draws.append(pool[order.T.to(pool.device)])
-    return pad_sequence(draws, batch_first=True, padding_value=-1)
+    chance = torch.rand(SPLITS, places, generator=generator, device=device).cpu().numpy()
+    return np.argsort(chance, axis=1)[:, :number]
 
 
-def _constant(maps: torch.Tensor) -> torch.Tensor:
-    """Whether all pixels of a row have one value: exact, where a standard deviation would leave a rounding error."""
-    low, high = maps.aminmax(dim=-1)
-    return low == high
-
-
-def _shares(maps: torch.Tensor) -> torch.Tensor:
-    """Rows divided by their sums; empty ones stay 0."""
-    total = maps.sum(1, keepdim=True)
-    return maps / torch.where(total == 0, 1.0, total)
-
-
-def _fixated_values(saliency: torch.Tensor, fixated: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The values at the fixations of each row in ascending order, padded with infinity, and how many there are."""
-    number = fixated.sum(1)
-    values = saliency.new_full((len(saliency), max(number.tolist(), default=0)), torch.inf)
-    values[torch.arange(values.shape[1], device=values.device) < number[:, None]] = saliency[fixated]
-    return values.sort(dim=1).values, number
-
-
-def _exact_area(saliency: torch.Tensor, fixated: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
+def _reaching(level: np.ndarray, thresholds: int) -> np.ndarray:
     """
-    The probability that a fixated pixel has more saliency than a negative one, ties counting ½; NaN without either.
-    `negatives` says how often each pixel is one.
+    How many items reach each threshold, from the lowest to the highest, int64 `(rows, thresholds)`: of
+    `(rows, items)` that say how many thresholds each reaches.
     """
-    values, number = _fixated_values(saliency, fixated)
-    # Other frames' fixations are few: most pixels need not be looked up.
-    used = negatives.any(0)
-    saliency, negatives = saliency[:, used], negatives[:, used]
-    not_below = number[:, None] - torch.searchsorted(values, saliency)
-    above = number[:, None] - torch.searchsorted(values, saliency, right=True)
-    return (negatives * (not_below + above)).sum(1) / (2 * number * negatives.sum(1))
+    rows, bins = len(level), thresholds + 1
+    counts = np.bincount((level + bins * np.arange(rows)[:, None]).ravel(), minlength=rows * bins)
+    return counts.reshape(rows, bins)[:, :0:-1].cumsum(axis=1)[:, ::-1]
 
 
-def _reaching(level: torch.Tensor, thresholds: int) -> torch.Tensor:
-    """
-    How many items reach each threshold, from the lowest to the highest, float64 `(batch, thresholds, …)`: of
-    `(batch, items, …)` that say how many thresholds each reaches, 0 for what does not count.
-    """
-    counts = torch.zeros(len(level), thresholds + 1, *level.shape[2:], dtype=torch.float64, device=level.device)
-    counts.scatter_add_(1, level, torch.ones(1, dtype=torch.float64, device=level.device).expand_as(level))
-    return counts.flip(1).cumsum(1).flip(1)[:, 1:]
+def _area(fp: np.ndarray, tp: np.ndarray) -> np.ndarray:
+    """Area under ROC curves from (0, 0) to (1, 1), by straight lines; rates `(…, points)` descend."""
 
+    def closed(rates: np.ndarray) -> np.ndarray:
+        end = np.ones_like(rates[..., :1])
+        return np.concatenate([end, rates, 0 * end], axis=-1)
 
-def _trapezoid(fp: torch.Tensor, tp: torch.Tensor) -> torch.Tensor:
-    """Area under ROC curves from (0, 0) to (1, 1), by straight lines; rates `(batch, points, …)` descend."""
-
-    def closed(rates: torch.Tensor) -> torch.Tensor:
-        end = torch.ones_like(rates.sum(1, keepdim=True))
-        return torch.cat([end, rates, torch.zeros_like(end)], dim=1)
-
-    return torch.trapezoid(closed(tp).flip(1), closed(fp).flip(1), dim=1)
+    fp, tp = closed(fp), closed(tp)
+    return ((fp[..., :-1] - fp[..., 1:]) * (tp[..., :-1] + tp[..., 1:])).sum(axis=-1) / 2
 
 
 __all__ = ["auc_judd", "auc_shuffled", "cc", "counted", "information_gain", "kldiv", "nss", "sim"]

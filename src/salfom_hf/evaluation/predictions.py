@@ -2,8 +2,10 @@
 
 import hashlib
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from datasets import Dataset
@@ -11,7 +13,7 @@ from datasets import Dataset
 from ..data.features import DataError
 from ..data.layout import FRAME_TOLERANCE, natural_key
 from ..data.samples import GazeStill, open_sample, read_map
-from ..errors import check_file
+from ..errors import check_file, reason_of
 from ..video.pictures import IMAGE_SUFFIXES
 from ..video.reading import VIDEO_SUFFIXES
 from .methods import EvaluationError, Method, Sample
@@ -28,19 +30,19 @@ class Predictions(Method):
 
     Args:
         folder: of the maps, which may have any size; pictures are grey of 8 or 16 bits.
+        partial: frames without a map are left out, and counted, instead of being an error.
 
     Raises:
         EvaluationError: there is no such folder. On [`check`] and [`maps`]: maps are missing, may be those of other
             frames, are in colour or cannot be read.
     """
 
-    description = "maps read from this folder"
-
-    def __init__(self, folder: str | Path):
-        self.folder, self.name = Path(folder), str(folder)
+    def __init__(self, folder: str | Path, partial: bool = False):
+        self.folder, self.name, self.partial = Path(folder), str(folder), partial
+        self.description = "maps read from this folder" + (", of some frames only" if partial else "")
         if not self.folder.is_dir():
             raise EvaluationError(f"There is no folder {folder} with predictions; check the path.")
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.description.encode())
         for file in sorted(self.folder.rglob("*")):
             name, stat = file.relative_to(self.folder), file.stat()
             if any(part.startswith(".") for part in name.parts):  # Such as .DS_Store, which comes by itself.
@@ -68,13 +70,26 @@ class Predictions(Method):
                 owners[name] = sample.id
                 if not isinstance(sample, GazeStill) and name not in archives:
                     check_numbers(self.folder / name, sample)
-            if self._existing(archives) is None:
-                missing += [self.folder / names[0] for names in frames if self._existing(names) is None]
-        if missing:
+            there = set(self._with_maps(sample))
+            missing += [self.folder / names[0] for index, names in enumerate(frames) if index not in there]
+        if missing and not (self.partial and len(missing) < expected):
+            others = "add them" if self.partial else "add them, or score those there are with --partial"
             raise EvaluationError(
                 f"{len(missing)} of {expected} predictions are missing, the first of them {missing[0]} "
-                "(.png, .jpg and .npy are read, and an .npz with `maps` per video); add them, or score another split."
+                f"(.png, .jpg and .npy are read, and an .npz with `maps` per video); {others}."
             )
+
+    def available(self, sample: Sample, indices: Sequence[int]) -> Sequence[int]:
+        there = set(self._with_maps(sample)) if self.partial else set(indices)
+        return [index for index in indices if index in there]
+
+    def _with_maps(self, sample: Sample) -> Iterable[int]:
+        """The frames of which there are maps; all, where an archive holds a wrong number, which is an error later."""
+        archives, frames = places(sample)
+        archive = self._existing(archives)
+        if archive is not None:
+            return range(len_of(archive) if self.partial else sample.num_frames)
+        return (index for index, names in enumerate(frames) if self._existing(names) is not None)
 
     def _existing(self, names: list[str]) -> Path | None:
         """The first of some places where there is a file."""
@@ -87,7 +102,7 @@ class Predictions(Method):
             files = (self._existing(frames[index]) or self.folder / frames[index][0] for index in indices)
             read = ((file, read_prediction(file)) for file in files)
         else:
-            read = ((archive, saliency) for saliency in read_archive(archive, sample.num_frames, indices))
+            read = ((archive, saliency) for saliency in read_archive(archive, sample, indices, self.partial))
         for file, saliency in read:
             if saliency.ndim != 2 or not np.isfinite(saliency).all():
                 raise EvaluationError(f"{file} must hold one map of finite numbers, not shape {saliency.shape}.")
@@ -151,29 +166,46 @@ def read_prediction(path: Path) -> np.ndarray:
         return read_map(path, str(path))[0]
     except DataError as error:
         raise EvaluationError(str(error)) from error
-    except (OSError, ValueError, EOFError) as error:
-        raise EvaluationError(f"Cannot read the prediction {path} ({error}); write it anew.") from error
+    except Exception as error:  # NumPy raises errors of any type for damaged headers.
+        raise EvaluationError(f"Cannot read the prediction {path} ({reason_of(error)}); write it again.") from error
 
 
-def read_archive(path: Path, num_frames: int, indices: Sequence[int]) -> Iterator[np.ndarray]:
-    """Some maps of an .npz, which may be larger than memory, read one by one: float32 `(height, width)`."""
+@contextmanager
+def opened_archive(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
+    """The maps in an .npz, which may be larger than memory: their bytes, shape and dtype."""
     try:
         check_file(path)
         with zipfile.ZipFile(path) as archive, archive.open("maps.npy") as entry:
             shape, fortran, dtype = READ_HEADER[np.lib.format.read_magic(entry)](entry)
-            # Of a video whose last frames have no gaze, `salfom predict` writes maps all the same.
-            surplus = shape[0] - num_frames if len(shape) == 3 else -1
-            if not 0 <= surplus <= FRAME_TOLERANCE or fortran or dtype.hasobject:
+            if len(shape) != 3 or fortran or dtype.hasobject:
                 raise EvaluationError(
-                    f"`maps` in {path} has the shape {shape}, the video has {num_frames} frames; "
-                    "write one map (height, width) per frame."
+                    f"`maps` in {path} has the shape {shape}; write one map (height, width) per frame."
                 )
-            size = shape[1] * shape[2] * dtype.itemsize
-            for index in range(max(indices) + 1):
-                data = entry.read(size)
-                if len(data) < size:
-                    raise EOFError("it breaks off")
-                if index in indices:
-                    yield np.frombuffer(data, dtype).reshape(shape[1:]).astype(np.float32)
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise EvaluationError(f"Cannot read the predictions {path} ({error}); write them anew.") from error
+            yield entry, shape, dtype
+    except EvaluationError:
+        raise
+    except Exception as error:  # Archives and NumPy raise errors of any type for damaged headers.
+        raise EvaluationError(f"Cannot read the predictions {path} ({reason_of(error)}); write them again.") from error
+
+
+def read_archive(path: Path, sample: Sample, indices: Sequence[int], partial: bool) -> Iterator[np.ndarray]:
+    """Some maps of an .npz, read one by one: float32 `(height, width)`."""
+    with opened_archive(path) as (entry, shape, dtype):
+        # Of a video whose last frames have no gaze, `salfom predict` writes maps all the same.
+        if shape[0] > sample.num_frames + FRAME_TOLERANCE or (shape[0] < sample.num_frames and not partial):
+            raise EvaluationError(
+                f"`maps` in {path} has the shape {shape}, the video has {sample.num_frames} frames; write one map "
+                "(height, width) per frame."
+            )
+        size, wanted = shape[1] * shape[2] * dtype.itemsize, set(indices)
+        for index in range(max(indices) + 1):
+            data = entry.read(size)
+            if len(data) < size:
+                raise EOFError("it breaks off")
+            if index in wanted:
+                yield np.frombuffer(data, dtype).reshape(shape[1:]).astype(np.float32)
+
+
+def len_of(path: Path) -> int:
+    with opened_archive(path) as (_, shape, _):
+        return shape[0]

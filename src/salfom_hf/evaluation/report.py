@@ -16,7 +16,7 @@ from ..inference.profiling import aligned
 from .baselines import Center
 from .methods import Method
 from .running import write_json
-from .scoring import METRICS, OTHER_FRAMES, Protocol, Scorer, Scores, blur_radius, mean, standard_error
+from .scoring import METRICS, OTHER_FRAMES, WITHOUT_PREDICTION, Protocol, Scorer, Scores, blur_radius, mean
 
 LOWER_IS_BETTER = {"kldiv"}
 DEFINITIONS = {
@@ -53,17 +53,17 @@ def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool
     parts = [title]
     if not stills:
         rows = [
-            [method.name, *(f"{method.mean_over_frames(m):.3f}" for m in protocol.metrics), f"{method.num_frames:,}"]
+            [label(method), *(f"{method.mean_over_frames(m):.3f}" for m in protocol.metrics), f"{method.num_frames:,}"]
             for method in scores
         ]
         parts += ["", "Mean over frames", "", *grid(rows, protocol, "frames")]
-    heading = "Mean over images" if stills else "Mean over videos (of each video's mean over its frames)"
     rows = [row_of_means(method, protocol) for method in scores]
     has_errors = any("±" in cell for row in rows for cell in row)
-    parts += ["", f"{heading} ± standard error" if has_errors else heading, "", *grid(rows, protocol, units)]
+    heading = "Mean over images" if stills else "Mean over videos (of each video's mean over its frames)"
+    parts += ["", heading + " ± standard error" * has_errors, "", *grid(rows, protocol, units)]
     if has_errors and len(scores) > 1:
         # What is hard for one method is hard for all: differences are surer than the errors of the means tell.
-        rows = [row_of_means(method, protocol, scores[0]) for method in scores[1:]]
+        rows = [row_of_differences(method, scores[0], protocol) for method in scores[1:]]
         heading = (
             f"Difference from {scores[0].name} on the same {units}: mean, and 95 % of {RESAMPLES:,} bootstrap means"
         )
@@ -74,25 +74,34 @@ def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool
     return "\n".join([*parts, how, CONSTANT_MAPS, *omissions(scores, protocol, one, many)])
 
 
-def row_of_means(method: Scores, protocol: Protocol, base: Scores | None = None) -> list[str]:
-    """A method's means over videos, or how much more than `base`, pairwise, it scores."""
+def label(method: Scores) -> str:
+    """The name of a method, with how much of it there is if that is not all."""
+    told = method.partial
+    return f"{method.name} ({told['frames']:,} of {told['of_frames']:,} predicted)" if told else method.name
+
+
+def row_of_means(method: Scores, protocol: Protocol) -> list[str]:
     cells = []
     for metric in protocol.metrics:
-        values = method.video_means(metric)
-        if base is not None:
-            values = values - base.video_means(metric)
-        error, sign = standard_error(values), "+" if base else ""
-        spread = "" if math.isnan(error) else f" ± {error:.3f}"
-        if base is not None and spread:
-            low, high = bootstrap_interval(values)
-            spread = f" [{low:+.3f}, {high:+.3f}]"
-        cells.append(f"{mean(values):{sign}.3f}{spread}")
-    return [method.name, *cells, f"{method.num_videos:,}"]
+        error = method.standard_error(metric)
+        cells.append(f"{method.mean_over_videos(metric):.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}"))
+    return [label(method), *cells, f"{method.num_videos:,}"]
+
+
+def row_of_differences(method: Scores, base: Scores, protocol: Protocol) -> list[str]:
+    values = [method.difference(base, metric) for metric in protocol.metrics]
+    cells = []
+    for each in values:
+        low, high = bootstrap_interval(each)
+        cells.append(f"{mean(each):+.3f} [{low:+.3f}, {high:+.3f}]")
+    return [label(method), *cells, f"{max(int((~np.isnan(each)).sum()) for each in values):,}"]
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     """The middle 95 % of the means of as many values, drawn with replacement; NaN is left out."""
     values = values[~np.isnan(values)]
+    if not len(values):
+        return math.nan, math.nan
     means = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975)).tolist()
     return low, high
@@ -166,6 +175,7 @@ def write_reports(
                 "frames": method.num_frames,
                 "videos": method.num_videos,
                 "left_out": method.left_out,
+                "partial": method.partial,
                 "undefined": {metric: method.undefined(metric) for metric in protocol.metrics},
                 "mean_over_frames": {m: number(method.mean_over_frames(m)) for m in protocol.metrics},
                 "mean_over_videos": {m: number(method.mean_over_videos(m)) for m in protocol.metrics},
@@ -180,14 +190,14 @@ def write_reports(
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["method", "video_id", "frames", "left_out", *protocol.metrics])
+        writer.writerow(["method", "video_id", "frames", "left_out", "without_prediction", *protocol.metrics])
         for method in scores:
             columns = zip(*(method.values(metric) for metric in protocol.metrics), strict=True)
             for video, values in zip(method.videos, columns, strict=True):
-                left_out = sum(video["left_out"].values())
+                left_out = sum(video["left_out"].values()), video["left_out"].get(WITHOUT_PREDICTION, 0)
                 # The writer leaves the cells of numbers that do not exist empty.
                 means = [number(mean(column)) for column in values]
-                writer.writerow([method.name, video["video_id"], len(video["frames"]), left_out, *means])
+                writer.writerow([method.name, video["video_id"], len(video["frames"]), *left_out, *means])
 
 
 def number(value: float) -> float | None:
@@ -258,11 +268,11 @@ def strip(
     image = next(sample.frames(index, index + 1))
     frame, fixations = fitted(image, CELL), sample.fixations(index)
     points = (np.argwhere(fixations)[:, ::-1] + 0.5) / fixations.shape[::-1]
-    where = sample.id if sample.num_frames == 1 else f"{sample.id}, frame {sample.frame_names[index]}"
+    where = sample.id if sample.num_frames == 1 else f"{sample.id}, frame {index}"
     gaze = dotted(heated(frame, sample.density(index)), points)
     cells = [(rank, where, frame), ("human gaze", f"density and {len(points)} fixated pixels", gaze)]
     for method, found in scored:
-        saliency = scorer.prepare(next(method.maps(sample, [index])), image.shape[:2]).float().numpy()
+        saliency = scorer.prepare(next(method.maps(sample, [index])), image.shape[:2])
         cells.append((method.name, score_text(found, row, index, metrics), heated(frame, saliency)))
     canvas = Image.new("RGB", (GAP + len(cells) * (CELL[0] + GAP), 2 * LINE + frame.height + 2 * GAP), BACKGROUND)
     for column, (heading, text, drawn) in enumerate(cells):

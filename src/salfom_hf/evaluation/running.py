@@ -6,28 +6,37 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
+import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-import transformers
 from datasets import Dataset
 from tqdm import tqdm
 
 from ..data.clips import LazyList, lazy_row
 from ..files import atomic_output
+from ..inference.cpu import keep_freed_memory
 from ..inference.sliding_window import batched
 from .baselines import Center
 from .methods import EvaluationError, Method
 from .scoring import VERSION, Protocol, Scorer, Scores, chosen_frames, frame_counts
 
 STILLS_AT_ONCE = 10  # images per unit of work
+
+# Starting a process takes seconds, in which as many frames are scored.
+FRAMES_PER_PROCESS = 500
+FIRST_LINE, NEXT_LINES = 5, 15  # seconds from line to line of progress, where there is no terminal
 
 SETTINGS = "settings.json"
 REPORTS = ("results.json", "videos.csv", "frames.png")  # beside the scores of each video
@@ -62,6 +71,9 @@ def light_rows(dataset: Dataset, columns: list[str]) -> Iterator[dict]:
     return (lazy_row(light[index]) for index in range(len(light)))
 
 
+Item = TypeVar("Item")
+
+
 @dataclass(frozen=True)
 class Job:
     """Rows that the method of this name is scored on, and the file for their records."""
@@ -79,7 +91,7 @@ def evaluate(
     protocol: Protocol | None = None,
     *,
     prior: Center | None = None,
-    processes: int = 1,
+    processes: int | None = None,
     overwrite: bool = False,
     about: dict | None = None,
 ) -> list[Scores]:
@@ -92,7 +104,8 @@ def evaluate(
         output: folder of the results; it may hold those of an earlier run with the same settings, of any methods.
         protocol: how to score; the default is [`Protocol`]'s.
         prior: the center that information gain is measured over.
-        processes: how many work at once, sharing PyTorch's threads.
+        processes: how many score at once; models predict in this one meanwhile. By default all cores do, unless there
+            is too little to score for that.
         overwrite: forget what `output` holds.
         about: more settings that results depend on, such as the name of the dataset.
 
@@ -134,16 +147,12 @@ def evaluate(
 
     jobs = list(planned(dataset, [method.name for method in methods], protocol, output))
     waiting = [job for job in jobs if not job.path.is_file()]
-    total = sum(job.frames for job in jobs)
-    done = total - sum(job.frames for job in waiting)
-    by_name = {method.name: method for method in methods}
-    with tqdm(total=total, initial=done, unit="frame", disable=None, dynamic_ncols=True) as bar:
-        if processes == 1:
-            scorer = Scorer(dataset, protocol, prior)
-            for job in waiting:
-                score(job, scorer, by_name, bar.update)
-        elif waiting:
-            run_in_processes(waiting, (dataset, protocol, prior), by_name, min(processes, len(waiting)), bar)
+    total, left = (sum(job.frames for job in some) for some in (jobs, waiting))
+    if processes is None:
+        processes = min(usable_cores(), left // FRAMES_PER_PROCESS)
+    progress = Progress(total, total - left)
+    with closing(progress.bar):
+        run(waiting, methods, Scorer(dataset, protocol, prior), processes, progress.advance)
     return [scores_of(method.name, jobs, method.description, method.fingerprint) for method in methods]
 
 
@@ -241,44 +250,110 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def score(job: Job, scorer: Scorer, methods: dict[str, Method], advance: Callable[[int], None]) -> None:
-    write_json(job.path, [scorer.score(methods[job.method], row, advance) for row in job.rows])
+class Progress:
+    """Of so many frames: a bar on a terminal; elsewhere, such as in a log, a line now and then."""
+
+    def __init__(self, total: int, done: int):
+        self.total, self.done, self.start = total, done, time.monotonic()
+        self.bar = tqdm(total=total, initial=done, unit="frame", disable=None, dynamic_ncols=True)
+        self.next_line = self.start + FIRST_LINE
+
+    def advance(self, frames: int) -> None:
+        self.bar.update(frames)
+        self.done, now = self.done + frames, time.monotonic()
+        if self.bar.disable and now >= self.next_line:
+            self.next_line = now + NEXT_LINES
+            took = f"{now - self.start:.0f} s"
+            print(f"salfom: {self.done:,} of {self.total:,} frames scored, {took}", file=sys.stderr, flush=True)
 
 
-def run_in_processes(
-    jobs: Sequence[Job], to_score: tuple, methods: dict[str, Method], processes: int, bar: tqdm
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# A row, some of its frames, and what gives their scores; after all parts of a job, the job.
+Part = tuple[int, Sequence[int], Callable[[], list]]
+
+
+def run(
+    jobs: Sequence[Job], methods: Sequence[Method], scorer: Scorer, processes: int, advance: Callable[[int], None]
 ) -> None:
-    threads = max(1, torch.get_num_threads() // processes)
+    """
+    Score, and write the records of each job when all its frames are scored.
+
+    Models predict in this process, with its threads, frame by frame; a pool of processes scores these maps at the same
+    time and, when they are done, whatever needs no model, a video at a time. With one process all is done in this one.
+    """
+    by_name = {method.name: method for method in methods}
     # Long videos first: the processes then finish at about the same time.
-    jobs = sorted(jobs, key=lambda job: -job.frames)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, start_process, (to_score, methods, threads)) as pool:
-        running = {pool.submit(score_in_process, job): job for job in jobs}
+    jobs = sorted(jobs, key=lambda job: (not by_name[job.method].in_main, -job.frames))
+    found: defaultdict[int, tuple[list, list]] = defaultdict(lambda: ([], []))
+    with ExitStack() as stack:
+        pool = None
+        if processes > 1 and jobs:
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(
+                ProcessPoolExecutor(processes, context, start_process, (scorer.to_score, by_name))
+            )
+            stack.callback(pool.shutdown, cancel_futures=True)
         try:
-            for future in as_completed(running):
-                future.result()
-                bar.update(running[future].frames)
+            for item in ahead(parts(jobs, by_name, scorer, pool), 2 * processes if pool else 0):
+                if isinstance(item, Job):
+                    write_json(item.path, [scorer.record(row, *found.pop(row, ([], []))) for row in item.rows])
+                    continue
+                row, indices, scores = item
+                found[row][0].extend(indices)
+                found[row][1].extend(scores())
+                advance(len(indices))
         except BrokenProcessPool as error:
             raise EvaluationError(
                 "A process was ended, perhaps because memory ran out; run it again with fewer --processes, to "
                 "go on where it stopped."
             ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
-# What this process, if it is one of several, scores with.
+def parts(
+    jobs: Sequence[Job], methods: dict[str, Method], scorer: Scorer, pool: ProcessPoolExecutor | None
+) -> Iterator[Part | Job]:
+    for job in jobs:
+        method = methods[job.method]
+        for row in job.rows:
+            sample = scorer.sample(row)
+            indices = method.available(sample, scorer.chosen[row])
+            if pool and indices and not method.in_main:
+                yield row, indices, pool.submit(score_in_process, method.name, row, indices).result
+            elif indices:
+                for index, saliency in zip(indices, method.finite_maps(sample, indices), strict=True):
+                    if pool:
+                        one = pool.submit(score_in_process, method.name, row, [index], [saliency]).result
+                    else:
+                        one = partial(scorer.score_frames, method, row, [index], [saliency])
+                    yield row, [index], one
+        yield job
+
+
+def ahead(items: Iterable[Item], size: int) -> Iterator[Item]:
+    """The items, each taken from where they come when `size` more have been."""
+    queue: deque[Item] = deque()
+    for item in items:
+        queue.append(item)
+        if len(queue) > size:
+            yield queue.popleft()
+    yield from queue
+
+
+# What this process, one of several, scores with.
 _scorer: Scorer
 _methods: dict[str, Method]
 
 
-def start_process(to_score: tuple, methods: dict[str, Method], threads: int) -> None:
+def start_process(to_score: tuple, methods: dict[str, Method]) -> None:
     global _scorer, _methods
     _scorer, _methods = Scorer(*to_score), methods
-    torch.set_num_threads(threads)
-    # Each process loads the model anew; its bars would run across that of the whole.
-    transformers.logging.disable_progress_bar()
-    # Or it would outlive a parent that is killed.
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    # Ctrl-C is for the parent, whose end ends this process, too: or it would outlive one that is killed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
@@ -288,5 +363,5 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def score_in_process(job: Job) -> None:
-    score(job, _scorer, _methods, lambda frames: None)
+def score_in_process(method: str, *given: Any) -> list:
+    return _scorer.score_frames(_methods[method], *given)

@@ -1,9 +1,11 @@
 """Scores of saliency maps, frame by frame, as the field computes them."""
 
 import functools
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +14,9 @@ from torch.nn import functional as F
 
 from ..data.features import DataError
 from ..data.samples import open_sample
-from . import metrics
 from .baselines import Center, gaze_alone
 from .methods import EvaluationError, Method, Sample
-from .metrics import counted
+from .metrics import Map, score_of
 
 # Name → heading in tables.
 METRICS = {
@@ -32,7 +33,7 @@ DEFAULT_METRICS = ("auc_judd", "auc_shuffled", "nss", "cc", "sim", "kldiv")
 
 OTHER_FRAMES = 10  # from which the negatives of shuffled AUC come
 
-WITHOUT_FIXATIONS = "without fixations"
+WITHOUT_FIXATIONS, WITHOUT_PREDICTION = "without fixations", "without a prediction"
 # Raised when scores of the same maps change, so that no run goes on with scores of another kind.
 VERSION = 2
 
@@ -125,6 +126,31 @@ class Scores:
         """Number of frames that were not scored, by reason."""
         return dict(sum((Counter(video["left_out"]) for video in self.videos), Counter()))
 
+    @property
+    def partial(self) -> dict[str, int] | None:
+        """Of partial predictions, how many there are and of how many: `frames`, `of_frames`, `videos`, `of_videos`."""
+        if WITHOUT_PREDICTION not in self.left_out:
+            return None
+        totals = [len(video["frames"]) + sum(video["left_out"].values()) for video in self.videos]
+        there = [
+            total - video["left_out"].get(WITHOUT_PREDICTION, 0)
+            for total, video in zip(totals, self.videos, strict=True)
+        ]
+        return {"frames": sum(there), "of_frames": sum(totals), "videos": sum(map(bool, there)),
+                "of_videos": sum(map(bool, totals))}  # fmt: skip
+
+    def difference(self, base: "Scores", metric: str) -> np.ndarray:
+        """By how much each video's mean is above that of `base` on the frames that both have, float64 `(videos,)`."""
+        found = []
+        for video, other in zip(self.videos, base.videos, strict=True):
+            values = dict(zip(other["frames"], other["scores"][metric], strict=True))
+            pairs = [
+                (value, values.get(frame))
+                for frame, value in zip(video["frames"], video["scores"][metric], strict=True)
+            ]
+            found.append(mean(np.array([one - two for one, two in pairs if None not in (one, two)])))
+        return np.array(found)
+
 
 def mean(values: np.ndarray) -> float:
     """The mean without NaN; NaN if nothing else is there."""
@@ -149,6 +175,7 @@ class Scorer:
     """
 
     def __init__(self, dataset: Dataset, protocol: Protocol, prior: Center | None = None):
+        self.to_score = dataset, protocol, prior
         self.protocol, self.prior = protocol, prior
         counts = frame_counts(dataset)
         self.chosen = chosen_frames(counts, protocol)
@@ -160,113 +187,121 @@ class Scorer:
         self._fixated = functools.lru_cache(2**16)(self._read_fixated)
         self._prior_map = functools.lru_cache(1)(self._make_prior_map)
 
-    def score(self, method: Method, row: int, advance: Callable[[int], None] = lambda frames: None) -> dict:
+    def score_frames(
+        self, method: Method, row: int, indices: Sequence[int], maps: Iterable[np.ndarray] | None = None
+    ) -> list[list[float | None] | None]:
         """
-        Score one video or still.
+        Score some frames of one video or still.
 
         Args:
-            advance: called with the number of frames that have been dealt with, again and again.
+            maps: of these frames, if the method is not to give them here.
 
         Returns:
-            A record as in [`Scores`].
+            Of each frame a number per metric of the protocol, `None` where the truth does not define it; `None` for a
+            frame without fixations.
 
         Raises:
             EvaluationError: the method's maps cannot be scored: they hold NaN or infinity or, for KLD and information
                 gain, negative values.
             DataError, VideoError: a file of the dataset cannot be read.
         """
-        sample, indices = self.sample(row), self.chosen[row]
-        scored: list[int] = []
-        scores: dict[str, list] = {metric: [] for metric in self.protocol.metrics}
-        maps = method.finite_maps(sample, indices) if indices else ()
+        sample, scores = self.sample(row), []
+        maps = method.finite_maps(sample, indices) if maps is None else maps
         for index, saliency in zip(indices, maps, strict=True):
             fixations, density = method.truth(sample, index)
-            if fixations.any():
-                try:
-                    values = self._score_frame(row, index, saliency, fixations, density)
-                except DataError:
-                    raise
-                except ValueError as error:
-                    raise EvaluationError(f"Cannot score {method.name} on {sample.id}: {error}") from error
-                for metric, value in values.items():
-                    scores[metric].append(None if np.isnan(value) else value)
-                scored.append(index)
-            advance(1)
-        missing = len(indices) - len(scored)
-        left_out = {WITHOUT_FIXATIONS: missing} if missing else {}
-        return {"video_id": sample.id, "frames": scored, "scores": scores, "left_out": left_out}
+            try:
+                found = self._score_frame(row, index, saliency, fixations, density) if fixations.any() else None
+            except DataError:
+                raise
+            except ValueError as error:
+                raise EvaluationError(f"Cannot score {method.name} on {sample.id}: {error}") from error
+            scores.append(found)
+        return scores
+
+    def record(self, row: int, indices: Sequence[int], scores: Sequence[list[float | None] | None]) -> dict:
+        """What [`Scores`] has of one video or still, of which the frames `indices` have maps, and these scores."""
+        scored = [(index, values) for index, values in zip(indices, scores, strict=True) if values is not None]
+        left_out = {
+            WITHOUT_FIXATIONS: len(indices) - len(scored),
+            WITHOUT_PREDICTION: len(self.chosen[row]) - len(indices),
+        }
+        return {
+            "video_id": self.sample(row).id,
+            "frames": [index for index, _ in scored],
+            "scores": {metric: [values[n] for _, values in scored] for n, metric in enumerate(self.protocol.metrics)},
+            "left_out": {reason: count for reason, count in left_out.items() if count},
+        }
 
     def _score_frame(
         self, row: int, index: int, predicted: np.ndarray, fixated: np.ndarray, looked_at: np.ndarray
-    ) -> dict[str, float]:
-        size = fixated.shape
-        saliency, fixations = self.prepare(predicted, size), torch.from_numpy(np.ascontiguousarray(fixated))
-        density = resized_bilinearly(looked_at, size).clamp_min(0)
-        values = {}
-        for metric in self.protocol.metrics:
-            if metric.startswith("auc_shuffled"):
-                other, generator = self.negatives(row, index, size)
-                options = {"variant": "exact"} if metric.endswith("exact") else {"generator": generator}
-                value = counted(metrics.auc_shuffled, saliency, fixations, other, **options)
-            elif metric == "information_gain":
-                value = metrics.information_gain(saliency, fixations, self._prior_map(row, size))
-            else:
-                truth = fixations if metric in ("auc_judd", "nss") else density
-                value = counted(getattr(metrics, metric), saliency, truth)
-            values[metric] = value.item()
-        return values
+    ) -> list[float | None]:
+        size, wanted = fixated.shape, self.protocol.metrics
+        saliency = Map(self.prepare(predicted, size))
+        density = Map(resized_bilinearly(looked_at, size).clip(min=0), "density")
+        truth: dict[str, Any] = {"fixations": np.flatnonzero(fixated), "density": density}
+        if "information_gain" in wanted:
+            truth["prior"] = self._prior_map(row, size)
+        if any(metric.startswith("auc_shuffled") for metric in wanted):
+            truth["other"], truth["generator"] = self.negatives(row, index, size)
+        values = (score_of(metric, saliency, truth) for metric in wanted)
+        return [None if math.isnan(value) else value for value in values]
 
-    def prepare(self, saliency: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    def prepare(self, saliency: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
         """A method's map as it is scored: resized bilinearly to `size`, blurred if the protocol says so, float64."""
         resized = resized_bilinearly(saliency, size)
         return opencv_blur(resized, self.protocol.blur) if self.protocol.blur else resized
 
-    def _make_prior_map(self, row: int, size: tuple[int, int]) -> torch.Tensor:
+    def _make_prior_map(self, row: int, size: tuple[int, ...]) -> Map:
         assert self.prior is not None
-        return self.prepare(next(self.prior.maps(self.sample(row), [0])), size)
+        return Map(self.prepare(next(self.prior.maps(self.sample(row), [0])), size), "prior").non_negative()
 
-    def negatives(self, row: int, index: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Generator]:
+    def negatives(
+        self, row: int, index: int, size: tuple[int, ...]
+    ) -> tuple[tuple[np.ndarray, np.ndarray], torch.Generator]:
         """
-        What shuffled AUC of a frame draws from: how many fixations of 10 random other frames of the whole dataset each
-        pixel has, float64 of the frame's `size` (height, width), to which others are moved in proportion; and the
-        frame's own source of chance.
+        What shuffled AUC of a frame draws from: the numbers of the pixels that were fixated in 10 random other frames
+        of the whole dataset, and how often; of the frame's `size` (height, width), to which others are moved in
+        proportion. And the frame's own source of chance.
         """
         rng = np.random.default_rng([self.protocol.seed, row, index])
         total, own = int(self._starts[-1]), int(self._starts[row]) + index
         drawn = rng.choice(total - 1, min(OTHER_FRAMES, total - 1), replace=False)
-        counts = np.zeros(size)
+        pixels = []
         for frame in drawn + (drawn >= own):
             other_row = int(np.searchsorted(self._starts, frame, side="right")) - 1
             (height, width), rows, columns = self._fixated(other_row, int(frame - self._starts[other_row]))
             y, x = ((rows + 0.5) * size[0] / height).astype(int), ((columns + 0.5) * size[1] / width).astype(int)
-            np.add.at(counts, (y, x), 1)
-        return torch.from_numpy(counts), torch.Generator().manual_seed(int(rng.integers(2**62)))
+            pixels.append(y * size[1] + x)
+        places, counts = np.unique(np.concatenate(pixels or [np.empty(0, int)]), return_counts=True)
+        return (places, counts), torch.Generator().manual_seed(int(rng.integers(2**62)))
 
     def _read_fixated(self, row: int, index: int) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
         fixations = self._gaze(row).fixations(index)
-        rows, columns = (axis.astype(np.int32) for axis in np.nonzero(fixations))
+        rows, columns = np.divmod(np.flatnonzero(fixations).astype(np.int32), fixations.shape[1])
         return fixations.shape, rows, columns
 
 
-def resized_bilinearly(saliency: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+def resized_bilinearly(saliency: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """One map, resized bilinearly: float64 of that (height, width)."""
-    tensor = torch.as_tensor(np.ascontiguousarray(saliency), dtype=torch.float64)
-    if tensor.shape == size:
-        return tensor
-    return F.interpolate(tensor[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    saliency = saliency.astype(np.float64, copy=False)
+    if saliency.shape == size:
+        return saliency
+    tensor = torch.from_numpy(np.ascontiguousarray(saliency))[None, None]
+    return F.interpolate(tensor, size=size, mode="bilinear", align_corners=False)[0, 0].numpy()
 
 
-def opencv_blur(saliency: torch.Tensor, sigma: float) -> torch.Tensor:
+def opencv_blur(saliency: np.ndarray, sigma: float) -> np.ndarray:
     """
     One map `(height, width)` blurred as OpenCV does in the field's code: a Gaussian kernel that ends at 2.5 standard
     deviations, and the mirror image outside, which begins next to the outermost pixel.
     """
     radius = blur_radius(sigma)
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=saliency.dtype) / sigma) ** 2)
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     for _ in range(2):
-        # Along the last axis; after turning the map, along the other.
-        margins = np.pad(np.arange(saliency.shape[1]), radius, mode="reflect")
-        saliency = F.conv1d(saliency[:, margins].unsqueeze(1), (kernel / kernel.sum())[None, None]).squeeze(1).T
+        # Along the first axis; after turning the map, along the other.
+        padded = np.pad(saliency, ((radius, radius), (0, 0)), mode="reflect")
+        shifted = (weight * padded[n : n + len(saliency)] for n, weight in enumerate(kernel / kernel.sum()))
+        saliency = np.ascontiguousarray(sum(shifted).T)
     return saliency
 
 

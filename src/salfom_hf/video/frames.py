@@ -59,8 +59,12 @@ def decoder_of(stream: Any) -> Any:
 
 def _matrix(frame: av.VideoFrame) -> np.ndarray:
     """The display matrix's part (2, 2) that turns and mirrors: places (x, y) in the frame @ matrix are those shown."""
-    # `frame.side_data` would keep the frame in memory for ever.
-    data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
+    try:
+        # `frame.side_data` would keep the frame in memory for ever.
+        data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
+    except ValueError:  # PyAV does not know all that may come with a frame, such as EXIF data.
+        angle = -np.deg2rad(frame.rotation)
+        return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     if data is None:
         return np.eye(2)
     return np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2].astype(float)  # type: ignore[call-overload]

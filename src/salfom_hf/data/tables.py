@@ -1,0 +1,264 @@
+"""Tables of where people looked, as text: read row by row, and what is wrong in them."""
+
+import codecs
+import csv
+import math
+import re
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PureWindowsPath
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import check_file, reason_of
+from .features import DataError
+from .report import counted, listed_names
+
+LONGEST_LINE = 1 << 20  # characters
+MISSING = ("", ".", "-", "na", "n/a", "nan", "null", "none")
+UNKNOWN = -1  # observer
+
+# Units of time that the names of columns end in, in seconds.
+UNITS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6}
+# Columns by the names that they may have, here without spaces, signs, units and capitals: as documented, as in
+# EyeLink's reports of fixations, and as Tobii exports them. Of several in a table the first one here is taken.
+NAMES = {
+    "video": ["video", "videoname", "moviename", "presentedstimulusname", "presentedmedianame", "medianame"],
+    "frame": ["frame"],
+    "time": ["time", "timestamp", "recordingtimestamp"],
+    "start": ["start", "onset", "currentfixstart", "time", "timestamp", "recordingtimestamp"],
+    "duration": ["duration", "currentfixduration", "gazeeventduration"],
+    "x": ["x", "currentfixx", "fixationpointx", "gazepointx"],
+    "y": ["y", "currentfixy", "fixationpointy", "gazepointy"],
+    "observer": ["observer", "recordingsessionlabel", "participantname", "participant"],
+    "event": ["eyemovementtype", "gazeeventtype"],
+}
+# Of pixels of the picture; those of the screen (DACS) are no places in it.
+PICTURE_UNITS = {"px", "pixels", "mcs", "mcspx"}
+# These trackers count milliseconds where the name of a column does not tell.
+IN_MILLISECONDS = {"currentfixstart", "currentfixduration", "gazeeventduration", "recordingtimestamp"}
+
+
+@contextmanager
+def opened_table(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]]]]:
+    """
+    The names in line 1 of a table, and its rows that are not empty, each with the number of its line. It is in UTF-8,
+    or UTF-16 if it begins so, and separated by what line 1 has most of: commas, semicolons or tabs.
+
+    Raises:
+        DataError: the file cannot be read; on opening it or on reading the rows.
+    """
+    try:
+        check_file(path)
+        with open(path, "rb") as file:
+            wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        with open(path, encoding="utf-16" if wide else "utf-8-sig", newline="") as text:
+            # Spreadsheets write semicolons where the comma is the decimal sign, and eye trackers write tabs.
+            separator = max(",;\t", key=text.readline(LONGEST_LINE).count)
+            text.seek(0)
+            lines = iter(lambda: text.readline(LONGEST_LINE), "")
+            reader = csv.reader(map(_line, lines), delimiter=separator, skipinitialspace=True)
+            header = [name.strip() for name in next(reader, [])]
+            yield header, ((reader.line_num, [cell.strip() for cell in row]) for row in reader if row)
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise DataError(f"Cannot read {path} ({reason_of(error)}); give a CSV file in UTF-8.") from error
+
+
+def _line(text: str) -> str:
+    if len(text) == LONGEST_LINE:
+        raise csv.Error("it has a line of a million characters")
+    return text
+
+
+def number_in(cell: str) -> float:
+    """The number in a cell, NaN where it says that there is none; a `ValueError` if it is something else."""
+    return math.nan if cell.lower() in MISSING else float(cell)
+
+
+def shown(cell: str) -> str:
+    """A cell or name as a message shows it, however long it is."""
+    return repr(cell if len(cell) <= 40 else f"{cell[:40]}…")
+
+
+def named(header: list[str]) -> str:
+    """The names of a table's columns as a message lists them."""
+    return ", ".join(name[:40] for name in header[:30]) or "is empty"
+
+
+def fixation_faults(
+    x: np.ndarray, y: np.ndarray, width: int, height: int, lines: Sequence[int] | None = None
+) -> list[str]:
+    """What is wrong with places, float64 `(fixations,)` each, in a picture, in words; lines are those of a table."""
+    known = np.isfinite(x) & np.isfinite(y)
+    outside = known & ((x < 0) | (x > width) | (y < 0) | (y > height))
+    faults = []
+    for wrong, text in ((~known, "whose x or y is no number"), (outside, f"outside of its {width}×{height} pixels")):
+        if found := np.flatnonzero(wrong).tolist():
+            first = found[0]
+            places = f"({x[first]:g}, {y[first]:g})" if lines is None else in_lines([lines[n] for n in found])
+            faults.append(f"{counted(len(found), 'fixation')} {text}, such as {places}")
+    return faults
+
+
+def in_lines(lines: Sequence[int]) -> str:
+    return f"line{'s' * (len(lines) > 1)} {listed_names(map(str, lines))}"
+
+
+def read_columns(
+    path: Path, numbers: Sequence[str], texts: Sequence[str] = (), optional: Sequence[str] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]], list[int], list[str]]:
+    """
+    Columns of a table by their names: numbers as float64 `(rows,)`, NaN where there is none; texts, with those that
+    are optional if they are there; the line of each row; and what is wrong with the table, in words.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    lines: list[int] = []
+    odd: list[int] = []
+    with opened_table(path) as (header, rows):
+        texts = [*texts, *(name for name in optional if name in header)]
+        for name in (*numbers, *texts):
+            if header.count(name) != 1:
+                number = "two columns" if name in header else "no column"
+                return {}, {}, [], [f"has {number} {name}, but {named(header)}"]
+        columns = {name: array("d") for name in numbers}
+        words: dict[str, list[str]] = {name: [] for name in texts}
+        places = {name: header.index(name) for name in (*numbers, *texts)}
+        for line, row in rows:
+            if len(row) != len(header):
+                odd.append(line)
+                continue
+            lines.append(line)
+            for name, column in columns.items():
+                try:
+                    column.append(number_in(row[places[name]]))
+                except ValueError:
+                    column.append(math.nan)
+            for name, cells in words.items():
+                cells.append(row[places[name]])
+    faults = [f"{counted(len(odd), 'row')} with more or fewer cells than line 1: {in_lines(odd)}"] if odd else []
+    if not (lines or odd):
+        faults.append("has no rows")
+    return {name: np.array(column) for name, column in columns.items()}, words, lines, faults
+
+
+class GazeTable(NamedTuple):
+    """Where people looked."""
+
+    rows: dict[str, array]  # for each name of a video, `begin, end, x, y, observer, begin, end, …`
+    by_frame: bool  # `begin` is the number of a frame, from 0; otherwise seconds, and `end` the same for a moment
+    observers: list[str]  # whose numbers, from 0, the rows hold; empty if unknown
+    incomplete: int  # number of rows left out because a number is missing
+
+
+class Column(NamedTuple):
+    """One of `NAMES` in a table."""
+
+    place: int  # in a row
+    unit: float  # seconds, if it is a time
+    name: str  # as in line 1
+
+
+def columns_of(header: list[str], given: Mapping[str, str], time_unit: str | None) -> dict[str, list[Column]]:
+    """The columns of `NAMES` in a table, some given by other names; several where a name is there more than once."""
+    found: dict[str, list[Column]] = defaultdict(list)
+    for place, name in enumerate(header):
+        words = re.findall(r"[^\W_]+", name.lower())
+        told = words.pop() if len(words) > 1 and words[-1] in UNITS else time_unit
+        while len(words) > 1 and words[-1] in PICTURE_UNITS:
+            words.pop()
+        known = "".join(words)
+        unit = UNITS[told or ("ms" if known in IN_MILLISECONDS else "s")]
+        for key in {known, f"given: {name}"}:
+            found[key].append(Column(place, unit, name))
+    columns = {}
+    for ours, names in NAMES.items():
+        wanted = [f"given: {given[ours]}"] if ours in given else names
+        if same := next((found[name] for name in wanted if name in found), []):
+            columns[ours] = same
+    return columns
+
+
+def read_gaze_table(
+    path: Path, columns: Mapping[str, str], time_unit: str | None = None, from_first_row: bool = False
+) -> GazeTable:
+    """Read a table as for [`make_gazefolder`], of which 40 bytes per row are kept; a `DataError` if it is unfit."""
+    with opened_table(path) as (header, rows):
+        found = columns_of(header, columns, time_unit)
+        if "frame" in found and "time" in found:
+            raise DataError(f"{path} has the columns time and frame; leave one of them.")
+        lasting = "frame" not in found and "start" in found and ("duration" in found or "time" not in found)
+        clock = "frame" if "frame" in found else "start" if lasting else "time"
+        spoken = {"time": "time or start (seconds) or frame (from 0)", "duration": "duration (seconds)"}
+        for ours in ("video", "x", "y", clock, *(["duration"] if lasting else [])):
+            if ours not in found:
+                asked = columns.get(ours) or spoken.get(ours, ours)
+                advice = "name it in line 1, or by --columns"
+                raise DataError(f"{path} has no column {asked}, but {named(header)}; {advice}.")
+        for ours in ("video", clock, *(["duration"] if lasting else []), "x", "y", "observer"):
+            if len(found.get(ours, [])) > 1:
+                raise DataError(f"{path} has two columns {ours}; remove or rename one of them.")
+        times = [] if clock == "frame" else [found[ours][0] for ours in (clock, "duration")[: 1 + lasting]]
+        numbers = [*(times or found["frame"]), found["x"][0], found["y"][0]]
+        at_video = found["video"][0].place
+        at_observer, at_event = (found[ours][0].place if ours in found else None for ours in ("observer", "event"))
+        table: dict[str, array] = defaultdict(lambda: array("d"))
+        observers: dict[str, int] = {}
+        began: dict[tuple[str, str], float] = {}
+        latest: dict[tuple[str, str], list[float]] = {}
+        incomplete = 0
+        for line, row in rows:
+            if len(row) != len(header):
+                raise DataError(f"{path}, line {line}: {len(row)} cells, but the header has {len(header)}.")
+            values = [_number(path, line, row, column) for column in numbers]
+            for place, column in enumerate(times):
+                values[place] *= column.unit
+            begin, *duration, x, y = values
+            name = row[at_observer] if at_observer is not None else ""
+            of = row[at_video], name
+            if from_first_row and math.isfinite(begin):
+                begin -= began.setdefault(of, begin)
+            if lasting and at_event is not None and row[at_event].lower() not in ("fixation", ""):
+                continue  # A saccade or a blink.
+            if not (row[at_video] and all(map(math.isfinite, values)) and min(duration, default=0) >= 0):
+                incomplete += 1
+                continue
+            if clock == "frame" and not begin.is_integer():
+                raise DataError(
+                    f"{path}, line {line}, column frame: {begin} is not a whole number; call the column time if it "
+                    "holds seconds."
+                )
+            if lasting:
+                before, latest[of] = latest.get(of), [begin, *values[1:]]
+                if before and before[1:] == values[1:] and before[0] <= begin < before[0] + before[1]:
+                    latest[of] = before
+                    continue  # Exports of samples repeat a fixation for each of them.
+            number = observers.setdefault(name, len(observers)) if name else UNKNOWN
+            table[row[at_video]].extend((begin, sum(duration, begin), x, y, number))
+    return GazeTable(dict(table), clock == "frame", list(observers), incomplete)
+
+
+def _number(path: Path, line: int, row: list[str], column: Column) -> float:
+    cell = row[column.place]
+    try:
+        return number_in(cell)
+    except ValueError as error:
+        advice = "write decimals with a point" if "," in cell else "leave it empty if it is unknown"
+        where = f"{path}, line {line}, column {column.name.lower()}"
+        raise DataError(f"{where}: {shown(cell)} is not a number; {advice}.") from error
+
+
+def videos_named(table: GazeTable, videos: list[Path]) -> tuple[dict[Path, np.ndarray], list[str]]:
+    """The gaze in each video that has some, float64 `(rows, 5)` as in the table; and names that are of no video."""
+    named = {video.stem: video for video in videos} | {video.name: video for video in videos}
+    parts = defaultdict(list)
+    for name, rows in table.rows.items():
+        # Trackers may name the file as it lay on their computer.
+        video = named.get(name) or named.get(PureWindowsPath(name).name)
+        parts[video].append((name, np.frombuffer(rows).reshape(-1, 5)))
+    unknown = [name for name, _ in parts.pop(None, [])]
+    return {video: np.concatenate([rows for _, rows in parts[video]]) for video in videos if video in parts}, unknown
