@@ -16,7 +16,7 @@ from numbered_video import HEIGHT, WIDTH, make_video, number_of, numbered, numbe
 from salfom_hf import SaliencyPredictor, cli
 from salfom_hf.errors import CutOffError, VideoError
 from salfom_hf.inference.results import default_output
-from salfom_hf.video.reading import demuxed, probe, read_frames
+from salfom_hf.video.reading import demuxed, frames_there, probe, read_frames
 from salfom_hf.video.seeking import read_frames_at
 from salfom_hf.video.writing import VideoWriter
 
@@ -320,7 +320,8 @@ def test_of_a_video_that_breaks_off_all_that_is_there_is_written(tmp_path, capsy
     streamed = []
     with pytest.raises(CutOffError):
         streamed.extend(predictor.stream(path))
-    assert len(streamed) == len(shown)
+    assert len(streamed) == len(list(frames_there(path))) == len(shown)
+    assert re.match(r"salfom: \S*cut\.\S+ breaks off after .* s;", capsys.readouterr().err)
     assert cli.main(["predict", str(path), "--model", str(model_folder), "-o", str(output)]) == 2
     assert re.search(r"salfom: \S*out\.mp4 ends early: \S*cut\.\S+ breaks off after .* s;", capsys.readouterr().err)
     assert [frame.timestamp for frame in read_frames(output)] == [frame.timestamp for frame in shown]
@@ -364,7 +365,7 @@ def repeating(path, size, count, step, tone=False):
 def test_memory_at_4k_does_not_grow_with_the_number_of_frames(tmp_path):
     program = """
 import sys, psutil
-from salfom_hf.video.reading import demuxed, probe, read_frames
+from salfom_hf.video.reading import probe, read_frames
 from salfom_hf.video.writing import VideoWriter
 source, target = sys.argv[1:]
 info, peak = probe(source), 0

@@ -78,7 +78,9 @@ class Sound:
         """Return the next packet that belongs in the range."""
         with suppress(av.FFmpegError):  # Sound that breaks off just ends; reading the pictures reports the file.
             for packet in self._packets:
-                if packet.pts is None or (self._time(packet) < 0 and not self._primes(packet)):
+                # What is torn is no sound that players could decode.
+                torn = packet.pts is None or packet.is_corrupt
+                if torn or (self._time(packet) < 0 and not self._primes(packet)):
                     continue
                 decoded = packet.pts if packet.dts is None else packet.dts  # A picture's time may be wrong.
                 if (
