@@ -230,7 +230,9 @@ def comes_untimed(container: InputContainer, stream: Any) -> bool:
     Whether FFmpeg only guesses the times of showing: AVI has none, and with these codecs pictures may wait for several
     others. All that is known is that they come one after the other, as their packets do.
     """
-    return container.format.name == "avi" and stream.codec_context.name in ("h264", "hevc", "mpeg4")
+    context = stream.codec_context
+    may_wait = context.name in ("h264", "hevc") or (context.name == "mpeg4" and context.has_b_frames)
+    return container.format.name == "avi" and may_wait
 
 
 def sampled(container: InputContainer, stream: Any) -> Iterator[Any]:
@@ -343,6 +345,13 @@ def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Chec
         ) from failure
 
 
+def _delay(info: VideoInfo, check: Check | None) -> int:
+    """Where only the order tells when a picture is shown: ticks from a packet to the picture that comes by it."""
+    with opened(info.path) as container:
+        frame = next(_decoded(container, video_stream(container), info.frame_rate, check))
+        return (frame.dts or 0) - (frame.pts or 0)
+
+
 def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None) -> Generator[_Timed, None, None]:
     """Yield the frames; their timestamps strictly increase."""
     with opened(info.path) as container:
@@ -352,8 +361,7 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
         if seek_to is not None and stream.start_time is not None:
             with suppress(av.FFmpegError):
                 container.seek(round((seek_to + origin) / tick), stream=stream)
-        # Where only the order tells when a picture is shown: ticks from its packet to the picture.
-        delay: int | None = None if untimed else 0
+        delay = _delay(info, check) if untimed else 0
         last, ended = None, list[CutOffError]()
         decoded = _decoded(container, stream, info.frame_rate, check)
         frames = itertools.chain[Any](until_cut_off(decoded, ended), [None])
@@ -365,8 +373,6 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
             return None if ticks is None else (ticks - delay) * tick - origin
 
         for frame, following in itertools.pairwise(frames):
-            if delay is None:
-                delay = (frame.dts or 0) - (frame.pts or 0)
             now, after = time_of(frame), time_of(following)
             if last is None:
                 now = max(now or Fraction(0), Fraction(0))
