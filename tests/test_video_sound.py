@@ -234,6 +234,14 @@ def test_a_part_with_a_stray_picture_keeps_its_sound(tmp_path):
     assert beeps(part) == pytest.approx(expected, abs=0.03)
 
 
+@pytest.mark.parametrize("tone", ["flac", "libopus"])
+def test_a_part_of_ogg_keeps_its_sound(tmp_path, tone):
+    source = beeping(tmp_path / "in.ogv", count=200, tones=[tone], codec="libvpx")
+    part = copied(source, tmp_path / "part.mp4", start=3.52, duration=3.0)
+    assert pictures(part)[0] == list(range(88, 163))
+    assert beeps(part) == pytest.approx([0.48, 1.48, 2.48], abs=0.03)
+
+
 def test_sound_that_repeats_a_time_or_steps_back_stays_in_step(tmp_path):
     source = beeping(tmp_path / "in.mkv")
     data = bytearray(source.read_bytes())

@@ -31,7 +31,7 @@ class _Track:
 
     waiting: deque[_Waiting] = field(default_factory=deque)
     shift: float = 0.0  # from the packets' own times
-    last: float | None = None  # when the last packet was decoded
+    last: float | None = None  # the latest time of decoding
     end: float = 0.0  # the latest time at which something was shown, without strays
     steps: deque[float] = field(default_factory=lambda: deque(maxlen=5))  # between the last packets
     since: float | None = None  # what the other streams had got to when the first waiting packet was found to leap
@@ -60,7 +60,7 @@ class _Track:
             now = time + shift
             if self.last is not None and now > self.last:
                 self.steps.append(now - self.last)
-            self.last, self.since = now, None
+            self.last, self.since = max(now, self.last or now), None
             shown = now if packet.pts is None else float(packet.pts * packet.time_base)
             if shown < now + _REORDERED:
                 self.end = max(self.end, shown)
@@ -151,11 +151,17 @@ def _shift(track: _Track, first: _Track, others: list[_Track], ended: bool) -> f
 def _between_neighbours(track: _Track) -> float | None:
     """The place of a first waiting packet that is a stray, after which the clock leaps back to where it was."""
     assert track.last is not None
-    for place, (before, after) in enumerate(pairwise(track.times()), 2):
-        is_back = track.last < after <= track.last + max(2 * place * track.step, _SOUND_BACK)
-        leaps = before - after > track.step or (before < track.last and after - before > 3 * track.step)
-        if is_back and leaps:
-            return track.last + (after - track.last) / place
+    times, last, step = track.times(), track.last, track.step
+    for place, (before, after) in enumerate(pairwise(times), 2):
+        leaps = before - after > step or (before < last and after - before > 3 * step)
+        # Where it would be if the packets from here on, or those before, had the right times.
+        by_itself, by_others = times[0] + (place - 1) * step, last + place * step
+        if (
+            leaps
+            and after > last
+            and abs(after - by_others) < min(abs(after - by_itself), max(by_others - last, _SOUND_BACK))
+        ):
+            return last + (after - last) / place
     return None
 
 
