@@ -95,6 +95,9 @@ class TrainingConfig:
     max_grad_norm: Annotated[float, "gradients are clipped to this norm; 0: never"] = 0.0
     mixed_precision: Annotated[str, "no, bf16 or fp16; empty: as accelerate is configured"] = ""
     ema_decay: Annotated[float, "of the average of the weights that is validated and saved; 0: none"] = 0.0
+    average_with_start: Annotated[
+        float, "share of the weights that training began with in those validated and saved"
+    ] = 0.0
     kl_weight: Annotated[float, "weight of KL(gt ‖ pred) in the loss"] = 1.0
     cc_weight: Annotated[float, "weight of −CC in the loss"] = 1.0
     sim_weight: Annotated[float, "weight of −SIM in the loss"] = 0.0
@@ -182,8 +185,12 @@ class TrainingConfig:
         not_negative = ("max_steps", "warmup_steps", "patience", "save_every", "num_workers", "lora_rank", "pictures")
         for name in (*not_negative, "frozen_encoder_epochs", "weight_decay", "max_grad_norm", "encoder_learning_rate"):
             demand(getattr(self, name) >= 0, f"{name} must be at least 0, not {getattr(self, name)}.")
-        for name in ("ema_decay", "hold_out", "feature_dropout"):
+        for name in ("ema_decay", "hold_out", "feature_dropout", "average_with_start"):
             demand(0 <= getattr(self, name) < 1, f"{name} must be at least 0 and below 1, not {getattr(self, name)}.")
+        demand(
+            not (self.lora_rank and self.average_with_start),
+            "lora_rank adds to the weights that training begins with; leave average_with_start out.",
+        )
         demand(0 <= self.seed < 2**32, f"seed must be at least 0 and below 2**32, not {self.seed}.")
         demand(0 < self.layer_decay <= 1, f"layer_decay must be above 0 and at most 1, not {self.layer_decay}.")
         for name, weight in self.loss_weights.items():
