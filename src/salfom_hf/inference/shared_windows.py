@@ -340,7 +340,10 @@ class StreamingDecoder:
                 motion = self.prior.motion(torch.cat(self.at(self.change, times)).to(logits.dtype))
                 if self.after_cut:
                     motion += (1 - motion) * motion.new_tensor([unseen_share(time, self.window) for time in times])
-                logits.addcmul_(motion.view(-1, 1, 1, 1), self.moving)
+                motion = motion.view(-1, 1, 1, 1)
+                logits.addcmul_(motion, self.moving)
+                if self.prior.sharpness != 1:
+                    logits *= 1 + (self.prior.sharpness - 1) * motion
         for layer in self.layers:
             layer.forget(times[-1])
         return logits.squeeze(1).sigmoid_().float()

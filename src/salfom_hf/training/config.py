@@ -100,6 +100,9 @@ class TrainingConfig:
     weight_decay: Annotated[float, "of AdamW; biases and norms have none"] = 0.0
     max_grad_norm: Annotated[float, "gradients are clipped to this norm; 0: never"] = 0.0
     ema_decay: Annotated[float, "of the average of the weights that is validated and saved; 0: none"] = 0.0
+    average_with_start: Annotated[
+        float, "share of the weights that training began with in those validated and saved"
+    ] = 0.0
     frozen_encoder_epochs: Annotated[int, "epochs in which the encoder rests, at the beginning"] = 0
     gradient_checkpointing: Annotated[bool, "compute activations anew in the backward pass: less memory"] = False
     compile: Annotated[bool, "torch.compile the model"] = False
@@ -188,8 +191,12 @@ class TrainingConfig:
         not_negative = ("max_steps", "warmup_steps", "patience", "save_every", "num_workers", "lora_rank", "pictures")
         for name in (*not_negative, "frozen_encoder_epochs", "weight_decay", "max_grad_norm", "encoder_learning_rate"):
             demand(getattr(self, name) >= 0, f"{name} must be at least 0, not {getattr(self, name)}.")
-        for name in ("ema_decay", "hold_out", "feature_dropout"):
+        for name in ("ema_decay", "hold_out", "feature_dropout", "average_with_start"):
             demand(0 <= getattr(self, name) < 1, f"{name} must be at least 0 and below 1, not {getattr(self, name)}.")
+        demand(
+            not (self.lora_rank and self.average_with_start),
+            "lora_rank adds to the weights that training begins with; leave average_with_start out.",
+        )
         demand(0 <= self.seed < 2**32, f"seed must be at least 0 and below 2**32, not {self.seed}.")
         demand(0 < self.layer_decay <= 1, f"layer_decay must be above 0 and at most 1, not {self.layer_decay}.")
         for name, weight in self.loss_weights.items():
