@@ -216,12 +216,13 @@ def may_be_folder(path: str | os.PathLike[str]) -> bool:
     return path.is_dir() or not (is_taken(path) or (path.suffix[1:2].isalpha() and not slash))
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_unfinished(folder: Path, below: bool = False) -> None:
     """
-    Remove what killed processes have not finished writing in a folder; what living ones write, on any machine that
-    shares the folder, stays. A `VideoError` if the output that one of them was to replace cannot be put back.
+    Remove what killed processes have not finished writing in a folder, and in all `below` it; what living ones write,
+    on any machine that shares the folder, stays. A `VideoError` if the output that one of them was to replace cannot
+    be put back.
     """
-    for left in folder.glob(f"{PREFIX}*"):
+    for left in list(folder.rglob(f"{PREFIX}*") if below else folder.glob(f"{PREFIX}*")):
         _remove(left)
 
 

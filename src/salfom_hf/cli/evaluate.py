@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import Inputs, atomic_output
+from ..files import Inputs, atomic_output, remove_unfinished
 from ..models.names import KNOWN, local
 from .common import UsageError, add_model_options, at_least_one, load_predictor, not_negative, some_path, whole_number
 from .data import DATASETS, add_skip_invalid, reporting
@@ -176,6 +176,7 @@ def evaluate(args: argparse.Namespace) -> int:
     output = args.output or Path(f"evaluation_{args.dataset}_{split}")
     if args.overwrite:
         Inputs(args.data_dir, *args.predictions, *local(*args.model)).refuse(output)
+    remove_unfinished(output, below=True)
     dataset = load(args.dataset, args.data_dir, split, skip_invalid=args.skip_invalid)
     metrics = tuple(args.metrics or (*evaluation.DEFAULT_METRICS, "information_gain"))
     given = {name: getattr(args, name) for name in ("blur", "first", "every", "max_frames", "seed")}
@@ -222,6 +223,7 @@ def submit(args: argparse.Namespace) -> int:
         Inputs(args.data_dir, *local(args.model)).refuse(args.output)
     dataset = load("dhf1k", args.data_dir, args.split)
     if args.check is None:
+        remove_unfinished(args.output, below=True)
         method = Model(args.model, load_predictor(args.model, args))
         write_submission(dataset, method, args.output, overwrite=args.overwrite)
     print(check_submission(dataset, args.check or args.output))

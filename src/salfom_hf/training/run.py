@@ -119,7 +119,7 @@ def prepare_folder(config: TrainingConfig, stack: ExitStack) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if stack.enter_context(locked(folder / ".lock")) is False:
         raise ConfigError(f"Another process trains in {folder}; wait until it ends, or name another --output-dir.")
-    remove_unfinished(folder)
+    remove_unfinished(folder, below=True)
     with atomic_output(noted, overwrite=True) as path:
         dataclasses.replace(config, resume=False).save(path)
     with atomic_output(data, overwrite=True) as path:
