@@ -79,7 +79,7 @@ def encoder_model(network: SalFoMModel) -> ModelProto:
     graph = Graph()
     features = graph.frame_features("pixels", network.encoder, network.projection)
     pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["frames", 3, "height", "width"])
-    output = helper.make_tensor_value_info(features, TensorProto.FLOAT, None)
+    output = helper.make_tensor_value_info(features, TensorProto.FLOAT, ["frames", "channels", "rows", "columns"])
     whole = helper.make_graph(graph.nodes, "encoder", [pixels], [output], graph.weights)
     return helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=FORMAT)
 

@@ -353,10 +353,11 @@ class FrameEncoder:
     The frame-wise encoder of a network in evaluation mode, ready to run; its weights are taken as they are now.
 
     Args:
-        threads: on which onnxruntime computes, where it does; PyTorch takes its own number with each call.
+        threads: on which onnxruntime computes, where it does; by default as many as PyTorch has now.
     """
 
-    def __init__(self, network: SalFoMModel, threads: int = 1):
+    def __init__(self, network: SalFoMModel, threads: int | None = None):
+        threads = threads or torch.get_num_threads()
         self.session = encoder_session(network, threads) if can_be_a_graph(network) else None
         if self.session is not None:
             return
@@ -394,7 +395,7 @@ def can_share_windows(model: SalFoMForVideoSaliencyPrediction) -> bool:
 @torch.inference_mode()
 def shared_still_maps(model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor) -> torch.Tensor:
     """What [`still_maps`][salfom_hf.inference.sliding_window.still_maps] gives, of a model that can stream."""
-    features = FrameEncoder(model.salfom, torch.get_num_threads())(torch.cat([stills, stills.flip(-1)]))
+    features = FrameEncoder(model.salfom)(torch.cat([stills, stills.flip(-1)]))
     logits = model.decode(features.unsqueeze(2), (stills.shape[-2], stills.shape[-1]))
     return mirror_averaged(*logits.sigmoid().chunk(2))
 
