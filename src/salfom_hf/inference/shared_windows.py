@@ -42,6 +42,8 @@ from ..models.modeling_salfom import (
 )
 from ..models.video_processing_salfom import mirror_averaged
 from .cpu import PackedConvolution, folded, pytorch_threads
+from .cuts import unseen_share
+from .encoder_graph import can_be_a_graph, encoder_session
 from .profiling import stage
 from .sliding_window import Map, batched, encoded, interpolated, key_frames
 from .threads import in_background
