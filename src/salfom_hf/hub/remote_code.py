@@ -15,14 +15,14 @@ from ..models.encoders import OWN_MODELS
 
 PIPELINE = Path(pipeline_salfom.__file__)
 MODELS = PIPELINE.parents[1] / "models"
-IN_MODEL = ("errors", "configuration_salfom", "encoders", "losses", "modeling_salfom")
 
 
 def place_of(file: Path) -> str:
     """The file, without its suffix, that a module goes into: that of the model, of its encoder, or of the pipeline."""
     if any(file.stem == module for module, _ in OWN_MODELS.values()):
         return file.stem
-    return "modeling_salfom" if file.stem in IN_MODEL else "pipeline_salfom"
+    of_model = file.parent == MODELS and file.stem != "video_processing_salfom"
+    return "modeling_salfom" if of_model or file.stem == "errors" else "pipeline_salfom"
 
 
 def relative_imports(file: Path) -> dict[ast.ImportFrom, Path]:
