@@ -31,7 +31,7 @@ from .names import takes_names
 # Standard deviation of the Gaussian that the maps of stills are blurred with, as a share of their width.
 STILL_BLUR = 0.012
 
-MOST_PIXELS = 4096  # of a side to which frames are resized
+MOST_PIXELS, MOST_AREA = 4096, 2**22  # of a side, and in all, of what frames are resized to
 
 # Options of transformers' video processors that have one value here.
 FIXED = {
@@ -76,8 +76,11 @@ def check_options(options: Mapping[str, Any]) -> None:
         size = options.get(name)
         sides = dict(size) if isinstance(size, (dict, SizeDict)) else {"height": 1, "width": 1}
         fine = [isinstance(side, Integral) and 0 < int(side) <= MOST_PIXELS for side in sides.values()]
-        if set(sides) != {"height", "width"} or not all(fine):
-            raise ValueError(f"{name} needs a height and a width in 1…{MOST_PIXELS} and nothing else, not {sides}.")
+        if set(sides) != {"height", "width"} or not all(fine) or math.prod(sides.values()) > MOST_AREA:
+            raise ValueError(
+                f"{name} needs a height and a width in 1…{MOST_PIXELS} and nothing else, not {sides}, and at most "
+                f"{MOST_AREA:,} pixels."
+            )
 
 
 def is_one_video(videos: Any) -> bool:
