@@ -67,8 +67,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         if (value := options.get(name)) is not None:
             values, most = np.ravel(np.array(value, object)), MOST_PIXELS + 1 if name in WHOLE else math.inf
             counts, what = ((1, 3), "one number or three") if name.startswith("image_") else ((1,), "a number")
-            fine = [isinstance(each, Real) and abs(float(each)) < most for each in values]
-            if len(fine) not in counts or not all(fine):
+            if len(values) not in counts or not all(isinstance(n, Real) and abs(float(n)) < most for n in values):
                 raise ValueError(f"{name} must be {what} below {most}, not {value!r}.")
             if name != "image_mean" and min(values) <= 0:
                 raise ValueError(f"{name} must be above 0, not {value}.")
@@ -77,10 +76,8 @@ def check_options(options: Mapping[str, Any]) -> None:
         sides = dict(size) if isinstance(size, (dict, SizeDict)) else {"height": 1, "width": 1}
         fine = [isinstance(side, Integral) and 0 < int(side) <= MOST_PIXELS for side in sides.values()]
         if set(sides) != {"height", "width"} or not all(fine) or math.prod(sides.values()) > MOST_AREA:
-            raise ValueError(
-                f"{name} needs a height and a width in 1…{MOST_PIXELS} and nothing else, not {sides}, and at most "
-                f"{MOST_AREA:,} pixels."
-            )
+            most = f"in 1…{MOST_PIXELS}, of at most {MOST_AREA:,} pixels, and nothing else"
+            raise ValueError(f"{name} needs a height and a width {most}, not {sides}.")
 
 
 def is_one_video(videos: Any) -> bool:
