@@ -76,8 +76,8 @@ def check_options(options: Mapping[str, Any]) -> None:
         sides = dict(size) if isinstance(size, (dict, SizeDict)) else {"height": 1, "width": 1}
         fine = [isinstance(side, Integral) and 0 < int(side) <= MOST_PIXELS for side in sides.values()]
         if set(sides) != {"height", "width"} or not all(fine) or math.prod(sides.values()) > MOST_AREA:
-            most = f"in 1…{MOST_PIXELS}, of at most {MOST_AREA:,} pixels, and nothing else"
-            raise ValueError(f"{name} needs a height and a width {most}, not {sides}.")
+            limits = f"in 1…{MOST_PIXELS}, of at most {MOST_AREA:,} pixels, and nothing else"
+            raise ValueError(f"{name} needs a height and a width {limits}, not {sides}.")
 
 
 def is_one_video(videos: Any) -> bool:
