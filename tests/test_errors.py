@@ -189,7 +189,8 @@ def not_numbers(part):
         (changed(encoder_config={"model_type": "videomae", "image_size": 9984}), "make more than 65536 patches"),
         (lambda folder: (folder / "config.json").write_text("[]"), "its config.json is empty or no configuration"),
         (lambda folder: (folder / "config.json").write_text("[" * 100_000), "check its config.json"),
-        (changed("video_preprocessor_config.json", size={"height": 10**6, "width": 10}), "in 1…4096 and nothing else"),
+        (changed("video_preprocessor_config.json", size={"height": 10**6, "width": 10}), "in 1…4096, of at most"),
+        (changed("video_preprocessor_config.json", size={"height": 4096, "width": 4096}), "at most 4,194,304 pixels"),
         (changed("video_preprocessor_config.json", image_std=[0, 0, 0]), "image_std must be above 0"),
         (changed("video_preprocessor_config.json", image_std="x"), "image_std must be one number or three"),
         (

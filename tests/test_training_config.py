@@ -168,8 +168,9 @@ def test_help_names_every_setting(capsys):
     assert places == sorted(places)
     for name in TrainingConfig.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text
+    text = " ".join(text.split())
     assert text.count("(default: ") == len(TrainingConfig.__dataclass_fields__)
-    assert "batches per optimizer step (default: 1)" in " ".join(text.split())
+    assert "batches per optimizer step (default: 1)" in text
 
 
 # --- Configurations of accelerate ---

@@ -31,7 +31,7 @@ from .names import takes_names
 # Standard deviation of the Gaussian that the maps of stills are blurred with, as a share of their width.
 STILL_BLUR = 0.012
 
-MOST_PIXELS = 4096  # of a side to which frames are resized
+MOST_PIXELS, MOST_AREA = 4096, 2**22  # of a side, and in all, of what frames are resized to
 
 # Options of transformers' video processors that have one value here.
 FIXED = {
@@ -67,8 +67,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         if (value := options.get(name)) is not None:
             values, most = np.ravel(np.array(value, object)), MOST_PIXELS + 1 if name in WHOLE else math.inf
             counts, what = ((1, 3), "one number or three") if name.startswith("image_") else ((1,), "a number")
-            fine = [isinstance(each, Real) and abs(float(each)) < most for each in values]
-            if len(fine) not in counts or not all(fine):
+            if len(values) not in counts or not all(isinstance(n, Real) and abs(float(n)) < most for n in values):
                 raise ValueError(f"{name} must be {what} below {most}, not {value!r}.")
             if name != "image_mean" and min(values) <= 0:
                 raise ValueError(f"{name} must be above 0, not {value}.")
@@ -76,8 +75,9 @@ def check_options(options: Mapping[str, Any]) -> None:
         size = options.get(name)
         sides = dict(size) if isinstance(size, (dict, SizeDict)) else {"height": 1, "width": 1}
         fine = [isinstance(side, Integral) and 0 < int(side) <= MOST_PIXELS for side in sides.values()]
-        if set(sides) != {"height", "width"} or not all(fine):
-            raise ValueError(f"{name} needs a height and a width in 1…{MOST_PIXELS} and nothing else, not {sides}.")
+        if set(sides) != {"height", "width"} or not all(fine) or math.prod(sides.values()) > MOST_AREA:
+            limits = f"in 1…{MOST_PIXELS}, of at most {MOST_AREA:,} pixels, and nothing else"
+            raise ValueError(f"{name} needs a height and a width {limits}, not {sides}.")
 
 
 def is_one_video(videos: Any) -> bool:
