@@ -119,7 +119,7 @@ def test_clips_that_nobody_looks_at_are_reported(folder):
 
 def test_maps_that_are_none_are_reported(folder):
     clip = folder / "train" / "walk"
-    heat, inverted = min((clip / "maps").iterdir()), min((clip / "fixation").iterdir())
+    heat, inverted = (min((clip / part).glob("*.png")) for part in ("maps", "fixation"))
     Image.new("RGB", (gaze_data.WIDTH, gaze_data.HEIGHT), (250, 20, 20)).save(heat)
     Image.new("L", (gaze_data.WIDTH, gaze_data.HEIGHT), 255).save(inverted)
     for problem, text in zip(GazeFolder.check(folder, decode=True).fatal, ("in colour", "invert it"), strict=True):

@@ -240,11 +240,16 @@ class Clip:
         return [Problem("unreadable", video, text, fatal=frames < self.num_frames - FRAME_TOLERANCE)]
 
 
-def read_gaze(path: Path | None) -> dict[str, np.ndarray]:
+def read_gaze(path: Path | None) -> dict[str, list]:
     """The columns of who looked where in a clip, from a table that has been examined."""
-    columns = {"frame": "fixation_frame", "x": "fixation_x", "y": "fixation_y", "observer": "observer"}
-    values = {} if path is None else read_columns(path, tuple(columns))[0]
-    return {feature: values.get(name, np.empty(0)) for name, feature in columns.items()}
+    values = {} if path is None else read_columns(path, ("frame", "x", "y", "observer"))[0]
+    none = np.empty(0)
+    return {
+        "fixation_frame": values.get("frame", none).astype(np.int64).tolist(),
+        "fixation_x": values.get("x", none).tolist(),
+        "fixation_y": values.get("y", none).tolist(),
+        "observer": values.get("observer", none).astype(np.int64).tolist(),
+    }
 
 
 def gaze_faults(path: Path, num_frames: int, width: int, height: int) -> list[str]:
