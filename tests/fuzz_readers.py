@@ -29,6 +29,7 @@ from fractions import Fraction
 from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import av
@@ -38,12 +39,11 @@ from PIL import Image
 import gaze_data
 from numbered_video import make_video, numbered
 from salfom_hf.data.features import DataError
-from salfom_hf.data.layout import decoded_size
-from salfom_hf.data.recordings import read_gaze
+from salfom_hf.data.recordings import make_gazefolder
 from salfom_hf.data.samples import read_map
 from salfom_hf.data.stills import Stills
 from salfom_hf.evaluation.methods import EvaluationError
-from salfom_hf.evaluation.predictions import read_archive, read_prediction
+from salfom_hf.evaluation.predictions import Predictions
 from salfom_hf.video import VideoError, load_image, probe, read_frames, read_frames_at
 from salfom_hf.video.pictures import is_animated
 from salfom_hf.video.writing import VideoWriter
@@ -236,19 +236,22 @@ def pictures(file: Path, content: bytes) -> Iterator[Callable]:
     yield lambda: is_animated(file)
     yield lambda: load_image(content, "picture")
     yield lambda: read_map(content, "picture", allow_colour=True)
-    yield lambda: decoded_size(file)
 
 
 def maps(file: Path, _: bytes) -> Iterator[Callable]:
-    yield lambda: [*read_archive(file, 4, [0, 2, 3])]
+    names = [f"{number:04d}.png" for number in range(1, 5)]
+    video = SimpleNamespace(id="file", file_name="file.mp4", num_frames=4, frame_names=names, size=(12, 16))
+    yield lambda: [*Predictions(file.parent).maps(video, [0, 2, 3])]
 
 
 def one_map(file: Path, _: bytes) -> Iterator[Callable]:
-    yield lambda: read_prediction(file)
+    video = SimpleNamespace(id=".", file_name="a.mp4", num_frames=1, frame_names=["file.png"], size=(12, 16))
+    yield lambda: [*Predictions(file.parent).maps(video, [0])]
 
 
 def gaze(file: Path, _: bytes) -> Iterator[Callable]:
-    yield lambda: read_gaze(file)
+    make_video(file.parent / "a.mp4", range(12), codec="mpeg4", pictures=[numbered(n) for n in range(12)])
+    yield lambda: make_gazefolder(file.parent / "a.mp4", file, file.parent / "gaze")
 
 
 def fixations(file: Path, content: bytes) -> Iterator[Callable]:
@@ -269,8 +272,7 @@ def table(file: Path, content: bytes) -> Iterator[Callable]:
 
 READERS = {
     "video": (videos, (VideoError,)),
-    # `decoded_size` says so by an OSError, which its callers report.
-    "picture": (pictures, (VideoError, DataError, OSError)),
+    "picture": (pictures, (VideoError, DataError)),
     "maps": (maps, (EvaluationError,)),
     "map": (one_map, (EvaluationError,)),
     "gaze": (gaze, (DataError,)),

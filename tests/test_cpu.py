@@ -285,17 +285,20 @@ import torch
 from salfom_hf import SaliencyPredictor
 
 torch.set_num_threads(2)
-predictor, frames = SaliencyPredictor.from_pretrained(sys.argv[1]), np.zeros((3, 64, 96, 3), np.uint8)
-maps = predictor.predict(frames)
-child = os.fork()
-if not child:
-    same = np.abs(predictor.predict(frames) - maps).max() < 1e-5
-    os._exit(0 if same and SaliencyPredictor.from_pretrained(sys.argv[1]).predict(frames).shape == maps.shape else 1)
-sys.exit(os.waitpid(child, 0)[1])
+frames = np.zeros((3, 64, 96, 3), np.uint8)
+for folder in sys.argv[1:]:
+    predictor = SaliencyPredictor.from_pretrained(folder)
+    maps = predictor.predict(frames)
+    child = os.fork()
+    if not child:
+        same = np.abs(predictor.predict(frames) - maps).max() < 1e-5
+        os._exit(0 if same and SaliencyPredictor.from_pretrained(folder).predict(frames).shape == maps.shape else 1)
+    if status := os.waitpid(child, 0)[1]:
+        sys.exit(status)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has no fork.")
 def test_a_forked_process_can_predict(umt_folder, model_folder):
-    for folder in (umt_folder, model_folder):
-        subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, str(folder)], check=True, timeout=120)
+    folders = [str(folder) for folder in (umt_folder, model_folder)]
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, *folders], check=True, timeout=240)

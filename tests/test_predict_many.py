@@ -149,7 +149,10 @@ def test_done_is_done(clips, many, tmp_path):
     assert many(clips, out)[0] == 0
     assert tree(out) == OUTPUTS
     written = {path: (out / path).stat().st_mtime_ns for path in OUTPUTS}
+    # As a process leaves it that is killed when its output is in place.
+    (out / "a" / ".salfom-left" / "new").mkdir(parents=True)
     code, said = many(clips, out)
+    assert not (out / "a" / ".salfom-left").exists()
     assert (code, said.out) == (0, "4 of 4 outputs exist already and are kept; --overwrite makes them anew.\n")
     assert {path: (out / path).stat().st_mtime_ns for path in OUTPUTS} == written
     assert many(clips, out, "--overwrite")[0] == 0

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -36,6 +37,16 @@ def on_signals(handler: Callable, numbers: Collection[signal.Signals] = ENDING) 
     finally:
         for number, before in previous.items():
             signal.signal(number, before)
+
+
+@contextmanager
+def later_signals() -> Iterator[None]:
+    """Inside, signals that end the program wait until this is done."""
+    came: list[int] = []
+    with on_signals(lambda number, _: came.append(number)):
+        yield
+    for number in came:
+        signal.raise_signal(number)
 
 
 def stop(number: int, _: object) -> None:
@@ -119,8 +130,8 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
     with ExitStack() as stack:
         with reported(f"Cannot write {path}", advice):
             place.parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(temporary_folder(place.parent))
             # A folder rather than a file of its own, so that the output keeps its name, permissions and kind.
-            folder = stack.enter_context(_own_folder(place.parent))
             (folder / NEW).mkdir()
         # Of a link it has the name, which may say what kind of file it is.
         temporary = folder / NEW / os.path.basename(os.path.abspath(path))
@@ -149,20 +160,20 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder for temporary files, which is gone afterwards; what killed processes have left there goes before."""
-    remove_unfinished(Path(tempfile.gettempdir()))
-    with _own_folder(tempfile.gettempdir()) as folder:
-        yield folder
-
-
-@contextmanager
-def _own_folder(parent: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new folder in this one, held by a lock while it is used and then removed."""
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """
+    Give a new folder in `parent` for what is unfinished, which goes at the end or by `remove_unfinished`; by default
+    in the system's folder of temporary files, from which what killed processes have left goes first.
+    """
+    if parent is None:
+        parent = Path(tempfile.gettempdir())
+        with suppress(VideoError):
+            remove_unfinished(parent)
     with ExitStack() as stack:
         for _ in range(10):
-            folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-            stack.callback(_remove, folder, own=True)
+            folder = parent / f"{PREFIX}{secrets.token_hex(8)}"
+            stack.callback(_remove, folder, own=True)  # First, for a signal may come as soon as it is there.
+            folder.mkdir(0o700)
             if stack.enter_context(locked(folder / LOCK)) is not False:
                 break  # Else another process has taken it for one that is left over.
         yield folder
@@ -205,18 +216,19 @@ def may_be_folder(path: str | os.PathLike[str]) -> bool:
     return path.is_dir() or not (is_taken(path) or (path.suffix[1:2].isalpha() and not slash))
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_unfinished(folder: Path, below: bool = False) -> None:
     """
-    Remove what killed processes have not finished writing in a folder; what living ones write, on any machine that
-    shares the folder, stays. A `VideoError` if the output that one of them was to replace cannot be put back.
+    Remove what killed processes have not finished writing in a folder, and in all `below` it; what living ones write,
+    on any machine that shares the folder, stays. A `VideoError` if the output that one of them was to replace cannot
+    be put back.
     """
-    for left in folder.glob(f"{PREFIX}*"):
+    for left in list(folder.rglob(f"{PREFIX}*") if below else folder.glob(f"{PREFIX}*")):
         _remove(left)
 
 
 def _remove(folder: Path, own: bool = False) -> None:
     """Remove a temporary folder that no process uses. What it holds goes back if nothing has taken its place."""
-    with locked(folder / LOCK) as held:
+    with later_signals(), locked(folder / LOCK) as held:
         if not (held or (own and held is None)):
             return
         for old in folder.glob(f"{OLD}/*"):

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import Inputs, atomic_output
+from ..files import Inputs, atomic_output, remove_unfinished
 from ..models.names import KNOWN, local
 from .common import UsageError, add_model_options, at_least_one, load_predictor, not_negative, some_path, whole_number
 from .data import DATASETS, add_skip_invalid, reporting
@@ -29,7 +29,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "evaluate",
         description="Score models, maps that others have made, and baselines on a gaze dataset, side by side. Each "
         "video's scores are kept in the output folder: the same command goes on where it was stopped, and methods can "
-        "be added later.",
+        "be added later. It writes results.json, and videos.csv with a line per method and video.",
+        example="salfom evaluate --dataset gazefolder --data-dir my-dataset --model salfom --baseline center",
     )
     option = command.add_argument
     option("--dataset", required=True, choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
@@ -97,6 +98,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "submit",
         description="Write the maps of DHF1K's test videos as its server wants them, OUTPUT/0701/0001.png and so on, "
         "and check them. The same command goes on where it was stopped, and writes anew what does not pass the check.",
+        example="salfom submit --data-dir /data/DHF1K -o submission",
     )
     option = command.add_argument
     option("--data-dir", required=True, type=some_path, help="folder of DHF1K")
@@ -174,6 +176,7 @@ def evaluate(args: argparse.Namespace) -> int:
     output = args.output or Path(f"evaluation_{args.dataset}_{split}")
     if args.overwrite:
         Inputs(args.data_dir, *args.predictions, *local(*args.model)).refuse(output)
+    remove_unfinished(output, below=True)
     dataset = load(args.dataset, args.data_dir, split, skip_invalid=args.skip_invalid)
     metrics = tuple(args.metrics or (*evaluation.DEFAULT_METRICS, "information_gain"))
     given = {name: getattr(args, name) for name in ("blur", "first", "every", "max_frames", "seed")}
@@ -220,6 +223,7 @@ def submit(args: argparse.Namespace) -> int:
         Inputs(args.data_dir, *local(args.model)).refuse(args.output)
     dataset = load("dhf1k", args.data_dir, args.split)
     if args.check is None:
+        remove_unfinished(args.output, below=True)
         method = Model(args.model, load_predictor(args.model, args))
         write_submission(dataset, method, args.output, overwrite=args.overwrite)
     print(check_submission(dataset, args.check or args.output))

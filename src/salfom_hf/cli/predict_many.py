@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import distributed
@@ -104,8 +105,7 @@ def predict(args: argparse.Namespace) -> int:
             if done:
                 there = f"{done:,} of {done + len(jobs):,} outputs exist already"
                 print(f"{there} and are kept; --overwrite makes them anew.", flush=True)
-            for folder in {output.parent for _, output in jobs}:
-                remove_unfinished(folder)
+            remove_unfinished(Path(args.output), below=True)
             planned = [(jobs, failures)]
     ((jobs, failures),) = broadcast_object_list(planned)
     if jobs:
