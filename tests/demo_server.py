@@ -16,7 +16,7 @@ PATIENCE = 300  # seconds; busy machines take minutes to import what a second im
 @contextmanager
 def serving(folder: Path, *arguments: str):
     """
-    The address of a page, and the folder that holds its temporary files while it runs.
+    The address of a page, the folder of all temporary files, and in it that of uploads and results.
 
     Args:
         folder: an empty one, for temporary files and the log.
@@ -26,7 +26,7 @@ def serving(folder: Path, *arguments: str):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     temporary = folder / "temporary"
-    temporary.mkdir()
+    temporary.mkdir(exist_ok=True)
     environment = os.environ | {"TMPDIR": str(temporary), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     environment.pop("GRADIO_TEMP_DIR", None)
     command = [sys.executable, "-m", "salfom_hf.cli", "demo", "--port", str(port), "--device", "cpu", *arguments]
@@ -46,7 +46,9 @@ def serving(folder: Path, *arguments: str):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, f"no page after {PATIENCE} s: {log.read_text()}"
             time.sleep(0.2)
-        yield SimpleNamespace(url=f"http://127.0.0.1:{port}", temporary=temporary, log=log, process=process)
+        (own,) = temporary.glob(".salfom-*")
+        url, uploads = f"http://127.0.0.1:{port}", own / "gradio"
+        yield SimpleNamespace(url=url, temporary=temporary, uploads=uploads, log=log, process=process)
     finally:
         process.send_signal(signal.SIGINT)
         try:

@@ -10,6 +10,7 @@ itself. Prints what happened as JSON: `{"killed": number of runs that were, "cod
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -94,7 +95,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def run(arguments, processes=1, kills=0, seed=0):
+def run(arguments, processes=1, kills=0, seed=0, room=None):
+    if room:  # Bytes of the largest file that can be written.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     rng = random.Random(seed)
     folder = arguments[arguments.index("--output-dir") + 1]
     killed = 0

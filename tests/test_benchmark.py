@@ -340,15 +340,16 @@ QUICK = {
 }
 
 
-def test_commands_of_the_page(
+def test_commands_of_the_pages(
     script, ways, model_folder, umt_folder, onnx_folder, ucf_sports, tmp_path, monkeypatch, capsys
 ):
     """Each as it stands there, but on a CPU, with tiny models and data, and no processes of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(pretrained.KNOWN, "salfom", model_folder)
     monkeypatch.setattr(torch, "compile", lambda network, mode, dynamic: network)
-    page = (SCRIPTS.parent / "docs" / "performance.md").read_text(encoding="utf-8")
-    lines = "".join(re.findall(r"```bash\n(.*?)```", page, flags=re.S)).splitlines()
+    docs = SCRIPTS.parent / "docs"
+    pages = "".join((docs / name).read_text(encoding="utf-8") for name in ("performance.md", "benchmarks.md"))
+    lines = "".join(re.findall(r"```bash\n(.*?)```", pages, flags=re.S)).splitlines()
     places = {"salfom-large": umt_folder, "UCF-Sports": ucf_sports, "salfom-onnx": onnx_folder}
     # Emulated, bfloat16 would take most of the time.
     in_float32 = [] if cpu.computes_in_hardware(torch.bfloat16) else ["--dtype", "float32"]
@@ -377,7 +378,7 @@ def test_the_page_holds_what_was_measured(tmp_path):
     for name, page in pages.items():
         assert make_performance.filled(page, docs / "measured") == page, f"{name}: run python docs/make_performance.py"
     names = re.findall(r"<!-- measured: (\S+) -->", "".join(pages.values()))
-    page = pages["performance.md"]
+    page = pages["benchmarks.md"]
     assert {path.name for path in (docs / "measured").glob("*.json")} <= set(names)
     (tmp_path / "measured").mkdir()
     (tmp_path / "measured" / names[0]).write_text('{"command": "salfom benchmark", "markdown": "| a |\\n| - |"}')

@@ -1,9 +1,15 @@
 """Tests of the converter on small checkpoints that carry the names of the released ones."""
 
 import argparse
+import io
 import os
 import re
+import shutil
+import subprocess
+import sys
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -284,3 +290,96 @@ def test_umt_folder_as_encoder_of_salfom(convert, positions):
         assert torch.equal(value, model.salfom.encoder.state_dict()[name])
     with torch.inference_mode():
         assert model(torch.randn(1, 16, 3, 32, 48)).saliency.shape == (1, 32, 48)
+
+
+# What the Hub answers about a repository: status, and the header that says why; and what a user is to read.
+ANSWERS = {
+    "gated": (403, "GatedRepo", "access to it is restricted; ask for it at http"),
+    "private": (401, "RepoNotFound", "no such repository that you may read; check the name"),
+    "bad-token": (401, "", "log in with `hf auth login`"),
+    "lost": (404, "EntryNotFound", "it has no such file; choose one of http"),
+    "confused": (500, "", "the Hub says: "),
+}
+
+
+@pytest.fixture
+def hub():
+    """A Hub at an address of this machine: `OpenGVLab/UMT` has what SalFoM starts from, `org/…` only the `ANSWERS`."""
+    buffer = io.BytesIO()
+    torch.save(umt_state(), buffer)
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            there = self.path == f"/OpenGVLab/UMT/resolve/main/{converter.ENCODER}"
+            status, code, _ = (200, "", "") if there else ANSWERS.get(self.path.split("/")[2], (404, "", ""))
+            body = buffer.getvalue() if there else b""
+            self.send_response(status)
+            headers = {"X-Error-Code": code, "X-Repo-Commit": "a" * 40, "ETag": '"b"'}
+            for header in [*headers.items(), ("Content-Length", str(len(body)))]:
+                self.send_header(*header)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+CONVERT = """
+import sys
+from salfom_hf import cli
+for number, name in enumerate(sys.argv[1:]):
+    print(cli.main(["convert", name, f"out{number}"]))
+"""
+
+
+def converted(names, folder, address, **environment):
+    environment = {**os.environ, "HF_HOME": str(folder / "home"), "HF_ENDPOINT": address, **environment}
+    command = [sys.executable, "-c", CONVERT, *names]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_weights_of_umt_are_downloaded(hub, tmp_path):
+    address = f"http://127.0.0.1:{hub.server_port}"
+    names = ["OpenGVLab/UMT", f"OpenGVLab/UMT/{converter.ENCODER}", *(f"org/{name}/a.pth" for name in ANSWERS)]
+    done = converted(names, tmp_path, address, HF_HUB_OFFLINE="0", HF_HUB_DISABLE_IMPLICIT_TOKEN="1")
+    assert re.findall(r"^\d$", done.stdout, re.M) == ["0", "0", *"2" * len(ANSWERS)]
+    for folder in ("out0", "out1"):
+        saved = UMTModel.from_pretrained(tmp_path / folder).embeddings.position_embeddings
+        assert torch.equal(saved, umt_state()["pos_embed"])
+    lines = [line for line in done.stderr.splitlines() if line.startswith("salfom: ")]
+    for line, (name, (*_, words)) in zip(lines, ANSWERS.items(), strict=True):
+        assert f"org/{name}" in line
+        assert words in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "out0", "out1"]
+    # What has been downloaded serves when the Hub is gone; what has not is one sentence.
+    for offline, words in (("1", "switched off by HF_HUB_OFFLINE; unset it"), ("0", "the Hub cannot be reached")):
+        for folder in ("out0", "out1"):
+            shutil.rmtree(tmp_path / folder, ignore_errors=True)
+        done = converted(["OpenGVLab/UMT", "org/none/b.pth"], tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE=offline)
+        assert re.findall(r"^\d$", done.stdout, re.M) == ["0", "2"]
+        (line,) = (line for line in done.stderr.splitlines() if line.startswith("salfom: "))
+        assert "no file org/none/b.pth on this machine" in line
+        assert words in line
+
+
+@pytest.mark.parametrize("name", ["folder/missing.pth", "./a/b/missing.txt", "/a/b/missing.pth"])
+def test_other_names_are_not_asked_for(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(converter, "hf_hub_download", lambda *_: pytest.fail("asked"))
+    with pytest.raises(ConversionError, match=re.escape(f"Cannot read {name}")):
+        convert_checkpoint(name, tmp_path / "out")
+
+
+def test_an_encoder_is_not_installed_as_the_papers_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(converter, "installed", lambda _: tmp_path / "salfom-large")
+    torch.save(umt_state(), tmp_path / "checkpoint.pth")
+    with pytest.raises(ConversionError, match="no SalFoM model; name a folder"):
+        convert_checkpoint(tmp_path / "checkpoint.pth", tmp_path / "salfom-large")

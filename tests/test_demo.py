@@ -537,7 +537,7 @@ def test_a_request_may_not_hide_its_size(server):
     headers = {"Content-Type": "multipart/form-data; boundary=part"}
     answer = httpx.post(f"{server.url}/gradio_api/upload", content=parts(), headers=headers, timeout=300)
     assert answer.status_code == 413
-    assert not [path for path in (server.temporary / "gradio").iterdir() if path.is_file()]
+    assert not [path for path in server.uploads.iterdir() if path.is_file()]
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(server):
@@ -547,7 +547,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(server):
     name = 'Content-Disposition: form-data; name="files"; filename="a.mp4"'
 
     def written():
-        return [path for path in (server.temporary / "gradio").iterdir() if path.is_file()]
+        return [path for path in server.uploads.iterdir() if path.is_file()]
 
     def wait_for(number):
         until = time.monotonic() + 60
@@ -579,7 +579,7 @@ def test_other_files_cannot_be_reached(client, server, clip, model_folder):
         return httpx.get(f"{address}/{event}", timeout=300).text
 
     predict(client, clip, length=0.5)
-    cache = server.temporary / "gradio"
+    cache = server.uploads
     known = next(cache.rglob("clip.mp4"))
     assert "event: complete" in answer(known)
     for path in ("/etc/passwd", model_folder / "config.json", server.log, cache, known.parent):
@@ -594,16 +594,29 @@ def test_uploads_are_gone_when_the_page_ends(model_folder, clip, tmp_path, numbe
     with serving(tmp_path, "--model", str(model_folder)) as running:
         client = Client(running.url, verbose=False, download_files=tmp_path)
         client.predict(video=handle_file(clip), api_name="/predict_video")
-        kept = running.temporary / "gradio"
-        assert any(path.is_file() for path in kept.rglob("*"))
+        assert any(path.is_file() for path in running.uploads.rglob("*"))
         running.process.send_signal(number)
         running.process.wait(60)
-        assert not [path for path in kept.rglob("*") if path.is_file()]
+        assert not list(running.temporary.glob(".salfom-*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows kills otherwise.")
+def test_uploads_of_a_killed_page_go_when_the_next_one_starts(model_folder, clip, tmp_path):
+    with serving(tmp_path, "--model", str(model_folder)) as killed:
+        client = Client(killed.url, verbose=False, download_files=tmp_path)
+        client.predict(video=handle_file(clip), api_name="/predict_video")
+        killed.process.kill()
+        killed.process.wait()
+    assert any(path.is_file() for path in killed.uploads.rglob("*"))
+    with serving(tmp_path, "--model", str(model_folder)) as running:
+        assert not killed.uploads.exists()
+        assert len(list(running.temporary.glob(".salfom-*"))) == 1
 
 
 def test_no_temporary_files_stay_beside_the_page_s_own(client, server, clip):
     predict(client, clip, length=0.6)
-    assert {path.name for path in server.temporary.iterdir()} <= {"gradio"}
+    assert list(server.temporary.glob("**/lock")) == [server.uploads.parent / "lock"]
+    assert {path.name for path in server.uploads.parent.iterdir()} == {"gradio", "lock"}
 
 
 def test_files_go_when_they_are_old_and_when_the_page_stops(model_folder, clip, tmp_path, monkeypatch):
@@ -707,20 +720,29 @@ def test_who_waits_sees_progress_and_a_full_queue_is_told(model_folder, clip, tm
         made.close()
 
 
-def test_a_run_whose_visitor_left_stops(model_folder, clip, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stage", ["decoding", "looking"])
+def test_a_run_whose_visitor_left_stops(model_folder, clip, tmp_path, monkeypatch, stage):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     begun, ended = threading.Event(), threading.Event()
 
-    def endless(*arguments):
+    def endless(work):
         try:
             while True:
-                arguments[-1](1, 6, "Looking at frame")
+                work()
                 begun.set()
                 time.sleep(0.05)
         finally:
             ended.set()
 
-    monkeypatch.setattr(runs.Demo, "maps", endless)
+    def decoding(path, start, length, check):
+        """What comes before the start of the part, without end."""
+        endless(lambda: check(96, 64))
+        yield
+
+    if stage == "looking":
+        monkeypatch.setattr(runs.Demo, "maps", lambda *args: endless(lambda: args[-1](1, 6, "Looking at frame")))
+    else:
+        monkeypatch.setattr(runs, "read_frames", decoding)
     made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
     _, url, _ = launch(made, prevent_thread_lock=True, server_name="127.0.0.1")
     code = (

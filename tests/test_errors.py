@@ -30,7 +30,7 @@ ANSWERS = {
     "private": (
         401,
         "RepoNotFound",
-        "no model on the Hub that you may read (401); check the name or, if it is private",
+        "no model on the Hub that you may read (401); check the name (one of those, a local folder with",
     ),
     "gone": (404, "RepoNotFound", "no model on the Hub that you may read (404)"),
     "bad-token": (401, "", "the Hub refuses access to it (401); run `hf auth login`"),
@@ -124,10 +124,23 @@ def filled(value):
     return lambda state: {**state, name: torch.full_like(state[name], value)}
 
 
-def without_a_shard(folder):
-    SalFoMForVideoSaliencyPrediction.from_pretrained(folder).save_pretrained(folder, max_shard_size="50KB")
-    (folder / "model.safetensors").unlink(missing_ok=True)
-    min(folder.glob("model-*")).unlink()
+INDEX, PART = "model.safetensors.index.json", "model-00001-of-00003.safetensors"
+
+
+def sharded(change):
+    """Change one of the files that the weights are spread over."""
+
+    def change_file(folder):
+        SalFoMForVideoSaliencyPrediction.from_pretrained(folder).save_pretrained(folder, max_shard_size="50KB")
+        (folder / "model.safetensors").unlink(missing_ok=True)
+        change(min(folder.glob("model-*")))
+
+    return change_file
+
+
+def not_numbers(part):
+    state = load_file(part).items()
+    save_file({key: value * float("nan") if value.is_floating_point() else value for key, value in state}, part)
 
 
 @pytest.mark.parametrize(
@@ -140,10 +153,23 @@ def without_a_shard(folder):
         (changed(model_type="videomae"), "it is of the type videomae, not salfom"),
         (changed(num_frames="x"), "its config.json cannot be used (StrictDataclassFieldValidationError: "),
         (changed(encoder_config={"model_type": "of-tomorrow"}), "this version of transformers does not know it"),
-        (changed(decoder_channels=[16] * 6), "its weights do not fit its config.json"),
+        (changed(decoder_channels=[16] * 6), "its model.safetensors does not fit its config.json (of another shape"),
         (lambda folder: (folder / "model.safetensors").unlink(), "its weights are missing"),
-        (lambda folder: os.truncate(folder / "model.safetensors", 999), "(it has only 999 bytes); take both, whole,"),
-        (without_a_shard, "model-00001-of-"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 999), "is damaged or incomplete"),
+        (sharded(os.remove), f"its {PART} is missing"),
+        (
+            sharded(lambda part: os.truncate(part, 999)),
+            f"its {PART} is damaged or incomplete",
+        ),
+        (sharded(not_numbers), f"in its {PART}, "),
+        (
+            sharded(lambda part: save_file({}, part)),
+            "its model.safetensors.index.json does not fit its config.json (it ",
+        ),
+        (
+            sharded(lambda part: (part.parent / "model.safetensors.index.json").write_text("[]")),
+            "index.json is damaged",
+        ),
         (weights(renamed), "its model.safetensors does not fit its config.json (it lacks center_prior.log_density, c"),
         (weights(lambda state: {**state, "x": torch.ones(1)}), "(the model has no use for its x)"),
         (
@@ -154,7 +180,7 @@ def without_a_shard(folder):
             weights(filled(float("inf"))),
             "in its model.safetensors, fusion.convolutions.0.weight holds values that are",
         ),
-        (changed(decoder_channels=[4096] * 6), "its model.safetensors does not fit its config.json (it has only "),
+        (changed(decoder_channels=[4096] * 6), "its model.safetensors does not fit its config.json (there are only "),
         (changed(tcfe_depths=[100_000] * 3), "tcfe_depths is [100000, 100000, 100000], which no model has"),
         (changed(num_frames=2**40), "num_frames is 1099511627776, which no model has (1 to 256)"),
         (changed(encoder_config={"model_type": "umt", "patch_size": 0}), "patch_size is 0, which no model has"),
@@ -162,11 +188,15 @@ def without_a_shard(folder):
         (lambda folder: (folder / "config.json").write_text("[]"), "its config.json is empty or no configuration"),
         (lambda folder: (folder / "config.json").write_text("[" * 100_000), "check its config.json"),
         (changed("video_preprocessor_config.json", size={"height": 10**6, "width": 10}), "in 1…4096 and nothing else"),
-        (changed("video_preprocessor_config.json", image_std=[0, 0, 0]), "image_std must be a number above 0"),
+        (changed("video_preprocessor_config.json", image_std=[0, 0, 0]), "image_std must be above 0"),
+        (changed("video_preprocessor_config.json", image_std="x"), "image_std must be one number or three"),
         (
             changed("video_preprocessor_config.json", image_mean=[float("nan")] * 3),
-            "image_mean must be finite numbers",
+            "image_mean must be one number or three",
         ),
+        (changed("video_preprocessor_config.json", image_mean=[0.5, 0.5]), "image_mean must be one number or three"),
+        (changed("video_preprocessor_config.json", num_frames=10**9), "num_frames must be a number below 4097"),
+        (changed("video_preprocessor_config.json", keep_aspect_ratio="no"), "must be true or false, not 'no'"),
         (
             changed("video_preprocessor_config.json", do_center_crop=True),
             "leave do_center_crop out; check its video_preprocessor_config.json.",

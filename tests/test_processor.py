@@ -305,7 +305,21 @@ def test_stills_may_have_a_size_of_their_own(processor):
     assert values(of_both, VIDEO[0]).shape == (1, 1, 3, 80, 112)
     assert values(of_both, VIDEO).shape == (1, 16, 3, 32, 48)
     assert values(of_both, VIDEO[0], size={"height": 64, "width": 64}, keep_aspect_ratio=False).shape[-2:] == (64, 64)
-    assert values(of_both, VIDEO, num_frames=1).shape == (1, 1, 3, 32, 48)
+    # The only frame that is taken of a video is none, and a picture is one whatever is taken of videos.
+    single = SalFoMVideoProcessor(**{**of_both.to_dict(), "num_frames": 1})
+    metadata = VideoMetadata(4, fps=25)
+    for taken in (
+        values(single, VIDEO),
+        values(of_both, VIDEO, num_frames=1),
+        values(of_both, VIDEO, fps=6.25, video_metadata=metadata),
+        values(of_both, VIDEO[3:], do_sample_frames=False, video_metadata=metadata),
+    ):
+        assert taken.shape == (1, 1, 3, 32, 48)
+        torch.testing.assert_close(taken, values(of_both, VIDEO)[:, -1:])
+    for picture in (VIDEO[0], VIDEO[:1], Image.fromarray(VIDEO[0]), [VIDEO[:1], VIDEO[:1]], [[VIDEO[0]]] * 3):
+        found = values(single, picture)
+        assert found.shape[1:] == (1, 3, 80, 112)
+        torch.testing.assert_close(found, values(of_both, picture))
 
 
 def test_the_aspect_ratio_can_be_kept_per_call(processor):

@@ -255,7 +255,7 @@ def test_without_the_extra(package):
     assert done.stderr.endswith('pip install -c constraints.txt ".[train]"\n')
 
 
-@pytest.mark.parametrize("fault", ["folder", "data", "encoder"])
+@pytest.mark.parametrize("fault", ["folder", "data", "encoder", "disk"])
 def test_failure_of_one_process_ends_both(forked, data, encoder, tmp_path, fault, capfd):
     """What only the first process finds out; it is said once, and the other does not wait."""
     if fault == "folder":
@@ -263,7 +263,7 @@ def test_failure_of_one_process_ends_both(forked, data, encoder, tmp_path, fault
     line = eventful(
         tmp_path if fault == "data" else data, tmp_path if fault == "encoder" else encoder, tmp_path / "run"
     )
-    assert forked(line, processes=2) == {"killed": 0, "code": 2}
+    assert forked(line, processes=2, room=6000 if fault == "disk" else None) == {"killed": 0, "code": 2}
     said = capfd.readouterr().out
     assert said.count("salfom: ") == 1
     assert "Traceback" not in said

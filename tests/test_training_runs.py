@@ -155,6 +155,7 @@ def test_what_a_run_leaves(run, data, capsys):
     assert settings.keys() == {field.name for field in dataclasses.fields(train.TrainingConfig)}
     out = capsys.readouterr().out
     assert f"The best model is in {folder / 'model'}." in out
+    assert "Next to it: checkpoints (to go on from with --resume), pictures (of validation clips), trackers (" in out
     # One line an interval, of two epochs of four steps.
     assert [entry["step"] for entry in read_log(folder)] == [2, 4, 4, 6, 8, 8]
     assert [entry["epoch"] for entry in read_log(folder)] == [1, 1, 1, 2, 2, 2]
@@ -162,7 +163,9 @@ def test_what_a_run_leaves(run, data, capsys):
     assert all(entry["clips_per_second"] > 0 and entry["memory_gb"] > 0.01 for entry in read_log(folder)[::3])
     assert checkpoints(folder) == ["checkpoint-6", "checkpoint-8"]
 
-    events = EventAccumulator(str(next((folder / "salfom").glob("*tfevents*")).parent), {"images": 0}).Reload()
+    events = EventAccumulator(
+        str(next((folder / "trackers" / "salfom").glob("*tfevents*")).parent), {"images": 0}
+    ).Reload()
     logged = [event.value for event in events.Scalars("loss")]
     assert logged == pytest.approx([entry["loss"] for entry in read_log(folder) if "loss" in entry])
     assert len(events.Scalars("validation/cc")) == 2
@@ -527,6 +530,34 @@ def test_full_disk(run, capsys):
     assert {path: path.read_bytes() for path in before if path.name == "model.safetensors"} == {
         path: content for path, content in before.items() if path.name == "model.safetensors"
     }
+
+
+@pytest.mark.parametrize(
+    ("room", "trackers", "words"),
+    [
+        (100, [], "salfom: Cannot write {}/config.yaml (File too large); "),
+        (3000, [], "salfom: Cannot write {}/log.jsonl (File too large); "),
+        (
+            3000,
+            ["tensorboard"],
+            "salfom: A tracker cannot write to {}/trackers (OSError: [Errno 27] File too large); ",
+        ),
+    ],
+)
+def test_full_disk_before_the_first_checkpoint(run, capsys, room, trackers, words):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    settings = {"epochs": 6, "evaluate_every": 9, "trackers": trackers}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        code, folder = run(**settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(words.format(folder))
+    assert error.count("\n") == 1
+    assert all(path.is_file() or any(path.iterdir()) for path in folder.glob("*"))
+    assert run(**settings)[0] == 0
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -1,6 +1,8 @@
 """Tests of reading the kinds of files that cameras, phones and screens write, made here."""
 
 import re
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from numbered_video import HEIGHT, WIDTH, make_video, number_of, numbered, numbe
 from salfom_hf import SaliencyPredictor, cli
 from salfom_hf.errors import CutOffError, VideoError
 from salfom_hf.inference.results import default_output
-from salfom_hf.video.reading import probe, read_frames
+from salfom_hf.video.reading import demuxed, frames_there, probe, read_frames
 from salfom_hf.video.seeking import read_frames_at
 from salfom_hf.video.writing import VideoWriter
 
@@ -167,6 +169,10 @@ def test_all_frames_of_animated_pictures_are_read_with_their_durations(tmp_path,
         pytest.approx((1, 0.2, 0.1)),
         pytest.approx((2, 0.3, 0.1)),
     ]
+    for source in (path, path.read_bytes()):
+        assert [number_of(image) for image in read_frames_at(source, [1, 3, 4], missing_at_end=1)] == [1, 3, 3]
+        with pytest.raises(VideoError, match="has 4 frames; there is no frame with the number 4"):
+            next(read_frames_at(source, [4]))
     info = probe(path)
     assert (info.num_frames, info.duration, info.frame_rate) == (4, 1.4, Fraction(20, 7))
     assert predict(path) == [pytest.approx(frame) for frame in expected]
@@ -277,10 +283,12 @@ def test_photos_of_phones_are_read_whole(tmp_path):
     assert np.abs(frame.image.astype(int) - picture).mean() < 3
 
 
-def test_pictures_of_avi_come_one_after_the_other(tmp_path, predict):
-    path = make_video(
-        tmp_path / "b.avi", range(0, 120, 2), 25, Fraction(1, 50), codec_options={"bf": "3", "b-pyramid": "normal"}
-    )
+@pytest.mark.parametrize(
+    ("codec", "options"), [("libx264", {"bf": "3", "b-pyramid": "normal"}), ("mpeg4", {"bf": "2"})]
+)
+def test_pictures_of_avi_come_one_after_the_other(tmp_path, predict, codec, options):
+    ticks, base = (range(0, 120, 2), Fraction(1, 50)) if codec == "libx264" else (range(60), Fraction(1, 25))
+    path = make_video(tmp_path / "b.avi", ticks, 25, base, codec=codec, codec_options=options)
     info = probe(path)
     assert (info.frame_rate, info.num_frames) == (25, 60)
     expected = [pytest.approx((number, number / 25, 1 / 25)) for number in range(60)]
@@ -295,25 +303,27 @@ def test_the_rate_of_dv_is_that_of_its_pictures(tmp_path):
     assert (probe(path).frame_rate, probe(path).num_frames) == (25, 5)
 
 
-@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4"])
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4", ".flv", ".fragments.mp4"])
 def test_of_a_video_that_breaks_off_all_that_is_there_is_written(tmp_path, capsys, model_folder, suffix):
     rng = np.random.default_rng(0)
     pictures = [numbered(i) // 2 + rng.integers(0, 60, (HEIGHT, WIDTH, 3), np.uint8) + 30 for i in range(100)]
-    options = {"movflags": "faststart"} if suffix == ".mp4" else {}
+    options = {"movflags": "frag_keyframe+empty_moov" if "fragments" in suffix else "faststart"}
+    options = options if suffix.endswith(".mp4") else {}
     data = make_video(tmp_path / f"whole{suffix}", range(100), 25, pictures=pictures, options=options).read_bytes()
     path, output = tmp_path / f"cut{suffix}", tmp_path / "out.mp4"
     path.write_bytes(data[: len(data) // 2])
     shown = []
-    with pytest.raises(CutOffError, match=r"cut\.\w+ breaks off after [12]\.\d\d s; download or copy it again"):
+    with pytest.raises(CutOffError, match=r"cut\.\S+ breaks off after [12]\.\d\d s; download or copy it again"):
         shown.extend(read_frames(path))
     assert 30 < len(shown) < 60
     predictor = SaliencyPredictor.from_pretrained(model_folder)
     streamed = []
     with pytest.raises(CutOffError):
         streamed.extend(predictor.stream(path))
-    assert len(streamed) == len(shown)
+    assert len(streamed) == len(list(frames_there(path))) == len(shown)
+    assert re.match(r"salfom: \S*cut\.\S+ breaks off after .* s;", capsys.readouterr().err)
     assert cli.main(["predict", str(path), "--model", str(model_folder), "-o", str(output)]) == 2
-    assert re.search(r"salfom: \S*out\.mp4 ends early: \S*cut\.\w+ breaks off after .* s;", capsys.readouterr().err)
+    assert re.search(r"salfom: \S*out\.mp4 ends early: \S*cut\.\S+ breaks off after .* s;", capsys.readouterr().err)
     assert [frame.timestamp for frame in read_frames(output)] == [frame.timestamp for frame in shown]
 
 
@@ -328,3 +338,70 @@ def test_frames_that_were_shown_leave_memory(tmp_path):
     del pictures
     sizes = [psutil.Process().memory_info().rss for _ in read_frames(path)]
     assert max(sizes[20:]) - sizes[20] < 60 * 2**20  # A hundred frames take 138 MB.
+
+
+def repeating(path, size, count, step, tone=False):
+    """A video of one picture, and of one packet of sound, every `step` seconds."""
+    picture = av.VideoFrame.from_ndarray(numbered(0, *size)).reformat(format="yuv420p")
+    with av.open(str(path), "w") as output:
+        streams = [output.add_stream("mpeg4", rate=25)]
+        streams[0].width, streams[0].height, streams[0].pix_fmt = *size, "yuv420p"
+        contents = [bytes((streams[0].encode(picture) + streams[0].encode(None))[0])]
+        if tone:
+            streams.append(output.add_stream("ac3", rate=48000, layout="mono"))
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1536), np.float32), format="fltp", layout="mono")
+            silence.sample_rate = 48000
+            contents.append(bytes((streams[1].encode(silence) + streams[1].encode(None))[0]))
+        output.start_encoding()
+        for number in range(count):
+            for stream, content in zip(streams, contents, strict=True):
+                packet = av.Packet(content)
+                packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 1000), True
+                packet.pts = packet.dts = round(number * step * 1000)
+                output.mux(packet)
+    return path
+
+
+def test_memory_at_4k_does_not_grow_with_the_number_of_frames(tmp_path):
+    program = """
+import sys, psutil
+from salfom_hf.video.reading import probe, read_frames
+from salfom_hf.video.writing import VideoWriter
+source, target = sys.argv[1:]
+info, peak = probe(source), 0
+with VideoWriter(target, info.width, info.height, info.frame_rate, audio_from=source) as writer:
+    for frame in read_frames(source):
+        writer.write(frame.image, frame.timestamp)
+        peak = max(peak, psutil.Process().memory_info().rss)
+print(peak)
+"""
+    peaks = []
+    for count in (30, 90):
+        source = repeating(tmp_path / f"{count}.mkv", (3840, 2160), count, Fraction(1, 25))
+        command = [sys.executable, "-c", program, str(source), str(tmp_path / f"{count}.mp4")]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    assert peaks[1] - peaks[0] < 8 * 3840 * 2160 * 3  # Of 60 more frames; decoders on threads hold a few.
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".ts"])
+def test_a_video_of_ten_hours_is_started_in_its_middle_at_once(tmp_path, monkeypatch, suffix):
+    source = repeating(tmp_path / f"long{suffix}", (WIDTH, HEIGHT), 3600, Fraction(10), tone=True)
+    read = []
+
+    def counted(*args):
+        for packet in demuxed(*args):
+            read.append(packet)
+            yield packet
+
+    for module in ("reading", "sound"):
+        monkeypatch.setattr(f"salfom_hf.video.{module}.demuxed", counted)
+    span = {"start": 18_000.0, "duration": 30.0}
+    times = []
+    with VideoWriter(tmp_path / "out.mkv", WIDTH, HEIGHT, Fraction(25), audio_from=source, **span) as writer:
+        for frame in read_frames(source, **span):
+            writer.write(frame.image, frame.timestamp, frame.duration)
+            times.append(float(frame.timestamp))
+    assert times == pytest.approx([18_000, 18_010, 18_020])
+    assert len(read) < 400  # Of 7200, and of what MPEG files are searched by.
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert len([packet for packet in container.demux(audio=0) if packet.size]) == 3

@@ -114,9 +114,9 @@ def test_joined_recordings_keep_all_pictures_and_their_sound(tmp_path, suffix, c
 
 
 @pytest.mark.parametrize("suffix", [".ts", ".mkv", ".mp4", ".flv"])
-@pytest.mark.parametrize("tones", [["aac"], []])
-def test_a_leap_of_the_clock_is_closed(tmp_path, suffix, tones):
-    source = beeping(tmp_path / f"in{suffix}", tones=tones, moved=lambda _, time: time + 5000 * (time > 1.3))
+@pytest.mark.parametrize(("tones", "leap"), [(["aac"], 5000), ([], 5000), (["aac"], 100), (["aac"], 3)])
+def test_a_leap_of_the_clock_is_closed(tmp_path, suffix, tones, leap):
+    source = beeping(tmp_path / f"in{suffix}", tones=tones, moved=lambda _, time: time + leap * (time > 1.3))
     if tones:
         check(copied(source, tmp_path / "out.mp4"), 60, [0, 25, 50])
     numbers, times = pictures(copied(source, tmp_path / "again.mp4"))
@@ -130,6 +130,31 @@ def test_sound_whose_clock_leaps_alone_goes_on(tmp_path):
 
     source = beeping(tmp_path / "in.ts", count=250, moved=leaping)
     check(copied(source, tmp_path / "out.mp4"), 250, range(0, 250, RATE))
+
+
+def test_two_leaps_one_after_the_other_are_closed(tmp_path):
+    source = beeping(tmp_path / "in.ts", moved=lambda _, time: time + 50 * (time > 1.3) + 700 * (time > 1.7))
+    check(copied(source, tmp_path / "out.mp4"), 60, [0, 25, 50])
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mkv", ".mp4"])
+def test_a_picture_may_stand_where_the_sound_has_ended(tmp_path, suffix):
+    def still(kind, time):
+        return time if time < 2 or (kind == "video" and (time < 3 or time > 18)) else None
+
+    source = beeping(tmp_path / f"in{suffix}", count=500, moved=still)
+    times = pictures(copied(source, tmp_path / "out.mp4"))[1]
+    assert times[73:77] == pytest.approx([2.92, 2.96, 18.04, 18.08], abs=0.03)
+
+
+def test_joined_recordings_may_have_different_sound(tmp_path):
+    parts = [beeping(tmp_path / f"{n}.ts", n * 60, rate=rate) for n, rate in enumerate((44100, 48000, 22050))]
+    (tmp_path / "in.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    check(
+        copied(tmp_path / "in.ts", tmp_path / "out.mp4"),
+        180,
+        [n + part * 60 for part in range(3) for n in (0, 25, 50)],
+    )
 
 
 def test_a_picture_may_stand_for_long(tmp_path):
@@ -172,6 +197,27 @@ def test_a_stray_time_is_set_between_its_neighbours(tmp_path, kind, number, ahea
     assert beeps(tmp_path / "again.mp4") == pytest.approx([times[number] for number in (0, 25, 50)], abs=0.03)
 
 
+@pytest.mark.parametrize("kind", ["video", "audio"])
+@pytest.mark.parametrize("ahead", [0.3, 5, 200])
+def test_many_strays_in_a_row_are_set_between_their_neighbours(tmp_path, kind, ahead):
+    source = beeping(tmp_path / "in.ts", count=100)
+    for number in range(30, 42):
+        with_stray(source, kind, number, ahead)
+    numbers, times = pictures(copied(source, tmp_path / "out.mp4"))
+    assert numbers == list(range(100))
+    assert np.diff(times) == pytest.approx(1 / RATE, abs=0.021)
+    assert beeps(tmp_path / "out.mp4") == pytest.approx([times[number] for number in (0, 25, 50, 75)], abs=0.05)
+
+
+@pytest.mark.parametrize("ahead", [5, 50])
+@pytest.mark.parametrize("kind", ["video", "audio"])
+def test_a_stray_last_time_comes_after_the_one_before(tmp_path, kind, ahead):
+    source = beeping(tmp_path / "in.ts")
+    start = {"video": b"\0\0\1\xe0", "audio": b"\0\0\1\xc0"}[kind]
+    with_stray(source, kind, source.read_bytes().count(start) - 1, ahead)
+    check(copied(source, tmp_path / "out.mp4"), 60, [0, 25, 50])
+
+
 @pytest.mark.parametrize("ahead", [5, 50])
 @pytest.mark.parametrize("kind", ["video", "audio"])
 def test_a_stray_first_time_comes_before_the_next(tmp_path, kind, ahead):
@@ -186,6 +232,14 @@ def test_a_part_with_a_stray_picture_keeps_its_sound(tmp_path):
     numbers, times = pictures(part)
     expected = [times[number - numbers[0]] for number in (25, 50, 75) if number >= numbers[0]]
     assert beeps(part) == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("tone", ["flac", "libopus"])
+def test_a_part_of_ogg_keeps_its_sound(tmp_path, tone):
+    source = beeping(tmp_path / "in.ogv", count=200, tones=[tone], codec="libvpx")
+    part = copied(source, tmp_path / "part.mp4", start=3.52, duration=3.0)
+    assert pictures(part)[0] == list(range(88, 163))
+    assert beeps(part) == pytest.approx([0.48, 1.48, 2.48], abs=0.03)
 
 
 def test_sound_that_repeats_a_time_or_steps_back_stays_in_step(tmp_path):

@@ -6,17 +6,39 @@ import sys
 
 from .. import __version__
 from ..files import ENDING, on_signals, stop
-from . import benchmark, convert, data, demo, evaluate, export, hub, live, predict
+from . import benchmark, convert, data, demo, evaluate, export, live, predict
 from .common import FAILURE, CommandParser, in_words, report
+
+COMMANDS = """Predict where people look in a video (SalFoM, arXiv 2404.03097).
+
+I have a video:
+  predict      write it with colours where people look, as maps, or as a table
+  demo         the same as a page in the browser
+  live         a camera or a stream, shown as it comes
+  python -m salfom_hf.predict    many videos, on several processes or GPUs
+
+I have gaze (where people did look):
+  data         make a dataset of it, check it, look at it, export it
+  evaluate     score models, others' maps and baselines on it
+  submit       make maps for the DHF1K server
+  python -m salfom_hf.train      train a model on it
+
+I have weights:
+  convert      turn the authors' weights into a folder for --model
+  benchmark    measure how many maps a second this machine computes
+
+I publish a model:
+  push         send it to the Hugging Face Hub
+  export       write the folder for the Hub, or ONNX, or torch.export
+
+`salfom COMMAND --help` tells more."""
 
 
 def parser() -> CommandParser:
-    main_parser = CommandParser(
-        prog="salfom", description="Predict where people look in a video (SalFoM, arXiv 2404.03097)."
-    )
+    main_parser = CommandParser(prog="salfom", description=COMMANDS, example="salfom predict walk.mp4")
     main_parser.add_argument("--version", action="version", version=f"salfom-hf {__version__}")
-    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (predict, live, convert, data, evaluate, hub, export, demo, benchmark):
+    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help="one of those above")
+    for module in (predict, live, demo, data, evaluate, convert, benchmark, export):
         module.add(commands)
     return main_parser
 

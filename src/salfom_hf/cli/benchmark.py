@@ -6,8 +6,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from ..models.loading import loading
-from ..models.names import KNOWN
-from .common import DTYPES, UsageError, at_least_one, load_predictor, usable_device
+from .common import COMPILE, DEVICE, DTYPES, MODEL, UsageError, at_least_one, load_predictor, usable_device
 
 if TYPE_CHECKING:
     from ..inference.predictor import SaliencyPredictor
@@ -18,28 +17,24 @@ REAL_TIME = 30  # frames per second
 def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "benchmark",
-        help="how many maps a second this machine computes",
-        description="Time a model on this machine, in several precisions and batch sizes side by side.",
+        description="Measure how many maps a second a model computes on this machine, in several precisions and batch "
+        "sizes side by side. It prints a table and writes nothing.",
+        example="salfom benchmark\nsalfom benchmark --dtype float32 --batch-size 1 4 8",
     )
-    command.add_argument("--model", default="salfom", help=f"{', '.join(KNOWN)}, a folder, or a Hub name")
-    command.add_argument(
-        "--random-weights",
-        action="store_true",
-        help="the model's network with random weights; salfom-large need not be installed for it",
-    )
-    command.add_argument("--device", help="such as cpu, cuda, cuda:1; default: cuda if there is one, else cpu")
-    command.add_argument(
-        "--dtype", nargs="+", choices=DTYPES, default=DTYPES[:2], help=f"default: {' '.join(DTYPES[:2])}"
-    )
-    command.add_argument(
-        "--batch-size", nargs="+", type=at_least_one, default=[1], metavar="N", help="windows per call, default 1"
-    )
-    command.add_argument(
-        "--size", nargs=2, type=at_least_one, metavar=("HEIGHT", "WIDTH"), help="of the input; default: the model's"
-    )
-    command.add_argument("--threads", type=at_least_one, help="of the CPU; default: PyTorch's choice")
-    command.add_argument("--rounds", type=at_least_one, default=5, help="turns of each way, default %(default)s")
-    command.add_argument("--compile", action="store_true", help="by torch.compile; for salfom-large and its like")
+    option = command.add_argument
+    option("--model", default="salfom", help=MODEL)
+    weights = "the model's network with random weights; salfom-large need not be installed for it"
+    option("--random-weights", action="store_true", help=weights)
+    option("--device", help=DEVICE)
+    dtypes = f"precisions of the computing, default: {' '.join(DTYPES[:2])}"
+    option("--dtype", nargs="+", choices=DTYPES, default=DTYPES[:2], help=dtypes)
+    batches = "numbers of frames computed at the same time, default: 1"
+    option("--batch-size", nargs="+", type=at_least_one, default=[1], metavar="N", help=batches)
+    size = "in pixels; default: the model's"
+    option("--size", nargs=2, type=at_least_one, metavar=("HEIGHT", "WIDTH"), help=size)
+    option("--threads", type=at_least_one, metavar="N", help="of the CPU; default: PyTorch's choice")
+    option("--rounds", type=at_least_one, default=5, metavar="N", help="how often each way is timed")
+    option("--compile", action="store_true", help=COMPILE)
     command.set_defaults(run=benchmark, stride=1, runtime="torch")
 
 

@@ -4,30 +4,51 @@ import argparse
 import gc
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import advice_for, described, is_out_of_memory, is_sentence
+from ..models.names import KNOWN
 
 if TYPE_CHECKING:
-    from ..export.onnx_runtime import OnnxPredictor
     from ..inference.predictor import SaliencyPredictor
 
 FAILURE = 2
 DTYPES = ("float32", "bfloat16", "float16")
+# Help of options that several commands have.
+MODEL = f"{', '.join(KNOWN)}, a folder with a model, or its name on the Hugging Face Hub"
+COLOURS = "colours from where hardly anybody looks to where most do (turbo: blue over green to red)"
+DEVICE = "such as cpu, cuda, cuda:1 or mps; default: cuda if there is one, else cpu"
+COMPILE = "speed up the network by torch.compile, which takes minutes at first; for salfom-large and its like"
 
 
 class UsageError(Exception):
     """What the user asked for cannot be done; the message is one sentence that says what to do."""
 
 
-class CommandParser(argparse.ArgumentParser):
-    """A parser that has, like all parsers of its subcommands, the option --debug; without it `args` has no `debug`."""
+class HelpFormatter(argparse.HelpFormatter):
+    """Lines of examples stay as they are, and every option that has a default says so."""
 
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n".join(line if line.startswith(" ") else fill(line, width, indent) for line in text.splitlines())
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        empty = not action.option_strings or action.default in (None, [], argparse.SUPPRESS) or action.nargs == 0
+        return text if empty or "default" in text else f"{text}, default: %(default)s"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """
+    A parser whose help ends with an `example`, or several lines of them. As all parsers of its subcommands, it has the
+    option --debug; without it `args` has no `debug`.
+    """
+
+    def __init__(self, *args: Any, example: str | None = None, **options: Any):
+        epilog = example and "example:\n  " + example.replace("\n", "\n  ")
+        super().__init__(*args, **{"formatter_class": HelpFormatter, "epilog": epilog} | options)
         told = "print the whole traceback of every error"
         self.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=told)
 
@@ -43,7 +64,7 @@ _tracebacks = False  # Whether --debug asks for them.
 
 def some_path(text: str) -> Path:
     if not text:  # Which would be the current folder: as from a variable that is not set.
-        raise argparse.ArgumentTypeError("an empty path names nothing; check where it comes from")
+        raise argparse.ArgumentTypeError("an empty path names nothing; give a file or a folder")
     return Path(text)
 
 
@@ -51,6 +72,13 @@ def whole_number(text: str, least: int = 0) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {least}")
     return int(text)
+
+
+def port_number(text: str) -> int:
+    number = whole_number(text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; those are up to 65535")
+    return number
 
 
 def at_least_one(text: str) -> int:
@@ -69,24 +97,18 @@ def not_negative(text: str) -> float:
 
 def add_model_options(command: argparse.ArgumentParser, batches: bool = True) -> None:
     """How a model computes: the options that every command with a model has; without `batches`, one window a time."""
-    command.add_argument("--stride", type=at_least_one, default=1, help="run the network on every k-th frame")
+    option = command.add_argument
+    stride = "compute one frame in N and fill in those between: up to N times as fast, a little less exact"
+    option("--stride", type=at_least_one, default=1, metavar="N", help=stride)
     if batches:
-        command.add_argument("--batch-size", type=at_least_one, default=4, help="windows per call, default 4")
-        command.add_argument(
-            "--compile",
-            action="store_true",
-            help="run the network by torch.compile, which takes minutes at first; for salfom-large and its like",
-        )
+        option("--batch-size", type=at_least_one, default=4, metavar="N", help="frames computed at the same time")
+        option("--compile", action="store_true", help=COMPILE)
     else:
         command.set_defaults(batch_size=1, compile=False)
-    command.add_argument("--device", help="such as cpu, cuda, cuda:1, mps; default: cuda if there is one, else cpu")
-    command.add_argument("--dtype", choices=DTYPES, default="float32")
-    command.add_argument(
-        "--runtime",
-        choices=("torch", "onnx"),
-        default="torch",
-        help="what computes; for onnx, --model is what `salfom export onnx` wrote",
-    )
+    option("--device", help=DEVICE)
+    option("--dtype", choices=DTYPES, default="float32", help="precision of the computing")
+    runtime = "what computes; for onnx, --model is the folder that `salfom export onnx` wrote"
+    option("--runtime", choices=("torch", "onnx"), default="torch", help=runtime)
 
 
 def usable_device(name: str | None) -> str:
@@ -114,60 +136,47 @@ def note_emulated(dtypes: Iterable[str], device: str) -> None:
         print(f"salfom: this CPU emulates {names}, which is slow; float32 is faster here.", file=sys.stderr)
 
 
-@contextmanager
-def garbage_left() -> Iterator[None]:
-    """Importing makes a million objects and drops few: to look for garbage among them is a fifth of what it takes."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@garbage_left()
 def load_predictor(name: str, args: argparse.Namespace, keep_memory: bool = True) -> "SaliencyPredictor":
     """
-    A [`SaliencyPredictor`] as the options of `add_model_options` say; a server does not `keep_memory` that is freed.
+    A predictor as the options of `add_model_options` say; a server does not `keep_memory` that is freed.
 
     Raises:
         UsageError: the device or the model cannot be used, or not as the options say.
         LoadError: the model cannot be loaded.
     """
-    import torch
-
-    from ..inference.cpu import exact_float32, keep_freed_memory
-    from ..inference.predictor import SaliencyPredictor
-
-    if keep_memory:
-        keep_freed_memory()
-    exact_float32()
-    if args.runtime == "onnx":
-        return load_onnx_predictor(name, args)
-    device = usable_device(args.device)
-    loaded = SaliencyPredictor.from_pretrained(name, device, getattr(torch, args.dtype))
-    if not vars(args).get("emulation_noted"):  # A command may load several models.
-        note_emulated([args.dtype], device)
-        args.emulation_noted = True
+    collects = gc.isenabled()
+    gc.disable()  # Importing makes a million objects and drops few: to look for those is a fifth of the time.
     try:
-        return SaliencyPredictor(loaded.model, loaded.processor, args.stride, args.batch_size, compile=args.compile)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+        import torch
+        import transformers
 
+        from ..inference.cpu import exact_float32, keep_freed_memory
+        from ..inference.predictor import SaliencyPredictor
 
-def load_onnx_predictor(name: str, args: argparse.Namespace) -> "OnnxPredictor":
-    """As [`load_predictor`], of what `salfom export onnx` wrote."""
-    import torch
-    import transformers
+        if keep_memory:
+            keep_freed_memory()
+        exact_float32()
+        dtype = getattr(torch, args.dtype)
+        if args.runtime == "onnx":
+            from ..export.onnx_runtime import OnnxPredictor
 
-    from ..export.onnx_runtime import OnnxPredictor
-
-    if args.compile:
-        raise UsageError("--compile is for PyTorch; leave it out with --runtime onnx.")
-    transformers.logging.set_verbosity_error()
-    dtype = getattr(torch, args.dtype)
-    return OnnxPredictor.from_pretrained(name, args.device or "cpu", dtype, args.stride, args.batch_size)
+            if args.compile:
+                raise UsageError("--compile is for PyTorch; leave it out with --runtime onnx.")
+            transformers.logging.set_verbosity_error()
+            return OnnxPredictor.from_pretrained(name, args.device or "cpu", dtype, args.stride, args.batch_size)
+        device = usable_device(args.device)
+        loaded = SaliencyPredictor.from_pretrained(name, device, dtype)
+        if not vars(args).get("emulation_noted"):  # A command may load several models.
+            note_emulated([args.dtype], device)
+            args.emulation_noted = True
+        try:
+            how = args.stride, args.batch_size, args.compile
+            return SaliencyPredictor(loaded.model, loaded.processor, *how)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    finally:
+        if collects:
+            gc.enable()
 
 
 def report(error: Exception) -> int:

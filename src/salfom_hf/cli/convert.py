@@ -9,12 +9,17 @@ from .common import UsageError, some_path
 def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "convert",
-        help="the authors' weights to a folder for from_pretrained",
-        description="Convert a released SalFoM or UMT .pth file to a folder for from_pretrained.",
+        description="Convert weights that the authors of SalFoM or of UMT, its encoder, publish (a .pth file) to a "
+        "folder that --model and from_pretrained take.",
+        example="salfom convert SalFoM.pth --install\nsalfom convert OpenGVLab/UMT umt-large",
     )
-    command.add_argument("checkpoint", type=some_path)
+    checkpoint = (
+        "a .pth file, or the name of one on the Hugging Face Hub, which is downloaded (ORG/NAME/FILE.pth; "
+        "OpenGVLab/UMT alone: the encoder that SalFoM starts from)"
+    )
+    command.add_argument("checkpoint", type=some_path, help=checkpoint)
     command.add_argument("output", type=some_path, nargs="?", help="folder to make")
-    command.add_argument("--install", action="store_true", help="make it the model 'salfom-large' of this user")
+    command.add_argument("--install", action="store_true", help="make it the model of the name salfom-large instead")
     command.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     command.set_defaults(run=convert)
 

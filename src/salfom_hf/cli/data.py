@@ -26,7 +26,6 @@ SHEET_VIDEOS, SHEET_ROWS_OF_STILLS = 6, 3
 def add(commands: argparse._SubParsersAction) -> None:
     group = commands.add_parser(
         "data",
-        help="make, check, look at and export gaze datasets",
         description="Make, check, look at and export gaze datasets.",
     )
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")

@@ -2,13 +2,13 @@
 
 import argparse
 import errno
-import signal
+import os
 import socket
 from contextlib import suppress
 from functools import partial
 
-from ..models.names import KNOWN
-from .common import UsageError, add_model_options, load_predictor, whole_number
+from ..files import temporary_folder
+from .common import MODEL, UsageError, add_model_options, load_predictor, port_number
 
 PORTS = range(7860, 7880)
 
@@ -16,14 +16,15 @@ PORTS = range(7860, 7880)
 def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "demo",
-        help="a page in the browser",
-        description="Serve a page that shows where people look in a video or a picture. It runs on this machine.",
+        description="Serve a page that shows where people look in a video or a picture. It runs on this machine, and "
+        "its results are downloaded as MP4, PNG, NPZ (arrays for NumPy) and CSV (a table).",
+        example="salfom demo",
     )
-    command.add_argument("--model", default="salfom", help=f"{', '.join(KNOWN)}, a folder, or a Hub name")
+    command.add_argument("--model", default="salfom", help=f"{MODEL}; the page offers it first")
     add_model_options(command)
-    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in, default: %(default)s")
-    command.add_argument("--port", type=whole_number, help=f"default: {PORTS[0]}, or the next one that is free")
-    command.set_defaults(run=demo)
+    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    command.add_argument("--port", type=port_number, help=f"default: {PORTS[0]}, or the next one that is free")
+    command.set_defaults(run=demo, stopped="the page is closed")
 
 
 def free_port(host: str) -> int:
@@ -42,22 +43,23 @@ def free_port(host: str) -> int:
 
 
 def demo(args: argparse.Namespace) -> int:
-    try:
-        from ..demo import build, launch
-        from ..demo.page import available_models
-    except ImportError as error:
-        if error.name:  # Not our own sentence.
-            raise
-        raise UsageError(str(error)) from error
+    with temporary_folder() as folder:
+        # Of uploads and results, read when Gradio is imported: if this process is killed, the next one removes it.
+        os.environ.setdefault("GRADIO_TEMP_DIR", str(folder / "gradio"))
+        try:
+            from ..demo import build, launch
+            from ..demo.page import available_models
+        except ImportError as error:
+            if error.name:  # Not our own sentence.
+                raise
+            raise UsageError(str(error)) from error
 
-    names = dict.fromkeys([args.model, *available_models()])
-    # Ended by a service manager, the page deletes what was uploaded, just as with Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    port = args.port or free_port(args.host)
-    page = build({name: partial(load_predictor, name, args, keep_memory=False) for name in names}, args.stride)
-    try:
-        with suppress(KeyboardInterrupt):
-            launch(page, server_name=args.host, server_port=port)
-    except OSError as error:
-        raise UsageError(f"Cannot serve at {args.host}, port {port}; choose another --port or --host.") from error
+        names = dict.fromkeys([args.model, *available_models()])
+        port = args.port or free_port(args.host)
+        page = build({name: partial(load_predictor, name, args, keep_memory=False) for name in names}, args.stride)
+        try:
+            with suppress(KeyboardInterrupt):
+                launch(page, server_name=args.host, server_port=port)
+        except OSError as error:
+            raise UsageError(f"Cannot serve at {args.host}, port {port}; choose another --port or --host.") from error
     return 0

@@ -27,7 +27,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     known = f"{', '.join(KNOWN)}, a folder, or a Hub name"
     command = commands.add_parser(
         "evaluate",
-        help="score models, others' maps and baselines on a gaze dataset",
         description="Score models, maps that others have made, and baselines on a gaze dataset, side by side. Each "
         "video's scores are kept in the output folder: the same command goes on where it was stopped, and methods can "
         "be added later.",
@@ -96,7 +95,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
     command = commands.add_parser(
         "submit",
-        help="maps for the DHF1K server",
         description="Write the maps of DHF1K's test videos as its server wants them, OUTPUT/0701/0001.png and so on, "
         "and check them. The same command goes on where it was stopped, and writes anew what does not pass the check.",
     )

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import median_low
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import VideoError
-from ..files import ENDING, Inputs, check_free, check_suffix
-from ..models.names import KNOWN, local
+from ..files import Inputs, check_free, check_suffix, on_signals, stop
+from ..models.names import local
 from ..video.drawing import COLORMAPS, overlay
 from ..video.reading import FILE_PROTOCOL
 from ..video.writing import CONTAINERS, VideoWriter
-from .common import UsageError, add_model_options, load_predictor, not_negative, whole_number
+from .common import COLOURS, MODEL, UsageError, add_model_options, load_predictor, not_negative, port_number
 
 if TYPE_CHECKING:
     from ..inference.live import Slot
@@ -29,35 +29,24 @@ PORT = 7861
 def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "live",
-        help="a camera or a stream, shown as it comes",
         description="Show where people look in a live video: in a browser, unless an output is named.",
+        example="salfom live 0\nsalfom live rtsp://camera/stream -o seen.mkv --duration 60",
     )
-    command.add_argument(
-        "source", metavar="SOURCE", help="camera (0, /dev/video0), address (rtsp://…, udp://…), - for a pipe, or file"
-    )
-    command.add_argument(
-        "-o", "--output", help="a file, an address to send to (udp://…, rtmp://…), or - for standard output (MPEG-TS)"
-    )
-    command.add_argument(
-        "--serve",
-        nargs="?",
-        const=PORT,
-        type=whole_number,
-        metavar="PORT",
-        help=f"show it in browsers on this machine also with an output; default port: {PORT}",
-    )
-    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines watch, default: %(default)s")
-    command.add_argument(
-        "--latency",
-        type=not_negative,
-        default=0.1,
-        help="seconds that a frame may wait to be processed; what would wait longer is dropped, default: %(default)s",
-    )
-    command.add_argument("--model", default="salfom", help=f"{', '.join(KNOWN)}, a folder, or a Hub name")
+    option = command.add_argument
+    source = "camera (0 is the first; or /dev/video0), address (rtsp://…, udp://…), - for a pipe, or file"
+    option("source", metavar="SOURCE", help=source)
+    output = "video file (MP4, MKV, …), address to send to (udp://…, rtmp://…), or - for standard output (MPEG-TS)"
+    option("-o", "--output", help=output)
+    serve = f"show it in browsers also when there is an output; default port: {PORT}"
+    option("--serve", nargs="?", const=PORT, type=port_number, metavar="PORT", help=serve)
+    option("--host", default="127.0.0.1", help="0.0.0.0 lets other machines watch")
+    latency = "how long a frame may wait to be computed; what would wait longer is dropped"
+    option("--latency", type=not_negative, default=0.1, metavar="SECONDS", help=latency)
+    option("--model", default="salfom", help=MODEL)
     add_model_options(command, batches=False)
-    command.add_argument("--colormap", choices=tuple(COLORMAPS), default="turbo")
-    command.add_argument("--duration", type=not_negative, help="seconds of video, after which it ends")
-    command.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    option("--colormap", choices=tuple(COLORMAPS), default="turbo", help=COLOURS)
+    option("--duration", type=not_negative, metavar="SECONDS", help="how much of it; default: all, until Ctrl-C")
+    option("--overwrite", action="store_true", help="replace an existing output")
     command.set_defaults(run=live, stopped="nothing was shown yet")
 
 
@@ -68,20 +57,16 @@ def say(text: str, end: str = "\n") -> None:
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Give a function that tells whether a signal that ends programs has come; the same one again does so at once."""
+    """Give a function that tells whether a signal that ends programs has come; the next one ends it at once."""
     signals: list[int] = []
 
-    def stop(number: int, _: object) -> None:
+    def note(number: int, _: object) -> None:
         # No more than a note: whatever runs now must be able to end in order.
         signals.append(number)
-        signal.signal(number, before[number])
+        signal.signal(number, stop)
 
-    before: dict[int, Any] = {number: signal.signal(number, stop) for number in ENDING}
-    try:
+    with on_signals(note):
         yield lambda: bool(signals)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Status:
@@ -160,7 +145,7 @@ def live(args: argparse.Namespace) -> int:
         except VideoError as error:
             if not isinstance(error.__cause__, BrokenPipeError):
                 raise
-            say("What read the output has stopped.")
+            say("The program that read the output has ended.")
     status.finish(args.output if to_file else None)
     if reader.error is not None:
         raise reader.error

@@ -17,11 +17,13 @@ from ..files import check_free, may_be_folder
 from ..inference.many import Skipped, sources
 from ..inference.profiling import Profile, speed
 from ..inference.results import BYTES, FORMATS, check_name, default_output, inputs_of, size_in_words, write
-from ..models.names import KNOWN, local
+from ..models.names import local
 from ..video.drawing import COLORMAPS
 from ..video.reading import VideoInfo, probe
 from .common import (
+    COLOURS,
     FAILURE,
+    MODEL,
     UsageError,
     add_model_options,
     at_least_one,
@@ -39,28 +41,42 @@ if TYPE_CHECKING:
 def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "predict",
-        help="videos in, saliency out",
-        description="Predict saliency for videos, images, folders of images, or folders of videos.",
+        description="Predict where people look in videos, pictures, folders of pictures (each is one video), or "
+        "folders of videos. For very many videos there is python -m salfom_hf.predict.",
+        example="salfom predict walk.mp4\n"
+        "salfom predict walk.mp4 --format csv -o walk.csv --start 10 --duration 5\n"
+        "salfom predict one.mp4 two.mp4 -o results/ --format maps",
     )
-    command.add_argument("videos", nargs="+", type=some_path, metavar="VIDEO")
+    option = command.add_argument
+    option("videos", nargs="+", type=some_path, metavar="VIDEO", help="file or folder")
     # A text, which may end in a slash.
-    command.add_argument("-o", "--output", help="file, or folder (such as results/) for several inputs")
+    output = "file to write, or folder (such as results/) for several inputs; default: next to each input"
+    option("-o", "--output", help=output)
     add_options(command)
-    command.add_argument("--profile", action="store_true", help="print a table of where the time goes")
+    option("--profile", action="store_true", help="print a table of where the time goes")
     command.set_defaults(run=predict)
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """What is predicted of each video, how, and what is written."""
-    command.add_argument("--format", choices=FORMATS, default="overlay", help="default: %(default)s")
-    command.add_argument("--model", default="salfom", help=f"{', '.join(KNOWN)}, a folder, or a Hub name")
+    option = command.add_argument
+    option(
+        "--format",
+        choices=FORMATS,
+        default="overlay",
+        help="overlay (the default): the video with colours where people look, as MP4 or another kind by the output's "
+        "name; heatmap: the colours alone; side-by-side: both next to each other; maps: a folder with a grey PNG of "
+        "each frame; npz: arrays for NumPy; csv: a table with a row for each frame; png: a picture of one moment",
+    )
+    option("--model", default="salfom", help=MODEL)
     add_model_options(command)
-    command.add_argument("--colormap", choices=tuple(COLORMAPS), default="turbo")
-    command.add_argument("--start", type=not_negative, default=0.0, help="seconds to skip")
-    command.add_argument("--duration", type=not_negative, help="seconds to process")
-    command.add_argument("--at", type=not_negative, help="the moment, in seconds, that --format png shows; default 0")
-    command.add_argument("--max-size", type=at_least_one, help="longer side, in pixels, of --format maps and npz")
-    command.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    option("--colormap", choices=tuple(COLORMAPS), default="turbo", help=COLOURS)
+    option("--start", type=not_negative, default=0.0, metavar="SECONDS", help="where to begin")
+    option("--duration", type=not_negative, metavar="SECONDS", help="how much; default: to the end")
+    option("--at", type=not_negative, metavar="SECONDS", help="moment of --format png; default: 0")
+    size = "longer side of --format maps and npz; default: as large as the video"
+    option("--max-size", type=at_least_one, metavar="PIXELS", help=size)
+    option("--overwrite", action="store_true", help="replace existing outputs")
 
 
 def check_options(args: argparse.Namespace) -> None:

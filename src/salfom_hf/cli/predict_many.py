@@ -5,7 +5,6 @@ An output that is there is done: the same command goes on where a run was stoppe
 
 import argparse
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ from torch import distributed
 from tqdm import tqdm
 
 from ..errors import VideoError
-from ..files import ENDING, remove_unfinished, stop
+from ..files import on_signals, remove_unfinished, stop
 from ..inference.many import Job, plan
 from ..inference.predictor import SaliencyFrame, SaliencyPredictor
 from ..inference.processes import OtherProcessError, all_or_none, connect, lost_connection, share_cores, shared_store
@@ -35,23 +34,19 @@ STOPPED = "stopped; finished videos are kept: run the same command again to go o
 def parser() -> argparse.ArgumentParser:
     command = CommandParser(
         prog="salfom_hf.predict",
-        description="Predict saliency for many videos, shared out over the processes that accelerate launch starts. "
-        "Videos whose output exists are left out: the same command goes on where it was stopped.",
+        description="Predict where people look in many videos, shared out over the processes that accelerate launch "
+        "starts. Videos whose output exists are left out: the same command goes on where it was stopped.",
+        example="python -m salfom_hf.predict videos/ results/ --format csv\n"
+        "accelerate launch -m salfom_hf.predict list.txt results/ --format maps",
     )
-    command.add_argument(
-        "videos",
-        type=some_path,
-        metavar="LIST_OR_FOLDER",
-        help="a text file with a path per line, a folder that is searched with all that is in it, or one video",
-    )
+    option = command.add_argument
+    videos = "a text file with a path per line, a folder that is searched with all that is in it, or one video"
+    option("videos", type=some_path, metavar="LIST_OR_FOLDER", help=videos)
     # A text, which may end in a slash.
-    command.add_argument("output", metavar="OUT", help="folder of the outputs, with the videos' subfolders")
+    option("output", metavar="OUT", help="folder of the outputs, with the videos' subfolders")
     add_options(command)
-    command.add_argument(
-        "--threads",
-        type=at_least_one,
-        help="of each process; default: OMP_NUM_THREADS or, as launchers set that to 1, its share of the cores",
-    )
+    threads = "of each process; default: OMP_NUM_THREADS or, as launchers set that to 1, its share of the cores"
+    option("--threads", type=at_least_one, metavar="N", help=threads)
     return command
 
 
@@ -139,14 +134,11 @@ def predict(args: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0 when all went well, 2 when anything failed, 130 or 143 when stopped."""
+    """Run the command; 0 when all went well, 2 when anything failed, 128 + the signal when stopped."""
     args = parser().parse_args(arguments)
-    # Of what all processes of a machine find out alike, one speaks.
-    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
-    for each in ENDING:
-        signal.signal(each, stop)
     try:
-        return predict(args)
+        with on_signals(stop):
+            return predict(args)
     except Exception as error:
         if isinstance(error, OtherProcessError) and not str(error):
             return 0  # The other one's own message says why, and its exit code that.
@@ -156,6 +148,6 @@ def main(arguments: list[str] | None = None) -> int:
         report(UsageError(LOST) if lost else in_words(error))
         return FAILURE
     except KeyboardInterrupt as stopped:
-        if speaks:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # Of what all processes of a machine find out alike, one speaks.
             print(f"salfom: {STOPPED}", file=sys.stderr)
         return 128 + stopped.args[0]

@@ -14,15 +14,25 @@ import datasets
 import transformers
 from safetensors import SafetensorError
 
-from ..errors import advice_for, is_out_of_memory, is_sentence
+from ..errors import FULL, VideoError, advice_for, errno_of, is_out_of_memory, is_sentence
 from ..files import ENDING, on_signals
 from ..inference.cpu import keep_freed_memory
 from ..inference.processes import LOST, OtherProcessError, lost_connection
 from ..training import config
+from ..training.checkpoints import CHECKPOINTS
 from ..training.config import ConfigError, TrainingConfig
+from ..training.log import LOG, PICTURES, TRACKERS
 from ..training.loop import TrainingStoppedError
 from ..training.run import has_checkpoint, train
 from .common import FAILURE, CommandParser, UsageError, report
+
+# What a run leaves next to its model.
+LEFT = {
+    CHECKPOINTS: "to go on from with --resume",
+    PICTURES: "of validation clips",
+    TRACKERS: "for tensorboard --logdir",
+    LOG: "all numbers",
+}
 
 
 class ShowPath(argparse.Action):
@@ -102,6 +112,8 @@ def main(arguments: list[str] | None = None) -> int:
             folder = train(settings)
             if speaks:
                 print(f"The best model is in {folder}.")
+                left = ", ".join(f"{name} ({what})" for name, what in LEFT.items() if (folder.parent / name).exists())
+                print(f"Next to it: {left}.")
             return 0
         except KeyboardInterrupt as stopped:
             begun = settings is not None and has_checkpoint(Path(settings.output_dir))
@@ -114,6 +126,9 @@ def main(arguments: list[str] | None = None) -> int:
             if told is None:
                 raise
             failure = told
+            begun = settings is not None and has_checkpoint(Path(settings.output_dir))
+            if begun and isinstance(told, VideoError) and errno_of(error) in FULL:
+                failure = VideoError(f"{str(told).removesuffix('.')}, and go on with --resume.")
         finally:
             end_readers()
     alike = isinstance(failure, (ConfigError, TrainingStoppedError, UsageError))

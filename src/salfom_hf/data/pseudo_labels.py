@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from .. import __version__
 from ..errors import needs_extra, reason_of
 from ..files import Inputs, check_free
-from ..video.reading import probe, read_frames
+from ..video.reading import frames_there, probe
 from .features import DataError
 from .recordings import find_videos, in_threads, make_clip_folder, new_gazefolder, reduced_size, write_frame
 from .shots import video_density
@@ -188,7 +188,7 @@ def pseudo_label(
             width, height = reduced_size(info, longest)
             parts = make_clip_folder(temporary / "train" / video.stem, info)
             rng = np.random.default_rng((seed, zlib.crc32(video.stem.encode())))
-            images = (frame.image for frame in islice(read_frames(video), frames))
+            images = (frame.image for frame in islice(frames_there(video), frames))
             labelled = with_densities(images, model, (height, width), every)
             in_threads(
                 (

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..errors import reported
 from ..files import Inputs, atomic_output, check_free
 from ..models.losses import blur_matrix
-from ..video.reading import VIDEO_SUFFIXES, VideoInfo, probe, read_frames
+from ..video.reading import VIDEO_SUFFIXES, VideoInfo, frames_there, probe
 from .clip_folders import FPS_FILE, GAZE_FILE, GazeFolder
 from .features import DataError
 from .loading import held_out
@@ -181,7 +181,7 @@ def write_clip(
         write_frame(parts, number, image, (height, width), density, fixations)
 
     def calls() -> Iterator[Callable[[], None]]:
-        for number, (image, timestamp, duration) in enumerate(read_frames(info.path)):
+        for number, (image, timestamp, duration) in enumerate(frames_there(info.path)):
             begin, end = float(timestamp), float(timestamp + (duration or 0))
             if table.by_frame:
                 seen = np.arange(*np.searchsorted(begins, (number, number + 1)))

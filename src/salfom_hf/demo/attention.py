@@ -109,33 +109,35 @@ def path_picture(
         shown: a frame of each stay, uint8 `(height, width, 3)`.
         seconds, frames: times and numbers of the maps.
     """
-    font, gap = ImageFont.load_default(14), 8
+    font, gap = ImageFont.load_default(20), 8
     pictures = [Image.fromarray(image) for image in shown]
     longest = max(range(len(found)), key=lambda stay: found[stay].end - found[stay].begin)
     width, height = (side * WIDEST // max(pictures[0].size) for side in pictures[0].size)
-    small = ((WIDEST + TIME_SIDE + gap) // 4 - gap, round(height / width * ((WIDEST + TIME_SIDE + gap) // 4 - gap)))
-    top = math.ceil(min(len(found), MOST_STAYS) / 4) * (small[1] + gap)
+    columns = 4 if len(pictures) > 3 else 3
+    small_width = (WIDEST + TIME_SIDE + gap) // columns - gap
+    small_height = round(height / width * small_width)
+    top = math.ceil(len(pictures) / columns) * (small_height + gap)
     size = max(width, WIDEST) + gap + TIME_SIDE, top + height + gap + TIME_SIDE
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
-    for number, (picture, stay) in enumerate(zip(pictures, found[:MOST_STAYS], strict=False)):
-        left, up = number % 4 * (small[0] + gap), number // 4 * (small[1] + gap)
-        canvas.paste(picture.resize(small), (left, up))
-        x, y = left + stay.place[0] * small[0], up + stay.place[1] * small[1]
+    for number, (picture, stay) in enumerate(zip(pictures, found, strict=False)):
+        left, up = number % columns * (small_width + gap), number // columns * (small_height + gap)
+        canvas.paste(picture.resize((small_width, small_height)), (left, up))
+        x, y = left + stay.place[0] * small_width, up + stay.place[1] * small_height
         draw.ellipse((x - 14, y - 14, x + 14, y + 14), None, "white", 5)
         draw.ellipse((x - 12, y - 12, x + 12, y + 12), None, LINE, 2)
-        draw.rectangle((left, up, left + 20, up + 20), "white")
-        draw.text((left + 10, up + 10), str(number + 1), INK, font, "mm")
+        draw.rectangle((left, up, left + 24, up + 26), "white")
+        draw.text((left + 12, up + 13), str(number + 1), INK, font, "mm")
     canvas.paste(pictures[min(longest, len(pictures) - 1)].resize((width, height)), (0, top))
     right, below = width + gap, top + height + gap
     draw.rectangle((right, top, right + TIME_SIDE, top + height), PAPER)
     draw.rectangle((0, below, width, below + TIME_SIDE), PAPER)
-    draw.text((right + TIME_SIDE - 4, top + 4), "height over time", INK, font, "ra")
+    draw.text((right + TIME_SIDE - 4, top + 4), "height\nover time", INK, font, "ra", align="right")
     draw.text((4, below + TIME_SIDE - 4), "left to right over time", INK, font, "ld")
     draw.text((right, below), f"{seconds[0]:.1f} to {seconds[-1]:.1f} s", INK, font, "la")
     across = [frame.peak_x * width for frame in frames]
     down = [top + frame.peak_y * height for frame in frames]
-    times = np.linspace(0, TIME_SIDE, len(frames)) if len(frames) > 1 else [0.0]
+    times = np.linspace(0, TIME_SIDE, len(frames)).tolist()
     draw.line([*zip(across, down, strict=True)], LINE, 1)
     draw.line([(right + time, y) for time, y in zip(times, down, strict=True)], LINE, 2)
     draw.line([(x, below + time) for time, x in zip(times, across, strict=True)], LINE, 2)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +12,7 @@ import gradio as gr
 import numpy as np
 import torch
 
+from ..files import temporary_folder
 from ..inference.predictor import SaliencyPredictor
 from ..models.names import EXAMPLE, KNOWN, holds_model, resolve
 from ..video.drawing import COLORMAPS
@@ -49,16 +49,16 @@ HELP = f"""
   watches. *Overlay* puts it over your video, *heat map* shows it alone, *side by side* has the original at the left.
 - **Path of the peak.** The small pictures show what most would look at, with the numbers of the list. Below is the
   path from one to the next over one frame of your video; at its right the height over time, beneath it left to right.
-  It is no recorded gaze of anybody; a jump is where most eyes would jump, as after a cut.
+  It is not the recorded gaze of anybody; a jump is where most eyes would jump, as after a cut.
 - **How sure.** "Most eyes agree" where the map is narrow; "eyes differ much" where it is wide.
 - **Maps (NPZ)**, for NumPy: `maps`, float16 of (frames, height, width) in 0…1, and `timestamps` in seconds.
   Compare the values of one frame by them, not those of two.
   **Table (CSV)**: for each frame its number from 0 and its time; the place of the peak and of the centre of mass in
-  pixels of your video; the `spread` (1 is the frame's diagonal) and the `entropy` in bits (more: the eyes are less
-  agreed); and the share of the attention in each cell of a 3×3 grid.
+  pixels of your video; the `spread` (1 is the frame's diagonal) and the `entropy` in bits (the more, the less
+  the eyes agree); and the share of the attention in each cell of a 3×3 grid.
 - **What it is not.** It is a guess about people in general, who watch without a task, and it hears nothing. It
   measures neither you nor anybody in the picture: do not judge people by it.
-- **Bounds.** Files up to {MAX_BYTES >> 20} MB, pictures up to {MAX_PIXELS // 10**6} megapixels and videos up to
+- **Limits.** Files up to {MAX_BYTES >> 20} MB, pictures up to {MAX_PIXELS // 10**6} megapixels and videos up to
   {MAX_FRAME_PIXELS // 10**6}; at a time up to {MAX_SECONDS} seconds, {MAX_FRAMES} frames, and {MAX_TIME // 60}
   minutes of computing. For more, install `salfom-hf` and run `salfom predict`.
 - **Your files.** They go to the machine that serves this page, nowhere else. They and the results have addresses that
@@ -157,7 +157,7 @@ def legend(colormap: str) -> str:
         f'<div class="bar" style="background: linear-gradient(to right, {colors})"></div>'
         "<div><span>hardly anybody looks</span><span>half as many as at the peak</span><span>the peak</span></div>"
         "</div>"
-        "<small>Colours begin anew in each frame: the last one is where most would look in that frame.</small>"
+        "<small>Each frame has all colours: the last one is where most would look in that frame.</small>"
     )
 
 
@@ -177,7 +177,7 @@ def color_choices() -> tuple[gr.Dropdown, gr.Slider]:
 
 
 def downloads(*labels: str) -> list[gr.DownloadButton]:
-    return [gr.DownloadButton(label, min_width=80, size="sm") for label in labels]
+    return [gr.DownloadButton(label, min_width=80, size="sm", elem_classes="download") for label in labels]
 
 
 def element_of(tab: str) -> str:
@@ -209,17 +209,19 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
     ) -> Iterator[tuple[Maps, list[str]]]:
         """Maps and files; the page has its own copies of these when the context ends and they go."""
 
+        stop_if_alone = page.stop_if_alone()
+
         def report(done: int, total: int | None, what: str) -> None:
-            page.stop_if_alone()
+            stop_if_alone()
             progress((done, total), desc=what, unit="frames")
 
         try:
-            with in_one_sentence(source), tempfile.TemporaryDirectory() as folder:
-                bounds = Bounds(source)
+            with in_one_sentence(source), temporary_folder() as folder:
+                bounds = Bounds(source, stop_if_alone=stop_if_alone)
                 if length is None:
                     check_picture(source, bounds)  # Or else it may be read as a video.
                 maps = demo.maps(model, source, start, length, stride, bounds, report)
-                files = write_files(maps, Path(folder), start, length, colormap, opacity, bounds, report)
+                files = write_files(maps, folder, start, length, colormap, opacity, bounds, report)
                 yield maps, [*map(str, files)]
         finally:
             give_back_memory()
@@ -269,7 +271,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
             return gr.skip(), gr.skip()
         try:
             with in_one_sentence(upload):
-                info = checked(upload, Bounds(upload))
+                info = checked(upload, Bounds(upload, stop_if_alone=page.stop_if_alone()))
         except gr.Error as error:
             return f"⚠️ {error.message}", None
         if length is None or info.duration is None or info.duration <= length:

@@ -119,16 +119,23 @@ class Bounds:
     Args:
         path: of the upload.
         max_pixels: by default `MAX_PIXELS` for a picture, `MAX_FRAME_PIXELS` for a video.
+        stop_if_alone: raises an error when nobody waits for the run any more.
 
     Raises:
         BoundsError: when called beyond the bounds.
     """
 
-    def __init__(self, path: str | Path, max_pixels: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, max_pixels: int | None = None, stop_if_alone: Callable[[], None] | None = None
+    ) -> None:
         self.name = Path(path).name
         self.max_pixels = max_pixels or (MAX_PIXELS if is_photo(path) else MAX_FRAME_PIXELS)
         # ZeroGPU's other process has the same clock.
         self.end = time.monotonic() + MAX_TIME
+        self.stop_if_alone = stop_if_alone
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "stop_if_alone": None}  # ZeroGPU's other process knows no visitors.
 
     def __call__(self, width: int, height: int) -> None:
         if width * height > self.max_pixels or max(width, height) > MAX_SIDE:
@@ -147,6 +154,8 @@ class Bounds:
         )
 
     def check_time(self) -> None:
+        if self.stop_if_alone is not None:
+            self.stop_if_alone()
         if time.monotonic() > self.end:
             raise BoundsError(
                 f"It takes more than {MAX_TIME // 60} minutes; choose an earlier start, a shorter length, a higher "

@@ -2,8 +2,9 @@
 
 import math
 import re
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import VideoError, is_out_of_memory
+from ..errors import FULL, VideoError, errno_of, is_out_of_memory
 from .runs import KEPT, MAX_BYTES, Bounds, BoundsError, ModelError, check_picture
 
 MAX_QUEUE = 64
+NO_SPACE = "The machine that serves this page has no space left on its disk; come back later."
 MARGIN = 2**20  # bytes of a request beyond the file in it
 ASKING = r"/gradio_api/(queue/join|call/[^/]+)/?$"  # for a run
 # What Gradio's server does for anybody, outside of the queue, and no page here has a use for.
@@ -53,11 +55,18 @@ class Page(gr.Blocks):
                         check_picture(value["path"], Bounds(value["path"], self.max_pixels))
             raise
 
-    def stop_if_alone(self) -> None:
-        """End the run that this is called from if nobody waits for it: who asked for it has closed the page."""
+    def stop_if_alone(self) -> Callable[[], None]:
+        """
+        What ends the run that this is called from, in whichever of its threads, if nobody waits for it any more: who
+        asked for it has closed the page.
+        """
         event = LocalContext.event_id.get(None)
-        if any(job._id == event and not job.alive for jobs in self._queue.active_jobs for job in jobs or ()):
-            raise gr.Error("Stopped, as nobody waits for it.", print_exception=False)
+
+        def stop() -> None:
+            if any(job._id == event and not job.alive for jobs in self._queue.active_jobs for job in jobs or ()):
+                raise gr.Error("Stopped, as nobody waits for it.", print_exception=False)
+
+        return stop
 
     def wait(self) -> int:
         """About how many minutes those who wait need."""
@@ -92,7 +101,11 @@ def in_one_sentence(path: str) -> Iterator[None]:
     """Turn what may go wrong with an upload into what a page shows; places on this machine are nobody's business."""
     try:
         yield
-    except (VideoError, BoundsError, ValueError) as error:
+    except (VideoError, BoundsError, OSError, ValueError) as error:
+        if errno_of(error) in FULL:
+            raise gr.Error(NO_SPACE) from error
+        if isinstance(error, OSError):
+            raise
         raise gr.Error(str(error).replace(str(path), Path(path).name), print_exception=False) from error
     except ModelError as error:
         # The reason, which names places on this machine, is printed where the page runs.
@@ -114,6 +127,11 @@ class RequestFilter:
         self.app = app
         self.most = max_bytes + MARGIN
         self.page = page
+
+    def free_space(self) -> int:
+        """Bytes that uploads may take."""
+        folder = Path(self.page.GRADIO_CACHE)
+        return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -137,8 +155,10 @@ class RequestFilter:
             answer = PlainTextResponse("This page fetches no addresses.", 403)
         elif re.search(SERVICES, path):
             answer = PlainTextResponse("This page has no such service.", 403)
-        elif int(Headers(scope=scope).get("content-length", 0)) > self.most:
+        elif (length := int(Headers(scope=scope).get("content-length", 0))) > self.most:
             answer = PlainTextResponse("The request is too large; upload smaller files, one at a time.", 413)
+        elif path.endswith("/upload") and (length or self.most) > self.free_space():
+            answer = JSONResponse({"detail": NO_SPACE}, 507)  # Gradio would keep what it has of it.
         elif re.search(ASKING, path) and len(self.page._queue) >= MAX_QUEUE:
             minutes = self.page.wait()
             told = f"{len(self.page._queue)} people are waiting already; come back in about {minutes} minutes."

@@ -167,7 +167,7 @@ def read_prediction(path: Path) -> np.ndarray:
     except DataError as error:
         raise EvaluationError(str(error)) from error
     except Exception as error:  # NumPy raises errors of any type for damaged headers.
-        raise EvaluationError(f"Cannot read the prediction {path} ({reason_of(error)}); write it anew.") from error
+        raise EvaluationError(f"Cannot read the prediction {path} ({reason_of(error)}); write it again.") from error
 
 
 @contextmanager
@@ -184,8 +184,8 @@ def opened_archive(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.
             yield entry, shape, dtype
     except EvaluationError:
         raise
-    except Exception as error:  # So do archives.
-        raise EvaluationError(f"Cannot read the predictions {path} ({reason_of(error)}); write them anew.") from error
+    except Exception as error:  # Archives and NumPy raise errors of any type for damaged headers.
+        raise EvaluationError(f"Cannot read the predictions {path} ({reason_of(error)}); write them again.") from error
 
 
 def read_archive(path: Path, sample: Sample, indices: Sequence[int], partial: bool) -> Iterator[np.ndarray]:

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import advice_for, check_file, reason_of
 from ..files import Inputs, atomic_output, check_free
+from ..hub import reason
 from ..models.configuration_salfom import SalFoMConfig, UMTConfig
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.modeling_umt import PRETRAINING_GRID, UMTModel, sinusoidal_table
+from ..models.names import installed
 from ..models.video_processing_salfom import SalFoMVideoProcessor
 
 Network = TypeVar("Network", bound=PreTrainedModel)
@@ -68,6 +71,9 @@ UMT_GRIDS = [(frames, side) for frames in (4, 8, 16) for side in (14, 24)]
 
 UMT_HEAD_WIDTH = 64
 
+# UMT's repository on the Hub, and the file in it from which SalFoM starts.
+UMT, ENCODER = "OpenGVLab/UMT", "single_modality/l16_ptk710_ftk710_ftk400_f16_res224.pth"
+
 
 class ConversionError(ValueError):
     """A checkpoint cannot be converted; the message says why."""
@@ -105,23 +111,45 @@ def convert_checkpoint(
     the two it is shows in the names of its tensors.
 
     Args:
-        checkpoint: the `.pth` file. It is read without running any code in it.
+        checkpoint: the `.pth` file, or one on the Hugging Face Hub, such as `"OpenGVLab/UMT/single_modality/….pth"`,
+            which is downloaded; `"OpenGVLab/UMT"` alone is the encoder that SalFoM starts from. It is read without
+            running any code in it.
         output_dir: the folder to make; it appears when it is complete.
         overwrite: whether to replace a folder that exists.
 
     Raises:
-        ConversionError: the file is no such checkpoint, or its tensors are not exactly those of the network.
+        ConversionError: the file is no such checkpoint, its tensors are not exactly those of the network, or the Hub
+            does not give it.
         VideoError: `output_dir` exists already or cannot be written.
     """
     check_free(output_dir, overwrite, Inputs(checkpoint))
-    state = read_checkpoint(checkpoint)
+    state = read_checkpoint(local_file(checkpoint))
     kind = detect_kind(state)
+    if kind == "umt" and Path(output_dir) == installed("salfom-large"):
+        raise ConversionError(f"{checkpoint} is UMT's encoder alone, no SalFoM model; name a folder to make instead.")
     model, unused = to_salfom(state) if kind == "salfom" else to_umt(state)
     with atomic_output(output_dir, overwrite) as folder:
         model.save_pretrained(folder)
         if kind == "salfom":
             SalFoMVideoProcessor().save_pretrained(folder)
     return ConversionReport(kind, len(state) - len(unused), unused, Path(output_dir))
+
+
+def local_file(checkpoint: str | os.PathLike) -> str | os.PathLike:
+    """The file itself or, where there is none and it is called like one on the Hub, what is downloaded from there."""
+    name = Path(checkpoint).as_posix()
+    name = f"{UMT}/{ENCODER}" if name == UMT else name
+    on_the_hub = re.fullmatch(r"(\w[\w.-]*/[\w.-]+)/(.+\.(?:pth|pt|bin))", name)
+    if on_the_hub is None or os.path.exists(checkpoint):
+        return checkpoint
+    repo_id, file = on_the_hub.groups()
+    try:
+        return hf_hub_download(repo_id, file)
+    except Exception as error:  # No network, no login and a refusal are errors of many types.
+        raise ConversionError(
+            f"There is no file {name} on this machine, and {file} cannot be downloaded from {repo_id} on the Hub: "
+            f"{reason(error, repo_id)}."
+        ) from error
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:

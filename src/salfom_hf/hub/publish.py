@@ -4,25 +4,24 @@ import os
 import re
 import shlex
 import shutil
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard
-from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled, RemoteEntryNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors import safe_open
 
-from ..errors import VideoError, reported
-from ..files import Inputs, atomic_output, check_free, remove_unfinished, temporary_folder
+from ..errors import reported
+from ..files import Inputs, atomic_output, check_free, temporary_folder
 from ..models.loading import loading, quiet
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.names import EXAMPLE, resolve
 from ..models.video_processing_salfom import SalFoMVideoProcessor
 from ..video.pictures import IMAGE_SUFFIXES
+from . import reason
 from .cards import HUB_TASK, TAGS, TEMPLATES, UNNAMED, CardError, evaluation_of, model_data, page_of, render
 from .remote_code import add_remote_code
 
@@ -133,20 +132,6 @@ def as_stored(network: SalFoMForVideoSaliencyPrediction, weights: Path) -> dict[
     return {name: value.to(dtypes.get(name, value.dtype)) for name, value in state.items()}
 
 
-def reason(error: Exception, repo_id: str) -> str:
-    """What to do about an error of the Hub or of the way to it."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, OfflineModeIsEnabled):
-        return "the Hub is switched off by HF_HUB_OFFLINE; unset it"
-    if isinstance(error, LocalTokenNotFoundError) or status == 401:
-        return "log in with `hf auth login`"
-    if status == 403:
-        return f"this login may not write to {repo_id}; take a token that may, or another --repo-id"
-    if status is None and (isinstance(error, OSError) or type(error).__module__.startswith("httpx")):
-        return "the Hub cannot be reached; check the network"
-    return f"the Hub says: {' '.join(str(error).split())}"
-
-
 def export(
     model: str | os.PathLike,
     output: Path,
@@ -213,9 +198,7 @@ def push(
         PublishError: the Hub cannot be reached, or refuses.
         CardError, VideoError, LoadError: as for [`export`].
     """
-    with suppress(VideoError):
-        remove_unfinished(Path(tempfile.gettempdir()))
-    with temporary_folder(Path(tempfile.gettempdir())) as temporary:
+    with temporary_folder() as temporary:
         folder = temporary / "model"
         export(model, folder, repo_id, results, max_shard_size=max_shard_size)
         api = HfApi()
@@ -239,7 +222,7 @@ def push(
             options += ["--results", *map(str, results)] if results else []
             options += ["--max-shard-size", max_shard_size] if max_shard_size != SHARD else []
             command = shlex.join(["salfom", "push", str(model), "--repo-id", repo_id, *options])
-            advice = f"{reason(error, repo_id)}, and try again with `{command}`"
+            advice = f"{reason(error, repo_id, 'write to')}, and try again with `{command}`"
             raise PublishError(
                 f"Could not send {model} to {repo_id}, and nothing on this machine has changed: {advice}."
             ) from error

@@ -2,12 +2,11 @@
 
 transformers takes flat files that import one another as `from .module import name`; the package's modules are copied
 with their relative imports rewritten to that: `pipeline_salfom`, and all that it imports, however indirectly. An
-import that is added to one of them is published, too. Those of `video/` become one file, `video.py`.
+import that is added to one of them is published, too. Modules are put together, so that there are few files.
 """
 
 import ast
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +14,46 @@ from ..inference import pipeline_salfom
 from ..models.encoders import OWN_MODELS
 
 PIPELINE = Path(pipeline_salfom.__file__)
-MODELS, VIDEO = PIPELINE.parents[1] / "models", PIPELINE.parents[1] / "video"
-# Of `from ..models.losses import gaussian_blur`, what stands in the way of `from .losses import gaussian_blur`.
-RELATIVE = re.compile(r"^(\s*from )\.+(?:\w+\.)*(?=\w+ import )", flags=re.MULTILINE)
-FROM_VIDEO = re.compile(r"^(\s*from )\.+video\.\w+(?= import )", flags=re.MULTILINE)
-WITHIN_VIDEO = re.compile(r"^from \.\w+ import (?:\([^)]*\)|.*)\n", flags=re.MULTILINE)
-# The package's own names of models mean nothing where it is not.
-NAMES = re.compile(r"^(from \.names import |@)takes_names\n", flags=re.MULTILINE)
+MODELS = PIPELINE.parents[1] / "models"
+IN_MODEL = ("errors", "configuration_salfom", "encoders", "losses", "modeling_salfom")
 
 
-def code_of(file: Path) -> str:
-    text = NAMES.sub("", file.read_text(encoding="utf-8"))
-    text = WITHIN_VIDEO.sub("", text) if file.parent == VIDEO else FROM_VIDEO.sub(r"\1.video", text)
-    return RELATIVE.sub(r"\1.", text)
+def place_of(file: Path) -> str:
+    """The file, without its suffix, that a module goes into: that of the model, of its encoder, or of the pipeline."""
+    if any(file.stem == module for module, _ in OWN_MODELS.values()):
+        return file.stem
+    return "modeling_salfom" if file.stem in IN_MODEL else "pipeline_salfom"
 
 
-def imported_files(file: Path) -> list[Path]:
-    """The files that a module imports from by relative imports, once it is code that goes with a model."""
-    nodes = ast.walk(ast.parse(NAMES.sub("", file.read_text(encoding="utf-8"))))
-    return [
-        file.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py")
+def relative_imports(file: Path) -> dict[ast.ImportFrom, Path]:
+    """The statements of a module that import from others of the package, but for names of models; and those."""
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    return {
+        node: file.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py")
         for node in nodes
-        if isinstance(node, ast.ImportFrom) and node.level and node.module
-    ]
+        if isinstance(node, ast.ImportFrom) and node.level and node.module and node.module != "names"
+    }
 
 
 def with_imported(file: Path, found: list[Path]) -> list[Path]:
     """What was `found` before, and this file, each after all that it imports."""
-    for other in [] if file in found else imported_files(file):
+    for other in [] if file in found else relative_imports(file).values():
         found = with_imported(other, found)
     return found if file in found else [*found, file]
+
+
+def code_of(file: Path) -> str:
+    """A module as it goes with a model: without what it imports from the file that it goes into, and `__all__`."""
+    text = code = file.read_text(encoding="utf-8")
+    for node, other in relative_imports(file).items():
+        names = ", ".join(name.name for name in node.names)
+        line = "" if place_of(other) == place_of(file) else f"from .{place_of(other)} import {names}"
+        code = code.replace(ast.get_source_segment(text, node) or "", line, 1)
+    for statement in ast.parse(text).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
+            code = code.replace(ast.get_source_segment(text, statement) or "", "", 1)
+    # The package's own names of models mean nothing where it is not.
+    return code.replace("from .names import takes_names\n", "").replace("@takes_names\n", "")
 
 
 def code_for(encoder_type: str) -> dict[str, str]:
@@ -54,10 +63,10 @@ def code_for(encoder_type: str) -> dict[str, str]:
         module, name = OWN_MODELS[encoder_type]
         found = with_imported(MODELS / f"{module}.py", found)
         # transformers takes the files that others import from, and this one is imported by its name.
-        last_line = f"\nfrom .{module} import {name}  # noqa: E402, F401\n"
+        last_line = f"\n\nfrom .{module} import {name}  # noqa: E402, F401\n"
     code: dict[str, str] = {}
     for file in found:
-        place = "video.py" if file.parent == VIDEO else file.name
+        place = f"{place_of(file)}.py"
         code[place] = "\n\n".join([*([code[place]] if place in code else []), code_of(file)])
     code["modeling_salfom.py"] += last_line
     return code
@@ -77,13 +86,13 @@ def add_remote_code(folder: Path) -> None:
     update_json(
         folder / "config.json",
         auto_map={
-            "AutoConfig": "configuration_salfom.SalFoMConfig",
+            "AutoConfig": "modeling_salfom.SalFoMConfig",
             "AutoModel": "modeling_salfom.SalFoMModel",
             "AutoModelForImageToImage": "modeling_salfom.SalFoMForVideoSaliencyPrediction",
         },
         custom_pipelines={pipeline_salfom.TASK: task},
     )
-    processor = "video_processing_salfom.SalFoMVideoProcessor"
+    processor = "pipeline_salfom.SalFoMVideoProcessor"
     update_json(
         folder / "video_preprocessor_config.json",
         auto_map={"AutoProcessor": processor, "AutoVideoProcessor": processor},

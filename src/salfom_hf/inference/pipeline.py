@@ -1,6 +1,5 @@
 """The pipeline of `pipeline_salfom` as the package has it: fast on a CPU, and it fetches what lies at an address."""
 
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import transformers
 from transformers import Pipeline
 
 from ..errors import VideoError, reason_of
+from ..files import temporary_folder
 from ..video.pictures import READ_IMAGES
 from ..video.reading import VIDEO_SUFFIXES, Frame
 from .pipeline_salfom import TASK
@@ -74,8 +74,8 @@ def local(video: Any, max_bytes: int, seconds: float) -> Iterator:
         yield video
         return
     suffix = Path(urlsplit(video).path).suffix.lower()
-    with tempfile.TemporaryDirectory(prefix="salfom-") as folder:
-        path = Path(folder) / f"video{suffix if suffix in READ_IMAGES | VIDEO_SUFFIXES else ''}"
+    with temporary_folder() as folder:
+        path = folder / f"video{suffix if suffix in READ_IMAGES | VIDEO_SUFFIXES else ''}"
         download(video, path, max_bytes, seconds)
         try:
             yield path

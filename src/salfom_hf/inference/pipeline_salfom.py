@@ -5,6 +5,7 @@ It goes with published models: this file and what it imports is all the code tha
 
 import os
 from collections.abc import Iterator, Sized
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..errors import VideoError
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, is_one_video, pixels_of, resize_map
 from ..video.reading import Frame
+from .cuts import shots
 from .sliding_window import is_still, still_maps, window_maps
 
 TASK = "video-saliency-prediction"
@@ -125,9 +127,11 @@ class VideoSaliencyPipeline(Pipeline):
             pixels = pixels_of(frame).to(self.model.device)
             return self.video_processor.prepare_frames(pixels, still=still)[0].to(self.model.dtype)
 
-        pixels = map(prepared, all_frames)
-        maps = (
-            still_maps(self.model, next(pixels)[None]) if still else window_maps(self.model, pixels, stride, windows)
+        maps = chain.from_iterable(
+            still_maps(self.model, prepared(next(shot))[None])
+            if still
+            else window_maps(self.model, map(prepared, shot), stride, windows, after_cut=number > 0)
+            for number, shot in enumerate(shots(all_frames, lambda frame: frame))
         )
         return np.stack([resize_map(saliency, frames[0].shape[:2]).clamp(0, 1).cpu().numpy() for saliency in maps])
 

@@ -16,6 +16,7 @@ from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, pixels_of, resize_map
 from ..video.reading import Frame
 from .cpu import prepare_for_inference, pytorch_threads
+from .cuts import shots
 from .profiling import stage, timed
 from .shared_windows import can_share_windows, shared_maps
 from .sliding_window import is_still, sees_single_frames, still_maps, window_maps
@@ -44,12 +45,14 @@ def saliency_maps(
     stride: int = 1,
     batch_size: int = 1,
     still: bool = False,
+    after_cut: bool = False,
 ) -> Generator[torch.Tensor]:
     """
-    One map for every frame of a video, or that of a still, in the fastest way that the model allows.
+    One map for every frame of a video's shot, or that of a still, in the fastest way that the model allows.
 
     Args:
-        model, frames, stride, batch_size: see [`window_maps`][salfom_hf.inference.sliding_window.window_maps].
+        model, frames, stride, batch_size, after_cut: see
+            [`window_maps`][salfom_hf.inference.sliding_window.window_maps].
         still: the only frame is a still; see [`is_still`][salfom_hf.inference.sliding_window.is_still].
 
     Yields:
@@ -61,14 +64,14 @@ def saliency_maps(
             maps = still_maps(model, torch.stack(list(frames)))
         yield from maps
     elif can_share_windows(model):
-        yield from shared_maps(model, frames, stride, batch_size)
+        yield from shared_maps(model, frames, stride, batch_size, after_cut)
     else:
-        yield from window_maps(model, frames, stride, batch_size, stage=stage)
+        yield from window_maps(model, frames, stride, batch_size, stage, after_cut)
 
 
 class SaliencyPredictor:
     """
-    Predicts saliency with a model and its processor, by a causal sliding window.
+    Predicts saliency with a model and its processor, by a causal sliding window that starts anew at hard cuts.
 
     Args:
         model: the network, on the device and in the dtype to compute with. It is prepared in place
@@ -159,12 +162,13 @@ class SaliencyPredictor:
         with closing(timed("decode", frames_of(video, start, duration))) as frames:
             still, all_frames = is_still(frames)
             waiting: deque[Frame] = deque()
+            shape: tuple[int, ...] | None = None
             ended: list[CutOffError] = []
             of = f" of {video}" if isinstance(video, (str, os.PathLike)) else ""
 
-            def prepared() -> Iterator[torch.Tensor]:
-                shape = None
-                for frame in until_cut_off(all_frames, ended):
+            def prepared(shot: Iterator[Frame]) -> Iterator[torch.Tensor]:
+                nonlocal shape
+                for frame in shot:
                     shape = shape or frame.image.shape
                     if frame.image.shape != shape:
                         raise ValueError("All frames of a video must have one size; resize them to the first one's.")
@@ -175,7 +179,12 @@ class SaliencyPredictor:
                         pixels = pixels.to(self.model.device, self.model.dtype)
                     yield pixels
 
-            with closing(saliency_maps(self.model, prepared(), self.stride, self.batch_size, still)) as maps:
+            def shot_by_shot() -> Generator[torch.Tensor]:
+                for number, shot in enumerate(shots(until_cut_off(all_frames, ended), lambda frame: frame.image)):
+                    pixels = prepared(shot)
+                    yield from saliency_maps(self.model, pixels, self.stride, self.batch_size, still, number > 0)
+
+            with closing(shot_by_shot()) as maps:
                 for saliency in maps:
                     frame = waiting.popleft()
                     if not saliency.isfinite().all():

@@ -41,6 +41,7 @@ from ..models.modeling_salfom import (
     upsample,
 )
 from .cpu import PackedConvolution, folded, pytorch_threads
+from .cuts import unseen_share
 from .profiling import stage
 from .sliding_window import Map, batched, encoded, interpolated, key_frames
 from .threads import in_background
@@ -277,13 +278,15 @@ class StreamingDecoder:
     Args:
         model: in evaluation mode; its weights are taken as they are now.
         size: (height, width) of the frames in pixels.
+        after_cut: the stream is a shot after a cut; see [`unseen_share`][salfom_hf.inference.cuts.unseen_share].
     """
 
-    def __init__(self, model: SalFoMForVideoSaliencyPrediction, size: tuple[int, int]):
-        self.size, self.prior = size, model.center_prior
+    def __init__(self, model: SalFoMForVideoSaliencyPrediction, size: tuple[int, int], after_cut: bool = False):
+        self.size, self.prior, self.after_cut = size, model.center_prior, after_cut
         self.frames = Layer()
         self.num_frames = 0
-        window = [Place(self.frames, 0, 0, lag) for lag in reversed(range(model.config.num_frames))]
+        self.window = model.config.num_frames
+        window = [Place(self.frames, 0, 0, lag) for lag in reversed(range(self.window))]
 
         network, transformer, dynamic, branches = model.salfom, [], [], []
         if network.tcfe is not None:
@@ -335,6 +338,8 @@ class StreamingDecoder:
             logits += self.still
             if self.change is not None:
                 motion = self.prior.motion(torch.cat(self.at(self.change, times)).to(logits.dtype))
+                if self.after_cut:
+                    motion += (1 - motion) * motion.new_tensor([unseen_share(time, self.window) for time in times])
                 logits.addcmul_(motion.view(-1, 1, 1, 1), self.moving)
         for layer in self.layers:
             layer.forget(times[-1])
@@ -380,14 +385,18 @@ def can_share_windows(model: SalFoMForVideoSaliencyPrediction) -> bool:
 
 @torch.inference_mode()
 def shared_maps(
-    model: SalFoMForVideoSaliencyPrediction, frames: Iterator[torch.Tensor], stride: int, batch_size: int
+    model: SalFoMForVideoSaliencyPrediction,
+    frames: Iterator[torch.Tensor],
+    stride: int,
+    batch_size: int,
+    after_cut: bool = False,
 ) -> Generator[torch.Tensor]:
     """What [`window_maps`][salfom_hf.inference.sliding_window.window_maps] gives, of a model that can stream."""
     first = next(frames, None)
     if first is None:
         return
     frames, (height, width) = chain([first], frames), first.shape[-2:]
-    encode, decoder = FrameEncoder(model.salfom), StreamingDecoder(model, (height, width))
+    encode, decoder = FrameEncoder(model.salfom), StreamingDecoder(model, (height, width), after_cut)
     threads = torch.get_num_threads()
     # Two networks side by side, each on half of the threads, wait less for each other than one on all of them.
     beside = threads > 1 and batch_size > 1

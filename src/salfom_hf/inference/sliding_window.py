@@ -15,6 +15,7 @@ import torch
 
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import mirror_averaged
+from .cuts import unseen_share
 
 Item = TypeVar("Item")
 Map = tuple[int, torch.Tensor]
@@ -101,6 +102,7 @@ def window_maps(
     stride: int = 1,
     batch_size: int = 1,
     stage: Callable[[str], AbstractContextManager] = nullcontext,
+    after_cut: bool = False,
 ) -> Generator[torch.Tensor]:
     """
     One map for every frame of a stream, from windows that the network sees one by one. A frame-wise encoder sees
@@ -112,6 +114,8 @@ def window_maps(
         stride: the network runs on every `stride`-th frame.
         batch_size: windows (and, for frame-wise encoders, frames) per call of the network.
         stage: gives, for a name, the context in which that part computes, such as one that takes its time.
+        after_cut: the stream is a shot after a cut. A frame-wise network then takes the copies that fill the window
+            for a moving picture ([`unseen_share`][salfom_hf.inference.cuts.unseen_share]).
 
     Yields:
         float32 `(height, width)` at input size, values in 0…1; a map comes after up to
@@ -143,8 +147,16 @@ def window_maps(
                 clips += clips[-1:] * (batch_size - len(clips))
             windows = torch.stack(clips)
             with stage("network"):
-                maps = model.decode(windows.transpose(1, 2), size).sigmoid() if framewise else model(windows).saliency
+                maps = decoded(windows.transpose(1, 2), batch) if framewise else model(windows).saliency
             yield from zip((index for index, _ in batch), maps.float(), strict=False)
+
+    def decoded(features: torch.Tensor, batch: list[Map]) -> torch.Tensor:
+        logits, prior = model.decode(features, size), model.center_prior
+        if after_cut and prior is not None:
+            unseen = [unseen_share(index, num_frames) for index, _ in batch]
+            as_moving = prior.log_densities(size).sum(dim=0) - prior(features, size)
+            logits = logits + (logits.new_tensor(unseen)[:, None, None, None] * as_moving).squeeze(1)
+        return logits.sigmoid()
 
     yield from interpolated(key_maps())
 

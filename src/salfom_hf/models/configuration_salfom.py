@@ -14,7 +14,7 @@ from .names import takes_names
 # What no model has: to build one with more would take hours, or all of the memory.
 MOST, MOST_LAYERS = 65_536, 256
 COUNTED = re.compile("layers|depth|repeats|frames")
-POSITIVE = ("hidden_size", "image_size", "num_attention_heads", "num_channels", "num_frames", "patch_size")
+POSITIVE = re.compile("(sizes?|channels|heads|frames|strides?|kernels|expansions|divisor)$")
 
 
 def check_limits(config: PreTrainedConfig) -> None:
@@ -22,7 +22,7 @@ def check_limits(config: PreTrainedConfig) -> None:
     for name, value in vars(config).items():
         numbers = value if isinstance(value, (list, tuple)) else [value]
         numbers = [number for number in numbers if isinstance(number, (int, float))]
-        most, least = MOST_LAYERS if COUNTED.search(name) else MOST, 1 if name in POSITIVE else -MOST
+        most, least = MOST_LAYERS if COUNTED.search(name) else MOST, 1 if POSITIVE.search(name) else -MOST
         total = sum(numbers) if most == MOST_LAYERS else max(numbers, default=0)
         if not (total <= most and len(numbers) <= MOST_LAYERS and all(number >= least for number in numbers)):
             raise ValueError(f"{name} is {value}, which no model has (1 to {most}).")
@@ -62,6 +62,8 @@ class EfficientNetLiteConfig(PreTrainedConfig):
         names = ("channels", "depths", "strides", "kernels", "expansions")
         if len({len(getattr(self, f"stage_{name}")) for name in names}) != 1:
             raise ValueError("stage_channels, _depths, _strides, _kernels and _expansions must have one length.")
+        if not {8, 16, 32} <= self.feature_channels.keys():
+            raise ValueError(f"stage_strides {list(self.stage_strides)} make no features of the strides 8, 16 and 32.")
 
     @property
     def feature_channels(self) -> dict[int, int]:
@@ -359,6 +361,8 @@ class SalFoMConfig(PreTrainedConfig):
             raise ValueError(f"decoder_hidden_size must be positive or None, not {self.decoder_hidden_size}.")
         if self.output_stride not in (1, 2, 4):
             raise ValueError(f"output_stride must be 1, 2 or 4, not {self.output_stride}.")
+        if self.tcfe_mlp_ratio <= 0:
+            raise ValueError(f"tcfe_mlp_ratio must be above 0, not {self.tcfe_mlp_ratio}.")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be at least 0 and below 1, not {self.drop_path_rate}.")
 

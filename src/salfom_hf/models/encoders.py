@@ -7,23 +7,28 @@ their features can be kept while the window slides on. To add an encoder, write 
 in `configuration_salfom.ENCODERS`.
 """
 
+import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME as WEIGHTS_INDEX
 from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
-from transformers.utils import ModelOutput, cached_file
+from transformers.utils import ModelOutput, cached_file, logging
 
-from ..errors import LoadError
+from ..errors import LoadError, described
 from .configuration_salfom import ENCODERS, EncoderAdapter, encoder_facts, pair
 
 # Features, and the encoder's own output.
@@ -318,6 +323,20 @@ def build_encoder(config: PreTrainedConfig, num_frames: int | None = None) -> Pr
     return encoder
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Have transformers, and so the Hub, show none inside; what the user has set holds again afterwards."""
+    shown, of_hub = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+        if shown and not of_hub:
+            disable_progress_bars()
+
+
 class PicklableModel(PreTrainedModel):
     """A model that pickles even after transformers has recorded hidden states of it, and gives them once loaded."""
 
@@ -355,38 +374,88 @@ class CheckedModel(PicklableModel):
         Raises:
             LoadError: weights are missing, unexpected, or infinite or not a number.
         """
-        name = pretrained_model_name_or_path
+        name, tolerant = pretrained_model_name_or_path, output_loading_info or kwargs.get("ignore_mismatched_sizes")
         options = {key: kwargs[key] for key in ("cache_dir", "revision", "subfolder", "token") if key in kwargs}
-        weights = name and cached_file(name, WEIGHTS, _raise_exceptions_for_missing_entries=False, **options)
-        if weights and not output_loading_info:
+        files, places = weight_files(name, **options) if name else ([], {})
+        of = WEIGHTS_INDEX if places else WEIGHTS
+
+        def unfit(reason: str) -> LoadError:
+            return LoadError(
+                f"Cannot load the model '{name}': its {of} does not fit its config.json ({reason}); take both, whole, "
+                "from the same model."
+            )
+
+        if files and not tolerant:
             # Transformers makes what a file lacks, however much it is: of each weight there must be a byte at least.
             with torch.device("meta"):
                 network = cls(cls.config_class.from_pretrained(name, **options))  # type: ignore[union-attr]
-            if network.num_parameters() > os.path.getsize(weights):
-                raise LoadError(unfit(name, f"it has only {os.path.getsize(weights):,} bytes"))
+            if network.num_parameters() > (size := sum(map(os.path.getsize, files))):
+                raise unfit(f"there are only {size:,} bytes of weights")
         load: Callable = super().from_pretrained
-        model, report = load(name, *args, output_loading_info=True, **kwargs)
+        with no_progress_bars():  # That of a download has been shown; to read the file takes a moment.
+            kwargs = {"ignore_mismatched_sizes": True, **kwargs, "output_loading_info": True}
+            model, report = load(name, *args, **kwargs)
         if output_loading_info:
             return model, report
-        for words, key in (("it lacks", "missing_keys"), ("the model has no use for its", "unexpected_keys")):
-            if names := sorted(report[key]):
+        for words, key in FAULTS.items():
+            if names := [] if tolerant and key == "mismatched_keys" else sorted(report[key]):
+                names = [each if isinstance(each, str) else each[0] for each in names]  # Of others also the shapes.
                 more = f" and {len(names) - 2:,} more" if len(names) > 2 else ""
-                raise LoadError(unfit(name, f"{words} {', '.join(names[:2])}{more}"))
+                raise unfit(f"{words} {', '.join(names[:2])}{more}")
         for key, value in model.state_dict().items():
             held = value.is_floating_point() and value.numel() and not value.is_meta
             if held and not torch.stack(value.aminmax()).isfinite().all():
                 raise LoadError(
-                    f"Cannot load the model '{name}': in its {WEIGHTS}, {key} holds values that are infinite or not a "
-                    f"number (as {value.dtype}); download it again, or load it in float32."
+                    f"Cannot load the model '{name}': in its {places.get(key, of)}, {key} holds values that are "
+                    f"infinite or not a number (as {value.dtype}); download it again, or load it in float32."
                 )
         return model
 
 
-def unfit(name: Any, reason: str) -> str:
-    return (
-        f"Cannot load the model '{name}': its {WEIGHTS} does not fit its config.json ({reason}); take both, whole, "
-        "from the same model."
-    )
+# What a file of weights may have against a model, and where transformers reports it.
+FAULTS = {
+    "it lacks": "missing_keys",
+    "the model has no use for its": "unexpected_keys",
+    "of another shape are its": "mismatched_keys",
+}
+
+
+def weight_files(name: str | os.PathLike, **options: Any) -> tuple[list[str], dict[str, str]]:
+    """
+    The safetensors files of a model, none if it has others, and which of several has which weight.
+
+    Raises:
+        LoadError: one is missing or damaged.
+    """
+
+    def found(file: str) -> str | None:
+        return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **options)
+
+    files, places = [WEIGHTS], {}
+    if not found(WEIGHTS):
+        if not (index := found(WEIGHTS_INDEX)):
+            return [], {}
+        try:
+            places = dict(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"])
+            files = sorted(set(places.values()))
+            if not files or any(os.path.basename(file) != file for file in files):
+                raise ValueError("These are no names of files next to it.")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            what = f"its {WEIGHTS_INDEX} is damaged"
+            raise LoadError(f"Cannot load the model '{name}': {what}; download it again.") from error
+    paths = []
+    for file in files:
+        if not (path := found(file)):
+            raise LoadError(f"Cannot load the model '{name}': its {file} is missing; download it again.")
+        try:
+            with safe_open(path, "pt"):
+                paths.append(path)
+        except (OSError, SafetensorError) as error:
+            raise LoadError(
+                f"Cannot load the model '{name}': its {file} is damaged or incomplete ({described(error)}); download "
+                "it again."
+            ) from error
+    return paths, places
 
 
 def load_encoder(name: str | os.PathLike) -> PreTrainedModel:

@@ -9,23 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import LoadError, advice_for, causes, described, errno_of, is_out_of_memory, is_sentence, reason_of
-from .names import KNOWN, NotInstalledError, resolve
+from .names import KNOWN, resolve
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let transformers write no warnings and no progress bars inside."""
+    """Let transformers write no warnings and show no progress bars inside."""
     from transformers import logging
 
-    verbosity, progress_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    from .encoders import no_progress_bars
+
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        yield
+        with no_progress_bars():
+            yield
     finally:
         logging.set_verbosity(verbosity)
-        if progress_bar:
-            logging.enable_progress_bar()
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def loading(name: str | os.PathLike) -> Iterator[None]:
         with quiet():
             check_type(name)
             yield
-    except (LoadError, NotInstalledError):
+    except LoadError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
@@ -82,8 +82,10 @@ def _reason(name: str, error: Exception) -> str:
     status = next((response.status_code for response in responses if response is not None), None)
     if os.path.isfile(name):
         return "it is a file; name the folder that it is in, or convert a .pth file by `salfom convert` first"
+    none = f"it is none of {', '.join(KNOWN)}, no folder"
+    check = "check the name (one of those, a local folder with a model, or ORG/NAME on the Hub)"
     if find(errors.HFValidationError):
-        return f"it is none of {', '.join(KNOWN)}, no folder, and no name of a model on the Hub; check the name"
+        return f"{none}, and no name of a model on the Hub; {check}"
     if find(errors.GatedRepoError):
         return (
             f"access to it on the Hub is restricted ({status}); ask for access at {constants.ENDPOINT}/{name} and run "
@@ -91,8 +93,8 @@ def _reason(name: str, error: Exception) -> str:
         )
     if find(errors.RepositoryNotFoundError):
         return (
-            f"it is none of {', '.join(KNOWN)}, no folder, and no model on the Hub that you may read ({status}); "
-            "check the name or, if it is private, run `hf auth login` and ask for access"
+            f"{none}, and no model on the Hub that you may read ({status}); {check} or, if it is private, run "
+            "`hf auth login` and ask for access"
         )
     if status in (401, 403):
         return f"the Hub refuses access to it ({status}); run `hf auth login` and ask its owners for access"
@@ -100,16 +102,12 @@ def _reason(name: str, error: Exception) -> str:
         return f"the Hub answered with the error {status}; try again later"
     if find(errors.OfflineModeIsEnabled) or (constants.HF_HUB_OFFLINE and find(errors.LocalEntryNotFoundError)):
         return (
-            f"it is none of {', '.join(KNOWN)} and no folder, no copy of it is in the cache, and HF_HUB_OFFLINE is "
-            "set; check the name, or unset HF_HUB_OFFLINE"
+            f"{none}, no copy of it is in the Hub's cache, and HF_HUB_OFFLINE is set; {check}, or unset HF_HUB_OFFLINE"
         )
     if find(errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) or any(
         type(cause).__module__.startswith("httpx") for cause in chain
     ):
-        return (
-            f"it is none of {', '.join(KNOWN)} and no folder, and the Hub cannot be reached ({described(chain[-1])}); "
-            "check the name and the network"
-        )
+        return f"{none}, and the Hub cannot be reached ({described(chain[-1])}); {check} and the network"
     if "trust_remote_code" in text:
         return "it comes with code of its own, which is not run here; name one that this package loads by itself"
     if "is not a valid JSON file" in text:
@@ -122,8 +120,6 @@ def _reason(name: str, error: Exception) -> str:
         return f"a file of it is missing ({described(missing)}); download it again"
     if "processor for" in text:
         return "its video_preprocessor_config.json is missing; download it again"
-    if "ignore_mismatched_sizes" in text:
-        return "its weights do not fit its config.json; take both from the same model"
     if "does not recognize this architecture" in text or "Unrecognized model" in text:
         return f"this version of transformers does not know it ({described(error)}); update transformers, or check it"
     if isinstance(error, ImportError):

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from huggingface_hub.constants import HF_HOME
 
+from ..errors import LoadError
+
 Class = TypeVar("Class")
 
 SHIPPED = Path(__file__).parents[1] / "weights"
@@ -24,7 +26,7 @@ def installed(name: str) -> Path:
 KNOWN = {"salfom": SHIPPED / "salfom", "salfom-large": installed("salfom-large")}
 
 
-class NotInstalledError(FileNotFoundError):
+class NotInstalledError(LoadError, FileNotFoundError):
     """A model of a known name is not on this machine; the message says how it gets there."""
 
 

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from numbers import Integral, Real
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -56,16 +58,26 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name, only in FIXED.items():
         if options.get(name) is not None and options[name] != only:
             raise ValueError(f"SalFoMVideoProcessor does not support {name}={options[name]}; leave {name} out.")
-    for name in ("num_frames", "fps", "size_divisor", "image_std", "rescale_factor"):
-        most = MOST_PIXELS + 1 if name == "size_divisor" else math.inf
-        if options.get(name) is not None and not all(0 < value < most for value in np.ravel(options[name])):
-            raise ValueError(f"{name} must be a number above 0 and below {most}, not {options[name]}.")
-    if options.get("image_mean") is not None and not all(map(math.isfinite, np.ravel(options["image_mean"]))):
-        raise ValueError(f"image_mean must be finite numbers, not {options['image_mean']}.")
+    for name, value in options.items():
+        if (name.startswith("do_") or name == "keep_aspect_ratio") and not isinstance(value, (bool, NoneType)):
+            raise ValueError(f"{name} must be true or false, not {value!r}.")
+    for name in ("num_frames", "fps", "size_divisor", "image_mean", "image_std", "rescale_factor"):
+        if (value := options.get(name)) is not None:
+            values, counts = list(np.ravel(np.array(value, object))), (1, 3) if name.startswith("image_") else (1,)
+            most = MOST_PIXELS + 1 if name in ("num_frames", "size_divisor") else math.inf
+            if len(values) not in counts or not all(
+                isinstance(each, Real) and abs(float(each)) < most for each in values
+            ):
+                what = "a number" if counts == (1,) else "one number or three"
+                raise ValueError(f"{name} must be {what} below {most}, not {value!r}.")
+            if name != "image_mean" and min(values) <= 0:
+                raise ValueError(f"{name} must be above 0, not {value}.")
     for name in ("size", "still_size"):
         size = options.get(name)
         sides = dict(size) if isinstance(size, (dict, SizeDict)) else {"height": 1, "width": 1}
-        if set(sides) != {"height", "width"} or not all(0 < side <= MOST_PIXELS for side in sides.values()):
+        if set(sides) != {"height", "width"} or not all(
+            isinstance(side, Integral) and 0 < int(side) <= MOST_PIXELS for side in sides.values()
+        ):
             raise ValueError(f"{name} needs a height and a width in 1…{MOST_PIXELS} and nothing else, not {sides}.")
 
 
@@ -104,7 +116,7 @@ def check_floats(frames: torch.Tensor, rescaled: bool) -> None:
         raise ValueError("These frames seem to hold floats in 0…1, not in 0…255; multiply them by 255.")
 
 
-def over_black(frames: torch.Tensor) -> torch.Tensor:
+def pixels_over_black(frames: torch.Tensor) -> torch.Tensor:
     """Frames `(…, 4)` of RGBA, uint8 or float, put over black as those of files are: `(…, 3)`."""
     rgb, alpha = frames[..., :3], frames[..., 3:]
     if frames.is_floating_point():
@@ -181,7 +193,7 @@ def to_tensor(frames: Any, order: str | ChannelDimension | None = None) -> torch
         raise ValueError(f"A video needs 3 colour channels, first or last; this one is {tuple(frames.shape)}.")
     pixels = uint8_or_float(pixels)
     if pixels.shape[-1] == 4:
-        pixels = over_black(pixels)
+        pixels = pixels_over_black(pixels)
     return pixels.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
 
 
@@ -281,7 +293,8 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
     image_std = IMAGENET_DEFAULT_STD
 
     def __init__(self, **kwargs: Unpack[SalFoMVideosKwargs]) -> None:
-        options: dict[str, Any] = {**kwargs}
+        # A null in a file of settings is the default.
+        options: dict[str, Any] = {name: value for name, value in kwargs.items() if value is not None}
         check_options(options)
         super().__init__(**options)
         self._set_attributes(**options)
@@ -369,7 +382,8 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         video_metadata: Any = None,
         do_sample_frames: bool | None = None,
         sample_indices_fn: Any = None,
-    ) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
+    ) -> tuple[list[tuple[torch.Tensor, bool]], list[VideoMetadata]]:
+        """The clips, each with whether it is a still, and what they are of."""
         all_metadata = make_batched_metadata(videos, video_metadata or [None] * len(videos))
         clips, sampled = [], []
         for video, metadata in zip(videos, all_metadata, strict=True):
@@ -389,12 +403,12 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
             if do_sample_frames:
                 indices = sample_indices_fn(metadata=metadata)
                 clip = clip[torch.from_numpy(indices - (metadata.total_num_frames - len(clip)))]
-            clips.append(clip)
+            clips.append((clip, len(clip) == metadata.total_num_frames == 1))
             sampled.append(replace(metadata, frames_indices=indices.tolist()))
         return clips, sampled
 
-    def _prepare_input_videos(self, videos: list, device: Any = None, **kwargs: Any) -> list[torch.Tensor]:
-        return [video.to(device) if device is not None else video for video in videos]
+    def _prepare_input_videos(self, videos: list, device: Any = None, **kwargs: Any) -> list:
+        return videos if device is None else [(clip.to(device), still) for clip, still in videos]
 
     def target_size(
         self,
@@ -457,12 +471,11 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
             frames = (frames - mean) / std
         return frames
 
-    def _preprocess(self, videos: list[torch.Tensor], return_tensors: Any = None, **kwargs: Any) -> BatchFeature:
+    def _preprocess(self, videos: list, return_tensors: Any = None, **kwargs: Any) -> BatchFeature:
         clips = []
-        for video in videos:
+        for video, still in videos:
             if video.is_floating_point():
                 check_floats(video, rescaled=kwargs["do_rescale"] and kwargs["rescale_factor"] < 1)
-            still = len(video) == 1 and kwargs["num_frames"] != 1
             size = (still and kwargs["still_size"]) or kwargs["size"]
             clips.append(self.prepare_frames(video, **{**kwargs, "size": size}))
         one_shape = len({clip.shape for clip in clips}) == 1

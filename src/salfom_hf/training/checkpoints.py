@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 from contextlib import suppress
@@ -11,11 +12,12 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from ..errors import advice_for, described
+from ..errors import advice_for, described, errno_of
 from ..files import atomic_output
 from ..inference.processes import OtherProcessError, all_or_none
 from .optimizer import ExponentialMovingAverage
 
+CHECKPOINTS = "checkpoints"  # in the folder of a run
 NAME = re.compile(r"checkpoint-(\d+)")
 PROGRESS = "progress.json"
 AVERAGE = "average.safetensors"
@@ -54,7 +56,6 @@ class Checkpoints:
         self.folder, self.keep, self.accelerator, self.average = folder, keep, accelerator, average
         with all_or_none(accelerator):
             if accelerator.is_main_process:
-                folder.mkdir(parents=True, exist_ok=True)
                 for left in folder.glob(f"*{UNFINISHED}"):
                     shutil.rmtree(left)
 
@@ -87,21 +88,22 @@ class Checkpoints:
         except OtherProcessError:
             raise
         except Exception as error:  # Writers report a full disk by errors of many types.
-            kept = self.found()
-            raise CheckpointError(
-                f"Cannot write {final} ({described(error)}); {self.advice(error)}, and "
-                + (f"go on from {kept[-1]} with --resume." if kept else "start again.")
-            ) from error
+            kept, number = self.found(), errno_of(error) or self.full()
+            reason = os.strerror(number) if number else described(error)
+            advice = advice_for(OSError(number, reason), "check the folder")
+            then = f"go on from {kept[-1]} with --resume" if kept else "start again"
+            raise CheckpointError(f"Cannot write {final} ({reason}); {advice}, and {then}.") from error
         finally:
             if self.accelerator.is_main_process:
                 shutil.rmtree(unfinished, ignore_errors=True)
+                with suppress(OSError):  # Only of an empty folder.
+                    self.folder.rmdir()
 
-    def advice(self, error: Exception) -> str:
-        # torch.save does not say that the disk is full.
+    def full(self) -> int | None:
+        """The system's number of a full disk if it is, which torch.save does not say."""
         with suppress(OSError):  # The folder may be gone.
-            if shutil.disk_usage(self.folder).free < 2**20:
-                error = OSError(errno.ENOSPC, "")
-        return advice_for(error, "check the folder")
+            return errno.ENOSPC if shutil.disk_usage(self.folder).free < 2**20 else None
+        return None
 
     def remove_old(self) -> None:
         for old in self.found()[: -self.keep]:

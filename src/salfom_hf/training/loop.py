@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import torch
 from accelerate import Accelerator, DistributedType, skip_first_batches
-from PIL import Image
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import ConcatDataset, DataLoader
 
@@ -23,7 +22,7 @@ from ..models.losses import saliency_loss
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import SalFoMVideoProcessor
 from .card import write_report
-from .checkpoints import Checkpoints, Progress
+from .checkpoints import CHECKPOINTS, Checkpoints, Progress
 from .config import ConfigError, TrainingConfig
 from .data import EpochSampler, TrainingClips
 from .log import Log
@@ -31,6 +30,7 @@ from .model import merge_lora, resting, train_mode
 from .optimizer import ExponentialMovingAverage, make_optimizer, set_rates
 from .validation import draw, validate
 
+MODEL = "model"  # in the folder of a run
 # Greater is better, but for this one.
 LESS_IS_BETTER = ("kldiv",)
 
@@ -103,13 +103,13 @@ class Trainer:
         steps = config.epochs * len(self.loader) // config.gradient_accumulation_steps
         self.total_steps = min(steps, config.max_steps or steps)
         self.progress = Progress(accelerator.num_processes)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.keep_checkpoints, accelerator, self.average)
+        self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, config.keep_checkpoints, accelerator, self.average)
         self.asked_to_stop = 0  # by which signal
 
     @property
     def model_folder(self) -> Path:
         """Where the best model so far is."""
-        return self.folder / "model"
+        return self.folder / MODEL
 
     def run(self) -> None:
         """Train to the end, or from where the last checkpoint is."""
@@ -117,8 +117,7 @@ class Trainer:
             if self.config.resume:
                 self.progress = self.checkpoints.load_last() or self.progress
             progress = self.progress
-            with all_or_none(self.accelerator):
-                self.log = Log(self.folder, self.accelerator, progress, self.total_steps)
+            self.log = Log(self.folder, self.accelerator, progress, self.total_steps)
             self.log.say(
                 f"{len(self.dataset)} clips an epoch, {len(self.validation)} to validate on; "
                 f"optimizer steps {progress.step} to {self.total_steps}."
@@ -302,17 +301,7 @@ class Trainer:
     def save_pictures(self) -> None:
         count = min(self.config.pictures, len(self.validation))
         clips = [self.validation[index * len(self.validation) // count] for index in range(count)]
-        picture = draw(self.model, clips, self.processor, self.accelerator.device)
-        with all_or_none(self.accelerator):
-            if not self.accelerator.is_main_process:
-                return
-            path = self.folder / "pictures" / f"step-{self.progress.step:06d}.png"
-            with atomic_output(path, overwrite=True) as temporary:
-                Image.fromarray(picture).save(temporary)
-            for tracker in self.accelerator.trackers:
-                if hasattr(tracker, "log_images"):
-                    order = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                    tracker.log_images({"validation": picture[None]}, step=self.progress.step, **order)
+        self.log.draw(draw(self.model, clips, self.processor, self.accelerator.device))
 
 
 def outlive_signals(worker: int) -> None:

@@ -22,11 +22,12 @@ from ..files import Inputs, atomic_output, locked, remove_unfinished
 from ..hub.publish import push
 from ..inference.processes import all_or_none
 from ..models.names import local
+from .checkpoints import CHECKPOINTS
 from .config import REMOVED, ConfigError, TrainingConfig
 from .data import build_clips, folder_of
 from .fingerprints import fingerprints
-from .log import LOG
-from .loop import Trainer
+from .log import LOG, PICTURES, TRACKERS, tracking
+from .loop import MODEL, Trainer
 from .model import build_model
 
 SETTINGS, DATA = "config.yaml", "data.json"
@@ -52,9 +53,6 @@ def train(config: TrainingConfig) -> Path:
     accelerator = make_accelerator(config)
     set_seed(config.seed)
     with ExitStack() as stack:
-        # Not end_training: it takes down the connections between the processes while the model still holds them, on
-        # which gloo waits forever. They end with the processes.
-        stack.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
         with all_or_none(accelerator):
             if accelerator.is_main_process:
                 prepare_folder(config, stack)
@@ -64,9 +62,8 @@ def train(config: TrainingConfig) -> Path:
                 if accelerator.is_main_process == first:
                     model, processor = build_model(config)
                     training, validation = build_clips(config, processor)
-        if config.trackers:
-            accelerator.init_trackers("salfom", config=flat_settings(config))
         trainer = Trainer(config, accelerator, model, processor, training, validation)
+        stack.enter_context(tracking(Path(config.output_dir), accelerator, flat_settings(config)))
         trainer.run()
         if config.push_to_hub and accelerator.is_main_process:
             print(push(trainer.model_folder, config.push_to_hub, config.private))
@@ -93,7 +90,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             mixed_precision=config.mixed_precision or None,
             gradient_accumulation_plugin=steps,
             log_with=config.trackers or None,
-            project_dir=config.output_dir,
+            project_dir=str(Path(config.output_dir) / TRACKERS),
             kwargs_handlers=[alone, patient],
         )
     except ValueError as error:  # Such as bf16 on a device that has none.
@@ -130,7 +127,7 @@ def prepare_folder(config: TrainingConfig, stack: ExitStack) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    return any(folder.glob("checkpoints/checkpoint-*"))
+    return any(folder.glob(f"{CHECKPOINTS}/checkpoint-*"))
 
 
 def check_unchanged(folder: Path, what: str, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -150,7 +147,7 @@ def check_outputs(config: TrainingConfig, folder: Path) -> None:
         if path.exists() and folder.exists() and path.samefile(folder):
             raise ConfigError(f"{folder} is what the run reads; name another --output-dir.")
     inputs = Inputs(*read)
-    written = [folder / name for name in (SETTINGS, DATA, LOG, "model", "checkpoints", "pictures")]
+    written = [folder / name for name in (SETTINGS, DATA, LOG, TRACKERS, PICTURES, MODEL, CHECKPOINTS)]
     for path in written:
         inputs.refuse(path)
     # A run that was stopped before its first checkpoint has noted all settings, also this one.

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ else:
 # Images that are read and written, and those that are read too where Pillow can.
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 READ_IMAGES = IMAGE_SUFFIXES | {".avif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".pgm", ".pnm", ".ppm", ".tga"}
+_MAY_BE_ANIMATED = {".apng", ".avif", ".png", ".tif", ".tiff", ".webp"}
 IMAGE_RATE = Fraction(25)
 # The tag of a TIFF's page that says, in this bit, that the page is a smaller copy of another one.
 _KIND_OF_PAGE, _IS_REDUCED = 254, 1
@@ -59,29 +61,45 @@ def load_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
         return rgb_of(file)
 
 
-def is_animated(path: Path) -> bool:
-    """Whether an image file holds several pictures: an animated WebP, PNG, AVIF or GIF, or a TIFF of pages."""
-    if not path.is_file() or path.suffix.lower() not in READ_IMAGES:
-        return False
-    with suppress(VideoError), _opened(path, str(path)) as file:
-        return len(_pages(file)) > 1
-    return False
+def num_pictures(source: Path | bytes) -> int:
+    """
+    How many pictures an image file holds that are to be seen one after the other: more than one in an animated WebP,
+    PNG or AVIF, or a TIFF of pages; 0 if it is no such file.
+    """
+    if isinstance(source, Path) and (source.suffix.lower() not in _MAY_BE_ANIMATED or not source.is_file()):
+        return 0
+    with suppress(VideoError), _opened(source, str(source)[:99]) as file:
+        return len(_pages(file))
+    return 0
 
 
 def is_picture(path: Path) -> bool:
     """Whether a file has the name of an image and holds one picture."""
-    return path.suffix.lower() in READ_IMAGES and not is_animated(path)
+    return path.suffix.lower() in READ_IMAGES and num_pictures(path) <= 1
 
 
-def animation(path: Path) -> Iterator[tuple[Fraction, np.ndarray]]:
+def animation(source: Path | bytes) -> Iterator[tuple[Fraction, np.ndarray]]:
     """For how many seconds each picture of an image file is shown (a page: a 25th), and the picture."""
+    with _opened(source, str(source)[:99]) as file:
+        for length in _turned(file):
+            yield length, rgb_of(file)
+
+
+@lru_cache(maxsize=256)
+def lengths_in(path: Path, modified: int) -> tuple[Fraction, ...]:
+    """The seconds of `animation`, of a file as it was when it was `modified`: all of it is decoded to know them."""
     with _opened(path, str(path)) as file:
-        for number in _pages(file):
-            file.seek(number)
-            file.load()
-            # Players take no duration for a tenth of a second.
-            length = Fraction(file.info.get("duration") or 100) / 1000 if _is_timed(file) else 1 / IMAGE_RATE
-            yield length.limit_denominator(10**6), rgb_of(file)
+        return tuple(_turned(file))
+
+
+def _turned(file: Image.Image) -> Iterator[Fraction]:
+    """Turn over an image file's pictures, each to be looked at when its seconds are given."""
+    for number in _pages(file):
+        file.seek(number)
+        file.load()
+        # Players take no duration for a tenth of a second.
+        length = Fraction(file.info.get("duration") or 100) / 1000 if _is_timed(file) else 1 / IMAGE_RATE
+        yield length.limit_denominator(10**6)
 
 
 def _pages(file: Image.Image) -> list[int]:
@@ -101,7 +119,7 @@ def _pages(file: Image.Image) -> list[int]:
 
 
 def _is_timed(file: Image.Image) -> bool:
-    return file.format in ("AVIF", "GIF", "PNG", "WEBP")  # Others, as MPO, hold views of one moment.
+    return file.format in ("AVIF", "PNG", "WEBP")  # Others, as MPO, hold views of one moment.
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import os
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from av.stream import Disposition
 
 from ..errors import CutOffError, VideoError, refuse_pipe, reported, until_cut_off
 from .frames import decoder_of, fit, image_of, shown_size
-from .pictures import IMAGE_RATE, animation, image_files, is_animated, load_image
+from .pictures import IMAGE_RATE, animation, image_files, lengths_in, load_image, num_pictures
 from .timing import steadied
 
 VIDEO_SUFFIXES = frozenset(
@@ -57,7 +58,6 @@ class VideoInfo:
     num_frames: int | None  # an estimate
     duration: float | None  # seconds
     has_audio: bool
-    delay: int = 0  # ticks from a picture's packet to the picture, where only the order tells when it is shown
 
 
 class Frame(NamedTuple):
@@ -82,11 +82,14 @@ def probe(path: str | os.PathLike[str], check: Check | None = None) -> VideoInfo
     """
     path = Path(path)
     images = image_files(path)
-    if images:
-        height, width, _ = load_image(images[0]).shape
-        lengths = [length for length, _ in animation(path)] if is_animated(path) else [1 / IMAGE_RATE] * len(images)
+    if num_pictures(path) > 1:
+        lengths = lengths_in(path, path.stat().st_mtime_ns)
+        height, width, _ = next(animation(path))[1].shape
         length = sum(lengths, Fraction(0))
         info = VideoInfo(path, width, height, len(lengths) / length, len(lengths), float(length), False)
+    elif images:
+        height, width, _ = load_image(images[0]).shape
+        info = VideoInfo(path, width, height, IMAGE_RATE, len(images), float(len(images) / IMAGE_RATE), False)
     else:
         info = _probe_video(path, check)
     if min(info.width, info.height) < MIN_SIDE:
@@ -124,7 +127,7 @@ def read_frames(
     end = None if length is None else first + length
     images = image_files(path)
     timed: Iterable[_Timed]
-    if is_animated(path):
+    if num_pictures(path) > 1:
         timed = _timed_animation(path)
     elif images:
         timed = ((n / IMAGE_RATE, 1 / IMAGE_RATE, partial(load_image, file)) for n, file in enumerate(images))
@@ -142,6 +145,14 @@ def read_frames(
         before = "" if end is None else f" and before {float(end):.2f} s"
         which = "" if info.duration is None else f", which is {info.duration:.2f} s long"
         raise VideoError(f"No frame at or after {float(first):.2f} s{before} in {path}{which}; choose another range.")
+
+
+def frames_there(path: Path) -> Iterator[Frame]:
+    """The frames of a source; where it breaks off, a line on stderr says so in place of an error."""
+    ended: list[CutOffError] = []
+    yield from until_cut_off(read_frames(path), ended)
+    for error in ended:
+        print(f"salfom: {error}", file=sys.stderr)
 
 
 def _timed_animation(path: Path) -> Iterator[_Timed]:
@@ -219,23 +230,32 @@ def comes_untimed(container: InputContainer, stream: Any) -> bool:
     Whether FFmpeg only guesses the times of showing: AVI has none, and with these codecs pictures may wait for several
     others. All that is known is that they come one after the other, as their packets do.
     """
-    return container.format.name == "avi" and stream.codec_context.name in ("h264", "hevc")
+    context = stream.codec_context
+    may_wait = context.name in ("h264", "hevc") or (context.name == "mpeg4" and context.has_b_frames)
+    return container.format.name == "avi" and may_wait
+
+
+def sampled(container: InputContainer, stream: Any) -> Iterator[Any]:
+    """The first packet of a stream after each of some places all over an MPEG file, which begins anew after that."""
+    try:
+        for place in range(0, container.size, max(container.size // _PLACES, 1)):
+            with suppress(av.FFmpegError):
+                container.seek(place, unsupported_byte_offset=True)
+                yield from itertools.islice((p for p in demuxed(container, stream) if p.dts is not None), 1)
+    finally:
+        with suppress(av.FFmpegError):
+            container.seek(0, unsupported_byte_offset=True)
 
 
 def starts_anew(container: InputContainer, stream: Any) -> bool:
     """
     Whether an MPEG file's clock goes back somewhere, as where recordings are joined: those have no index, and are
-    searched by their times. It is looked at in places all over the file, and stays at the last one.
+    searched by their times.
     """
     if container.format.name not in ("mpeg", "mpegts"):
         return False
-    times: list[int] = []
-    for place in range(0, container.size, max(container.size // _PLACES, 1)):
-        with suppress(av.FFmpegError):
-            container.seek(place, unsupported_byte_offset=True)
-            times += itertools.islice((p.dts for p in demuxed(container, stream) if p.dts is not None), 1)
     slack = _STEP_BACK / stream.time_base
-    return any(later < time - slack for time, later in itertools.pairwise(times))
+    return any(later.dts < packet.dts - slack for packet, later in itertools.pairwise(sampled(container, stream)))
 
 
 def rate_of(container: InputContainer, stream: Any) -> Fraction | None:
@@ -273,8 +293,7 @@ def _probe_video(path: Path, check: Check | None) -> VideoInfo:
         width, height = shown_size(frame, stream.sample_aspect_ratio)
         if starts_anew(container, stream):  # What is known is that of its last part.
             num_frames = duration = None
-        delay = (frame.dts or 0) - (frame.pts or 0) if comes_untimed(container, stream) else 0
-        return VideoInfo(path, width, height, rate, num_frames or None, duration, bool(container.streams.audio), delay)
+        return VideoInfo(path, width, height, rate, num_frames or None, duration, bool(container.streams.audio))
 
 
 def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Check | None) -> Iterator[av.VideoFrame]:
@@ -292,14 +311,16 @@ def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Chec
     elif "matroska" in container.format.name:
         expected = (container.duration or 0) / av.time_base
     reached: float = 0.0
+    is_torn = False
     failure: Exception | None = None
 
     def arriving() -> Iterator[Any]:
-        nonlocal reached, failure
+        nonlocal reached, is_torn, failure
         try:
             for packet in demuxed(container, *([stream, *container.streams.audio] if alone else [])):
                 if packet.pts is not None and (not alone or packet.stream.index == stream.index):
                     reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                is_torn = packet.is_corrupt if packet.size else is_torn
                 yield packet
         except (av.FFmpegError, OSError) as error:
             failure = error
@@ -315,11 +336,20 @@ def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Chec
                     if check is not None:
                         check(frame.width, frame.height)
                     yield frame
-    if failure or expected - reached > slack:
+    # Recordings of broadcasts, in MPEG, begin and end anywhere.
+    is_torn = is_torn and container.format.name not in ("mpeg", "mpegts")
+    if failure or is_torn or expected - reached > slack:
         path = container.name.removeprefix(FILE_PROTOCOL)
         raise CutOffError(
             f"{path} breaks off after {reached:.2f} s; download or copy it again, or end before then."
         ) from failure
+
+
+def _delay(info: VideoInfo, check: Check | None) -> int:
+    """Where only the order tells when a picture is shown: ticks from a packet to the picture that comes by it."""
+    with opened(info.path) as container:
+        frame = next(_decoded(container, video_stream(container), info.frame_rate, check))
+        return (frame.dts or 0) - (frame.pts or 0)
 
 
 def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None) -> Generator[_Timed, None, None]:
@@ -331,6 +361,7 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
         if seek_to is not None and stream.start_time is not None:
             with suppress(av.FFmpegError):
                 container.seek(round((seek_to + origin) / tick), stream=stream)
+        delay = _delay(info, check) if untimed else 0
         last, ended = None, list[CutOffError]()
         decoded = _decoded(container, stream, info.frame_rate, check)
         frames = itertools.chain[Any](until_cut_off(decoded, ended), [None])
@@ -339,7 +370,7 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
             if frame is None:
                 return None
             ticks = frame.dts if untimed or (frame.pts is None and last is None) else frame.pts
-            return None if ticks is None else (ticks - info.delay) * tick - origin
+            return None if ticks is None else (ticks - delay) * tick - origin
 
         for frame, following in itertools.pairwise(frames):
             now, after = time_of(frame), time_of(following)

@@ -14,7 +14,8 @@ import numpy as np
 from av.container import InputContainer
 
 from ..errors import VideoError, reported
-from .frames import decoder_of, image_of, is_turned, square_pixels
+from .frames import decoder_of, fit, image_of, is_turned, square_pixels
+from .pictures import animation, num_pictures
 from .reading import comes_untimed, demuxed, name_of, opened, playable_stream
 
 # Codecs whose packets hold just one frame that is shown, as demuxers cut them.
@@ -34,7 +35,7 @@ def read_frames_at(
     that `read_frames` leaves out; to ask for one of those is an error.
 
     Args:
-        source: the path of a video file, or the whole file as bytes.
+        source: the path of a video file or animated picture, or the whole file as bytes.
         indices: strictly increasing, 0 or more.
         missing_at_end: so many frames may be asked for beyond the last one, which is given in their place.
 
@@ -50,19 +51,22 @@ def read_frames_at(
         raise ValueError(f"The numbers of frames must be 0 or more and increase, not {indices}.")
     if not indices:
         return
-    if isinstance(source, bytes):
-        index = _build_index(source)
-    else:
+    if not isinstance(source, bytes):
         source = Path(source)
         with reported(f"Cannot read {source}"):
             state = source.stat()
+    if (count := num_pictures(source)) > 1:
+        indices = _existing(indices, count, missing_at_end, source)
+        size = next(animation(source))[1].shape[:2]
+        for place, (_, image) in enumerate(animation(source)):
+            for _ in range(indices.count(place)):
+                yield fit(image, size)
+        return
+    if isinstance(source, bytes):
+        index = _build_index(source)
+    else:
         index = _index_of_file(source, state.st_mtime_ns, state.st_size)
-    count = len(index.order)
-    if not count or indices[-1] >= count + missing_at_end:
-        raise VideoError(
-            f"{name_of(source)} has {count} frames; there is no frame with the number {indices[-1]}, counted from 0."
-        )
-    indices = [min(number, count - 1) for number in indices]
+    indices = _existing(indices, len(index.order), missing_at_end, source)
     position = 0
     # Should the decoder want more than the key frame before, decoding begins anew where it always works.
     for key in dict.fromkeys((index.key_before(indices[0]), 0)):
@@ -74,6 +78,15 @@ def read_frames_at(
             if position == len(indices):
                 return
     raise VideoError(f"{name_of(source)} cannot be decoded at frame {indices[position]}; download or copy it again.")
+
+
+def _existing(indices: list[int], count: int, missing_at_end: int, source: Path | bytes) -> list[int]:
+    """The numbers, with the last one of `count` frames in place of those beyond it that may be missing."""
+    if not count or indices[-1] >= count + missing_at_end:
+        raise VideoError(
+            f"{name_of(source)} has {count} frames; there is no frame with the number {indices[-1]}, counted from 0."
+        )
+    return [min(number, count - 1) for number in indices]
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,8 @@ def _build_index(source: Path | bytes) -> _FrameIndex:
     with opened(source) as container:
         stream = playable_stream(container, source)
         context = stream.codec_context
+        if not (context.width and context.height):
+            raise VideoError(f"{name_of(source)} has no frame that can be decoded; check that it plays.")
         width, height = square_pixels(context.width, context.height, stream.sample_aspect_ratio)
         codec, reorders = context.name, bool(context.has_b_frames)
         packets = [

@@ -11,7 +11,7 @@ import numpy as np
 from av.container import InputContainer
 
 from ..errors import advice_for, reason_of
-from .reading import demuxed, origin_of, starts_anew, video_stream
+from .reading import demuxed, origin_of, sampled, starts_anew, video_stream
 from .timing import steadied
 
 # Suffix: what players of the format know, which is copied; encoder for all other sound.
@@ -21,6 +21,7 @@ _KNOWN: dict[str, tuple[frozenset[str], str]] = {
     ".mkv": (frozenset({"aac", "mp3", "ac3", "eac3", "opus", "vorbis", "flac"}), "aac"),
     ".webm": (frozenset({"opus", "vorbis"}), "libopus"),
 }
+_INTERLEAVED = 10  # seconds by which streams are at most apart in a file, as with pages of Ogg
 _STEP = Fraction(1, 50)  # seconds that sound may be beside its time before silence is put in or something cut off
 
 
@@ -40,13 +41,14 @@ class Sound:
         video = video_stream(source)
         self._origin = origin_of(source, video) + start
         known, encoder = _KNOWN[path.suffix.lower()]
+        joined = video is not None and starts_anew(source, video)
         self._tracks: dict[int, _Copied | _Encoded] = {}
         for stream in source.streams.audio:
             context = stream.codec_context
             if context is None or not context.sample_rate or not context.layout.nb_channels:
                 self._leave_out(stream, "it cannot be decoded")
                 continue
-            copied = context.codec.canonical_name in known
+            copied = context.codec.canonical_name in known and not (joined and _is_mixed(source, stream))
             track = _Copied(output, stream) if copied else _Encoded(output, stream, encoder)
             track.stream.disposition = stream.disposition.value
             if stream.language:
@@ -56,9 +58,10 @@ class Sound:
         streams = [stream for stream in source.streams.audio if stream.index in self._tracks]
         clock = streams[:1] if video is None else [video]
         self._next: Any = None
+        # In the page of Ogg that is found, FLAC has wrong times.
+        found = max(self._origin - (_INTERLEAVED if source.format.name == "ogg" else 0), Fraction(0))
         # A search by time may end too late: then all is read from the beginning.
-        searched = start and clock and not starts_anew(source, clock[0])
-        for place in ((self._origin,) if searched else ()) + (Fraction(0),):
+        for place in ((found,) if start and not joined else ()) + (Fraction(0),):
             with suppress(av.FFmpegError):
                 if start:
                     source.seek(round(place * av.time_base))
@@ -75,11 +78,16 @@ class Sound:
         """Return the next packet that belongs in the range."""
         with suppress(av.FFmpegError):  # Sound that breaks off just ends; reading the pictures reports the file.
             for packet in self._packets:
-                if packet.pts is None or (self._time(packet) < 0 and not self._primes(packet)):
+                # What is torn is no sound that players could decode.
+                torn = packet.pts is None or packet.is_corrupt
+                if torn or (self._time(packet) < 0 and not self._primes(packet)):
                     continue
                 decoded = packet.pts if packet.dts is None else packet.dts  # A picture's time may be wrong.
-                if self._length is not None and decoded * packet.time_base - self._origin > self._length + 1:
-                    break  # Streams are interleaved to well within a second.
+                if (
+                    self._length is not None
+                    and decoded * packet.time_base - self._origin > self._length + _INTERLEAVED
+                ):
+                    break  # No file has its streams further apart.
                 if packet.stream.index in self._tracks and (self._length is None or self._time(packet) < self._length):
                     return packet
         return None
@@ -112,6 +120,15 @@ class Sound:
             if advice_for(error, ""):  # The disk is full, or the like.
                 raise
             self._leave_out(stream, reason_of(error))
+
+
+def _is_mixed(source: InputContainer, stream: Any) -> bool:
+    """Whether joined recordings have sound of several rates or layouts, which one header could not describe."""
+    kinds = set()
+    for packet in sampled(source, stream):
+        with suppress(av.FFmpegError):
+            kinds.update((frame.sample_rate, frame.layout.name) for frame in packet.decode())
+    return len(kinds) > 1
 
 
 class _Copied:

@@ -3,118 +3,187 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from fractions import Fraction
-from itertools import islice
-from typing import Any
+from itertools import pairwise
+from statistics import median
+from typing import Any, NamedTuple
 
-_LEAP = 10  # seconds in which no stream has anything: the clock has leapt
-_HOLD = 3600  # the same in formats whose clocks are sound: slides stand for minutes
-_OVERLAP = Fraction(1, 10)  # seconds that sound may step back without its clock being another
-_REORDERED = 2  # seconds from the time of decoding in which a picture is shown, if its time is right
-_STRAYS = 4  # packets that may have wrong times one after the other
-_PATIENCE = 256  # packets of sound that wait to see whether the pictures' clock starts anew, too
+# All in seconds, but for the numbers of packets.
+_APART = 1  # by which streams may be apart in a file: what lies further beyond all of them may be a leap of the clock
+_LAG = 0.5  # by which one stream may come later in the file than another
+_STILL = 600  # for which a picture may stand, or sound be away, where no other stream tells what time it is
+_STILL_MPEG = 10  # the same in MPEG and FLV files without sound, whose clocks leap more often than pictures stand
+_SOUND_BACK = 0.1  # by which sound may step back without its clock being another
+_REORDERED = 2  # from the time of decoding in which a picture is shown, if its time is right
+_WINDOW = 2, 256  # seconds and packets of a stream that are looked at to tell what an odd time means
+_BEGINNING = 4  # packets that tell whether the first one has the right time
+_LAST = 4  # packets at the end of a stream that are taken for strays if they come too late
+
+
+class _Waiting(NamedTuple):
+    number: int  # in the file
+    time: float | None  # its own
+    packet: Any
 
 
 @dataclass
 class _Track:
-    waiting: deque[Any] = field(default_factory=deque)
-    shift: Fraction = Fraction(0)
-    last: Fraction | None = None  # seconds, of the last packet's decoding
-    end: Fraction = Fraction(0)  # seconds, the latest time of showing, without strays
-    step: Fraction = Fraction(1, 25)
+    """A stream: its packets that wait, and what is known of those before, in seconds on the clock that runs on."""
+
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    shift: float = 0.0  # from the packets' own times
+    last: float | None = None  # the latest time of decoding
+    end: float = 0.0  # the latest time at which something was shown, without strays
+    steps: deque[float] = field(default_factory=lambda: deque(maxlen=5))  # between the last packets
+    since: float | None = None  # what the other streams had got to when the first waiting packet was found to leap
+
+    @property
+    def step(self) -> float:
+        return median(self.steps) if self.steps else 1 / 25
+
+    def times(self) -> list[float]:
+        """Of the waiting packets, as if nothing was wrong."""
+        return [each.time + self.shift for each in self.waiting if each.time is not None]
+
+    def leap(self) -> float:
+        """How far the first waiting packet lies beyond its place."""
+        times = self.times()
+        return times[0] - self.last - self.step if times and self.last is not None else 0.0
+
+    def given_on(self, shift: float) -> Any:
+        """Take out the first waiting packet, moved by so much."""
+        _, time, packet = self.waiting.popleft()
+        ticks = round(shift / packet.time_base)
+        if ticks:
+            packet.pts = None if packet.pts is None else packet.pts + ticks
+            packet.dts = None if packet.dts is None else packet.dts + ticks
+        if time is not None:
+            now = time + shift
+            if self.last is not None and now > self.last:
+                self.steps.append(now - self.last)
+            self.last, self.since = max(now, self.last or now), None
+            shown = now if packet.pts is None else float(packet.pts * packet.time_base)
+            if shown < now + _REORDERED:
+                self.end = max(self.end, shown)
+        return packet
 
 
 def steadied(packets: Iterable[Any], main: Any, others: Iterable[Any] = ()) -> Iterator[Any]:
     """Yield the packets of the streams `main` and `others`, each in its order, on a clock that runs on.
 
-    Where the clock of `main` starts anew, as in joined recordings, or leaps, all that follows is moved so that it goes
-    on, in the other streams too. Packets with times of their own, up to `_STRAYS` in a row, are set between their
-    neighbours. Times that repeat or step back a little stay as they are.
+    A packet with an odd time waits for those that follow, which tell what it means:
+
+    - a stray: later packets of its stream are back on the clock. It is set between its neighbours.
+    - a new clock: times go back, as in joined recordings, or all streams leap by the same time, or one stream leaps
+      while the others go on as before. What follows is moved so that it goes on, sound by as much as pictures.
+    - a picture that stands, or a hole in the sound: the other streams have gone on to its time. It stays.
+
+    Where no other stream tells, as without sound, a leap of more than `_STILL` is a new clock. Times that repeat or
+    step back a little stay as they are.
     """
     tracks = {stream.index: _Track() for stream in (main, *others)}
     first = tracks[main.index]
     untimed = []
-    for packet in packets:
+    for number, packet in enumerate(packets):
         track = tracks.get(packet.stream.index)
         if track is None:
             continue
         if packet.size == 0 and packet.dts is None:  # Stands for the end of a stream.
             untimed.append(packet)
             continue
-        track.waiting.append(packet)
-        for other in tracks.values() if track is first else (track,):
-            yield from _settled(other, tracks, first, _STRAYS)
-    for track in tracks.values():
-        yield from _settled(track, tracks, first, 0)
+        track.waiting.append(_Waiting(number, _time_of(packet), packet))
+        yield from _settled(tracks, first, False)
+    while any(track.waiting for track in tracks.values()):
+        yield from _settled(tracks, first, True)
     yield from untimed
 
 
-def _settled(track: _Track, tracks: dict[int, _Track], first: _Track, keep: int) -> Iterator[Any]:
-    while len(track.waiting) > keep:
-        packet, shift, last = track.waiting[0], track.shift, track.last
-        now = _time_of(packet)
-        if now is not None and last is None:
-            shift = _before(now, track) - now
-        elif now is not None and last is not None:
-            small = 2 * track.step if track is first else Fraction(0)
-            late = max(t.last for t in tracks.values() if t.last is not None) + _leap(packet)
-            back = last - (small or _OVERLAP)
-            if between := _between(now + shift, last, track, small, late):
-                shift = between - now
-            elif not back < now + shift <= late:
-                if track is first:
-                    begins = now if packet.pts is None else packet.pts * packet.time_base
-                    shift = track.shift = track.end + track.step - begins
-                elif shift != first.shift:
-                    shift = track.shift = first.shift
-                elif keep and len(track.waiting) < _PATIENCE:
-                    return
-                else:  # Its clock has leapt alone.
-                    shift = track.shift = track.end + track.step - now
-        track.waiting.popleft()
-        _move(packet, shift)
-        if now is not None:
-            if last is not None and 0 < now + shift - last < _LEAP:
-                track.step = now + shift - last
-            track.last = now + shift
-            shown = track.last if packet.pts is None else packet.pts * packet.time_base
-            if shown < track.last + _REORDERED:
-                track.end = max(track.end, shown)
-        yield packet
+def _settled(tracks: dict[int, _Track], first: _Track, ended: bool) -> Iterator[Any]:
+    """Yield the waiting packets whose meaning is clear; of the pictures just one, whose clock the others follow."""
+    for track in tracks.values():
+        others = [other for other in tracks.values() if other is not track]
+        while track.waiting and (shift := _shift(track, first, others, ended)) is not None:
+            yield track.given_on(shift)
+            if track is first:
+                break
 
 
-def _move(packet: Any, shift: Fraction) -> None:
-    ticks = round(shift / packet.time_base)
-    if ticks:
-        packet.pts = None if packet.pts is None else packet.pts + ticks
-        packet.dts = None if packet.dts is None else packet.dts + ticks
-
-
-def _time_of(packet: Any) -> Fraction | None:
-    if packet.dts is None:
+def _shift(track: _Track, first: _Track, others: list[_Track], ended: bool) -> float | None:
+    """What moves the first waiting packet of a track to its place, in seconds; None while others have to tell."""
+    last, step, (number, time, packet) = track.last, track.step, track.waiting[0]
+    if time is None:
+        return track.shift
+    if last is None:
+        return track.shift + _before(track.times()) if ended or len(track.waiting) > _BEGINNING else None
+    back = 2 * step if track is first else max(2 * step, _SOUND_BACK)
+    now = time + track.shift
+    if last - back <= now <= last + 3 * step:
+        return track.shift
+    if (between := _between_neighbours(track)) is not None:
+        return track.shift + between - now
+    if track is not first and track.shift != first.shift:  # The pictures' clock has begun anew, here or before.
+        if now < last and first.waiting and first.waiting[0].number < number:
+            return None  # It does so once more.
+        if now < last or abs(time + first.shift - last) <= _APART:
+            return _anew(track, first, packet)
+    times, (seconds, packets) = track.times(), _WINDOW
+    is_clear = ended or len(times) > packets or times[-1] - now > seconds
+    reached = max((other.last for other in others if other.last is not None), default=last)
+    if last <= now <= max(last, reached) + _APART:  # The others have gone on to here.
+        return track.shift if is_clear else None
+    if now > last:
+        track.since = reached if track.since is None else track.since
+        leaps = [other.leap() for other in others]
+        if track is first and any(leap > _APART and abs(leap - track.leap()) <= _APART for leap in leaps):
+            return _anew(track, first, packet)
+    if not is_clear or (track is not first and first.waiting):
         return None
-    # A time of decoding may be a guess from the packet before, and then lies after that of showing where clocks begin.
-    return min(packet.dts, packet.dts if packet.pts is None else packet.pts) * packet.time_base
+    if now > last:
+        is_mpeg = packet.stream.container.format.name in ("mpegts", "mpeg", "flv")
+        if ended and is_mpeg and len(times) <= _LAST and others and abs(reached - last) <= _APART:
+            return track.shift + last + step - now  # A stray: nothing else was there any more.
+        go_on = track.since is not None and reached - track.since > _LAG
+        still = _STILL_MPEG if is_mpeg and (not others or reached - last > _LAG) else _STILL
+        if not go_on and (track.leap() < still or len(track.steps) < 3):
+            return track.shift
+    return _anew(track, first, packet)
 
 
-def _between(now: Fraction, last: Fraction, track: _Track, small: Fraction, late: Fraction) -> Fraction | None:
-    """Where a packet belongs whose time `now` is off the way from `last` to a later packet by more than `small`."""
-    for place, packet in enumerate(islice(track.waiting, 1, 1 + _STRAYS), 2):
-        time = _time_of(packet)
-        later = last if time is None else time + track.shift
-        if last < later <= late and not last - small < now <= later + small:
-            return last + (later - last) / place
+def _between_neighbours(track: _Track) -> float | None:
+    """The place of a first waiting packet that is a stray, after which the clock leaps back to where it was."""
+    assert track.last is not None
+    times, last, step = track.times(), track.last, track.step
+    for place, (before, after) in enumerate(pairwise(times), 2):
+        leaps = before - after > step or (before < last and after - before > 3 * step)
+        # Where it would be if the packets from here on, or those before, had the right times.
+        by_itself, by_others = times[0] + (place - 1) * step, last + place * step
+        if (
+            leaps
+            and after > last
+            and abs(after - by_others) < min(abs(after - by_itself), max(by_others - last, _SOUND_BACK))
+        ):
+            return last + (after - last) / place
     return None
 
 
-def _before(now: Fraction, track: _Track) -> Fraction:
-    """When a first packet comes: one whose time lies after those that follow it belongs before them."""
-    times = [time for packet in islice(track.waiting, 1, None) if (time := _time_of(packet)) is not None]
-    if len(times) < 2 or now <= times[-1]:
-        return now
-    return times[-1] - len(times) * max(times[-1] - times[-2], Fraction(0))
+def _anew(track: _Track, first: _Track, packet: Any) -> float:
+    """Let the clock of a track begin anew at a packet: as that of the pictures did, or else right after what was."""
+    if track is not first and track.shift != first.shift:
+        track.shift = first.shift
+    else:
+        begins = packet.dts if packet.pts is None else packet.pts
+        track.shift = track.end + track.step - float(begins * packet.time_base)
+    return track.shift
 
 
-def _leap(packet: Any) -> int:
-    """Seconds without anything that are taken for a leap of the clock."""
-    return _LEAP if packet.stream.container.format.name in ("mpegts", "mpeg", "flv") else _HOLD
+def _time_of(packet: Any) -> float | None:
+    if packet.dts is None:
+        return None
+    # A time of decoding may be a guess from the packet before, and then lies after that of showing where clocks begin.
+    return float(min(packet.dts, packet.dts if packet.pts is None else packet.pts) * packet.time_base)
+
+
+def _before(times: list[float]) -> float:
+    """By how much the first of a stream's times has to be moved to lie before those that follow it."""
+    if len(times) < 3 or times[0] <= times[-1]:
+        return 0.0
+    return times[-1] - (len(times) - 1) * max(times[-1] - times[-2], 0.0) - times[0]
