@@ -73,7 +73,9 @@ def read_frames_at(
         for number, frame in _numbered(source, key, index):
             while position < len(indices) and number == index.order[indices[position]]:
                 size = (index.width, index.height) if is_turned(frame) else (index.height, index.width)
-                yield image_of(frame, size)
+                with reported(f"Cannot read {name_of(source)}", f"its frame {indices[position]} is damaged"):
+                    image = image_of(frame, size)
+                yield image
                 position += 1
             if position == len(indices):
                 return
