@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drawing import COLORS, Dots, drawing, panel
+from drawing import COLORS, Dots, drawing, panel, text
 from salfom_hf.data import load_gazefolder
 from salfom_hf.evaluation.running import folder_name, read_json
 from salfom_hf.files import atomic_output
@@ -47,19 +47,30 @@ def table(scored: dict[str, list[dict]], metrics: list[str]) -> str:
 
 
 def plot(scored: dict[str, list[dict]], rates: dict[str, float]) -> str:
-    over_time, by_video = [], []
-    for color, (method, videos) in zip(COLORS, scored.items(), strict=False):
+    over_time, by_video, legend = [], [], []
+    for number, (color, (method, videos)) in enumerate(zip(COLORS, scored.items(), strict=False)):
         seconds: dict[int, list[float]] = {}
         for video in videos:
+            own: dict[int, list[float]] = {}
             for frame, value in zip(video["frames"], video["scores"]["nss"], strict=True):
-                seconds.setdefault(int(frame / rates[video["video_id"]]), []).append(value)
-        points = [(second + 0.5, float(np.mean(values))) for second, values in sorted(seconds.items())]
-        over_time.append(Dots(points, color, {len(points) - 1: method}, joined=True))
+                if value is not None:
+                    own.setdefault(int(frame / rates[video["video_id"]]), []).append(value)
+            for second, values in own.items():
+                seconds.setdefault(second, []).append(float(np.mean(values)))
+        # Later, a few long videos alone would make the mean.
+        common = {second: values for second, values in sorted(seconds.items()) if 2 * len(values) > len(videos)}
+        over_time.append(Dots([(n + 0.5, float(np.mean(v))) for n, v in common.items()], color, joined=True))
         by_video.append(Dots([(n, means(video, "nss")) for n, video in enumerate(videos, 1)], color))
+        legend.append(text(60 + 240 * number, 480, method, "start", color))
     names = [video["video_id"] for video in scored[BOUND]]
     listed = ", ".join(f"{number} {name}" for number, name in enumerate(names, 1))
-    parts = panel((60, 40, 560, 380), over_time, "seconds since the video's start", "NSS, mean over videos")
-    return drawing(1300, 480, "NSS", parts + panel((720, 40, 520, 380), by_video, listed, "NSS of each video"))
+    if len(listed) > 80:
+        listed = "videos, in the order of videos.csv"
+    low = min(0.0, *(y for one in (*over_time, *by_video) for _, y in one.points))
+    across = "seconds since the video's start, while most videos last"
+    parts = panel((60, 40, 560, 380), over_time, across, "NSS, mean over videos", low)
+    parts += panel((720, 40, 520, 380), by_video, listed, "NSS of each video", low)
+    return drawing(1300, 500, "NSS", parts + legend)
 
 
 def main() -> None:

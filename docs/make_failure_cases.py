@@ -7,7 +7,6 @@ The photographs come with scikit-image and are free; the sign and the group of p
 
 import argparse
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +14,20 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from salfom_hf import SaliencyPredictor
 from salfom_hf.video.drawing import overlay
-from salfom_hf.video.reading import read_frames
 
 HERE = Path(__file__).parent
-CLIP = HERE.parent / "src" / "salfom_hf" / "assets" / "example.mp4"
 # Found without importing the package, whose heavy dependencies are of no use here.
 DATA = Path(find_spec("skimage").origin).parent / "data"
 
 SIZE = (480, 320)  # of a picture that the model is shown, (width, height) in pixels
 CELL = (336, 224)  # of a picture on the sheet
 COLUMNS, GAP, LINE, TEXT = 2, 12, 30, 20
-AFTER_CUT = 8  # frames; the window then shows as many frames of the old shot as of the new one
 
 CAPTION = """\
 Pictures that are hard for these weights, each beside the predicted attention (made by `docs/make_failure_cases.py`).
 Sources, all from scikit-image's `skimage.data`: sign (made for this picture) on a wall, `brick.png`, CC0
 (CC0Textures); astronaut Eileen Collins, `astronaut.png`, NASA, public domain; the group of faces is that photograph,
-copied seven times onto the wall, and no photograph of a group; `grass.png`, CC0; the cut is the first one of
-`example.mp4`, made from `coffee.png` (Rachel Michetti, CC0), `chelsea.png` (Stéfan van der Walt, CC0) and
-`rocket.jpg` (SpaceX, public domain)."""
+copied seven times onto the wall, and no photograph of a group; `grass.png`, CC0."""
 
 
 def photograph(name: str) -> Image.Image:
@@ -86,24 +80,13 @@ def stills(predictor: SaliencyPredictor) -> list[tuple[str, np.ndarray, np.ndarr
     return [(label, np.asarray(picture), predictor.predict(picture)[0]) for label, picture in pictures.items()]
 
 
-def after_a_cut(predictor: SaliencyPredictor) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Label, frame and map of the example clip's first cut, and some frames later."""
-    frames = [frame.image for frame in read_frames(CLIP)]
-    changes = [np.abs(a.astype(int) - b).mean() for a, b in pairwise(frames)]
-    cut = int(min(np.argsort(changes)[-2:])) + 1  # The clip has two cuts, where the picture changes most.
-    frames = frames[cut - predictor.model.config.num_frames : cut + AFTER_CUT]  # All that the maps depend on.
-    maps = predictor.predict(np.stack(frames))
-    labels = {-AFTER_CUT: "First frame after a cut", -1: f"{AFTER_CUT}th frame after the cut"}
-    return [(label, frames[index], maps[index]) for index, label in labels.items()]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw docs/failure-cases.jpg.")
     parser.add_argument("--model", default="salfom", help="a name or a folder; default: %(default)s")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "failure-cases.jpg", help="default: %(default)s")
     args = parser.parse_args()
     predictor = SaliencyPredictor.from_pretrained(args.model)
-    cases = stills(predictor) + after_a_cut(predictor)
+    cases = stills(predictor)
     width, height = 2 * CELL[0] + GAP, LINE + CELL[1] + GAP
     sheet = Image.new("RGB", (COLUMNS * (width + GAP) - GAP, -(-len(cases) // COLUMNS) * height), "white")
     draw = ImageDraw.Draw(sheet)

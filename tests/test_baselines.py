@@ -167,6 +167,14 @@ def test_observers_of_videos_predict_the_others(one):
     assert len(splits) > 1  # Every frame has its own.
 
 
+@pytest.mark.parametrize("one", [False, True])
+def test_one_observer_alone_has_no_bound(one):
+    sample, method = watched([7]), InterObserver(one)
+    fixations, _ = method.truth(sample, 0)
+    assert not fixations.any()  # So that the frame is left out.
+    assert np.isfinite(next(method.maps(sample, [0]))).all()
+
+
 def test_the_centre_of_the_other_videos(training):
     both = training.select([0, 1])
     center = Center.fitted(both, "train", left_out=True)

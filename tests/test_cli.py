@@ -1,5 +1,6 @@
 """The command `salfom`: what it writes, and that whatever goes wrong is one line and leaves nothing behind."""
 
+import argparse
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from tqdm import TMonitor
 
 from conftest import EMULATED, noise, write_clip
 from salfom_hf import SaliencyPredictor, cli, files
+from salfom_hf.cli import predict_many
 from salfom_hf.cli.common import note_emulated
 from salfom_hf.errors import VideoError
 from salfom_hf.export import convert
@@ -723,3 +725,32 @@ def test_a_start_beyond_all_numbers(model_folder, clip, tmp_path, capsys):
     words = ["predict", clip, "--model", model_folder, "-o", tmp_path / "out.mp4", "--start", "1e300"]
     assert cli.main([str(word) for word in words]) == 2
     assert "No frame at or after 1000000000.00 s" in capsys.readouterr().err
+
+
+def parsers(parser):
+    """This one and those of its subcommands, by what is typed for them."""
+    found = {parser.prog: parser}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                found |= parsers(command)
+    return found
+
+
+def test_help_says_defaults_and_has_examples_that_are_commands():
+    found = parsers(cli.parser()) | parsers(predict_many.parser())
+    for name, parser in found.items():
+        _, _, examples = parser.format_help().partition("\nexample:\n")
+        assert examples, name
+        for line in examples.splitlines():
+            if line.startswith("  salfom "):
+                cli.parser().parse_args(line.split()[1:])
+        text = " ".join(parser.format_help().split())
+        for action in parser._actions:
+            if action.option_strings and action.default not in (None, False, [], argparse.SUPPRESS):
+                assert "default" in parser._get_formatter()._get_help_string(action), (name, action.dest)
+        assert "k-th" not in text
+    overview = found["salfom"].format_help()
+    commands = {name.split()[1] for name in found if name.startswith("salfom ")}
+    assert all(re.search(rf"^  {command} ", overview, re.M) for command in commands)
+    assert "I have a video" in overview

@@ -1,7 +1,9 @@
 """The commands `salfom evaluate` and `submit`: what they print and write; errors are one line."""
 
+import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -91,14 +93,14 @@ def test_without_a_training_split_the_centre_is_a_gaussian_or_of_the_other_video
     assert Path("evaluation_ucf_sports_test/results.json").is_file()
     code, out, _ = salfom("evaluate", "--dataset", "ucf_sports", "--data-dir", ucf_sports, "--split", "train",
                           "--baseline", "center", "--metrics", "nss", model=False)  # fmt: skip
-    assert any("density of the other videos' fixations of the split scored" in line for line in out)
+    assert any("density of the other videos' fixations (" in line for line in out)
 
 
 def test_the_centre_is_not_fitted_to_the_images_that_are_scored(salfom, stills_parquet):
     # The only table of all: it is the split "dev" as well as "train".
     _, out, _ = salfom("evaluate", "--dataset", "stills", "--data-dir", stills_parquet / "train.parquet", "--baseline",
                        "center", "--metrics", "nss", model=False)  # fmt: skip
-    assert any("density of the other images' fixations of the split scored" in line for line in out)
+    assert any("density of the other images' fixations (" in line for line in out)
 
 
 @pytest.mark.parametrize("single", ["table", "folder", "export"])
@@ -160,6 +162,136 @@ def test_maps_of_others(salfom, dhf1k_frames):
     assert salfom("evaluate", *arguments, "--overwrite", model=False)[0] == 0
     (maps / "0602" / "0005.png").unlink()
     refused(salfom("evaluate", *arguments, model=False), "1 of 40 predictions are missing")
+
+
+def perfect_maps(dhf1k, frames):
+    """A folder with the densities of these frames, by number from 0, of two videos."""
+    for video, chosen in zip(("0601", "0602"), frames, strict=True):
+        Path("perfect", video).mkdir(parents=True, exist_ok=True)
+        for frame in chosen:
+            name = f"{video}/{frame + 1:04d}.png"
+            Path("perfect", name).write_bytes((dhf1k / "val" / video / "maps" / Path(name).name).read_bytes())
+
+
+def test_partial_predictions_are_scored_and_reported_as_such(salfom, dhf1k_frames):
+    perfect_maps(dhf1k_frames, [range(5), ()])
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "perfect", "--metrics", "cc",
+                 "--baseline", "center", "-o", "out")  # fmt: skip
+    refused(salfom("evaluate", *arguments, model=False), "or score those there are with --partial")
+    code, out, _ = salfom("evaluate", *arguments, "--partial", model=False)
+    assert code == 0
+    # Nobody looks at frame 3.
+    assert rows(out)[1] == ["perfect (5 of 40 predicted)", "1.000", "4"]
+    assert rows(out)[2][::2] == ["center", "39"]
+    assert "perfect: 4 of 40 frames scored; left out: 1 without fixations, 35 without a prediction." in out
+    own, center = json.loads(Path("out/results.json").read_text())["methods"]
+    assert own["partial"] == {"frames": 5, "of_frames": 40, "videos": 1, "of_videos": 2}
+    assert center["partial"] is None
+    with open("out/videos.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["without_prediction"] for row in table] == ["15", "20", "0", "0"]
+    # The difference is on the same four frames, of which there is a single video: no interval.
+    difference = rows(out[out.index("Difference from perfect on the same videos: mean, and 95 % of 10,000 bootstrap "
+                                    "means"):])[1]  # fmt: skip
+    of_center = json.loads(Path("out/videos/center/000000.json").read_text())[0]["scores"]["cc"]
+    assert difference == ["center", f"{np.mean(of_center[:4]) - 1:+.3f}", "1"]
+
+
+def test_the_picture_shows_frames_that_partial_predictions_lack(salfom, dhf1k_frames):
+    perfect_maps(dhf1k_frames, [range(20), range(20)])
+    shutil.copytree("perfect", "part")
+    for file in Path("part/0602").iterdir():
+        file.unlink()
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "perfect", "--predictions", "part",
+                 "--partial", "--metrics", "cc", "-o", "out")  # fmt: skip
+    code, out, _ = salfom("evaluate", *arguments, model=False)
+    assert (code, [row[0] for row in rows(out)[1:]]) == (0, ["perfect", "part (20 of 40 predicted)"])
+    assert Path("out/frames.png").is_file()
+
+
+def test_partial_is_of_predictions(salfom, dhf1k_frames):
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--partial")
+    refused(salfom("evaluate", *arguments, model=False), "name their folder with --predictions")
+    perfect_maps(dhf1k_frames, [(), ()])
+    refused(
+        salfom("evaluate", *arguments, "--predictions", "perfect", model=False), "40 of 40 predictions are missing"
+    )
+
+
+def test_an_archive_may_be_partial(salfom, dhf1k_frames):
+    Path("maps").mkdir()
+    np.savez("maps/0602.npz", maps=np.random.default_rng(0).random((7, 4, 6)))
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "maps", "--metrics", "cc")
+    assert salfom("evaluate", *arguments, model=False)[0] == 2
+    code, out, _ = salfom("evaluate", *arguments, "--partial", model=False)
+    assert (code, rows(out)[1][::2]) == (0, ["maps (7 of 40 predicted)", "7"])
+
+
+def test_progress_is_told_where_there_is_no_terminal(salfom, dhf1k_frames, monkeypatch):
+    monkeypatch.setattr("salfom_hf.evaluation.running.FIRST_LINE", 0)
+    monkeypatch.setattr("salfom_hf.evaluation.running.NEXT_LINES", 0)
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--metrics", "cc", "--baseline", "center")
+    code, _, err = salfom("evaluate", *arguments, model=False)
+    assert code == 0
+    told = [line for line in err if "frames scored" in line]
+    assert len(told) == 40
+    assert told[-1].startswith("salfom: 40 of 40 frames scored, ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("0005.png", b"no picture", "0602/0005.png"),
+        ("0005.npy", np.full((4, 4), np.nan), "0602/0005.npy holds NaN or infinity"),
+        ("0005.npy", np.zeros((3, 4, 4)), "0602/0005.npy must hold one map (height, width), not the shape (3, 4, 4)"),
+        ("0005.npy", np.zeros((0, 4)), "0602/0005.npy must hold one map"),
+        ("0005.npy", np.zeros((4, 4), complex), "0602/0005.npy (it holds complex128 instead of real numbers)"),
+        ("0005.npy", np.eye(4) - 0.5, "frame 4 (0005) of 0602: saliency holds negative values"),
+    ],
+)
+def test_predictions_that_are_no_maps_are_named(salfom, dhf1k_frames, name, content, words):
+    perfect_maps(dhf1k_frames, [range(20), [frame for frame in range(20) if frame != 4]])
+    if isinstance(content, bytes):
+        Path("perfect/0602", name).write_bytes(content)
+    else:
+        np.save(f"perfect/0602/{name}", content)
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "perfect", "--metrics", "kldiv")
+    refused(salfom("evaluate", *arguments, model=False), words)
+
+
+def test_damaged_results_are_named(salfom, dhf1k_frames):
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--baseline", "center", "--metrics", "cc", "-o",
+                 "out")  # fmt: skip
+    assert salfom("evaluate", *arguments, model=False)[0] == 0
+    kept = Path("out/videos/center/000001.json")
+    for content in ("[", '[{"a": 1}]', "[3]"):
+        kept.write_text(content)
+        refused(salfom("evaluate", *arguments, model=False), f"{kept} is damaged; delete it")
+    kept.unlink()
+    assert salfom("evaluate", *arguments, model=False)[0] == 0
+    Path("out/settings.json").write_text('{"methods": 3}')
+    refused(salfom("evaluate", *arguments, model=False), "out holds other files")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit.")
+@pytest.mark.parametrize(("size", "name"), [(100, "settings.json"), (3000, "frames.png")])
+def test_where_no_file_can_grow_the_output_is_named(salfom, dhf1k_frames, size, name):
+    """As on a full disk, but for any user."""
+    import resource
+
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--baseline", "center", "--metrics", "cc", "-o",
+                 "out")  # fmt: skip
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert salfom("evaluate", *arguments, model=False)[0] == 0  # The dataset's table is on the disk from now on.
+    shutil.rmtree("out")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        code, _, err = salfom("evaluate", *arguments, model=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    assert err[-1].startswith(f"salfom: Cannot write out/{name} (File too large)")
+    assert not list(Path("out").rglob(".salfom-*"))
 
 
 @pytest.mark.parametrize("output_format", ["maps", "npz"])
@@ -232,6 +364,7 @@ def test_a_stopped_run_says_that_it_can_go_on(salfom, dhf1k_frames, monkeypatch)
         (["--split", "test"], "salfom submit"),
         (["--baseline", "inter-observer"], "inter-observer needs to know who"),
         (["--metrics", "auc"], "metrics must be some of auc_judd"),
+        (["--first", "20", "--baseline", "center"], "No video has a frame 20"),
         (["--predictions", "nowhere"], "no folder nowhere"),
         (["--model", "nowhere"], "Cannot load the model 'nowhere'"),
         (["--split", "nonsense"], "nonsense"),

@@ -1,6 +1,7 @@
 """Tests of the converter on small checkpoints that carry the names of the released ones."""
 
 import argparse
+import errno
 import io
 import os
 import re
@@ -376,6 +377,15 @@ def test_other_names_are_not_asked_for(name, tmp_path, monkeypatch):
     monkeypatch.setattr(converter, "hf_hub_download", lambda *_: pytest.fail("asked"))
     with pytest.raises(ConversionError, match=re.escape(f"Cannot read {name}")):
         convert_checkpoint(name, tmp_path / "out")
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(converter, "hf_hub_download", full)
+    with pytest.raises(ConversionError, match=r"no space is left in .*hub; free some space"):
+        convert_checkpoint("OpenGVLab/UMT", tmp_path / "out")
 
 
 def test_an_encoder_is_not_installed_as_the_papers_model(tmp_path, monkeypatch):

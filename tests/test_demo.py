@@ -425,7 +425,7 @@ def test_a_picture(client, model_folder, tmp_path):
     assert "Where the eyes go" in words
 
 
-@pytest.mark.parametrize("make", [playlist, concatenation, broken, text])
+@pytest.mark.parametrize("make", [playlist, concatenation, broken, text, long_picture])
 def test_broken_uploads_get_one_sentence(client, server, tmp_path, clip, make):
     make(tmp_path / "bad.mp4", clip)
     with pytest.raises(AppError) as error:
@@ -501,6 +501,26 @@ def test_a_model_that_cannot_be_loaded_is_one_sentence(model_folder, clip, tmp_p
 def test_bad_options_get_one_sentence(client, clip, options, words):
     with pytest.raises(AppError, match=words):
         predict(client, clip, **options)
+
+
+FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize("api", ["predict_video", "predict_image"])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ([], "values: Your "),
+        ([FILE], "values: Your "),
+        ([{"path": "/etc/passwd"}, *"123456"], "such as `handle_file` makes"),
+        ([{"path": 5}, *"123456"], "such as `handle_file` makes"),
+        (["/etc/passwd", *"123456"], "such as `handle_file` makes"),
+    ],
+)
+def test_wrong_requests_get_one_sentence(server, api, data, words):
+    address = f"{server.url}/gradio_api/call/{api}"
+    event = httpx.post(address, json={"data": data}).json()["event_id"]
+    assert words in httpx.get(f"{address}/{event}", timeout=300).text
 
 
 def test_only_named_endpoints(client):
@@ -584,7 +604,7 @@ def test_other_files_cannot_be_reached(client, server, clip, model_folder):
     assert "event: complete" in answer(known)
     for path in ("/etc/passwd", model_folder / "config.json", server.log, cache, known.parent):
         assert httpx.get(f"{server.url}/gradio_api/file={path}").status_code == 403
-        assert "event: error" in answer(path)
+        assert "upload" in answer(path)
     # Its address is as good as a password: a hash of what is in the file.
     assert re.fullmatch(r"[0-9a-f]{64}", known.parent.name)
 

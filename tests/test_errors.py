@@ -93,8 +93,10 @@ def test_what_the_hub_answers_is_told(tmp_path):
         assert words in line
     (unreachable,) = load(["org/any"], tmp_path, HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
     assert "the Hub cannot be reached (ConnectError: " in unreachable
-    (offline,) = load(["org/any"], tmp_path, HF_HUB_OFFLINE="1")
-    assert offline.endswith("unset HF_HUB_OFFLINE.")
+    for line in load(["org/any", "wrong"], tmp_path, HF_HUB_OFFLINE="1"):
+        assert "it is none of salfom, salfom-large, no folder" in line
+        assert "a local folder with a model, or ORG/NAME on the Hub" in line
+        assert line.endswith("unset HF_HUB_OFFLINE.")
 
 
 def changed(file="config.json", **values):

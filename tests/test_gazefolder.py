@@ -117,6 +117,15 @@ def test_clips_that_nobody_looks_at_are_reported(folder):
         assert (problem.fatal, problem.where) == (fatal, files[0].parent)
 
 
+def test_maps_that_are_none_are_reported(folder):
+    clip = folder / "train" / "walk"
+    heat, inverted = min((clip / "maps").iterdir()), min((clip / "fixation").iterdir())
+    Image.new("RGB", (gaze_data.WIDTH, gaze_data.HEIGHT), (250, 20, 20)).save(heat)
+    Image.new("L", (gaze_data.WIDTH, gaze_data.HEIGHT), 255).save(inverted)
+    for problem, text in zip(GazeFolder.check(folder, decode=True).fatal, ("in colour", "invert it"), strict=True):
+        assert (problem.kind, text in problem.text) == ("unreadable", True)
+
+
 def test_pictures_too_large_to_be_worked_on_are_not_decoded(folder):
     file = min((folder / "train" / "walk" / "images").iterdir())
     content = bytearray(file.read_bytes())

@@ -125,9 +125,8 @@ def test_outputs_and_sizes_that_do_not_fit(umt_folder, tmp_path, capsys):
     assert [path.name for path in Path(tmp_path, "out").iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
-def test_missing_packages_are_named(package, umt_model, processor, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)
+def test_a_missing_package_is_named(umt_model, processor, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(GraphError, match=r'pip install -c constraints\.txt "\.\[onnx\]"'):
         export_onnx(umt_model, processor, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -272,6 +272,15 @@ def test_center_prior_counts_as_far_as_the_picture_moves():
     assert also[31, 31] > also[0, 0]
 
 
+def test_maps_are_sharper_as_far_as_the_picture_moves():
+    model, moving = tiny_model("efficientnet_lite", image_size=64, center_prior=True), clip(8, 64, 64)
+    still = moving[:, :1].expand_as(moving)
+    before = {name: logits(model, pixels) for name, pixels in {"still": still, "moving": moving}.items()}
+    model.center_prior.sharpness = 1.5
+    torch.testing.assert_close(logits(model, still), before["still"])
+    torch.testing.assert_close(logits(model, moving), 1.5 * before["moving"], atol=1e-3, rtol=1e-3)
+
+
 def randomized(model):
     """Fresh decoders have equal temporal taps, which would hide mistakes in their order."""
     for parameter in model.parameters():
@@ -365,6 +374,7 @@ def test_the_trainer_divides_the_loss_by_the_steps_it_accumulates(tmp_path):
         ({"decoder_hidden_size": 0}, "decoder_hidden_size must be positive"),
         ({"use_tcfe": False, "use_dfd": False, "use_sfd": False}, "At least one of use_tcfe"),
         ({"output_stride": 3}, "output_stride must be"),
+        ({"motion_sharpness": 0}, "motion_sharpness must be above 0"),
         ({"drop_path_rate": 1.0}, "drop_path_rate must be"),
     ],
 )

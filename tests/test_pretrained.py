@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import AutoConfig, AutoModel, AutoModelForImageToImage, AutoProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
@@ -123,6 +124,19 @@ def test_auto_classes_load_by_name_without_network(no_network, tmp_path, monkeyp
     monkeypatch.setitem(names.KNOWN, "salfom-large", tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="--install"):
         transformers.pipeline("video-saliency-prediction", model="salfom-large")
+
+
+@pytest.mark.parametrize("hub", [False, True])
+def test_loading_is_silent_and_leaves_the_settings(hub, capfd, monkeypatch):
+    monkeypatch.setattr(transformers.logging, "_tqdm_active", True)
+    (enable_progress_bars if hub else disable_progress_bars)()
+    for kind in (SalFoMForVideoSaliencyPrediction, SalFoMModel, AutoModel, SaliencyPredictor):
+        kind.from_pretrained("salfom")
+    transformers.pipeline("video-saliency-prediction", model="salfom", device="cpu")
+    assert "Loading weights" not in capfd.readouterr().err
+    assert transformers.logging.is_progress_bar_enabled()
+    assert are_progress_bars_disabled() != hub
+    enable_progress_bars()
 
 
 def test_the_shipped_weights_are_small_and_say_what_they_are():

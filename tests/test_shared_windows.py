@@ -31,7 +31,14 @@ def network(**options):
     """A frame-wise model whose temporal weights differ from tap to tap, with logits of about one."""
     torch.manual_seed(0)
     encoder = EfficientNetLiteConfig(stem_channels=8, stage_channels=(8,) * 7, stage_depths=(1,) * 7)
-    options = {**DECODER, "decoder_hidden_size": 8, "output_stride": 4, "center_prior": True, **options}
+    options = {
+        **DECODER,
+        "decoder_hidden_size": 8,
+        "output_stride": 4,
+        "center_prior": True,
+        "motion_sharpness": 1.5,
+        **options,
+    }
     model = SalFoMForVideoSaliencyPrediction(SalFoMConfig(encoder_config=encoder, **options)).eval()
     with torch.no_grad():
         for weight in model.parameters():

@@ -647,6 +647,20 @@ def test_a_start_that_nothing_betters_is_kept(run, model_folder, monkeypatch):
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+def test_what_is_saved_is_the_mean_with_the_start_and_training_goes_on_from_what_it_learned(
+    run, model_folder, monkeypatch
+):
+    monkeypatch.setattr(loop, "validate", scores_of([0.1, 0.2]))
+    _, folder = run(model=model_folder, ema_decay=0, warmup_steps=0, learning_rate=1e-2, average_with_start=0.25)
+    before, saved, learned = (
+        weights(place) for place in (model_folder, folder / "model", folder / "checkpoints" / "checkpoint-4")
+    )
+    assert any(not torch.equal(before[name], tensor) for name, tensor in learned.items())
+    for name, tensor in saved.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, 0.25 * before[name] + 0.75 * learned[name], atol=1e-6, rtol=0)
+
+
 def test_max_steps_ends_within_an_epoch_with_a_validation(run):
     rates = {"warmup_steps": 4, "schedule": "constant", "learning_rate": 1e-3, "encoder_learning_rate": 1e-4}
     _, folder = run(epochs=9, max_steps=6, evaluate_every=5, **rates)

@@ -130,8 +130,8 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
     with ExitStack() as stack:
         with reported(f"Cannot write {path}", advice):
             place.parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(temporary_folder(place.parent))
             # A folder rather than a file of its own, so that the output keeps its name, permissions and kind.
-            folder = stack.enter_context(_own_folder(place.parent))
             (folder / NEW).mkdir()
         # Of a link it has the name, which may say what kind of file it is.
         temporary = folder / NEW / os.path.basename(os.path.abspath(path))
@@ -160,19 +160,18 @@ def atomic_output(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder for temporary files, which is gone afterwards; what killed processes have left there goes before."""
-    remove_unfinished(Path(tempfile.gettempdir()))
-    with _own_folder(tempfile.gettempdir()) as folder:
-        yield folder
-
-
-@contextmanager
-def _own_folder(parent: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new folder in this one, held by a lock while it is used and then removed."""
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """
+    Give a new folder in `parent` for what is unfinished, which goes at the end or by `remove_unfinished`; by default
+    in the system's folder of temporary files, from which what killed processes have left goes first.
+    """
+    if parent is None:
+        parent = Path(tempfile.gettempdir())
+        with suppress(VideoError):
+            remove_unfinished(parent)
     with ExitStack() as stack:
         for _ in range(10):
-            folder = Path(parent, f"{PREFIX}{secrets.token_hex(8)}")
+            folder = parent / f"{PREFIX}{secrets.token_hex(8)}"
             stack.callback(_remove, folder, own=True)  # First, for a signal may come as soon as it is there.
             folder.mkdir(0o700)
             if stack.enter_context(locked(folder / LOCK)) is not False:

@@ -3,8 +3,8 @@
     accelerate launch -m salfom_hf.train PRESET_OR_YAML --data-dir FOLDER [--SETTING VALUE …]
 
 Presets and settings: `python -m salfom_hf.train --help`. A run leaves in its `output_dir`: `model/`, the best model so
-far, for `from_pretrained`; `checkpoints/`, to go on from with `--resume`; `config.yaml`, `data.json`, `log.jsonl` and
-`pictures/`.
+far, for `from_pretrained`; `checkpoints/`, to go on from with `--resume`; `config.yaml`, `data.json`, `log.jsonl`,
+`trackers/` and `pictures/`.
 """
 
 import sys

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 # Named here as well as in `salfom_hf.data`, which takes a second to import.
 DATASETS = ("dhf1k", "hollywood2", "ucf_sports", "stills", "gazefolder")
 
+EXAMPLES = {
+    "make": "salfom data make videos/ gaze.csv my-dataset",
+    "pseudo-label": "salfom data pseudo-label videos/ my-dataset --teacher center.tflite",
+    "check": "salfom data check dhf1k /data/DHF1K",
+    "show": "salfom data show gazefolder my-dataset -o sheet.png",
+    "export": "salfom data export dhf1k /data/DHF1K dhf1k-parquet",
+}
+
 # How many videos, or rows of stills, are on a sheet if none are named.
 SHEET_VIDEOS, SHEET_ROWS_OF_STILLS = 6, 3
 
@@ -26,7 +34,8 @@ SHEET_VIDEOS, SHEET_ROWS_OF_STILLS = 6, 3
 def add(commands: argparse._SubParsersAction) -> None:
     group = commands.add_parser(
         "data",
-        description="Make, check, look at and export gaze datasets.",
+        description="Make, check, look at and export gaze datasets. `salfom data ACTION --help` tells more.",
+        example=EXAMPLES["make"],
     )
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
 
@@ -147,7 +156,8 @@ def named_column(text: str) -> tuple[str, str]:
 
 
 def add_action(actions: argparse._SubParsersAction, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
-    command = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    description = f"{text[0].upper()}{text[1:]}."
+    command = actions.add_parser(name, help=text, description=description, example=EXAMPLES[name])
     command.set_defaults(run=lambda args: reporting(run, args))
     return command
 

@@ -29,7 +29,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "evaluate",
         description="Score models, maps that others have made, and baselines on a gaze dataset, side by side. Each "
         "video's scores are kept in the output folder: the same command goes on where it was stopped, and methods can "
-        "be added later.",
+        "be added later. It writes results.json, and videos.csv with a line per method and video.",
+        example="salfom evaluate --dataset gazefolder --data-dir my-dataset --model salfom --baseline center",
     )
     option = command.add_argument
     option("--dataset", required=True, choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
@@ -97,6 +98,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "submit",
         description="Write the maps of DHF1K's test videos as its server wants them, OUTPUT/0701/0001.png and so on, "
         "and check them. The same command goes on where it was stopped, and writes anew what does not pass the check.",
+        example="salfom submit --data-dir /data/DHF1K -o submission",
     )
     option = command.add_argument
     option("--data-dir", required=True, type=some_path, help="folder of DHF1K")

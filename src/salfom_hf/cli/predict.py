@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from ..errors import CutOffError, VideoError, advice_for, is_out_of_memory, is_sentence, until_cut_off
+from ..errors import CutOffError, VideoError, is_out_of_memory, is_sentence, until_cut_off
 from ..files import check_free, may_be_folder
 from ..inference.many import Skipped, sources
 from ..inference.profiling import Profile, speed
@@ -171,11 +171,9 @@ def failing_alone(video: Path) -> Iterator[None]:
             raise VideoError(f"Out of memory for {video}; lower --batch-size or use another --device.") from error
         if is_sentence(error):
             raise VideoError(str(error)) from error
-        if isinstance(error, OSError):
-            raise VideoError(f"Cannot predict {video} ({error}); {advice_for(error, 'try again')}.") from error
-        if isinstance(error, ValueError):
-            raise VideoError(f"Cannot predict {video}: {in_words(error)}") from error
-        raise
+        if isinstance(error, RuntimeError):
+            raise
+        raise VideoError(f"Cannot predict {video}: {in_words(error)}") from error
 
 
 def predict_one(predictor: SaliencyPredictor, info: VideoInfo, output: Path, args: argparse.Namespace) -> None:

@@ -50,25 +50,31 @@ class ShowPath(argparse.Action):
 def parser() -> argparse.ArgumentParser:
     made = CommandParser(
         prog="accelerate launch -m salfom_hf.train",
-        description=f"Train or fine-tune SalFoM. Presets: {', '.join(config.preset_names())}. In parentheses: values "
-        "of settings that neither the preset nor an option names.",
+        description=f"Train or fine-tune SalFoM. Presets: {', '.join(config.preset_names())}. A default holds where "
+        "neither the preset nor an option says otherwise.",
+        epilog="example: accelerate launch -m salfom_hf.train fine-tune --data-dir mine --output-dir run",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     made.add_argument("preset", help="a preset, or a YAML file with any of the settings below")
     path_help = "print the path of the preset, or of the accelerate configuration, named so"
     made.add_argument("--path", action=ShowPath, nargs=0, help=path_help)
+    group = made.add_argument_group()
     for name, value in dataclasses.asdict(TrainingConfig()).items():
-        kind, text = config.TYPES[name], config.HELP[name].replace("%", "%%")
-        if value not in ("", [], {}) and kind is not bool:
-            text += f" ({' '.join(map(str, value)) if isinstance(value, list) else value})"
+        kind = config.TYPES[name]
+        if name in config.GROUPS:
+            group = made.add_argument_group(config.GROUPS[name])
+        default = " ".join(map(str, value)) if isinstance(value, list) else "no" if value is False else str(value)
+        if value in ("", [], {}):
+            default = "none"
+        text = f"{config.HELP[name]} (default: {default})".replace("%", "%%")
         if kind is bool:
             options: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         elif get_origin(kind) is list:
             options = {"nargs": "*", "metavar": kind.__args__[0].__name__.upper()}
         else:
             options = {"metavar": "JSON" if get_origin(kind) is dict else kind.__name__.upper()}
-        made.add_argument(f"--{name.replace('_', '-')}", help=text, **options)
+        group.add_argument(f"--{name.replace('_', '-')}", help=text, **options)
     return made
 
 
@@ -116,19 +122,16 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"Next to it: {left}.")
             return 0
         except KeyboardInterrupt as stopped:
-            begun = settings is not None and has_checkpoint(Path(settings.output_dir))
-            done = "between two steps, so nothing is lost; go on with --resume" if begun else "before training began"
+            saved = "between two steps, so nothing is lost; go on with --resume"
+            done = saved if begun(settings) else "before training began"
             failure, code = UsageError(f"Stopped {done}."), 128 + stopped.args[0]
         except TrainingStoppedError as error:
             failure, code = error, 128 + error.signal if error.signal else FAILURE
         except Exception as error:
-            told = in_a_sentence(error)
+            told = in_a_sentence(error, begun(settings))
             if told is None:
                 raise
             failure = told
-            begun = settings is not None and has_checkpoint(Path(settings.output_dir))
-            if begun and isinstance(told, VideoError) and errno_of(error) in FULL:
-                failure = VideoError(f"{str(told).removesuffix('.')}, and go on with --resume.")
         finally:
             end_readers()
     alike = isinstance(failure, (ConfigError, TrainingStoppedError, UsageError))
@@ -145,10 +148,16 @@ def stop(number: int, _: object) -> None:
     raise KeyboardInterrupt(number)
 
 
-def in_a_sentence(error: Exception) -> Exception | None:
+def begun(settings: TrainingConfig | None) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return settings is not None and has_checkpoint(Path(settings.output_dir))
+
+
+def in_a_sentence(error: Exception, begun: bool) -> Exception | None:
     """An error as users read it; `None` for one that is not expected, of which they need the traceback."""
     if is_sentence(error):
-        return error
+        full = isinstance(error, VideoError) and errno_of(error) in FULL
+        return VideoError(f"{str(error).removesuffix('.')}, and go on with --resume.") if full and begun else error
     if is_out_of_memory(error):
         told: Exception = MemoryError("Out of memory; lower --batch-size or --size, or set --gradient-checkpointing.")
     elif isinstance(error, RuntimeError) and lost_connection(error):

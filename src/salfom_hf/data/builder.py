@@ -68,7 +68,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
     """
 
     # Raise it when rows change, so that tables in the cache are made anew.
-    VERSION = datasets.Version("1.1.0")
+    VERSION = datasets.Version("1.2.0")
     BUILDER_CONFIG_CLASS = GazeConfig
     # A row of long lists of paths is large: few are held in memory at a time.
     DEFAULT_WRITER_BATCH_SIZE = 16
@@ -190,7 +190,6 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         *,
         streaming: bool = False,
         skip_invalid: bool = False,
-        num_proc: int | None = None,
         cache_dir: str | os.PathLike | None = None,
     ) -> datasets.Dataset | datasets.IterableDataset:
         """
@@ -203,7 +202,6 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
             split: its name, or a part or sum as in `"train[:90%]"` and `"train+validation"`.
             streaming: return an `IterableDataset`, one shard per row, that writes nothing to the cache.
             skip_invalid: leave out rows with problems, and warn how many they are.
-            num_proc: processes that make the table.
             cache_dir: where the table is kept; by default where `datasets` keeps all.
 
         Raises:
@@ -215,7 +213,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         builder = cls(data_dir=data_dir, splits=names, skip_invalid=skip_invalid, cache_dir=cache)
         if streaming:
             return builder.as_streaming_dataset(split)
-        builder.download_and_prepare(num_proc=num_proc)
+        builder.download_and_prepare()
         return builder.as_dataset(split)
 
     def _info(self) -> datasets.DatasetInfo:

@@ -141,7 +141,8 @@ def frame_rate(file: Path, default: float) -> float:
     if not os.path.lexists(file):
         return default
     check_file(file)
-    rate = float(file.read_text(encoding="utf-8"))
+    with open(file, encoding="utf-8") as text:
+        rate = float(text.read(100))
     if not 0 < rate < math.inf:
         raise ValueError(f"{rate} is not a frame rate.")
     return rate

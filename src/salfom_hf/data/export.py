@@ -17,7 +17,7 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from huggingface_hub import DatasetCardData
 from tqdm import tqdm
 
-from ..errors import VideoError, advice_for, reason_of, reported
+from ..errors import VideoError, advice_for, reason_of
 from ..files import atomic_output
 from ..hub.cards import TEMPLATES, TITLES, render
 from .features import MEANINGS
@@ -122,7 +122,7 @@ def export_dataset(
         VideoError: a file of the dataset cannot be read, or the folder exists or cannot be written.
     """
     max_bytes = convert_file_size_to_int(max_shard_size)
-    with atomic_output(folder, overwrite) as temporary, reported(f"Cannot write {folder}", "choose another place"):
+    with atomic_output(folder, overwrite) as temporary:
         (temporary / "data").mkdir(parents=True)
         shards = {
             split: write_split(dataset, split, temporary / "data", max_bytes, num_shards)

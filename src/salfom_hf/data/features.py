@@ -4,6 +4,10 @@ from collections.abc import Iterable
 
 from datasets import Features, Image, List, Value, Video
 
+# By how many frames the header of a video may differ from the number of its maps. Containers count frames that no
+# decoder gives, and annotators stopped a frame early or late.
+FRAME_TOLERANCE = 2
+
 
 class DataError(ValueError):
     """A dataset cannot be read; the message names the file or folder and says what to do."""

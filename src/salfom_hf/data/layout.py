@@ -21,13 +21,11 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import VideoError, check_file, reason_of
 from ..video.pictures import IMAGE_SUFFIXES
 from ..video.reading import demuxed, opened, rate_of, video_stream
-from .features import DataError
+from .features import FRAME_TOLERANCE, DataError
 from .report import Problem, any_fatal, counted, listed_names
+from .samples import GazeVideo
 from .tables import fixation_faults, in_lines, read_columns
 
-# By how many frames the header of a video may differ from the number of its maps. Containers count frames that no
-# decoder gives, and annotators stopped a frame early or late.
-FRAME_TOLERANCE = 2
 MAX_SIDE, MAX_PIXELS = 1 << 14, 89_000_000  # of an image
 
 
@@ -88,28 +86,35 @@ class Clip:
         return ([] if any_fatal(problems) else [clip]), problems
 
     def decode(self) -> list[Problem]:
-        """Read every file of an examined clip: what is damaged, and images that are not of the clip's size."""
+        """Read every file of an examined clip: what is damaged or no map, and what is not of the clip's size."""
         problems = [] if self.video is None else self._decode_video(self.video)
         size = (self.width, self.height)
-        for folder in filter(None, (self.images, self.maps, self.fixations)):
+        sample = GazeVideo(next(self.rows()))
+        for part, read in (("images", None), ("maps", sample.density), ("fixations", sample.fixations)):
+            folder = getattr(self, part)
+            if folder is None:
+                continue
             damaged, odd, blank = [], [], 0
-            names = ordered_images(folder)
-            for name in names:
+            names = ordered_images(folder)[: self.num_frames]
+            for index, name in enumerate(names):
                 try:
-                    image = examined_image(folder / name, decode=True)
+                    image = examined_image(folder / name, decode=read is None)
+                    blank += read is not None and not read(index).any()
                 except OSError as error:
                     damaged.append(f"{name} ({reason_of(error)})")
                     continue
+                except DataError as error:
+                    damaged.append(f"{name} ({reason_of(error.__cause__ or error)})")
+                    continue
                 if image.size != size:
                     odd.append(f"{name} is {image.width}×{image.height}")
-                blank += image.getbbox() is None
             if damaged:
                 text = f"{counted(len(damaged), 'image')}: {listed_names(damaged)}"
                 problems.append(Problem("unreadable", folder, text))
             if odd:
                 text = f"{len(odd)} images are not {size[0]}×{size[1]} pixels, as the video is: {listed_names(odd)}"
                 problems.append(Problem("size", folder, text))
-            if folder == self.fixations and 2 * blank > len(names):
+            if part == "fixations" and 2 * blank > len(names):
                 text = f"nobody looks at {blank} of {len(names)} frames"
                 problems.append(Problem("fixations", folder, text, fatal=blank == len(names)))
         return problems

@@ -7,7 +7,7 @@ output is a point; what labels are made of is the saliency map inside.
 import hashlib
 import os
 import zlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -109,22 +109,13 @@ def with_densities(
     frames: Iterable[np.ndarray], teacher: AttentionCenter, size: tuple[int, int], every: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Each frame and its density, of a size: the teacher's of every so many and of the last, others interpolated."""
-    before: np.ndarray | None = None
-    between: list[np.ndarray] = []
-
-    def labelled() -> Generator[tuple[np.ndarray, np.ndarray], None, np.ndarray]:
+    frames, before, count = iter(frames), None, 1
+    while between := list(islice(frames, count)):
         after = pseudo_density(teacher(between[-1]), size)
         for step, frame in enumerate(between, 1):
             weight = step / len(between)
             yield frame, after if before is None else (1 - weight) * before + weight * after
-        return after
-
-    for number, frame in enumerate(frames):
-        between.append(frame)
-        if number % every == 0:
-            before, between = (yield from labelled()), []
-    if between:
-        yield from labelled()
+        before, count = after, every
 
 
 def draw_points(density: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

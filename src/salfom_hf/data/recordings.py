@@ -128,7 +128,9 @@ def write_frame(
     fixations of that size, into parts as `make_clip_folder` gives them.
     """
     name = f"{number:06d}"
-    picture = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+    picture = Image.fromarray(image)
+    if image.shape[:2] != size:
+        picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
     picture.save(parts[0] / f"{name}.jpg", quality=JPEG_QUALITY)
     density = np.rint(density * (255 / (density.max() or 1))).astype(np.uint8)
     for part, grey in zip(parts[1:], (density, points * np.uint8(255)), strict=True):

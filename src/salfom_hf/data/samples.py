@@ -14,8 +14,7 @@ from ..errors import VideoError, check_file, reason_of
 from ..models.losses import gaussian_blur
 from ..video.pictures import IMAGE_RATE, load_image
 from ..video.seeking import read_frames_at
-from .features import DataError
-from .layout import FRAME_TOLERANCE
+from .features import FRAME_TOLERANCE, DataError
 
 # Standard deviation, in pixels of an image of that width, with which a still's fixations make its density.
 BLUR_SIGMA, BLUR_WIDTH = 24.0, 512

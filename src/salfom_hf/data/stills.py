@@ -14,7 +14,7 @@ or names, which are numbered in the order in which a file has them. Images witho
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -29,10 +29,12 @@ from ..video.pictures import IMAGE_SUFFIXES
 from .builder import GazeBuilder, Source
 from .features import STILL_FEATURES, DataError
 from .layout import examined_image, image_stamps, list_folder, stamp
-from .report import Problem
+from .report import Problem, counted
 from .tables import fixation_faults, in_lines, read_columns, shown
 
 _SHARD = re.compile(r"-[0-9]+-of-([0-9]+)$")
+
+MAX_VALUES = 10_000_000  # of a column in a row group
 
 # What the columns of a table are to Arrow, and in words; a column of nothing but nulls is of the type null.
 _WHOLE, _TEXT = "u?int[0-9]+", "(large_)?string|null"
@@ -137,7 +139,7 @@ class Table:
                     for group in range(0 if unfit else file.num_row_groups):
                         left_out, number = set(), -1
                         for number, row in _raw_rows(file, group):
-                            still, problem = _still(path, row, f"{path.stem}_{group}_{number}")
+                            still, problem = _still(path.parent, path, row, f"{path.stem}_{group}_{number}")
                             if not problem and still["image_id"] in seen:
                                 text = f"{shown(still['image_id'])} is in {seen[still['image_id']].name} already"
                                 problem = Problem("duplicate", path, text)
@@ -154,13 +156,8 @@ class Table:
         return groups, problems
 
     def decode(self) -> list[Problem]:
-        problems = []
-        for row in self.rows():
-            try:
-                examined_image(_file_of(self.paths[0], row["image"]), decode=True)
-            except OSError as error:
-                problems.append(Problem("unreadable", self.paths[0], f"{shown(row['image_id'])} ({_brief(error)})"))
-        return problems
+        (path,) = self.paths
+        return _undecodable(path, path.parent, self.rows())
 
     def count(self) -> tuple[int, int]:
         return self.num_rows, 0
@@ -171,81 +168,92 @@ class Table:
             numbers = _observer_numbers(file)
             for number, row in _raw_rows(file, self.group):
                 if number not in self.left_out:
-                    still, _ = _still(path, row, f"{path.stem}_{self.group}_{number}")
+                    still, _ = _still(path.parent, path, row, f"{path.stem}_{self.group}_{number}")
                     yield {**still, "observer": [numbers.get(name, name) for name in still["observer"]]}
 
 
 def _raw_rows(file: pq.ParquetFile, group: int) -> Iterator[tuple[int, dict]]:
     """The rows of a row group, numbered, a few in memory."""
+    about = file.metadata.row_group(group)
+    most = max(about.column(number).num_values for number in range(about.num_columns))
+    if most > MAX_VALUES:  # Repetitions take no room in a file.
+        raise OSError(f"it has {most} values in a row group; write smaller ones")
     kept = [name for name in file.schema_arrow.names if name in STILL_FEATURES]
     batches = file.iter_batches(16, row_groups=[group], columns=kept)
     yield from enumerate(row for batch in batches for row in batch.to_pylist())
 
 
-def _still(table: Path, row: dict, unnamed: str) -> tuple[dict, Problem | None]:
-    """A row as `STILL_FEATURES` has it, but for names of observers, and why it cannot be used if so."""
+def _still(
+    folder: Path, where: Path, row: dict, unnamed: str, lines: list[int] | None = None
+) -> tuple[dict, Problem | None]:
+    """
+    A row, its image in a folder, as `STILL_FEATURES` has it but for names of observers; why it cannot be used, if so.
+    The fixations may be on lines of the table.
+    """
     image = row["image"] or {"bytes": None, "path": None}
     x, y, observer = (row.get(column) or [] for column in ("fixation_x", "fixation_y", "observer"))
     # What is written about an image is called as it is.
     path = PureWindowsPath(image["path"] or "")
-    name = row.get("image_id") or (path.name if path.anchor or ".." in path.parts else image["path"]) or unnamed
-    still = {
-        "image": image,
-        "image_id": name,
-        "dataset": row.get("dataset") or table.parent.name,
-        "fixation_x": x,
-        "fixation_y": y,
-        "observer": observer,
-    }
+    name = row.get("image_id") or (path.name if _leads_out(path) else image["path"]) or unnamed
     told = row.get("width"), row.get("height")
-    kind, faults = "fixations", []
-    if (
-        len(name) > 255
-        or not name.isprintable()
-        or PureWindowsPath(name).anchor
-        or ".." in PureWindowsPath(name).parts
-    ):
+    kind, faults, width, height = "fixations", [], 0, 0
+    if len(name) > 255 or not name.isprintable() or _leads_out(PureWindowsPath(name)):
         kind, faults = "columns", ["an image_id that can be no name of a file"]
     try:
-        file = _file_of(table, image)
+        file = _file_of(folder, image)
         width, height = examined_image(file).size
         if image["bytes"] is None:
-            still["image"] = {"path": str(file), "bytes": None}
-        still |= {"width": width, "height": height}
+            image = {"path": str(file), "bytes": None}
         if None not in told and told != (width, height):
             kind, faults = "size", [*faults, f"an image of {width}×{height}, not {told[0]}×{told[1]} pixels"]
         lengths = {"x": len(x), "y": len(y)} | ({"observers": len(observer)} if observer else {})
         if len(set(lengths.values())) > 1:
-            faults.append(", ".join(f"{number} {name}" for name, number in lengths.items()))
+            faults.append(", ".join(f"{number} {axis}" for axis, number in lengths.items()))
         else:
-            faults += fixation_faults(np.array(x, np.float64), np.array(y, np.float64), width, height)
+            faults += fixation_faults(np.array(x, np.float64), np.array(y, np.float64), width, height, lines)
         if None in observer:
             faults.append("fixations whose observer is missing")
         elif any(isinstance(who, int) and not -(2**31) <= who < 2**31 for who in observer):
             faults.append("observers that are no numbers of 32 bits")
     except OSError as error:
         kind, faults = "unreadable", [*faults, f"an image that cannot be read ({_brief(error)})"]
-    if not faults:
-        still |= {axis: np.array(still[axis], np.float32).tolist() for axis in ("fixation_x", "fixation_y")}
-        return still, None
-    return still, Problem(kind, table, f"{shown(name)} has {'; '.join(faults)}")
+    if faults:
+        return {"image_id": name}, Problem(kind, where, f"{shown(name)} has {'; '.join(faults)}")
+    still = {"image": image, "image_id": name, "dataset": row.get("dataset") or folder.name}
+    still |= {"width": width, "height": height, "fixation_x": np.array(x, np.float32).tolist()}
+    return {**still, "fixation_y": np.array(y, np.float32).tolist(), "observer": observer}, None
 
 
-def _file_of(table: Path, image: dict) -> Path | io.BytesIO:
-    """The content of an image of a table, or its file; an `OSError` if there is none or the table may not use it."""
+def _leads_out(path: PureWindowsPath) -> bool:
+    """Whether a path, of any system, can lead out of a folder."""
+    return bool(path.anchor) or ".." in path.parts
+
+
+def _file_of(folder: Path, image: dict) -> Path | io.BytesIO:
+    """The content of an image, or its file in a folder; an `OSError` if there is none, or elsewhere."""
     if image["bytes"] is not None:
         return io.BytesIO(image["bytes"])
     if not image["path"]:
         raise OSError("it has neither bytes nor a path")
-    folder = table.parent.resolve()
     path = folder / image["path"]
     try:
-        inside = path.resolve().is_relative_to(folder)
+        inside = path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError) as error:  # Links in a circle, or no path at all.
         raise OSError(f"the path {shown(image['path'])} leads nowhere") from error
     if not inside:
-        raise OSError(f"the path {shown(image['path'])} leads out of the table's folder; copy the image into it")
+        raise OSError(f"the path {shown(image['path'])} leads out of the folder; copy the image into it")
     return path
+
+
+def _undecodable(where: Path, folder: Path, stills: Iterable[dict]) -> list[Problem]:
+    """Those of the stills, of a table or folder, of whose images more than the header is damaged."""
+    problems = []
+    for still in stills:
+        try:
+            examined_image(_file_of(folder, still["image"]), decode=True)
+        except OSError as error:
+            problems.append(Problem("unreadable", where, f"{shown(still['image_id'])} ({_brief(error)})"))
+    return problems
 
 
 def _brief(error: Exception) -> str:
@@ -308,40 +316,26 @@ class Folder:
                 f"{shown(name)} does not exist there, but has fixations: {in_lines([lines[n] for n in rows_of[name]])}"
             )
             problems.append(Problem("missing image", images, text))
-        stills = []
+        stills, none = [], []
         for name in names if lines else ():
             rows = rows_of[name]
-            x, y = (numbers[axis][rows] for axis in ("x", "y"))
-            try:
-                if not (images / name).resolve().is_relative_to(images.resolve()):
-                    raise OSError("it is a link that leads out of the folder; copy the image into it")
-                width, height = examined_image(images / name).size
-            except (OSError, RuntimeError) as error:
-                problems.append(Problem("unreadable", images / name, f"is not an image ({_brief(error)})"))
+            row = {f"fixation_{axis}": column[rows].tolist() for axis, column in numbers.items()}
+            row |= {"observer": [numbered.get(observers[n]) for n in rows]} if observers else {}
+            row |= {"image": {"bytes": None, "path": name}, "dataset": self.path.name}
+            still, problem = _still(images, table, row, name, [lines[n] for n in rows])
+            if problem:
+                problems.append(problem)
                 continue
-            faults = fixation_faults(x, y, width, height, [lines[n] for n in rows])
-            if unknown := [lines[n] for n in rows if observers and not observers[n]]:
-                faults.append(f"fixations whose observer is missing: {in_lines(unknown)}")
-            if faults:
-                problems.append(Problem("fixations", table, f"{shown(name)} has {'; '.join(faults)}"))
-                continue
-            still = {"image": {"path": str(images / name), "bytes": None}, "image_id": name}
-            still |= {"dataset": self.path.name, "width": width, "height": height}
-            still |= {"fixation_x": x.astype(np.float32).tolist(), "fixation_y": y.astype(np.float32).tolist()}
-            stills.append({**still, "observer": [numbered[observers[n]] for n in rows] if observers else []})
+            stills.append(still)
+            none += [] if rows else [name]
         keys = zip(texts.get("image", ()), *numbers.values(), observers or lines, strict=True) if lines else ()
         if twice := sum(count - 1 for count in Counter(keys).values()):
-            problems.append(Problem("duplicate", table, f"{twice} rows are there before", fatal=False))
-        none = [still["image_id"] for still in stills if not still["fixation_x"]]
+            problems.append(Problem("duplicate", table, f"{counted(twice, 'row')} repeated", fatal=False))
         return [Folder(self.path, still) for still in stills], problems + _without_fixations(table, none)
 
     def decode(self) -> list[Problem]:
-        path = Path(self.still["image"]["path"])
-        try:
-            examined_image(path, decode=True)
-        except OSError as error:
-            return [Problem("unreadable", path, _brief(error))]
-        return []
+        images = self.path / "images"
+        return _undecodable(images, images, [self.still])
 
     def count(self) -> tuple[int, int]:
         return 1, 0
@@ -352,7 +346,7 @@ class Folder:
 
 def _numbered(observers: list[str]) -> dict[str, int]:
     """The number of each observer: that in the file, or one in the order of names there."""
-    names = list(dict.fromkeys(observers))
+    names = [name for name in dict.fromkeys(observers) if name]
     try:
         return {name: int(np.int32(int(name))) for name in names}
     except (ValueError, OverflowError):

@@ -17,7 +17,7 @@ DOWN = ("at the top", "above the middle", "", "below the middle", "at the bottom
 # Spread of a map, see `Attention`, up to which this is said; maps that are all alike have 0.29.
 AGREEMENT = ((0.12, "most eyes agree"), (0.17, "many agree"), (math.inf, "eyes differ much"))
 INK, PAPER, LINE = "#374151", "#f3f4f6", "#dc2626"
-WIDEST, TIME_SIDE = 480, 150  # pixels of the picture and of the time axes
+WIDEST, TIME_SIDE = 480, 130  # pixels of the picture and of the time axes
 
 
 class Stay(NamedTuple):

@@ -173,9 +173,8 @@ def check_picture(path: str | Path, bounds: Bounds) -> None:
         try:
             with Image.open(path, formats=PICTURES) as image:
                 size = image.size
-                if (
-                    image.format == "TIFF"
-                ):  # Each page would be decoded, whatever its size; counting them may take long.
+                # Each page would be decoded, whatever its size; counting them may take long.
+                if image.format == "TIFF":
                     with suppress(EOFError):
                         image.seek(1)
                         raise BoundsError(f"{path.name} has several pages; upload one of them.")
@@ -200,8 +199,13 @@ def checked(path: str | Path, bounds: Bounds) -> VideoInfo:
     if path.suffix.lower() in READ_IMAGES:
         check_picture(path, bounds)
     else:
-        with reported(f"Cannot read {path} as a video", "it may be damaged; upload an MP4, MOV or WebM file"):
+        try:
             av.open(f"{FILE_PROTOCOL}{path}", options={"format_whitelist": CONTAINERS}).close()
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError(
+                f"{path.name} is damaged, or no video; upload an MP4, MOV or WebM file, or a picture with a name that "
+                "says so, such as photo.jpg."
+            ) from error
     return probe(path, bounds)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import BlockFunction
 from gradio.context import LocalContext
-from gradio.exceptions import ComponentProcessingError
+from gradio.exceptions import ComponentProcessingError, InvalidPathError
 from gradio_client.utils import traverse
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException
@@ -43,10 +43,15 @@ class Page(gr.Blocks):
 
     async def preprocess_data(self, block_fn: BlockFunction, inputs: list, *args: Any, **kwargs: Any) -> list:
         traverse(inputs, _refuse_address, lambda value: isinstance(value, dict) and "path" in value)
+        if len(inputs) < len(block_fn.inputs):
+            names = ", ".join(str(getattr(block, "label", "") or "") for block in block_fn.inputs)
+            raise gr.Error(f"Give {len(block_fn.inputs)} values: {names}.", print_exception=False)
         for block, value in zip(block_fn.inputs, inputs, strict=False):
             check_value(block, value)
         try:
             return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+        except InvalidPathError as error:
+            raise gr.Error("This file was not uploaded here; upload it first.", print_exception=False) from error
         except ComponentProcessingError:
             # It was at the first picture that Pillow cannot open, and has found out that it may be read.
             for block, value in zip(block_fn.inputs, inputs, strict=False):
@@ -85,8 +90,9 @@ def check_value(block: Any, value: Any) -> None:
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise gr.Error(f"Give a number for {block.label}.", print_exception=False)
     elif isinstance(block, (gr.Image, gr.Video)):
-        path = value.get("path") if isinstance(value, dict) else ""
-        if value is not None and not (isinstance(path, str) and path):
+        file = value if isinstance(value, dict) else {}
+        given = isinstance(file.get("path"), str) and file["path"] and file.get("meta") == {"_type": "gradio.FileData"}
+        if value is not None and not given:
             raise gr.Error(f"Give a file for {block.label}, such as `handle_file` makes.", print_exception=False)
 
 

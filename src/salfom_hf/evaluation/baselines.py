@@ -70,8 +70,8 @@ class Center(Method):
             gaze[name] = np.concatenate([np.stack(points, axis=1) for points in relative_fixations(sample)])
         kind = "image" if "image_id" in dataset.features else "video"
         frames = "all images" if kind == "image" else f"up to {KDE_FRAMES} frames per video"
-        others = f"the other {kind}s'" if left_out else "the"
-        return cls(gaze, aspect, f"{others} fixations of the split {split} ({frames})")
+        whose = f"the other {kind}s' fixations" if left_out else f"the fixations of the split {split}"
+        return cls(gaze, aspect, f"{whose} ({frames})")
 
     def _count(self, points: np.ndarray) -> np.ndarray:
         counts = np.zeros(self.shape)
@@ -168,8 +168,9 @@ class InterObserver(Method):
     def __init__(self, one: bool = False):
         self.one = one
         self.name = "one-observer" if one else "inter-observer"
-        self.description = f"the density of {'all but one' if one else 'half of the'} observers, scored against the "
-        self.description += "one left out" if one else "other half"
+        halves = ("all observers but one", "that one") if one else ("half of the observers", "the other half")
+        drawn = "drawn anew for every frame of a video"
+        self.description = f"the density of {halves[0]}, scored against {halves[1]}, {drawn}"
         self.fingerprint = self.description
 
     def check(self, dataset: Dataset) -> None:
@@ -179,13 +180,15 @@ class InterObserver(Method):
         )
         if not known:
             raise EvaluationError(
-                f"The baseline {self.name} needs to know who made each fixation, which this dataset does not tell; "
-                "leave it out."
+                f"The baseline {self.name} needs to know who made each fixation, and two observers of the same video "
+                "or image, which this dataset does not have; leave it out."
             )
 
     def split(self, sample: Sample, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The observers that predict, and those that are predicted."""
         observers = sample.observers(index)
+        if len(observers) < 2:
+            return observers, observers[:0]
         if self.one or not isinstance(sample, GazeStill):
             seed = zlib.crc32(f"{sample.id} {index}".encode())
             observers = np.random.default_rng(seed).permutation(observers)

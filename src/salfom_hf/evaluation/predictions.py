@@ -104,8 +104,12 @@ class Predictions(Method):
         else:
             read = ((archive, saliency) for saliency in read_archive(archive, sample, indices, self.partial))
         for file, saliency in read:
-            if saliency.ndim != 2 or not np.isfinite(saliency).all():
-                raise EvaluationError(f"{file} must hold one map of finite numbers, not shape {saliency.shape}.")
+            if saliency.ndim != 2 or 0 in saliency.shape:
+                raise EvaluationError(f"{file} must hold one map (height, width), not the shape {saliency.shape}.")
+            if not np.isfinite(saliency).all():
+                raise EvaluationError(
+                    f"{file} holds NaN or infinity, or numbers that float32 lacks; fix what writes it."
+                )
             if saliency.shape == sample.size[::-1] != sample.size:
                 raise EvaluationError(
                     f"The maps in {file} have the frame's width as their height; transpose them to (height, width)."
@@ -157,12 +161,20 @@ def check_numbers(first: Path, sample: Sample) -> None:
         )
 
 
+def real(values: np.ndarray) -> np.ndarray:
+    """As float32; a ValueError for what is no real number."""
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"it holds {values.dtype} instead of real numbers")
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
 def read_prediction(path: Path) -> np.ndarray:
     """One map from a grey picture or .npy, float32 `(height, width)`."""
     try:
         check_file(path)
         if path.suffix.lower() == ".npy":
-            return np.load(path, allow_pickle=False).astype(np.float32)
+            return real(np.load(path, allow_pickle=False))
         return read_map(path, str(path))[0]
     except DataError as error:
         raise EvaluationError(str(error)) from error
@@ -177,7 +189,7 @@ def opened_archive(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.
         check_file(path)
         with zipfile.ZipFile(path) as archive, archive.open("maps.npy") as entry:
             shape, fortran, dtype = READ_HEADER[np.lib.format.read_magic(entry)](entry)
-            if len(shape) != 3 or fortran or dtype.hasobject:
+            if len(shape) != 3 or 0 in shape or fortran or dtype.hasobject:
                 raise EvaluationError(
                     f"`maps` in {path} has the shape {shape}; write one map (height, width) per frame."
                 )
@@ -203,7 +215,7 @@ def read_archive(path: Path, sample: Sample, indices: Sequence[int], partial: bo
             if len(data) < size:
                 raise EOFError("it breaks off")
             if index in wanted:
-                yield np.frombuffer(data, dtype).reshape(shape[1:]).astype(np.float32)
+                yield real(np.frombuffer(data, dtype).reshape(shape[1:]))
 
 
 def len_of(path: Path) -> int:

@@ -92,16 +92,14 @@ def row_of_differences(method: Scores, base: Scores, protocol: Protocol) -> list
     values = [method.difference(base, metric) for metric in protocol.metrics]
     cells = []
     for each in values:
-        low, high = bootstrap_interval(each)
-        cells.append(f"{mean(each):+.3f} [{low:+.3f}, {high:+.3f}]")
+        each = each[~np.isnan(each)]
+        spread = "" if len(each) < 2 else " [{:+.3f}, {:+.3f}]".format(*bootstrap_interval(each))
+        cells.append(f"{mean(each):+.3f}{spread}")
     return [label(method), *cells, f"{max(int((~np.isnan(each)).sum()) for each in values):,}"]
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of the means of as many values, drawn with replacement; NaN is left out."""
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return math.nan, math.nan
+    """The middle 95 % of the means of as many values, drawn with replacement."""
     means = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975)).tolist()
     return low, high
@@ -117,7 +115,7 @@ def definitions(protocol: Protocol, prior: Center | None) -> dict[str, str]:
     negatives = f", negatives from {OTHER_FRAMES} random other frames of the whole dataset, seed {protocol.seed}"
     more = {"auc_shuffled": negatives, "auc_shuffled_exact": negatives}
     if prior is not None:
-        more["information_gain"] = f" over a {prior.description}"
+        more["information_gain"] = f" over center: {prior.description}"
     return {metric: DEFINITIONS[metric] + more.get(metric, "") for metric in protocol.metrics}
 
 
@@ -272,8 +270,10 @@ def strip(
     gaze = dotted(heated(frame, sample.density(index)), points)
     cells = [(rank, where, frame), ("human gaze", f"density and {len(points)} fixated pixels", gaze)]
     for method, found in scored:
-        saliency = scorer.prepare(next(method.maps(sample, [index])), image.shape[:2])
-        cells.append((method.name, score_text(found, row, index, metrics), heated(frame, saliency)))
+        drawn = frame
+        if method.available(sample, [index]):
+            drawn = heated(frame, scorer.prepare(next(method.maps(sample, [index])), image.shape[:2]))
+        cells.append((method.name, score_text(found, row, index, metrics), drawn))
     canvas = Image.new("RGB", (GAP + len(cells) * (CELL[0] + GAP), 2 * LINE + frame.height + 2 * GAP), BACKGROUND)
     for column, (heading, text, drawn) in enumerate(cells):
         left = GAP + column * (CELL[0] + GAP)

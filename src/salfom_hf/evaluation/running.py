@@ -30,7 +30,7 @@ from ..inference.cpu import keep_freed_memory
 from ..inference.sliding_window import batched
 from .baselines import Center
 from .methods import EvaluationError, Method
-from .scoring import VERSION, Protocol, Scorer, Scores, chosen_frames, frame_counts
+from .scoring import RECORD, VERSION, Protocol, Scorer, Scores, chosen_frames, frame_counts
 
 STILLS_AT_ONCE = 10  # images per unit of work
 
@@ -91,7 +91,7 @@ def evaluate(
     protocol: Protocol | None = None,
     *,
     prior: Center | None = None,
-    processes: int | None = None,
+    processes: int | None = 1,
     overwrite: bool = False,
     about: dict | None = None,
 ) -> list[Scores]:
@@ -104,8 +104,9 @@ def evaluate(
         output: folder of the results; it may hold those of an earlier run with the same settings, of any methods.
         protocol: how to score; the default is [`Protocol`]'s.
         prior: the center that information gain is measured over.
-        processes: how many score at once; models predict in this one meanwhile. By default all cores do, unless there
-            is too little to score for that.
+        processes: how many score at once, while models predict in this one; with 1, all is done here. None for one
+            per core, or fewer if there is little to score. They import the main module: call from `if __name__ ==
+            "__main__"` there.
         overwrite: forget what `output` holds.
         about: more settings that results depend on, such as the name of the dataset.
 
@@ -133,6 +134,8 @@ def evaluate(
     if "information_gain" in protocol.metrics and prior is None:
         raise EvaluationError("Information gain needs a prior to be measured over; name the center.")
     check_dataset(dataset)
+    if not any(chosen_frames(frame_counts(dataset), protocol)):
+        raise EvaluationError(f"No video has a frame {protocol.first}; choose an earlier one, from 0, as first.")
     for method in methods:
         method.check(dataset)
     settings = {
@@ -157,7 +160,14 @@ def evaluate(
 
 
 def scores_of(name: str, jobs: Sequence[Job], description: str, fingerprint: str) -> Scores:
-    records = [record for job in jobs if job.method == name for record in read_json(job.path)]
+    records = []
+    for job in jobs:
+        if job.method == name:
+            try:
+                found = read_json(job.path)
+                records += [{key: record[key] for key in RECORD} for record in found]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise EvaluationError(f"{job.path} is damaged; delete it, and run the same command again.") from error
     return Scores(name, description, fingerprint, records)
 
 
@@ -194,7 +204,7 @@ def folder_name(name: str) -> str:
 def claim(output: Path, settings: dict, methods: Sequence[Method], overwrite: bool) -> None:
     """Note the settings in the folder. Raise an EvaluationError if it holds results of others, or other files."""
     maps = {m.name: {"description": m.description, "fingerprint": m.fingerprint} for m in methods}
-    earlier = noted(output / SETTINGS, "methods")
+    earlier = noted(output / SETTINGS, "methods", dict)
     if earlier and overwrite:
         shutil.rmtree(output / "videos", ignore_errors=True)
         for name in REPORTS:
@@ -232,13 +242,13 @@ def digest_of(dataset: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
-def noted(path: Path, key: str) -> dict | None:
-    """What an earlier run has noted in a file, with this key; None for other files."""
+def noted(path: Path, key: str, kind: type) -> dict | None:
+    """What an earlier run has noted in a file, of this kind by this key; None for other files."""
     try:
         content = read_json(path)
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and key in content else None
+    return content if isinstance(content, dict) and isinstance(content.get(key), kind) else None
 
 
 def read_json(path: Path) -> Any:

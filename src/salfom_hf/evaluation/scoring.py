@@ -34,6 +34,7 @@ DEFAULT_METRICS = ("auc_judd", "auc_shuffled", "nss", "cc", "sim", "kldiv")
 OTHER_FRAMES = 10  # from which the negatives of shuffled AUC come
 
 WITHOUT_FIXATIONS, WITHOUT_PREDICTION = "without fixations", "without a prediction"
+RECORD = ("video_id", "frames", "scores", "left_out")  # of one video
 # Raised when scores of the same maps change, so that no run goes on with scores of another kind.
 VERSION = 2
 
@@ -104,8 +105,10 @@ class Scores:
         return np.array([mean(values) for values in self.values(metric)])
 
     def standard_error(self, metric: str) -> float:
-        """Standard error of the mean over videos: how far other videos of the kind would move it."""
-        return standard_error(self.video_means(metric))
+        """Standard error of the mean over videos, how far others of the kind would move it; NaN for fewer than two."""
+        values = self.video_means(metric)
+        values = values[~np.isnan(values)]
+        return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else math.nan
 
     @property
     def num_frames(self) -> int:
@@ -132,23 +135,18 @@ class Scores:
         if WITHOUT_PREDICTION not in self.left_out:
             return None
         totals = [len(video["frames"]) + sum(video["left_out"].values()) for video in self.videos]
-        there = [
-            total - video["left_out"].get(WITHOUT_PREDICTION, 0)
-            for total, video in zip(totals, self.videos, strict=True)
-        ]
-        return {"frames": sum(there), "of_frames": sum(totals), "videos": sum(map(bool, there)),
-                "of_videos": sum(map(bool, totals))}  # fmt: skip
+        lacking = [video["left_out"].get(WITHOUT_PREDICTION, 0) for video in self.videos]
+        there = [total - missing for total, missing in zip(totals, lacking, strict=True)]
+        counts = sum(there), sum(totals), sum(map(bool, there)), sum(map(bool, totals))
+        return dict(zip(("frames", "of_frames", "videos", "of_videos"), counts, strict=True))
 
     def difference(self, base: "Scores", metric: str) -> np.ndarray:
         """By how much each video's mean is above that of `base` on the frames that both have, float64 `(videos,)`."""
         found = []
         for video, other in zip(self.videos, base.videos, strict=True):
             values = dict(zip(other["frames"], other["scores"][metric], strict=True))
-            pairs = [
-                (value, values.get(frame))
-                for frame, value in zip(video["frames"], video["scores"][metric], strict=True)
-            ]
-            found.append(mean(np.array([one - two for one, two in pairs if None not in (one, two)])))
+            pairs = ((own, values.get(at)) for at, own in zip(video["frames"], video["scores"][metric], strict=True))
+            found.append(mean(np.array([own - theirs for own, theirs in pairs if None not in (own, theirs)])))
         return np.array(found)
 
 
@@ -156,12 +154,6 @@ def mean(values: np.ndarray) -> float:
     """The mean without NaN; NaN if nothing else is there."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else float("nan")
-
-
-def standard_error(values: np.ndarray) -> float:
-    """Standard error of the mean without NaN; NaN for fewer than two values."""
-    values = values[~np.isnan(values)]
-    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
 
 
 class Scorer:
@@ -214,7 +206,8 @@ class Scorer:
             except DataError:
                 raise
             except ValueError as error:
-                raise EvaluationError(f"Cannot score {method.name} on {sample.id}: {error}") from error
+                where = f"frame {index} ({sample.frame_names[index]}) of {sample.id}"
+                raise EvaluationError(f"Cannot score {method.name} on {where}: {error}") from error
             scores.append(found)
         return scores
 

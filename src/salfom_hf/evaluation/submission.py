@@ -69,7 +69,7 @@ def claim_folder(output: Path, videos: list[str], method: Method, overwrite: boo
     note = {"package": "salfom-hf", "version": __version__, "model": method.name, "maps": method.description,
             "fingerprint": method.fingerprint}  # fmt: skip
     place = output.with_name(f"{output.name}.json")
-    earlier = noted(place, "fingerprint")
+    earlier = noted(place, "fingerprint", str)
     if earlier is None and os.path.lexists(place):
         raise EvaluationError(f"{place} is not the note on how maps were made; choose another --output.")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -23,6 +23,7 @@ from ..errors import advice_for, check_file, reason_of
 from ..files import Inputs, atomic_output, check_free
 from ..hub import reason
 from ..models.configuration_salfom import SalFoMConfig, UMTConfig
+from ..models.loading import quiet
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.modeling_umt import PRETRAINING_GRID, UMTModel, sinusoidal_table
 from ..models.names import installed
@@ -128,7 +129,7 @@ def convert_checkpoint(
     if kind == "umt" and Path(output_dir) == installed("salfom-large"):
         raise ConversionError(f"{checkpoint} is UMT's encoder alone, no SalFoM model; name a folder to make instead.")
     model, unused = to_salfom(state) if kind == "salfom" else to_umt(state)
-    with atomic_output(output_dir, overwrite) as folder:
+    with atomic_output(output_dir, overwrite) as folder, quiet():
         model.save_pretrained(folder)
         if kind == "salfom":
             SalFoMVideoProcessor().save_pretrained(folder)

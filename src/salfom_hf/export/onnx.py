@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -18,13 +19,13 @@ from torch import nn
 from tqdm import tqdm
 from transformers.image_utils import SizeDict
 
-from ..errors import described, is_out_of_memory, reported
+from ..errors import described, is_out_of_memory, needs_extra, reported
 from ..files import atomic_output, check_free
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.names import EXAMPLE
 from ..models.video_processing_salfom import SalFoMVideoProcessor, pixels_of
 from ..video.reading import read_frames
-from .onnx_runtime import GRAPH, GraphError, OnnxModel, required
+from .onnx_runtime import GRAPH, GraphError, OnnxModel
 
 # What a map of an export may differ by from PyTorch's.
 TOLERANCE = 1e-4
@@ -158,8 +159,8 @@ def export_onnx(
             missing.
         VideoError: the output exists or cannot be written.
     """
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        required(package)
+    if find_spec("onnxscript") is None:
+        raise GraphError(needs_extra("ONNX", "onnx"))
     check_free(output, overwrite)
     export = Export(model, processor, size)
     weights = sum(weight.nbytes for weight in model.parameters())

@@ -1,15 +1,14 @@
 """Saliency by onnxruntime, on the CPU, from what `salfom export onnx` writes (see [`salfom_hf.export.onnx`])."""
 
 import os
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 
-from ..errors import described, is_out_of_memory, needs_extra
+from ..errors import described, is_out_of_memory
 from ..inference.predictor import SaliencyPredictor
 from ..models.configuration_salfom import SalFoMConfig
 from ..models.loading import loading
@@ -23,19 +22,6 @@ class GraphError(ValueError):
     """A network cannot be exported, or an export cannot be run; the message is one sentence that says what to do."""
 
 
-def required(name: str) -> ModuleType:
-    """
-    A module of the extra `onnx`.
-
-    Raises:
-        GraphError: it is not installed.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise GraphError(needs_extra("ONNX", "onnx")) from error
-
-
 class OnnxModel:
     """
     What a [`SaliencyPredictor`] asks of a network, computed by onnxruntime on PyTorch's number of threads.
@@ -44,7 +30,7 @@ class OnnxModel:
         path: folder that `salfom export onnx` wrote, or an `.onnx` file in such a folder.
 
     Raises:
-        GraphError: there is no such graph, it cannot be loaded, or onnxruntime is not installed.
+        GraphError: there is no such graph, or it cannot be loaded.
         LoadError: the configuration next to it cannot be loaded.
     """
 
@@ -60,7 +46,6 @@ class OnnxModel:
             raise GraphError(f"Beside {self.path} there is no config.json of its model; export it anew.")
         with loading(self.folder):
             self.config = SalFoMConfig.from_pretrained(self.folder)
-        onnxruntime = required("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # Errors.

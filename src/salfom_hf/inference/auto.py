@@ -6,7 +6,7 @@ wrapped once they are imported, and whoever goes in first has everything registe
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache, wraps
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -30,7 +30,6 @@ def register() -> None:
     from transformers.models.auto.video_processing_auto import AutoVideoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from ..models.configuration_salfom import EfficientNetLiteConfig, SalFoMConfig, UMTConfig
     from ..models.modeling_efficientnet_lite import EfficientNetLiteModel
     from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction, SalFoMModel
     from ..models.modeling_umt import UMTModel
@@ -38,33 +37,29 @@ def register() -> None:
     from ..models.video_processing_salfom import SalFoMVideoProcessor
     from .pipeline import TASK, VideoSaliencyPipeline
 
-    AutoModel.register(UMTConfig, UMTModel, exist_ok=True)
-    AutoModel.register(EfficientNetLiteConfig, EfficientNetLiteModel, exist_ok=True)
-    AutoModel.register(SalFoMConfig, SalFoMModel, exist_ok=True)
-    for config_class in (UMTConfig, EfficientNetLiteConfig, SalFoMConfig):
-        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    for model in (UMTModel, EfficientNetLiteModel, SalFoMModel):
+        AutoConfig.register(model.config_class.model_type, model.config_class, exist_ok=True)
+        AutoModel.register(model.config_class, model, exist_ok=True)
     # transformers has no Auto class for saliency: this is the one for models that make a picture of pictures.
-    AutoModelForImageToImage.register(SalFoMConfig, SalFoMForVideoSaliencyPrediction, exist_ok=True)
-    AutoProcessor.register(SalFoMConfig, SalFoMVideoProcessor, exist_ok=True)
-    AutoVideoProcessor.register(SalFoMConfig, SalFoMVideoProcessor, exist_ok=True)
-    PIPELINE_REGISTRY.register_pipeline(
-        TASK,
-        pipeline_class=VideoSaliencyPipeline,
-        pt_model=(AutoModelForImageToImage,),
-        default={"model": (str(KNOWN["salfom"]), "main")},
-        type="video",
-    )
+    config = SalFoMForVideoSaliencyPrediction.config_class
+    AutoModelForImageToImage.register(config, SalFoMForVideoSaliencyPrediction, exist_ok=True)
+    AutoProcessor.register(config, SalFoMVideoProcessor, exist_ok=True)
+    AutoVideoProcessor.register(config, SalFoMVideoProcessor, exist_ok=True)
+    default = {"model": (str(KNOWN["salfom"]), "main")}
+    models = (AutoModelForImageToImage,)
+    PIPELINE_REGISTRY.register_pipeline(TASK, VideoSaliencyPipeline, models, default, type="video")
 
 
 def registering(function: Callable) -> Callable:
     """The same function, which registers first, and takes the package's own names of models for their folders."""
-    from ..models.names import resolve
-
-    def known(value: Any) -> Any:
-        return resolve(value) if isinstance(value, (str, os.PathLike)) else value
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        from ..models.names import resolve
+
+        def known(value: Any) -> Any:
+            return resolve(value) if isinstance(value, (str, os.PathLike)) else value
+
         register()
         for name in {"pretrained_model_name_or_path", "model"} & kwargs.keys():
             kwargs[name] = known(kwargs[name])
@@ -86,18 +81,11 @@ def wrap(module: ModuleType) -> None:
 class WrappingFinder(MetaPathFinder):
     """Finds the modules of `ENTRANCES` as Python does, and wraps them when they have been imported."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path) if name in ENTRANCES else None
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
-
-            def execute_and_wrap(module: ModuleType) -> None:
-                execute(module)
-                wrap(module)
-
-            vars(spec.loader)["exec_module"] = execute_and_wrap
+            vars(spec.loader)["exec_module"] = lambda module: (execute(module), wrap(module))
         return spec
 
 

@@ -18,7 +18,7 @@ from ..video.reading import Frame
 from .cpu import prepare_for_inference, pytorch_threads
 from .cuts import shots
 from .profiling import stage, timed
-from .shared_windows import can_share_windows, shared_maps
+from .shared_windows import can_share_windows, shared_maps, shared_still_maps
 from .sliding_window import is_still, sees_single_frames, still_maps, window_maps
 
 
@@ -61,7 +61,8 @@ def saliency_maps(
     """
     if still:
         with stage("network"):
-            maps = still_maps(model, torch.stack(list(frames)))
+            maps_of = shared_still_maps if can_share_windows(model) else still_maps
+            maps = maps_of(model, torch.stack(list(frames)))
         yield from maps
     elif can_share_windows(model):
         yield from shared_maps(model, frames, stride, batch_size, after_cut)

@@ -212,6 +212,3 @@ def write(
             return (overlay if output_format == "overlay" else side_by_side)(image, saliency, colormap)
 
         write_video(frames, path, draw, info, start=start, duration=duration, overwrite=overwrite)
-
-
-__all__ = ["FORMATS", "default_output", "write"]

@@ -40,8 +40,10 @@ from ..models.modeling_salfom import (
     TemporalWindowAttention,
     upsample,
 )
+from ..models.video_processing_salfom import mirror_averaged
 from .cpu import PackedConvolution, folded, pytorch_threads
 from .cuts import unseen_share
+from .encoder_graph import can_be_a_graph, encoder_session
 from .profiling import stage
 from .sliding_window import Map, batched, encoded, interpolated, key_frames
 from .threads import in_background
@@ -340,7 +342,10 @@ class StreamingDecoder:
                 motion = self.prior.motion(torch.cat(self.at(self.change, times)).to(logits.dtype))
                 if self.after_cut:
                     motion += (1 - motion) * motion.new_tensor([unseen_share(time, self.window) for time in times])
-                logits.addcmul_(motion.view(-1, 1, 1, 1), self.moving)
+                motion = motion.view(-1, 1, 1, 1)
+                logits.addcmul_(motion, self.moving)
+                if self.prior.sharpness != 1:
+                    logits *= 1 + (self.prior.sharpness - 1) * motion
         for layer in self.layers:
             layer.forget(times[-1])
         return logits.squeeze(1).sigmoid_().float()
@@ -352,9 +357,18 @@ class StreamingDecoder:
 
 
 class FrameEncoder:
-    """The frame-wise encoder of a network in evaluation mode, ready to run; its weights are taken as they are now."""
+    """
+    The frame-wise encoder of a network in evaluation mode, ready to run; its weights are taken as they are now.
 
-    def __init__(self, network: SalFoMModel):
+    Args:
+        threads: on which onnxruntime computes, where it does; by default as many as PyTorch has now.
+    """
+
+    def __init__(self, network: SalFoMModel, threads: int | None = None):
+        threads = threads or torch.get_num_threads()
+        self.session = encoder_session(network, threads) if can_be_a_graph(network) else None
+        if self.session is not None:
+            return
         self.adapter, self.encoder = network.adapter, folded(network.encoder)
         self.projection = None
         if network.projection is not None:
@@ -364,6 +378,9 @@ class FrameEncoder:
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`(frames, 3, height, width)` to `(frames, channels, rows, columns)`."""
         with stage("encoder"):
+            if self.session is not None:
+                (features,) = self.session.run(None, {"pixels": pixel_values.contiguous().numpy()})
+                return torch.from_numpy(features).contiguous(memory_format=torch.channels_last)
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
             features = self.adapter.features(self.encoder, pixel_values)[0]
             if self.projection is None:
@@ -384,6 +401,14 @@ def can_share_windows(model: SalFoMForVideoSaliencyPrediction) -> bool:
 
 
 @torch.inference_mode()
+def shared_still_maps(model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor) -> torch.Tensor:
+    """What [`still_maps`][salfom_hf.inference.sliding_window.still_maps] gives, of a model that can stream."""
+    features = FrameEncoder(model.salfom)(torch.cat([stills, stills.flip(-1)]))
+    logits = model.decode(features.unsqueeze(2), (stills.shape[-2], stills.shape[-1]))
+    return mirror_averaged(*logits.sigmoid().chunk(2))
+
+
+@torch.inference_mode()
 def shared_maps(
     model: SalFoMForVideoSaliencyPrediction,
     frames: Iterator[torch.Tensor],
@@ -396,10 +421,11 @@ def shared_maps(
     if first is None:
         return
     frames, (height, width) = chain([first], frames), first.shape[-2:]
-    encode, decoder = FrameEncoder(model.salfom), StreamingDecoder(model, (height, width), after_cut)
     threads = torch.get_num_threads()
     # Two networks side by side, each on half of the threads, wait less for each other than one on all of them.
     beside = threads > 1 and batch_size > 1
+    encode = FrameEncoder(model.salfom, threads // 2 if beside else threads)
+    decoder = StreamingDecoder(model, (height, width), after_cut)
 
     @torch.inference_mode()
     def encode_one(frame: torch.Tensor) -> torch.Tensor:
@@ -426,4 +452,4 @@ def on_threads(maps: Iterator[torch.Tensor], count: int) -> Iterator[torch.Tenso
         yield saliency
 
 
-__all__ = ["FrameEncoder", "StreamingDecoder", "can_share_windows", "shared_maps"]
+__all__ = ["FrameEncoder", "StreamingDecoder", "can_share_windows", "shared_maps", "shared_still_maps"]

@@ -147,16 +147,12 @@ def window_maps(
                 clips += clips[-1:] * (batch_size - len(clips))
             windows = torch.stack(clips)
             with stage("network"):
-                maps = decoded(windows.transpose(1, 2), batch) if framewise else model(windows).saliency
+                if framewise:
+                    unseen = windows.new_tensor([unseen_share(index, num_frames) for index, _ in batch])
+                    maps = model.decode(windows.transpose(1, 2), size, unseen if after_cut else None).sigmoid()
+                else:
+                    maps = model(windows).saliency
             yield from zip((index for index, _ in batch), maps.float(), strict=False)
-
-    def decoded(features: torch.Tensor, batch: list[Map]) -> torch.Tensor:
-        logits, prior = model.decode(features, size), model.center_prior
-        if after_cut and prior is not None:
-            unseen = [unseen_share(index, num_frames) for index, _ in batch]
-            as_moving = prior.log_densities(size).sum(dim=0) - prior(features, size)
-            logits = logits + (logits.new_tensor(unseen)[:, None, None, None] * as_moving).squeeze(1)
-        return logits.sigmoid()
 
     yield from interpolated(key_maps())
 

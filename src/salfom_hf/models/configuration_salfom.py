@@ -183,11 +183,11 @@ class EncoderAdapter:
     """
 
     framewise: bool
-    features: Callable | str
+    features: Any
     channels: Callable[[PreTrainedConfig], int] = lambda config: config.hidden_size
     stride: Callable[[PreTrainedConfig], int] = lambda config: max(pair(config.patch_size))
     frames_per_step: Callable[[PreTrainedConfig], int] = lambda config: 1
-    prepare: Callable | str = "unprepared"
+    prepare: Any = "unprepared"
 
 
 def pyramid(features: str, channels: Callable[[PreTrainedConfig], int], prepare: str = "unprepared") -> EncoderAdapter:
@@ -271,6 +271,8 @@ class SalFoMConfig(PreTrainedConfig):
             factor by which a stride-16 encoder's input is larger. The map is up-sampled from there.
         center_prior (`bool`, defaults to `False`): whether learned maps are added to the logits, one always and one,
             initially a centred Gaussian, as far as the picture moves.
+        motion_sharpness (`float`, defaults to 1.0): with `center_prior`, what the logits are multiplied by as far as
+            the picture moves: above 1, maps of videos are narrower than those of stills.
         kl_weight, cc_weight (`float`, default to 1.0): weights of the loss terms KL(gt ‖ pred) and −CC.
         initializer_range (`float`, defaults to 0.02): standard deviation of initial linear weights.
     """
@@ -294,6 +296,7 @@ class SalFoMConfig(PreTrainedConfig):
     drop_path_rate: float | int = 0.2
     output_stride: int = 1
     center_prior: bool = False
+    motion_sharpness: float | int = 1.0
     kl_weight: float | int = 1.0
     cc_weight: float | int = 1.0
     initializer_range: float = 0.02
@@ -363,6 +366,8 @@ class SalFoMConfig(PreTrainedConfig):
             raise ValueError(f"output_stride must be 1, 2 or 4, not {self.output_stride}.")
         if self.tcfe_mlp_ratio <= 0:
             raise ValueError(f"tcfe_mlp_ratio must be above 0, not {self.tcfe_mlp_ratio}.")
+        if not 0 < self.motion_sharpness < float("inf"):
+            raise ValueError(f"motion_sharpness must be above 0 and finite, not {self.motion_sharpness}.")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be at least 0 and below 1, not {self.drop_path_rate}.")
 

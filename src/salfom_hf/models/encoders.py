@@ -1,5 +1,5 @@
 """
-The encoders that SalFoM can stand on: what the entries of `ENCODERS` name.
+The encoders that SalFoM can stand on: what the entries of `ENCODERS` name; and, at the end, how models are loaded.
 
 Feature functions turn the output of a transformers model into the feature volume `(batch, channels, time, rows,
 columns)` that the decoder reads. Video encoders see the whole clip; frame-wise encoders see one frame at a time, and
@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -291,23 +291,16 @@ def prepare_convnextv2(encoder: PreTrainedModel, num_frames: int) -> None:
     encoder.layernorm = nn.Identity()
 
 
-@dataclass(frozen=True)
-class ReadyAdapter(EncoderAdapter):
-    """An adapter with the functions themselves where its entry names them."""
-
-    features: Callable[..., Encoded]
-    prepare: Callable[..., None] = unprepared
-
-
-def adapter_for(config: PreTrainedConfig) -> ReadyAdapter:
+def adapter_for(config: PreTrainedConfig) -> EncoderAdapter:
     """
-    The adapter of an encoder configuration, with the functions that its entry names.
+    The entry of `ENCODERS` for an encoder configuration, with functions where it has their names.
 
     Raises:
-        ValueError: no adapter exists for this model type.
+        ValueError: there is none for this model type.
     """
-    entry = vars(encoder_facts(config))
-    return ReadyAdapter(**{key: globals()[value] if isinstance(value, str) else value for key, value in entry.items()})
+    entry = encoder_facts(config)
+    named = {key: globals()[value] for key, value in vars(entry).items() if isinstance(value, str)}
+    return replace(entry, **named)
 
 
 def build_encoder(config: PreTrainedConfig, num_frames: int | None = None) -> PreTrainedModel:
@@ -321,6 +314,9 @@ def build_encoder(config: PreTrainedConfig, num_frames: int | None = None) -> Pr
         encoder = AutoModel.from_config(config)
     adapter.prepare(encoder, num_frames or getattr(config, "num_frames", 1))
     return encoder
+
+
+# --- Loading: a model only with exactly its weights ---
 
 
 @contextmanager
@@ -337,81 +333,8 @@ def no_progress_bars() -> Iterator[None]:
             disable_progress_bars()
 
 
-class PicklableModel(PreTrainedModel):
-    """A model that pickles even after transformers has recorded hidden states of it, and gives them once loaded."""
-
-    def __getstate__(self) -> dict:
-        # What records them does not pickle; it is installed again when it is next needed.
-        for module in self.modules():
-            module.__dict__.pop("_output_capturing_hooks_installed", None)
-            for key, hook in list(module._forward_hooks.items()):
-                if getattr(hook, "__module__", None) == "transformers.utils.output_capturing":
-                    del module._forward_hooks[key]
-        return super().__getstate__()
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        # transformers notes this when it builds a model, which may not have happened in this process; other versions
-        # may not have this table.
-        with suppress(ImportError):
-            from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
-
-            for module in self.modules():
-                if isinstance(module, PreTrainedModel):
-                    _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
-
-
-class CheckedModel(PicklableModel):
-    """A model that is loaded only with exactly its weights, all of them finite."""
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
-    ) -> Any:
-        """
-        As of transformers; with `output_loading_info`, weights that do not fit are in the report and no error.
-
-        Raises:
-            LoadError: weights are missing, unexpected, or infinite or not a number.
-        """
-        name, tolerant = pretrained_model_name_or_path, output_loading_info or kwargs.get("ignore_mismatched_sizes")
-        options = {key: kwargs[key] for key in ("cache_dir", "revision", "subfolder", "token") if key in kwargs}
-        files, places = weight_files(name, **options) if name else ([], {})
-        of = WEIGHTS_INDEX if places else WEIGHTS
-
-        def unfit(reason: str) -> LoadError:
-            return LoadError(
-                f"Cannot load the model '{name}': its {of} does not fit its config.json ({reason}); take both, whole, "
-                "from the same model."
-            )
-
-        if files and not tolerant:
-            # Transformers makes what a file lacks, however much it is: of each weight there must be a byte at least.
-            with torch.device("meta"):
-                network = cls(cls.config_class.from_pretrained(name, **options))  # type: ignore[union-attr]
-            if network.num_parameters() > (size := sum(map(os.path.getsize, files))):
-                raise unfit(f"there are only {size:,} bytes of weights")
-        load: Callable = super().from_pretrained
-        with no_progress_bars():  # That of a download has been shown; to read the file takes a moment.
-            kwargs = {"ignore_mismatched_sizes": True, **kwargs, "output_loading_info": True}
-            model, report = load(name, *args, **kwargs)
-        if output_loading_info:
-            return model, report
-        for words, key in FAULTS.items():
-            if names := [] if tolerant and key == "mismatched_keys" else sorted(report[key]):
-                names = [each if isinstance(each, str) else each[0] for each in names]  # Of others also the shapes.
-                more = f" and {len(names) - 2:,} more" if len(names) > 2 else ""
-                raise unfit(f"{words} {', '.join(names[:2])}{more}")
-        for key, value in model.state_dict().items():
-            held = value.is_floating_point() and value.numel() and not value.is_meta
-            if held and not torch.stack(value.aminmax()).isfinite().all():
-                raise LoadError(
-                    f"Cannot load the model '{name}': in its {places.get(key, of)}, {key} holds values that are "
-                    f"infinite or not a number (as {value.dtype}); download it again, or load it in float32."
-                )
-        return model
-
-
+# Arguments of `from_pretrained` that say where a model's files are.
+WHERE = {"cache_dir", "revision", "subfolder", "token", "local_files_only"}
 # What a file of weights may have against a model, and where transformers reports it.
 FAULTS = {
     "it lacks": "missing_keys",
@@ -456,6 +379,80 @@ def weight_files(name: str | os.PathLike, **options: Any) -> tuple[list[str], di
                 "it again."
             ) from error
     return paths, places
+
+
+class CheckedModel(PreTrainedModel):
+    """
+    A model that is loaded only with exactly its weights, all of them finite, and that pickles even after transformers
+    has recorded hidden states of it, and gives them once loaded.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """
+        As of transformers; with `output_loading_info`, weights that do not fit are in the report and no error.
+
+        Raises:
+            LoadError: weights are missing, unexpected, or infinite or not a number.
+        """
+        name, tolerant = pretrained_model_name_or_path, output_loading_info or kwargs.get("ignore_mismatched_sizes")
+        options = {key: kwargs[key] for key in WHERE & kwargs.keys()}
+        files, places = weight_files(name, **options) if name else ([], {})
+        of = WEIGHTS_INDEX if places else WEIGHTS
+
+        def unfit(reason: str) -> LoadError:
+            return LoadError(
+                f"Cannot load the model '{name}': its {of} does not fit its config.json ({reason}); take both, whole, "
+                "from the same model."
+            )
+
+        if files and not tolerant:
+            # Transformers makes what a file lacks, however much it is: of each weight there must be a byte at least.
+            with torch.device("meta"):
+                network = cls(cls.config_class.from_pretrained(name, **options))  # type: ignore[union-attr]
+            if network.num_parameters() > (size := sum(map(os.path.getsize, files))):
+                raise unfit(f"there are only {size:,} bytes of weights")
+        load: Callable = super().from_pretrained
+        with no_progress_bars():  # That of a download has been shown; to read the file takes a moment.
+            kwargs = {"ignore_mismatched_sizes": True, **kwargs, "output_loading_info": True}
+            model, report = load(name, *args, **kwargs)
+        if output_loading_info:
+            return model, report
+        for words, key in FAULTS.items():
+            if names := [] if tolerant and key == "mismatched_keys" else sorted(report[key]):
+                names = [each if isinstance(each, str) else each[0] for each in names]  # Of others also the shapes.
+                more = f" and {len(names) - 2:,} more" if len(names) > 2 else ""
+                raise unfit(f"{words} {', '.join(names[:2])}{more}")
+        for key, value in model.state_dict().items():
+            held = value.is_floating_point() and value.numel() and not value.is_meta
+            if held and not torch.stack(value.aminmax()).isfinite().all():
+                raise LoadError(
+                    f"Cannot load the model '{name}': in its {places.get(key, of)}, {key} holds values that are "
+                    f"infinite or not a number (as {value.dtype}); download it again, or load it in float32."
+                )
+        return model
+
+    def __getstate__(self) -> dict:
+        # What records them does not pickle; it is installed again when it is next needed.
+        for module in self.modules():
+            module.__dict__.pop("_output_capturing_hooks_installed", None)
+            for key, hook in list(module._forward_hooks.items()):
+                if getattr(hook, "__module__", None) == "transformers.utils.output_capturing":
+                    del module._forward_hooks[key]
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        # transformers notes this when it builds a model, which may not have happened in this process; other versions
+        # may not have this table.
+        with suppress(ImportError):
+            from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+
+            for module in self.modules():
+                if isinstance(module, PreTrainedModel):
+                    _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
 
 
 def load_encoder(name: str | os.PathLike) -> PreTrainedModel:

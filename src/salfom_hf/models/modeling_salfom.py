@@ -21,8 +21,9 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from .configuration_salfom import SalFoMConfig
-from .encoders import CheckedModel, ReadyAdapter, adapter_for, build_encoder, encode, load_encoder
+from .center_prior import CenterPrior
+from .configuration_salfom import EncoderAdapter, SalFoMConfig
+from .encoders import CheckedModel, adapter_for, build_encoder, encode, load_encoder
 from .losses import saliency_loss
 from .names import takes_names
 
@@ -239,46 +240,6 @@ class Fusion(nn.Module):
         return last(second(first(torch.cat(branches, dim=1)).relu()).relu())
 
 
-class CenterPrior(nn.Module):
-    """
-    People look at the centre more than at the border, and at moving pictures more so than at stills. So two learned
-    maps of log-densities are added to the logits: that of stills (at first flat) always, that of moving pictures (at
-    first a Gaussian) weighted by how much the features change from frame to frame.
-    """
-
-    GRID = (12, 16)
-    SIGMA = 0.22  # Standard deviation of the initial Gaussian as a fraction of the frame.
-    SENSITIVITY = 50.0  # At first, a change of 2 % weighs .63; filmed scenes change by 2 to 20 % from frame to frame.
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_density = nn.Parameter(self.initial_density())
-        self.log_sensitivity = nn.Parameter(torch.tensor(math.log(self.SENSITIVITY)))
-
-    def initial_density(self, device: torch.device | None = None) -> torch.Tensor:
-        """Of stills and of moving pictures, float32 `(2, 1, *GRID)`."""
-        y, x = ((torch.arange(size, device=device) + 0.5) / size - 0.5 for size in self.GRID)
-        moving = -(y[:, None] ** 2 + x[None, :] ** 2) / (2 * self.SIGMA**2)
-        return torch.stack([torch.zeros_like(moving), moving]).unsqueeze(1)
-
-    def log_densities(self, size: tuple[int, int]) -> torch.Tensor:
-        """Those of stills and of moving pictures, at the (height, width) of the map: `(2, 1, height, width)`."""
-        return F.interpolate(self.log_density, size=size, mode="bilinear", align_corners=False)
-
-    def motion(self, change: torch.Tensor) -> torch.Tensor:
-        """Mean change of the features from frame to frame, relative to their mean, to 0 (still) … 1 (moving)."""
-        return -torch.expm1(-change * self.log_sensitivity.exp())
-
-    def forward(self, features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Feature volume and the (height, width) of the map to what is added to it: `(batch, 1, height, width)`."""
-        still, moving = self.log_densities(size)
-        if features.shape[2] == 1:
-            return still.expand(len(features), 1, *size)
-        features = features.detach()  # They are there for the branches; here they are only measured.
-        change = features.diff(dim=2).abs().mean((1, 2, 3, 4)) / features.abs().mean((1, 2, 3, 4)).clamp_min(1e-6)
-        return still + self.motion(change).view(-1, 1, 1, 1) * moving
-
-
 @dataclass
 class SalFoMModelOutput(ModelOutput):
     """
@@ -369,7 +330,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
         self.post_init()
 
     @property
-    def adapter(self) -> ReadyAdapter:
+    def adapter(self) -> EncoderAdapter:
         return adapter_for(self.config.encoder_facts()[1])
 
     def get_input_embeddings(self) -> nn.Module:
@@ -431,7 +392,7 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
         super().__init__(config)
         self.salfom = SalFoMModel(config)
         self.fusion = Fusion(config)
-        self.center_prior = CenterPrior() if config.center_prior else None
+        self.center_prior = CenterPrior(config.motion_sharpness) if config.center_prior else None
         self.post_init()
 
     @classmethod
@@ -449,19 +410,23 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
             raise ValueError(f"Encoders of type '{self.salfom.encoder.config.model_type}' do not see single frames.")
         return self.salfom.encode(pixel_values.unsqueeze(1))[0].squeeze(2)
 
-    def fuse(self, branches: SalFoMModelOutput, size: tuple[int, int]) -> torch.Tensor:
-        """Outputs of the branches to logits `(batch, height, width)` of the given size."""
+    def fuse(
+        self, branches: SalFoMModelOutput, size: tuple[int, int], unseen: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Outputs of the branches to logits `(batch, height, width)` of a size; `unseen`: see [`CenterPrior`]."""
         outputs = (branches.static_features, branches.transformer_features, branches.dynamic_features)
         logits = self.fusion([output for output in outputs if output is not None])
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         if self.center_prior is not None:
-            logits = logits + self.center_prior(branches.last_hidden_state, size)
+            logits = self.center_prior(logits, branches.last_hidden_state, unseen)
         return logits.squeeze(1)
 
-    def decode(self, features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    def decode(
+        self, features: torch.Tensor, size: tuple[int, int], unseen: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Feature volume, such as slices of `encode_frames`, to logits at the (height, width) of the frames."""
-        return self.fuse(self.salfom.decode(features), size)
+        return self.fuse(self.salfom.decode(features), size, unseen)
 
     @can_return_tuple
     def forward(

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType
@@ -42,6 +43,7 @@ FIXED = {
     "resample": Image.Resampling.BILINEAR,
     "data_format": ChannelDimension.FIRST,
 }
+WHOLE = ("num_frames", "size_divisor")  # numbers, that have a limit
 
 
 class SalFoMVideosKwargs(VideosKwargs, total=False):
@@ -63,21 +65,18 @@ def check_options(options: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be true or false, not {value!r}.")
     for name in ("num_frames", "fps", "size_divisor", "image_mean", "image_std", "rescale_factor"):
         if (value := options.get(name)) is not None:
-            values, counts = list(np.ravel(np.array(value, object))), (1, 3) if name.startswith("image_") else (1,)
-            most = MOST_PIXELS + 1 if name in ("num_frames", "size_divisor") else math.inf
-            if len(values) not in counts or not all(
-                isinstance(each, Real) and abs(float(each)) < most for each in values
-            ):
-                what = "a number" if counts == (1,) else "one number or three"
+            values, most = np.ravel(np.array(value, object)), MOST_PIXELS + 1 if name in WHOLE else math.inf
+            counts, what = ((1, 3), "one number or three") if name.startswith("image_") else ((1,), "a number")
+            fine = [isinstance(each, Real) and abs(float(each)) < most for each in values]
+            if len(fine) not in counts or not all(fine):
                 raise ValueError(f"{name} must be {what} below {most}, not {value!r}.")
             if name != "image_mean" and min(values) <= 0:
                 raise ValueError(f"{name} must be above 0, not {value}.")
     for name in ("size", "still_size"):
         size = options.get(name)
         sides = dict(size) if isinstance(size, (dict, SizeDict)) else {"height": 1, "width": 1}
-        if set(sides) != {"height", "width"} or not all(
-            isinstance(side, Integral) and 0 < int(side) <= MOST_PIXELS for side in sides.values()
-        ):
+        fine = [isinstance(side, Integral) and 0 < int(side) <= MOST_PIXELS for side in sides.values()]
+        if set(sides) != {"height", "width"} or not all(fine):
             raise ValueError(f"{name} needs a height and a width in 1…{MOST_PIXELS} and nothing else, not {sides}.")
 
 
@@ -410,22 +409,17 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
     def _prepare_input_videos(self, videos: list, device: Any = None, **kwargs: Any) -> list:
         return videos if device is None else [(clip.to(device), still) for clip, still in videos]
 
-    def target_size(
-        self,
-        height: int,
-        width: int,
-        size: dict[str, int] | SizeDict | None = None,
-        keep_aspect_ratio: bool | None = None,
-        size_divisor: int | None = None,
-        still: bool = False,
-    ) -> tuple[int, int]:
-        """The (height, width) in pixels to which frames of a given size are resized; `still` if it is the only one."""
-        if size is None:
-            size = (still and self.still_size) or self.size
-        if not (self.keep_aspect_ratio if keep_aspect_ratio is None else keep_aspect_ratio):
+    def option(self, name: str, options: Mapping[str, Any]) -> Any:
+        """An option of a call or, where that does not give it, the processor's own."""
+        return getattr(self, name) if options.get(name) is None else options[name]
+
+    def target_size(self, height: int, width: int, still: bool = False, **options: Any) -> tuple[int, int]:
+        """The (height, width) in pixels to which frames of a given size are resized; see [`prepare_frames`]."""
+        size = options.get("size") or (still and self.still_size) or self.size
+        if not self.option("keep_aspect_ratio", options):
             return size["height"], size["width"]
         scale = (size["height"] * size["width"] / (height * width)) ** 0.5
-        divisor = size_divisor or self.size_divisor
+        divisor = self.option("size_divisor", options)
         height, width = (max(1, round(side * scale / divisor)) * divisor for side in (height, width))
         return height, width
 
@@ -443,19 +437,10 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
             float32 `(frames, 3, height', width')`.
         """
 
-        def option(name: str) -> Any:
-            return getattr(self, name) if options.get(name) is None else options[name]
-
+        option = partial(self.option, options=options)
         if option("do_resize"):
             height, width = frames.shape[-2:]
-            target = self.target_size(
-                height,
-                width,
-                options.get("size"),
-                options.get("keep_aspect_ratio"),
-                options.get("size_divisor"),
-                still,
-            )
+            target = self.target_size(height, width, still, **options)
             if (height, width) != target:
                 # Only the CPU resizes uint8; there the result is rounded as PIL rounds it.
                 was_uint8 = frames.dtype == torch.uint8

@@ -27,9 +27,15 @@ CHOICES = {
 }
 # Moving pictures made of stills: a dataset to train on, by the name that stands before the split.
 MOTION = "motion"
+# The first setting of each group in --help, which has those that most runs set first.
+GROUPS = {
+    "data_dir": "what most runs set",
+    "weights": "clips",
+    "gradient_accumulation_steps": "optimisation",
+    "evaluate_every": "checkpoints and log",
+    "model_config": "experiments and ablations",
+}
 LOSS_TERMS = ("kl_weight", "cc_weight", "sim_weight", "nss_weight")
-# Settings that earlier versions had, with the only values that runs still have.
-REMOVED = {"teachers": [], "teacher_weight": 0.5, "teacher_cutmix": 0.0, "betas": [0.9, 0.999]}
 
 
 class ConfigError(ValueError):
@@ -50,73 +56,76 @@ def values(*default: str) -> Any:
 class TrainingConfig:
     """All settings of a run. Every field is a key of the YAML file and an option of the command line."""
 
-    # The model
-    model: Annotated[str, "SalFoM model to go on from: a name, a folder, or a Hub name"] = ""
-    encoder: Annotated[str, "encoder under a fresh decoder: a folder, a Hub name, or efficientnet-lite0"] = ""
-    model_config: Annotated[dict[str, Any], "fields of SalFoMConfig for a fresh decoder"] = field(default_factory=dict)
-    keep_aspect_ratio: Annotated[bool, "a fresh decoder's clips have the shape of their video, without size"] = False
-    frozen_encoder_epochs: Annotated[int, "epochs in which the encoder rests, at the beginning"] = 0
-    encoder_from_stills: Annotated[bool, "only stills train the encoder; clips train what is above it"] = False
-    feature_dropout: Annotated[float, "share of the feature channels that are left out at random in training"] = 0.0
-    gradient_checkpointing: Annotated[bool, "compute activations anew in the backward pass: less memory"] = False
-    compile: Annotated[bool, "torch.compile the model"] = False
-    lora_rank: Annotated[int, "train the encoder by LoRA of this rank (needs peft); 0: train its weights"] = 0
-
-    # The data
+    # What most runs set
+    data_dir: Annotated[list[str], "folder of the data, or DATASET=FOLDER for each"] = values()
     train: Annotated[list[str], "DATASET:SPLIT, several for joint training; motion:SPLIT is made of stills:SPLIT"] = (
         values()
     )
-    weights: Annotated[list[float], "share of each of them in every step; none: by their sizes"] = values()
     validation: Annotated[
         list[str], "DATASET:SPLIT to choose checkpoints on; one that is also in train is divided; none: all of train"
     ] = values()
     hold_out: Annotated[float, "share of a divided dataset's videos, or images, that is not trained on"] = 0.1
-    data_dir: Annotated[list[str], "folder of the data, or DATASET=FOLDER for each"] = values()
-    size: Annotated[list[int], "height and width of all clips in pixels; none: as in inference"] = values()
-    still_size: Annotated[list[int], "a fresh decoder's size for stills in inference; none: as for videos"] = values()
-    train_size: Annotated[list[int], "size of training clips alone; none: as in validation and inference"] = values()
-    train_still_size: Annotated[list[int], "size of stills in training; none: as other training clips"] = values()
-    clips_per_video: Annotated[int, "random clips of each video and epoch"] = 1
-    validation_spacing: Annotated[int, "frames between the validation maps of a video"] = 16
-    augmentation: Annotated[dict[str, Any], "fields of salfom_hf.data.Augmentation"] = field(default_factory=dict)
-    num_workers: Annotated[int, "processes that read clips, for each training process"] = 2
-
-    # Optimisation
+    model: Annotated[str, "SalFoM model to go on from: a name, a folder, or a Hub name"] = ""
+    encoder: Annotated[str, "encoder under a fresh decoder: a folder, a Hub name, or efficientnet-lite0"] = ""
+    output_dir: Annotated[str, "folder of the run"] = "run"
+    resume: Annotated[bool, "go on from the last checkpoint of the folder"] = False
     epochs: Annotated[int, "passes over the videos; of several datasets, over the first"] = 10
     max_steps: Annotated[int, "end after this many optimizer steps; 0: after the epochs"] = 0
     batch_size: Annotated[int, "clips per step and process"] = 1
-    gradient_accumulation_steps: Annotated[int, "batches per optimizer step"] = 1
+    size: Annotated[list[int], "height and width of all clips in pixels; none: as in inference"] = values()
     learning_rate: Annotated[float, "of the decoder, at its highest"] = 1e-4
     encoder_learning_rate: Annotated[float, "of the encoder's last layer, at its highest"] = 1e-5
-    layer_decay: Annotated[float, "factor of the rate from one encoder layer to the one below"] = 1.0
+    mixed_precision: Annotated[str, "no, bf16 or fp16; none: as accelerate is configured"] = ""
+    num_workers: Annotated[int, "processes that read clips, for each training process"] = 2
+    seed: Annotated[int, "of everything that is drawn"] = 0
+    patience: Annotated[int, "validations without improvement until the run ends; 0: no end"] = 0
+    metric: Annotated[str, "that the best checkpoint has: cc, sim, nss, auc_judd, kldiv"] = "cc"
+    push_to_hub: Annotated[str, "repository, such as org/name, to send the result to"] = ""
+    private: Annotated[bool, "make that repository private"] = False
+
+    # Clips
+    weights: Annotated[list[float], "share of each dataset of train in every step; none: by their sizes"] = values()
+    clips_per_video: Annotated[int, "random clips of each video and epoch"] = 1
+    augmentation: Annotated[dict[str, Any], "fields of salfom_hf.data.Augmentation"] = field(default_factory=dict)
+    keep_aspect_ratio: Annotated[bool, "a fresh decoder's clips have the shape of their video, without size"] = False
+    still_size: Annotated[list[int], "a fresh decoder's size for stills in inference; none: as for videos"] = values()
+    train_size: Annotated[list[int], "size of training clips alone; none: as in validation and inference"] = values()
+    train_still_size: Annotated[list[int], "size of stills in training; none: as other training clips"] = values()
+    validation_spacing: Annotated[int, "frames between the validation maps of a video"] = 16
+
+    # Optimisation
+    gradient_accumulation_steps: Annotated[int, "batches per optimizer step"] = 1
     schedule: Annotated[str, "of the rates after the warm-up: constant or cosine"] = "constant"
     warmup_steps: Annotated[int, "optimizer steps in which the rates grow from 0"] = 0
     weight_decay: Annotated[float, "of AdamW; biases and norms have none"] = 0.0
     max_grad_norm: Annotated[float, "gradients are clipped to this norm; 0: never"] = 0.0
-    mixed_precision: Annotated[str, "no, bf16 or fp16; empty: as accelerate is configured"] = ""
     ema_decay: Annotated[float, "of the average of the weights that is validated and saved; 0: none"] = 0.0
-    kl_weight: Annotated[float, "weight of KL(gt ‖ pred) in the loss"] = 1.0
-    cc_weight: Annotated[float, "weight of −CC in the loss"] = 1.0
-    sim_weight: Annotated[float, "weight of −SIM in the loss"] = 0.0
-    nss_weight: Annotated[float, "weight of −NSS in the loss"] = 0.0
-    seed: Annotated[int, "of everything that is drawn"] = 0
+    average_with_start: Annotated[
+        float, "share of the weights that training began with in those validated and saved"
+    ] = 0.0
+    frozen_encoder_epochs: Annotated[int, "epochs in which the encoder rests, at the beginning"] = 0
+    gradient_checkpointing: Annotated[bool, "compute activations anew in the backward pass: less memory"] = False
+    compile: Annotated[bool, "torch.compile the model"] = False
+    lora_rank: Annotated[int, "train the encoder by LoRA of this rank (needs peft); 0: train its weights"] = 0
 
-    # Validation, checkpoints, what people see
+    # Checkpoints and log
     evaluate_every: Annotated[int, "epochs between validations"] = 1
-    metric: Annotated[str, "that the best checkpoint has: cc, sim, nss, auc_judd, kldiv"] = "cc"
-    patience: Annotated[int, "validations without improvement until the run ends; 0: no end"] = 0
     save_every: Annotated[int, "optimizer steps between checkpoints, besides one at each validation"] = 500
     keep_checkpoints: Annotated[int, "how many checkpoints to keep"] = 2
     log_every: Annotated[int, "optimizer steps between log lines"] = 10
     trackers: Annotated[list[str], "of accelerate: tensorboard, wandb, trackio, …"] = values("tensorboard")
     pictures: Annotated[int, "validation clips drawn at every validation"] = 4
-
-    # The result
     save_dtype: Annotated[str, "of the weights in the model's file; they are loaded in float32"] = "float32"
-    output_dir: Annotated[str, "folder of the run"] = "run"
-    resume: Annotated[bool, "go on from the last checkpoint of the folder"] = False
-    push_to_hub: Annotated[str, "repository, such as org/name, to send the result to"] = ""
-    private: Annotated[bool, "make that repository private"] = False
+
+    # Experiments and ablations
+    model_config: Annotated[dict[str, Any], "fields of SalFoMConfig for a fresh decoder"] = field(default_factory=dict)
+    encoder_from_stills: Annotated[bool, "only stills train the encoder; clips train what is above it"] = False
+    feature_dropout: Annotated[float, "share of the feature channels that are left out at random in training"] = 0.0
+    layer_decay: Annotated[float, "factor of the rate from one encoder layer to the one below"] = 1.0
+    kl_weight: Annotated[float, "weight of KL(gt ‖ pred) in the loss"] = 1.0
+    cc_weight: Annotated[float, "weight of −CC in the loss"] = 1.0
+    sim_weight: Annotated[float, "weight of −SIM in the loss"] = 0.0
+    nss_weight: Annotated[float, "weight of −NSS in the loss"] = 0.0
 
     def check(self) -> None:
         """Raise a [`ConfigError`] where a value is impossible, or two contradict each other."""
@@ -182,8 +191,12 @@ class TrainingConfig:
         not_negative = ("max_steps", "warmup_steps", "patience", "save_every", "num_workers", "lora_rank", "pictures")
         for name in (*not_negative, "frozen_encoder_epochs", "weight_decay", "max_grad_norm", "encoder_learning_rate"):
             demand(getattr(self, name) >= 0, f"{name} must be at least 0, not {getattr(self, name)}.")
-        for name in ("ema_decay", "hold_out", "feature_dropout"):
+        for name in ("ema_decay", "hold_out", "feature_dropout", "average_with_start"):
             demand(0 <= getattr(self, name) < 1, f"{name} must be at least 0 and below 1, not {getattr(self, name)}.")
+        demand(
+            not (self.lora_rank and self.average_with_start),
+            "lora_rank adds to the weights that training begins with; leave average_with_start out.",
+        )
         demand(0 <= self.seed < 2**32, f"seed must be at least 0 and below 2**32, not {self.seed}.")
         demand(0 < self.layer_decay <= 1, f"layer_decay must be above 0 and at most 1, not {self.layer_decay}.")
         for name, weight in self.loss_weights.items():
@@ -212,7 +225,8 @@ HELP = {
 
 
 def preset_names() -> list[str]:
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    """Ablations last."""
+    return sorted((path.stem for path in PRESETS.glob("*.yaml")), key=lambda name: (name.startswith("ablation"), name))
 
 
 def suggestion(name: str, known: typing.Iterable[str]) -> str:
@@ -264,9 +278,7 @@ def read_settings(name: str, over: tuple[Path, ...] = ()) -> dict[str, Any]:
         beside = path.parent / str(base)
         name = str(beside) if beside.suffix in (".yaml", ".yml") else str(base)
         settings = read_settings(name, (*over, path.resolve()))
-    own = {key: value for key, value in own.items() if key not in REMOVED or value != REMOVED[key]}
     for key in own:
-        demand(key not in REMOVED, f"{path} sets {key}, which this version no longer has; take it out.")
         demand(key in TYPES, f"{path} has the unknown key '{key}'{suggestion(str(key), TYPES)}")
     return merged(settings, own)
 

@@ -74,7 +74,7 @@ class Trainer:
                 "batch_size or gradient_accumulation_steps, or raise clips_per_video."
             )
         sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-        for name in ("ema_decay", "frozen_encoder_epochs", "lora_rank", "encoder_from_stills"):
+        for name in ("ema_decay", "average_with_start", "frozen_encoder_epochs", "lora_rank", "encoder_from_stills"):
             if sharded and getattr(config, name):
                 raise ConfigError(f"Training with sharded weights has no {name}; leave it out.")
         # Counted now: later, a process may hold only its part. Adapters are merged before anything is saved.
@@ -100,6 +100,8 @@ class Trainer:
         self.average = None
         if config.ema_decay:
             self.average = ExponentialMovingAverage(model.parameters(), config.ema_decay)
+        # Before a checkpoint is loaded: what the model was at step 0, also in a run that goes on.
+        self.start = [p.detach().clone() for p in model.parameters()] if config.average_with_start else []
         steps = config.epochs * len(self.loader) // config.gradient_accumulation_steps
         self.total_steps = min(steps, config.max_steps or steps)
         self.progress = Progress(accelerator.num_processes)
@@ -251,7 +253,9 @@ class Trainer:
         progress, config = self.progress, self.config
         if self.average is not None:
             self.average.swap()
+        kept = [p.detach().clone() for p in self.network.parameters()] if self.start else []
         try:
+            self.move_weights(self.start, config.average_with_start)
             scores = validate(self.model, self.validation_loader, self.accelerator, config.loss_weights, self.check)
             self.log.write({f"validation/{name}": value for name, value in scores.items()})
             value = scores[config.metric] * (-1 if config.metric in LESS_IS_BETTER else 1)
@@ -264,9 +268,16 @@ class Trainer:
             if config.pictures:
                 self.save_pictures()
         finally:
+            self.move_weights(kept)
             if self.average is not None:
                 self.average.swap()
         self.began, self.losses = time.perf_counter(), []
+
+    @torch.no_grad()
+    def move_weights(self, others: list[torch.Tensor], share: float = 1.0) -> None:
+        """Move the model's weights by a share of the way towards other ones; none: not at all."""
+        if others:
+            torch._foreach_lerp_(list(self.network.parameters()), others, share)
 
     def check(self, fine: bool) -> None:
         """Between the batches of a validation: whether to go on."""

@@ -23,7 +23,7 @@ from ..hub.publish import push
 from ..inference.processes import all_or_none
 from ..models.names import local
 from .checkpoints import CHECKPOINTS
-from .config import REMOVED, ConfigError, TrainingConfig
+from .config import ConfigError, TrainingConfig
 from .data import build_clips, folder_of
 from .fingerprints import fingerprints
 from .log import LOG, PICTURES, TRACKERS, tracking
@@ -111,8 +111,8 @@ def prepare_folder(config: TrainingConfig, stack: ExitStack) -> None:
     elif not config.resume:
         raise ConfigError(f"{folder} holds a run already; go on with it by --resume, or name another --output-dir.")
     else:
-        before = {**REMOVED, **yaml.safe_load(noted.read_text(encoding="utf-8"))}
-        check_unchanged(folder, "settings", before, {**REMOVED, **dataclasses.asdict(config)})
+        before = yaml.safe_load(noted.read_text(encoding="utf-8"))
+        check_unchanged(folder, "settings", before, dataclasses.asdict(config))
     now = fingerprints(config)
     if resumed and data.is_file():  # Earlier versions wrote none.
         check_unchanged(folder, "data", json.loads(data.read_text(encoding="utf-8")), now)

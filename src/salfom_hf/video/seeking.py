@@ -129,7 +129,8 @@ def _build_index(source: Path | bytes) -> _FrameIndex:
             _Packet(p.pts, p.dts, p.pos, p.size, p.is_keyframe, p.is_corrupt or p.is_discard)
             for p in _whole_packets(container, stream)
         ]
-        untimed = comes_untimed(container, stream)
+        # MPEG-4's times are late where FFmpeg guesses them, but their order is right.
+        untimed = comes_untimed(container, stream) and codec != "mpeg4"
     order, counted = None if untimed else _shown_order(packets, codec, reorders), False
     if order is None:
         decoded = [number for number, _ in _numbered(source)]
