@@ -22,7 +22,7 @@ import pytest
 import torch
 import transformers
 from accelerate.commands.launch import launch_command_parser
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from huggingface_hub import HfApi, ModelCard
 from packaging.requirements import Requirement
 from PIL import Image
@@ -161,8 +161,16 @@ def run_as_told(line, places):
     if words[0] == "salfom":
         return cli.main(words[1:])
     assert words[:4] == ["accelerate", "launch", "-m", "salfom_hf.train"]
+    forget_accelerate()
+    code = train.main([*words[4:], "--max-steps", "2", "--size", "64", "96", "--num-workers", "0"])
+    forget_accelerate()
+    return code
+
+
+def forget_accelerate():
+    """It keeps what it was told at first for as long as the process lives."""
     AcceleratorState._reset_state(True)
-    return train.main([*words[4:], "--max-steps", "2", "--size", "64", "96", "--num-workers", "0"])
+    GradientState._reset_state()
 
 
 def test_fine_tuning_page(places, capfd, monkeypatch):
@@ -172,7 +180,7 @@ def test_fine_tuning_page(places, capfd, monkeypatch):
         assert run_as_told(line, places) == 0, f"{line}\n{capfd.readouterr().err}"
     for block in holds("fine-tune.md", "python"):
         exec(block.replace("(288, 384)", "(64, 96)"), {})
-    AcceleratorState._reset_state(True)
+    forget_accelerate()
     for folder in ("run/model", "trainer-run/model"):
         assert SaliencyPredictor.from_pretrained(folder).model.config.num_frames == 16
     assert Path("walk_saliency.mp4").is_file()
