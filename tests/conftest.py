@@ -2,6 +2,9 @@
 
 import os
 
+# Of tests and of what they start. Tiny networks are slower on more threads, which wait for each other by computing.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch

@@ -45,7 +45,6 @@ from salfom_hf.data.stills import Stills
 from salfom_hf.evaluation.methods import EvaluationError
 from salfom_hf.evaluation.predictions import Predictions
 from salfom_hf.video import VideoError, load_image, probe, read_frames, read_frames_at
-from salfom_hf.video.pictures import is_animated
 from salfom_hf.video.writing import VideoWriter
 
 LIMIT = 60  # seconds for one file, of which a healthy one takes less than a tenth
@@ -233,7 +232,6 @@ def copy_sound(file: Path, suffix: str, start: float) -> None:
 def pictures(file: Path, content: bytes) -> Iterator[Callable]:
     yield lambda: probe(file)
     yield lambda: [*islice(read_frames(file), MOST_FRAMES)]
-    yield lambda: is_animated(file)
     yield lambda: load_image(content, "picture")
     yield lambda: read_map(content, "picture", allow_colour=True)
 

@@ -305,6 +305,7 @@ class Neighbour:
         (heard, told), (waits, self.go_on) = os.pipe(), os.pipe()
 
         def work() -> None:
+            os.close(self.go_on)  # So that it ends when this program does.
             with atomic_output(folder / "out" / "neighbour.bin") as path:
                 path.write_bytes(b"mine")
                 os.write(told, b"!")

@@ -327,8 +327,8 @@ def test_steps_that_do_not_fit_are_dashes(script, capsys, monkeypatch):
 
 # What makes the page's commands quick, added to each, by program.
 QUICK = {
-    "salfom": ["--device", "cpu", "--rounds", "1", "--size", "64", "96"],
-    "ways": ["--device", "cpu", "--rounds", "1", "--size", "64", "96"],
+    "salfom": shlex.split("--device cpu --rounds 1 --size 64 96 --threads 1"),
+    "ways": shlex.split("--device cpu --rounds 1 --size 64 96 --threads 1 --batch-size 1 2"),
     "strides": ["--frames", "8", "--rounds", "1"],
     "linear_cost": shlex.split("--lengths 4 6 9 --sizes 64x32 96x64 128x64 --strides 2 3 4 --rounds 1"),
     "training_step": shlex.split("--model salfom --device cpu --steps 1 --memory 0"),

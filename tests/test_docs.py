@@ -22,6 +22,7 @@ import pytest
 import torch
 import transformers
 from accelerate.commands.launch import launch_command_parser
+from accelerate.state import AcceleratorState, GradientState
 from huggingface_hub import HfApi, ModelCard
 from packaging.requirements import Requirement
 from PIL import Image
@@ -31,7 +32,7 @@ import gaze_data
 import salfom_hf
 import test_convert
 import test_hub
-from salfom_hf import SalFoMConfig, SaliencyPredictor, cli, predict
+from salfom_hf import SalFoMConfig, SaliencyPredictor, cli, predict, train
 from salfom_hf.cli.train import parse as training_config
 from salfom_hf.cli.train import parser as training_parser
 from salfom_hf.data import DATASETS, make_gazefolder
@@ -155,23 +156,31 @@ def test_python_of_the_datasets_page(places):
 
 
 def run_as_told(line, places):
-    """Run a line of the fine-tuning page; training takes two steps on small clips."""
+    """Run a line of the fine-tuning page; training takes two steps on small clips, in this process."""
     words = shlex.split(with_places(line, places))
     if words[0] == "salfom":
         return cli.main(words[1:])
     assert words[:4] == ["accelerate", "launch", "-m", "salfom_hf.train"]
-    short = ["--max-steps", "2", "--size", "64", "96", "--num-workers", "0"]
-    # The one beside this Python, which need not be the first on the PATH.
-    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu"]
-    return subprocess.run([*launch, *words[2:], *short], check=False).returncode
+    forget_accelerate()
+    code = train.main([*words[4:], "--max-steps", "2", "--size", "64", "96", "--num-workers", "0"])
+    forget_accelerate()
+    return code
 
 
-def test_fine_tuning_page(places, capfd):
+def forget_accelerate():
+    """It keeps what it was told at first for as long as the process lives."""
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+def test_fine_tuning_page(places, capfd, monkeypatch):
     """From the first line to the last, each on what those before it left."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     for line in holds("fine-tune.md", "bash"):
         assert run_as_told(line, places) == 0, f"{line}\n{capfd.readouterr().err}"
     for block in holds("fine-tune.md", "python"):
         exec(block.replace("(288, 384)", "(64, 96)"), {})
+    forget_accelerate()
     for folder in ("run/model", "trainer-run/model"):
         assert SaliencyPredictor.from_pretrained(folder).model.config.num_frames == 16
     assert Path("walk_saliency.mp4").is_file()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -75,6 +76,16 @@ def exchange(request, monkeypatch):
     return request.param
 
 
+@pytest.fixture
+def handlers():
+    """Those of signals, which may stay changed where one comes in the middle of changing them."""
+    before = {number: signal.getsignal(number) for number in files.ENDING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 def test_the_old_folder_or_the_new_one_is_there(tmp_path, exchange):
     """Ctrl-C at any line."""
     for line in range(1000):
@@ -175,6 +186,45 @@ def test_who_removes_a_folder_has_it_locked(tmp_path, monkeypatch):
     remove_unfinished(tmp_path)
     assert took[0] is False
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals.")
+def test_a_signal_as_soon_as_the_temporary_folder_is_there_leaves_nothing(tmp_path, monkeypatch):
+    make = os.mkdir
+
+    def stopped(path, *options):
+        make(path, *options)
+        if ".salfom-" in str(path):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(os, "mkdir", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        make_folder(tmp_path / "maps", ["1.png"], overwrite=False)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals.")
+def test_a_signal_while_the_temporary_folder_is_removed_comes_afterwards(tmp_path, monkeypatch):
+    remove = shutil.rmtree
+
+    def stopped(path, **options):
+        signal.raise_signal(signal.SIGINT)
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        make_folder(tmp_path / "maps", ["1.png"], overwrite=False)
+    assert os.listdir(tmp_path) == ["maps"]
+
+
+def test_what_killed_processes_left_in_folders_below(tmp_path):
+    for folder in (tmp_path, tmp_path / "a" / "b"):
+        (folder / ".salfom-left" / "new").mkdir(parents=True)
+    remove_unfinished(tmp_path)
+    assert os.listdir(tmp_path) == ["a"]
+    assert os.listdir(tmp_path / "a" / "b") == [".salfom-left"]
+    remove_unfinished(tmp_path, below=True)
+    assert os.listdir(tmp_path / "a" / "b") == []
 
 
 def test_what_cannot_be_put_back_is_not_in_the_way_of_others(tmp_path, monkeypatch):

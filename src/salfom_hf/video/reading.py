@@ -140,7 +140,9 @@ def read_frames(
         if until > first + _TOLERANCE:
             empty, timestamp = False, max(timestamp, first)
             until = until if end is None else min(until, end)
-            yield Frame(fit(load(), (info.height, info.width)), timestamp, until - timestamp)
+            with reported(f"Cannot read {path} at {float(timestamp):.2f} s", "a frame is damaged: end before it"):
+                image = fit(load(), (info.height, info.width))
+            yield Frame(image, timestamp, until - timestamp)
     if empty:
         before = "" if end is None else f" and before {float(end):.2f} s"
         which = "" if info.duration is None else f", which is {info.duration:.2f} s long"

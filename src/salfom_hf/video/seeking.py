@@ -73,7 +73,9 @@ def read_frames_at(
         for number, frame in _numbered(source, key, index):
             while position < len(indices) and number == index.order[indices[position]]:
                 size = (index.width, index.height) if is_turned(frame) else (index.height, index.width)
-                yield image_of(frame, size)
+                with reported(f"Cannot read {name_of(source)}", f"its frame {indices[position]} is damaged"):
+                    image = image_of(frame, size)
+                yield image
                 position += 1
             if position == len(indices):
                 return
@@ -119,6 +121,8 @@ def _build_index(source: Path | bytes) -> _FrameIndex:
     with opened(source) as container:
         stream = playable_stream(container, source)
         context = stream.codec_context
+        if not (context.width and context.height):
+            raise VideoError(f"{name_of(source)} has no frame that can be decoded; check that it plays.")
         width, height = square_pixels(context.width, context.height, stream.sample_aspect_ratio)
         codec, reorders = context.name, bool(context.has_b_frames)
         packets = [
