@@ -1,6 +1,6 @@
 """Which engine computes the light model fastest on a CPU: its encoder, and a step of its streaming decoder.
 
-    python benchmarks/engines.py --threads 1 2 -o docs/measured/engines.json
+    python benchmarks/engines.py --threads 1 -o docs/measured/engines.json
 
 Needs the extra `onnx`, and takes OpenVINO along where it is installed. All engines take turns, one frame of 288×384 in
 float32 at a time; ms are medians of wall-clock time, processor ms those of the time that all threads computed, which
@@ -193,7 +193,8 @@ def measure(part: str, steps: dict[str, Step], threads: int, repeats: int) -> li
 def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="salfom")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--parts", nargs="+", choices=("encoder", "decoder"), default=("encoder", "decoder"))
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     args = parser.parse_args(given)
@@ -202,14 +203,18 @@ def main(given: list[str] | None = None) -> None:
     model = SalFoMForVideoSaliencyPrediction.from_pretrained(args.model, dtype=torch.float32).eval()
     pixels = torch.randn(1, 3, *SIZE).contiguous(memory_format=torch.channels_last)
     features = model.encode_frames(pixels).contiguous(memory_format=torch.channels_last)[0]
+    torch.set_num_threads(max(args.threads))
     about, rows = circumstances(), []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "step.onnx")
-        exported = exported_step(model, features, path)
+        exported = exported_step(model, features, path) if "decoder" in args.parts else None
         for threads in args.threads:
             torch.set_num_threads(threads)
-            rows += measure("encoder", encoders(model, pixels, threads), threads, args.repeats)
-            rows += measure("decoder", decoders(model, features, exported, path, threads), threads, args.repeats)
+            if "encoder" in args.parts:
+                rows += measure("encoder", encoders(model, pixels, threads), threads, args.repeats)
+            if exported is not None:
+                steps = decoders(model, features, exported, path, threads)
+                rows += measure("decoder", steps, threads, args.repeats)
     capability = torch.backends.cpu.get_cpu_capability()
     told = f"{args.model}, a frame of {SIZE[0]}×{SIZE[1]} in float32, on a CPU with {capability}. {described(about)}, "
     told += f"onnxruntime {onnxruntime.__version__}.\n\n{table(COLUMNS, rows)}"

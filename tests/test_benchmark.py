@@ -337,6 +337,7 @@ QUICK = {
     "startup": ["--runs", "1"],
     "onnx_runtime": shlex.split("--threads 1 --frames 2 --rounds 1"),
     "many_videos": ["--rounds", "1"],
+    "engines": shlex.split("--parts encoder --repeats 1"),  # To export the decoder takes half a minute.
 }
 
 

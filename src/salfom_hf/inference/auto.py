@@ -38,10 +38,11 @@ def register() -> None:
     from .pipeline import TASK, VideoSaliencyPipeline
 
     for model in (UMTModel, EfficientNetLiteModel, SalFoMModel):
-        AutoConfig.register(model.config_class.model_type, model.config_class, exist_ok=True)
-        AutoModel.register(model.config_class, model, exist_ok=True)
-    # transformers has no Auto class for saliency: this is the one for models that make a picture of pictures.
-    config = SalFoMForVideoSaliencyPrediction.config_class
+        config: Any = model.config_class
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, model, exist_ok=True)
+    # The last configuration is SalFoM's. transformers has no Auto class for saliency: this is the one for models that
+    # make a picture of pictures.
     AutoModelForImageToImage.register(config, SalFoMForVideoSaliencyPrediction, exist_ok=True)
     AutoProcessor.register(config, SalFoMVideoProcessor, exist_ok=True)
     AutoVideoProcessor.register(config, SalFoMVideoProcessor, exist_ok=True)
@@ -85,7 +86,12 @@ class WrappingFinder(MetaPathFinder):
         spec = PathFinder.find_spec(name, path) if name in ENTRANCES else None
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
-            vars(spec.loader)["exec_module"] = lambda module: (execute(module), wrap(module))
+
+            def execute_and_wrap(module: ModuleType) -> None:
+                execute(module)
+                wrap(module)
+
+            vars(spec.loader)["exec_module"] = execute_and_wrap
         return spec
 
 
