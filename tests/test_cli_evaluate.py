@@ -248,7 +248,7 @@ def test_progress_is_told_where_there_is_no_terminal(salfom, dhf1k_frames, monke
         ("0005.npy", np.zeros((3, 4, 4)), "0602/0005.npy must hold one map (height, width), not the shape (3, 4, 4)"),
         ("0005.npy", np.zeros((0, 4)), "0602/0005.npy must hold one map"),
         ("0005.npy", np.zeros((4, 4), complex), "0602/0005.npy (it holds complex128 instead of real numbers)"),
-        ("0005.npy", np.eye(4) - 0.5, "frame 4 (0005) of 0602: saliency holds negative values"),
+        ("0005.npy", np.eye(4) - 0.5, "on any scale (frame 4, 0005)."),
     ],
 )
 def test_predictions_that_are_no_maps_are_named(salfom, dhf1k_frames, name, content, words):

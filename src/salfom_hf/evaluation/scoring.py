@@ -206,8 +206,10 @@ class Scorer:
             except DataError:
                 raise
             except ValueError as error:
-                where = f"frame {index} ({sample.frame_names[index]}) of {sample.id}"
-                raise EvaluationError(f"Cannot score {method.name} on {where}: {error}") from error
+                told = f"{error}".removesuffix(".")
+                raise EvaluationError(
+                    f"Cannot score {method.name} on {sample.id}: {told} (frame {index}, {sample.frame_names[index]})."
+                ) from error
             scores.append(found)
         return scores
 
