@@ -54,8 +54,8 @@ class _Track:
         _, time, packet = self.waiting.popleft()
         ticks = round(shift / packet.time_base)
         if ticks:
-            packet.pts = None if packet.pts is None else packet.pts + ticks
-            packet.dts = None if packet.dts is None else packet.dts + ticks
+            packet.pts = _moved(packet.pts, ticks)
+            packet.dts = _moved(packet.dts, ticks)
         if time is not None:
             now = time + shift
             if self.last is not None and now > self.last:
@@ -187,3 +187,8 @@ def _before(times: list[float]) -> float:
     if len(times) < 3 or times[0] <= times[-1]:
         return 0.0
     return times[-1] - (len(times) - 1) * max(times[-1] - times[-2], 0.0) - times[0]
+
+
+def _moved(time: int | None, ticks: int) -> int | None:
+    """A time in ticks, moved; none where a damaged file has one that FFmpeg's 64 bits cannot hold."""
+    return time + ticks if time is not None and abs(time + ticks) < 2**63 else None
