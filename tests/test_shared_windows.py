@@ -10,6 +10,7 @@ from torch import nn
 
 from conftest import DECODER
 from salfom_hf import EfficientNetLiteConfig, SalFoMConfig, SalFoMForVideoSaliencyPrediction
+from salfom_hf.inference import shared_windows
 from salfom_hf.inference.cpu import folded
 from salfom_hf.inference.predictor import saliency_maps
 from salfom_hf.inference.shared_windows import (
@@ -59,7 +60,8 @@ def by_window(model, frames=FRAMES):
 
 
 def streamed(model, frames=FRAMES, stride=1, batch_size=1):
-    return torch.stack(list(shared_maps(model, iter(frames), stride, batch_size)))
+    encode = FrameEncoder(model.salfom, shared_windows.encoder_threads(batch_size))
+    return torch.stack(list(shared_maps(model, iter(frames), stride, batch_size, encode)))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,8 @@ def test_the_encoder_runs_beside_the_decoder(model, expected, monkeypatch, set_t
 def test_what_runs_beside_ends_with_the_stream(model, monkeypatch, set_threads):
     seen = encoder_threads(monkeypatch)
     set_threads(2)
-    maps = shared_maps(model, cycle(FRAMES), stride=1, batch_size=2)
+    encode = FrameEncoder(model.salfom, shared_windows.encoder_threads(2))
+    maps = shared_maps(model, cycle(FRAMES), 1, 2, encode)
     next(maps)
     # Between maps, the caller has all threads.
     assert torch.get_num_threads() == 2

@@ -18,7 +18,7 @@ from ..video.reading import Frame
 from .cpu import prepare_for_inference, pytorch_threads
 from .cuts import shots
 from .profiling import stage, timed
-from .shared_windows import can_share_windows, shared_maps, shared_still_maps
+from .shared_windows import FrameEncoder, can_share_windows, encoder_threads, shared_maps, shared_still_maps
 from .sliding_window import is_still, sees_single_frames, still_maps, window_maps
 
 
@@ -46,6 +46,7 @@ def saliency_maps(
     batch_size: int = 1,
     still: bool = False,
     after_cut: bool = False,
+    encode: FrameEncoder | None = None,
 ) -> Generator[torch.Tensor]:
     """
     One map for every frame of a video's shot, or that of a still, in the fastest way that the model allows.
@@ -54,18 +55,21 @@ def saliency_maps(
         model, frames, stride, batch_size, after_cut: see
             [`window_maps`][salfom_hf.inference.sliding_window.window_maps].
         still: the only frame is a still; see [`is_still`][salfom_hf.inference.sliding_window.is_still].
+        encode: the model's encoder, made ready before; else, a model that can share windows gets one.
 
     Yields:
         float32 `(height, width)` at input size, values in 0…1; a map comes after up to `(stride + 1) · batch_size`
         later frames were read.
     """
+    if can_share_windows(model):
+        encode = encode or FrameEncoder(model.salfom, encoder_threads(1 if still else batch_size))
     if still:
         with stage("network"):
-            maps_of = shared_still_maps if can_share_windows(model) else still_maps
-            maps = maps_of(model, torch.stack(list(frames)))
+            stills = torch.stack(list(frames))
+            maps = shared_still_maps(model, stills, encode) if encode else still_maps(model, stills)
         yield from maps
-    elif can_share_windows(model):
-        yield from shared_maps(model, frames, stride, batch_size, after_cut)
+    elif encode:
+        yield from shared_maps(model, frames, stride, batch_size, encode, after_cut)
     else:
         yield from window_maps(model, frames, stride, batch_size, stage, after_cut)
 
@@ -76,7 +80,7 @@ class SaliencyPredictor:
 
     Args:
         model: the network, on the device and in the dtype to compute with. It is prepared in place
-            (`salfom_hf.inference.cpu`), and can be trained and saved as before.
+            (`salfom_hf.inference.cpu`), and can be trained and saved as before; then make a new predictor of it.
         processor: the processor saved with it.
         stride: the network runs on every `stride`-th frame; maps between are interpolated. 1 as in the paper.
         batch_size: windows per call of the network.
@@ -112,6 +116,19 @@ class SaliencyPredictor:
         self.processor = processor
         self.stride = stride
         self.batch_size = batch_size
+        self.encoders: dict[int, FrameEncoder] = {}  # by number of threads; each takes a fifth of a second to make
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "encoders": {}}  # onnxruntime's sessions cannot be pickled.
+
+    def encoder(self, still: bool) -> FrameEncoder | None:
+        """The model's encoder, ready to run, if the model can share windows."""
+        if not can_share_windows(self.model):
+            return None
+        threads = encoder_threads(1 if still else self.batch_size)
+        if threads not in self.encoders:
+            self.encoders[threads] = FrameEncoder(self.model.salfom, threads)
+        return self.encoders[threads]
 
     @classmethod
     def from_pretrained(
@@ -181,9 +198,9 @@ class SaliencyPredictor:
                     yield pixels
 
             def shot_by_shot() -> Generator[torch.Tensor]:
+                encode, how = self.encoder(still), (self.stride, self.batch_size, still)
                 for number, shot in enumerate(shots(until_cut_off(all_frames, ended), lambda frame: frame.image)):
-                    pixels = prepared(shot)
-                    yield from saliency_maps(self.model, pixels, self.stride, self.batch_size, still, number > 0)
+                    yield from saliency_maps(self.model, prepared(shot), *how, after_cut=number > 0, encode=encode)
 
             with closing(shot_by_shot()) as maps:
                 for saliency in maps:

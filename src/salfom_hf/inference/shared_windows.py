@@ -361,12 +361,12 @@ class FrameEncoder:
     The frame-wise encoder of a network in evaluation mode, ready to run; its weights are taken as they are now.
 
     Args:
-        threads: on which onnxruntime computes, where it does; by default as many as PyTorch has now.
+        threads: on which it computes; by default as many as PyTorch has now.
     """
 
     def __init__(self, network: SalFoMModel, threads: int | None = None):
-        threads = threads or torch.get_num_threads()
-        self.session = encoder_session(network, threads) if can_be_a_graph(network) else None
+        self.threads = threads or torch.get_num_threads()
+        self.session = encoder_session(network, self.threads) if can_be_a_graph(network) else None
         if self.session is not None:
             return
         self.adapter, self.encoder = network.adapter, folded(network.encoder)
@@ -400,10 +400,21 @@ def can_share_windows(model: SalFoMForVideoSaliencyPrediction) -> bool:
     return model.salfom.adapter.framewise and all(type(part).__module__.startswith(known) for part in model.modules())
 
 
+def encoder_threads(batch_size: int) -> int:
+    """
+    On how many of PyTorch's threads frames are encoded. Where there are several, encoder and decoder run side by
+    side, each on half: two networks wait less for each other than one on all threads.
+    """
+    threads = torch.get_num_threads()
+    return threads // 2 if threads > 1 and batch_size > 1 else threads
+
+
 @torch.inference_mode()
-def shared_still_maps(model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor) -> torch.Tensor:
+def shared_still_maps(
+    model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor, encode: FrameEncoder
+) -> torch.Tensor:
     """What [`still_maps`][salfom_hf.inference.sliding_window.still_maps] gives, of a model that can stream."""
-    features = FrameEncoder(model.salfom)(torch.cat([stills, stills.flip(-1)]))
+    features = encode(torch.cat([stills, stills.flip(-1)]))
     logits = model.decode(features.unsqueeze(2), (stills.shape[-2], stills.shape[-1]))
     return mirror_averaged(*logits.sigmoid().chunk(2))
 
@@ -414,6 +425,7 @@ def shared_maps(
     frames: Iterator[torch.Tensor],
     stride: int,
     batch_size: int,
+    encode: FrameEncoder,
     after_cut: bool = False,
 ) -> Generator[torch.Tensor]:
     """What [`window_maps`][salfom_hf.inference.sliding_window.window_maps] gives, of a model that can stream."""
@@ -422,14 +434,12 @@ def shared_maps(
         return
     frames, (height, width) = chain([first], frames), first.shape[-2:]
     threads = torch.get_num_threads()
-    # Two networks side by side, each on half of the threads, wait less for each other than one on all of them.
-    beside = threads > 1 and batch_size > 1
-    encode = FrameEncoder(model.salfom, threads // 2 if beside else threads)
+    beside = encode.threads < threads
     decoder = StreamingDecoder(model, (height, width), after_cut)
 
     @torch.inference_mode()
     def encode_one(frame: torch.Tensor) -> torch.Tensor:
-        with pytorch_threads(threads // 2):
+        with pytorch_threads(encode.threads):
             return encode(frame.unsqueeze(0))[0]
 
     def maps() -> Iterator[Map]:
@@ -439,7 +449,7 @@ def shared_maps(
     # One by one: what a CPU computes of a frame stays in its caches.
     features = in_background(encode_one, frames, batch_size) if beside else encoded(encode, frames, batch_size)
     with closing(features):
-        yield from on_threads(interpolated(maps()), threads - threads // 2 if beside else threads)
+        yield from on_threads(interpolated(maps()), threads - encode.threads if beside else threads)
 
 
 def on_threads(maps: Iterator[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
@@ -452,4 +462,11 @@ def on_threads(maps: Iterator[torch.Tensor], count: int) -> Iterator[torch.Tenso
         yield saliency
 
 
-__all__ = ["FrameEncoder", "StreamingDecoder", "can_share_windows", "shared_maps", "shared_still_maps"]
+__all__ = [
+    "FrameEncoder",
+    "StreamingDecoder",
+    "can_share_windows",
+    "encoder_threads",
+    "shared_maps",
+    "shared_still_maps",
+]
