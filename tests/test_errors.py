@@ -253,6 +253,22 @@ def test_maps_that_are_not_finite_are_no_result(model_folder, clip):
         predictor.predict(clip)
 
 
+@pytest.mark.parametrize(
+    "options", [{"size_divisor": 7}, {"keep_aspect_ratio": False, "size": {"height": 65, "width": 64}}]
+)
+def test_frames_that_do_not_fit_the_network_are_one_sentence(model_folder, clip, tmp_path, options, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    changed("video_preprocessor_config.json", **options)(folder)
+    out = tmp_path / "out.mp4"
+    assert cli.main(["predict", str(clip), "-o", str(out), "--model", str(folder)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"salfom: The processor of the model '{folder}' makes frames of ")
+    assert "pixels, and its network needs sides that 32 divides; correct size and size_divisor in its" in told
+    assert told.count("\n") == 1
+    assert not out.exists()
+
+
 def error_of(function):
     with pytest.raises(Exception) as raised:  # noqa: PT011
         function()
