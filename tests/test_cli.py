@@ -548,12 +548,12 @@ def test_a_profile_is_a_table_of_the_stages(folder, salfom):
     ("error", "words"),
     [
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Out of memory for clip.mp4; lower --batch-size"),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), "Unexpected error, RuntimeError: CUDA"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "Unexpected error: CUDA"),
         (
             ValueError("cannot reshape"),
-            "Cannot predict clip.mp4: Unexpected error, ValueError: cannot reshape; run it",
+            "Cannot predict clip.mp4: Unexpected error: cannot reshape; run it",
         ),
-        (KeyError("x"), "Unexpected error, KeyError: 'x'; run it again with --debug"),
+        (KeyError("x"), "Unexpected error: 'x' is missing; run it again with --debug"),
     ],
 )
 def test_errors_say_what_they_are(folder, salfom, monkeypatch, error, words):

@@ -32,7 +32,7 @@ from salfom_hf.cli.common import UsageError
 from salfom_hf.inference.table import COLUMNS, Attention
 from salfom_hf.video import reading
 from salfom_hf.video.drawing import heatmap, overlay
-from salfom_hf.video.reading import probe, read_frames
+from salfom_hf.video.reading import frames_there, probe, read_frames
 
 ROOT = Path(__file__).parents[1]
 SPACE = ROOT / "spaces" / "salfom-demo"
@@ -391,6 +391,23 @@ def test_a_part_of_a_video(client, model_folder, long_clip):
     with np.load(results[3]) as data:
         predictor = SaliencyPredictor.from_pretrained(model_folder, stride=3)
         np.testing.assert_allclose(data["maps"], predictor.predict(long_clip, 0.4, 0.5), atol=1e-3)
+
+
+def test_of_a_video_that_breaks_off_all_that_is_there_is_shown(client, server, tmp_path):
+    data = write_clip(tmp_path / "whole.mkv", frames=100, sound=False).read_bytes()
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(data[: len(data) // 2])
+    there = list(frames_there(cut))
+    assert 30 < len(there) < 70
+    over, *_, words, path = predict(client, cut, stride=4)
+    assert len(pictures(over)) == len(there)
+    assert re.match(r"⚠️ cut\.mkv breaks off after [12]\.\d\d s; [^\n]*\n\n0 to [12](\.\d)? s, \d\d frames\.\n", words)
+    assert Path(path).is_file()
+    # What ends before is whole; what begins afterwards is not there.
+    assert "breaks off" not in predict(client, cut, length=0.5)[5]
+    with pytest.raises(AppError, match=r"^cut\.mkv breaks off after .* s; "):
+        predict(client, cut, start=3.5)
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_the_model_is_chosen(client, clip):

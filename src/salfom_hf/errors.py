@@ -51,13 +51,15 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def reason_of(error: BaseException) -> str:
     """What an error says, without its number and the file."""
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+    if isinstance(error, KeyError):  # Which gives the key alone.
+        return f"{error} is missing"
+    return str(getattr(error, "strerror", None) or error) or "no reason is given"
 
 
 def described(error: BaseException) -> str:
-    """An error in one line: its type, and what it says, of that at most 300 characters."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}{'…' * (len(text) > 300)}" if text else type(error).__name__
+    """What an error says in one line of at most 300 characters, without its type, which is for programmers."""
+    text = " ".join(reason_of(error).split())
+    return text[:300] + "…" * (len(text) > 300)
 
 
 def errno_of(error: BaseException) -> int | None:

@@ -203,6 +203,6 @@ def in_words(error: Exception) -> Exception:
     elif isinstance(error, OSError):
         told = UsageError(f"{error}; {advice_for(error, 'run it again with --debug to see where it is from')}.")
     else:
-        told = UsageError(f"Unexpected error, {described(error)}; run it again with --debug to see where it is from.")
+        told = UsageError(f"Unexpected error: {described(error)}; run it again with --debug to see where it is from.")
     told.__cause__ = error
     return told

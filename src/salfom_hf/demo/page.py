@@ -12,6 +12,7 @@ import gradio as gr
 import numpy as np
 import torch
 
+from ..errors import CutOffError
 from ..files import temporary_folder
 from ..inference.predictor import SaliencyPredictor
 from ..models.names import EXAMPLE, KNOWN, holds_model, resolve
@@ -138,10 +139,16 @@ def number(seconds: float) -> str:
     return f"{seconds:.1f}".removesuffix(".0")
 
 
-def part_of(maps: Maps, start: float) -> tuple[str, float | None]:
-    """Which part of a video this is, in words; and where the rest begins, in seconds, if there is any."""
+def part_of(maps: Maps, start: float, ended: CutOffError | None) -> tuple[str, float | None]:
+    """
+    Which part of a video this is, in words; and where the rest begins, in seconds, if there is any: there is none if
+    the video `ended` early.
+    """
     duration, end = maps.info.duration, maps.end
     frames = len(maps.timestamps)
+    if ended is not None:
+        told = str(ended).replace(str(maps.info.path), maps.info.path.name)
+        return f"⚠️ {told}\n\n{number(start)} to {number(end)} s, {frames} frames.\n\n", None
     if duration is None or duration - end < 0.1:
         whole = "All" if start == 0 else f"From {number(start)} s on, the last"
         return f"{whole} {number(end - start)} s, {frames} frames.\n\n", None
@@ -206,8 +213,11 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         colormap: str,
         opacity: float,
         progress: gr.Progress,
-    ) -> Iterator[tuple[Maps, list[str]]]:
-        """Maps and files; the page has its own copies of these when the context ends and they go."""
+    ) -> Iterator[tuple[Maps, list[str], CutOffError | None]]:
+        """
+        Maps, files, and how the source breaks off, if it does; the page has its own copies of the files when the
+        context ends and they go.
+        """
 
         stop_if_alone = page.stop_if_alone()
 
@@ -221,8 +231,8 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
                 if length is None:
                     check_picture(source, bounds)  # Or else it may be read as a video.
                 maps = demo.maps(model, source, start, length, stride, bounds, report)
-                files = write_files(maps, folder, start, length, colormap, opacity, bounds, report)
-                yield maps, [*map(str, files)]
+                files, ended = write_files(maps, folder, start, length, colormap, opacity, bounds, report)
+                yield maps, [*map(str, files)], ended
         finally:
             give_back_memory()
 
@@ -240,11 +250,11 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         if video is None:
             raise gr.Error("Choose a video first, or try the example.", print_exception=False)
         if is_photo(video):
-            with results(video, model, 0.0, None, 1, colormap, opacity, progress) as (maps, files):
+            with results(video, model, 0.0, None, 1, colormap, opacity, progress) as (maps, files, _):
                 yield *files, explanation(maps, model), None, gr.update(visible=False), 0.0
             return
-        with results(video, model, start, length, int(stride), colormap, opacity, progress) as (maps, files):
-            part, rest = part_of(maps, start)
+        with results(video, model, start, length, int(stride), colormap, opacity, progress) as (maps, files, ended):
+            part, rest = part_of(maps, start, ended)
             *files, path = files
             button = gr.update(visible=False)
             if rest is not None and maps.info.duration:
@@ -262,7 +272,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         """Predict where people look in a picture."""
         if image is None:
             raise gr.Error("Choose a picture first, or try the example.", print_exception=False)
-        with results(image, model, 0.0, None, 1, colormap, opacity, progress) as (maps, files):
+        with results(image, model, 0.0, None, 1, colormap, opacity, progress) as (maps, files, _):
             yield *files, explanation(maps, model)
 
     def look_at(upload: str | None, length: float | None = None) -> tuple:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import VideoError, listed, reported
+from ..errors import CutOffError, VideoError, listed, reported, until_cut_off
 from ..inference.predictor import SaliencyFrame, SaliencyPredictor
 from ..inference.results import smaller_map, write_npz
 from ..inference.table import Attention, attention, write_table
@@ -220,16 +220,23 @@ def num_frames(info: VideoInfo, start: float, length: float | None) -> int | Non
 
 
 def frames_of(
-    path: Path, start: float, length: float | None, bounds: Bounds, side: int
+    path: Path, start: float, length: float | None, bounds: Bounds, side: int, ended: list[CutOffError]
 ) -> Iterator[tuple[Fraction, Fraction | None, np.ndarray]]:
-    """Timestamps, durations and images, at most `side` pixels wide and high; without a length, the first one."""
-    for frame in islice(read_frames(path, start, length, bounds), MAX_FRAMES if length else 1):
-        image = frame.image
+    """
+    Timestamps, durations and images, at most `side` pixels wide and high; without a length, the first one. Where the
+    video breaks off after some, that is put into `ended`.
+    """
+    frames = until_cut_off(read_frames(path, start, length, bounds), ended)
+    empty = True
+    for frame in islice(frames, MAX_FRAMES if length else 1):
+        empty, image = False, frame.image
         if max(image.shape) > side:
             height, width = within(image.shape[0], image.shape[1], side)
             large = Image.fromarray(image)
             image = np.asarray(large.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2))
         yield frame.timestamp, frame.duration, image
+    if empty:
+        raise ended[0]
 
 
 class Demo:
@@ -256,7 +263,7 @@ class Demo:
         timestamps: deque[Fraction] = deque()
 
         def images() -> Iterator[np.ndarray]:
-            for timestamp, _, image in frames_of(path, start, length, bounds, WORK_SIDE):
+            for timestamp, _, image in frames_of(path, start, length, bounds, WORK_SIDE, []):
                 timestamps.append(timestamp)
                 yield image
 
@@ -323,13 +330,14 @@ def write_files(
     opacity: float,
     bounds: Bounds,
     progress: Progress,
-) -> list[Path]:
+) -> tuple[list[Path], CutOffError | None]:
     """
     Write the maps of this part, in seconds, of the source into an empty folder.
 
     Returns:
-        overlay, heat map, and frame with overlay next to it (MP4, or PNG for a picture); maps (NPZ), table (CSV) and,
-        unless it is a picture, the path of the peak (PNG).
+        files: overlay, heat map, and frame with overlay next to it (MP4, or PNG for a picture); maps (NPZ), table
+            (CSV) and, unless it is a picture, the path of the peak (PNG).
+        ended: if the source breaks off within the part, that.
 
     Raises:
         BoundsError: it takes too long.
@@ -347,7 +355,8 @@ def write_files(
         return over, heatmap(saliency, colormap), np.concatenate([image, over], axis=1)
 
     files = [*pictures, archive, table]
-    frames = zip(frames_of(source, start, length, bounds, VIEW_SIDE), maps.saliency, strict=False)
+    ended: list[CutOffError] = []
+    frames = zip(frames_of(source, start, length, bounds, VIEW_SIDE, ended), maps.saliency, strict=False)
     if maps.still:
         for (_, _, image), saliency in frames:
             for path, picture in zip(pictures, drawn(image, saliency), strict=True):
@@ -375,4 +384,4 @@ def write_files(
     timed = zip(maps.timestamps, maps.saliency, strict=True)
     write_npz((SaliencyFrame(no_image, *pair) for pair in timed), archive, overwrite=False)
     write_table(zip(maps.timestamps, maps.numbers, strict=True), table, maps.info.width, maps.info.height)
-    return files
+    return files, next(iter(ended), None)

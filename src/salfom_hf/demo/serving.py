@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import FULL, VideoError, errno_of, is_out_of_memory
+from ..errors import FULL, LoadError, VideoError, errno_of, is_out_of_memory
 from .runs import KEPT, MAX_BYTES, Bounds, BoundsError, ModelError, check_picture
 
 MAX_QUEUE = 64
@@ -113,7 +113,7 @@ def in_one_sentence(path: str) -> Iterator[None]:
         if isinstance(error, OSError):
             raise
         raise gr.Error(str(error).replace(str(path), Path(path).name), print_exception=False) from error
-    except ModelError as error:
+    except (LoadError, ModelError) as error:
         # The reason, which names places on this machine, is printed where the page runs.
         raise gr.Error("Cannot load this model; choose another.") from error
     except (RuntimeError, MemoryError) as error:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..errors import CutOffError, MapError, until_cut_off
+from ..errors import CutOffError, LoadError, MapError, until_cut_off
 from ..models.loading import loading
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, pixels_of, resize_map
@@ -130,6 +130,17 @@ class SaliencyPredictor:
             self.encoders[threads] = FrameEncoder(self.model.salfom, threads)
         return self.encoders[threads]
 
+    def check_sides(self, height: int, width: int) -> None:
+        """Refuse frames whose sides, in pixels, the network cannot take: its processor does not fit it."""
+        facts, encoder = self.model.config.encoder_facts()
+        divisor = facts.stride(encoder)
+        if height % divisor or width % divisor:
+            raise LoadError(
+                f"The processor of the model '{self.model.config._name_or_path}' makes frames of {height}×{width} "
+                f"pixels, and its network needs sides that {divisor} divides; correct size and size_divisor in its "
+                "video_preprocessor_config.json."
+            )
+
     @classmethod
     def from_pretrained(
         cls,
@@ -175,6 +186,7 @@ class SaliencyPredictor:
         Raises:
             VideoError: the file cannot be read.
             ValueError: the frames are not images of one size.
+            LoadError: the processor makes frames of a size that the network cannot take.
             MapError: the model gives values that are not numbers, such as where float16 overflows.
         """
         with closing(timed("decode", frames_of(video, start, duration))) as frames:
@@ -195,6 +207,7 @@ class SaliencyPredictor:
                         # Resized on the CPU, whose rounding no GPU has: so all devices see the same picture.
                         pixels = self.processor.prepare_frames(pixels_of(frame.image), still=still)[0]
                         pixels = pixels.to(self.model.device, self.model.dtype)
+                    self.check_sides(*pixels.shape[-2:])
                     yield pixels
 
             def shot_by_shot() -> Generator[torch.Tensor]:

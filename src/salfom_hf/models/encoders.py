@@ -28,7 +28,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME as WEIGHTS_INDEX
 from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
 from transformers.utils import ModelOutput, cached_file, logging
 
-from ..errors import LoadError, described
+from ..errors import LoadError
 from .configuration_salfom import ENCODERS, EncoderAdapter, encoder_facts, pair
 
 # Features, and the encoder's own output.
@@ -375,8 +375,7 @@ def weight_files(name: str | os.PathLike, **options: Any) -> tuple[list[str], di
                 paths.append(path)
         except (OSError, SafetensorError) as error:
             raise LoadError(
-                f"Cannot load the model '{name}': its {file} is damaged or incomplete ({described(error)}); download "
-                "it again."
+                f"Cannot load the model '{name}': its {file} is damaged or incomplete; download it again."
             ) from error
     return paths, places
 

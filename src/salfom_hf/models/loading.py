@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import struct
 import traceback
 import zipfile
@@ -111,25 +112,32 @@ def _reason(name: str, error: Exception) -> str:
     if "trust_remote_code" in text:
         return "it comes with code of its own, which is not run here; name one that this package loads by itself"
     if "is not a valid JSON file" in text:
-        return f"{text.rstrip('.')} ({described(chain[-1])}); download it again"
-    if damaged := find(SafetensorError, pickle.UnpicklingError, EOFError, struct.error, zipfile.BadZipFile):
-        return f"its weights are damaged or incomplete ({described(damaged)}); download it again"
+        file = os.path.basename(text.partition("' is not")[0])
+        return f"its {file} is not a valid JSON file ({described(chain[-1])}); download it again"
+    if find(SafetensorError, pickle.UnpicklingError, EOFError, struct.error, zipfile.BadZipFile):
+        return "its weights are damaged or incomplete; download it again"
     if "no file named" in text or "not appear to have a file named" in text:
-        return f"its weights are missing ({described(error)}); download it again"
+        return "its weights are missing; download it again"
     if missing := find(FileNotFoundError):
         return f"a file of it is missing ({described(missing)}); download it again"
     if "processor for" in text:
         return "its video_preprocessor_config.json is missing; download it again"
     if "does not recognize this architecture" in text or "Unrecognized model" in text:
-        return f"this version of transformers does not know it ({described(error)}); update transformers, or check it"
+        kind = re.search(r"(?:identifier: |type )`?([\w-]+)", text)
+        what = f"models of the type '{kind[1]}'" if kind else "it"
+        return f"this version of transformers does not know {what}; update transformers, or check its config.json"
     if isinstance(error, ImportError):
         return f"it needs a package that is not installed ({described(error)})"
     if isinstance(error, OSError) and errno_of(error):
         return f"{reason_of(error)}; {advice_for(error, 'check the path')}"
     if find(errors.StrictDataclassError):
-        return f"its config.json cannot be used ({described(error)}); correct it"
+        field = re.match(r"Validation error for field '(\w+)'", text)
+        wrong = f"{field[1]} has a value of a wrong type" if field and find(TypeError) else described(chain[-1])
+        return f"its config.json cannot be used ({wrong.rstrip('.')}); correct it"
     of_processor = any("video_process" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
     files = "video_preprocessor_config.json" if of_processor else "config.json and its weights"
+    if isinstance(error, (AttributeError, LookupError, RecursionError, TypeError)):  # Their words are for programmers.
+        return f"it cannot be used as it is; check its {files}, or download it again"
     return f"{described(error).rstrip('.')}; check its {files}"
 
 

@@ -22,7 +22,7 @@ _KNOWN: dict[str, tuple[frozenset[str], str]] = {
     ".webm": (frozenset({"opus", "vorbis"}), "libopus"),
 }
 _INTERLEAVED = 10  # seconds by which streams are at most apart in a file, as with pages of Ogg
-_STEP = Fraction(1, 50)  # seconds that sound may be beside its time before silence is put in or something cut off
+_DRIFT = Fraction(1, 50)  # seconds that sound may be early or late before it is cut or silence is put in
 
 
 class Sound:
@@ -39,7 +39,7 @@ class Sound:
     ) -> None:
         self._output, self._path, self._start, self._length = output, path, start, length
         video = video_stream(source)
-        self._origin = origin_of(source, video) + start
+        self._origin = origin_of(source, video) + start  # what becomes 0, on the source's clock
         known, encoder = _KNOWN[path.suffix.lower()]
         joined = video is not None and starts_anew(source, video)
         self._tracks: dict[int, _Copied | _Encoded] = {}
@@ -57,7 +57,7 @@ class Sound:
         output.start_encoding()  # Which settles the ticks of the streams.
         streams = [stream for stream in source.streams.audio if stream.index in self._tracks]
         clock = streams[:1] if video is None else [video]
-        self._next: Any = None
+        self._next: Any = None  # the packet that is written next
         # In the page of Ogg that is found, FLAC has wrong times.
         found = max(self._origin - (_INTERLEAVED if source.format.name == "ogg" else 0), Fraction(0))
         # A search by time may end too late: then all is read from the beginning.
@@ -99,6 +99,7 @@ class Sound:
         return not self._start and (ends > 0 or self._output.format.name in ("mp4", "mov"))
 
     def _time(self, packet: Any) -> Fraction:
+        """When a packet is heard, in seconds of the output."""
         return packet.pts * packet.time_base - self._origin
 
     def mux_until(self, time: Fraction | None) -> None:
@@ -163,8 +164,8 @@ class _Encoded:
         self._layout = "mono" if channels == 1 else "stereo"
         self.source, self.stream = source, output.add_stream(name, rate=self._rate, layout=self._layout)
         self._resampler: Any = None
-        self._input: tuple[Any, ...] = ()
-        self._written = 0  # samples
+        self._input: tuple[Any, ...] = ()  # format, layout and rate of what was decoded last
+        self._written = 0  # samples of the output, per channel
 
     def write(self, output: Any, packet: Any, origin: Fraction) -> None:
         if packet is None:
@@ -174,6 +175,7 @@ class _Encoded:
         with suppress(av.error.InvalidDataError):
             frames = packet.decode()
         for frame in frames:
+            # Where the frame belongs, in samples from the beginning of the output.
             at = None if frame.pts is None else round((frame.pts * frame.time_base - origin) * self._rate)
             kind = frame.format.name, frame.layout.name, frame.sample_rate
             if kind != self._input:  # As where recordings are joined.
@@ -184,9 +186,10 @@ class _Encoded:
 
     def _put(self, output: Any, samples: np.ndarray, at: int | None) -> int:
         """Encode samples that belong `at` a number of samples from the beginning; return where the next ones do."""
+        # Planar samples are an array (channels, samples), all others (1, samples · channels): columns of each sample.
         each = 1 if self.stream.format.is_planar else self.stream.codec_context.layout.nb_channels
         missing = 0 if at is None else at - self._written
-        if abs(missing) > _STEP * self._rate or not self._written:
+        if abs(missing) > _DRIFT * self._rate or not self._written:
             while missing > 0:
                 silence = np.zeros_like(samples, shape=(len(samples), min(missing, self._rate) * each))
                 missing -= silence.shape[1] // each

@@ -1,4 +1,9 @@
-"""One clock that runs on for all streams of a file, whatever times its packets bear."""
+"""
+One clock that runs on for all streams of a file, whatever times its packets bear.
+
+[`steadied`] holds packets back, in a queue for each stream, until it is clear what an odd time means. Then a packet is
+moved by its stream's shift: 0 at first, and another number from each place on where the clock begins anew.
+"""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -21,16 +26,19 @@ _LAST = 4  # packets at the end of a stream that are taken for strays if they co
 
 class _Waiting(NamedTuple):
     number: int  # in the file
-    time: float | None  # its own
+    time: float | None  # its own, in seconds, not moved
     packet: Any
 
 
 @dataclass
 class _Track:
-    """A stream: its packets that wait, and what is known of those before, in seconds on the clock that runs on."""
+    """
+    A stream: its packets that wait, and what is known of those that were given on. All times are in seconds on the
+    clock that runs on, which means with `shift` added.
+    """
 
     waiting: deque[_Waiting] = field(default_factory=deque)
-    shift: float = 0.0  # from the packets' own times
+    shift: float = 0.0  # what is added to the packets' own times
     last: float | None = None  # the latest time of decoding
     end: float = 0.0  # the latest time at which something was shown, without strays
     steps: deque[float] = field(default_factory=lambda: deque(maxlen=5))  # between the last packets
@@ -38,6 +46,7 @@ class _Track:
 
     @property
     def step(self) -> float:
+        """The usual time from one packet to the next."""
         return median(self.steps) if self.steps else 1 / 25
 
     def times(self) -> list[float]:
@@ -112,17 +121,17 @@ def _shift(track: _Track, first: _Track, others: list[_Track], ended: bool) -> f
     last, step, (number, time, packet) = track.last, track.step, track.waiting[0]
     if time is None:
         return track.shift
-    if last is None:
+    if last is None:  # The first packet of all.
         return track.shift + _before(track.times()) if ended or len(track.waiting) > _BEGINNING else None
     back = 2 * step if track is first else max(2 * step, _SOUND_BACK)
     now = time + track.shift
-    if last - back <= now <= last + 3 * step:
+    if last - back <= now <= last + 3 * step:  # Nothing is odd.
         return track.shift
     if (between := _between_neighbours(track)) is not None:
         return track.shift + between - now
     if track is not first and track.shift != first.shift:  # The pictures' clock has begun anew, here or before.
         if now < last and first.waiting and first.waiting[0].number < number:
-            return None  # It does so once more.
+            return None  # The pictures' clock may do so once more: they come first.
         if now < last or abs(time + first.shift - last) <= _APART:
             return _anew(track, first, packet)
     times, (seconds, packets) = track.times(), _WINDOW
@@ -130,20 +139,20 @@ def _shift(track: _Track, first: _Track, others: list[_Track], ended: bool) -> f
     reached = max((other.last for other in others if other.last is not None), default=last)
     if last <= now <= max(last, reached) + _APART:  # The others have gone on to here.
         return track.shift if is_clear else None
-    if now > last:
+    if now > last:  # A leap forward; it is a new clock if another stream leaps as far.
         track.since = reached if track.since is None else track.since
         leaps = [other.leap() for other in others]
         if track is first and any(leap > _APART and abs(leap - track.leap()) <= _APART for leap in leaps):
             return _anew(track, first, packet)
     if not is_clear or (track is not first and first.waiting):
         return None
-    if now > last:
+    if now > last:  # No other stream leaps with it: a picture stands, or sound is away, unless the others went on.
         is_mpeg = packet.stream.container.format.name in ("mpegts", "mpeg", "flv")
         if ended and is_mpeg and len(times) <= _LAST and others and abs(reached - last) <= _APART:
             return track.shift + last + step - now  # A stray: nothing else was there any more.
-        go_on = track.since is not None and reached - track.since > _LAG
+        others_went_on = track.since is not None and reached - track.since > _LAG
         still = _STILL_MPEG if is_mpeg and (not others or reached - last > _LAG) else _STILL
-        if not go_on and (track.leap() < still or len(track.steps) < 3):
+        if not others_went_on and (track.leap() < still or len(track.steps) < 3):
             return track.shift
     return _anew(track, first, packet)
 
@@ -152,6 +161,7 @@ def _between_neighbours(track: _Track) -> float | None:
     """The place of a first waiting packet that is a stray, after which the clock leaps back to where it was."""
     assert track.last is not None
     times, last, step = track.times(), track.last, track.step
+    # Where, `place` packets after the last one given on, do the times fall back from the strays to the clock?
     for place, (before, after) in enumerate(pairwise(times), 2):
         leaps = before - after > step or (before < last and after - before > 3 * step)
         # Where it would be if the packets from here on, or those before, had the right times.
