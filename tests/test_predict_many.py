@@ -153,7 +153,7 @@ def test_done_is_done(clips, many, tmp_path):
     (out / "a" / ".salfom-left" / "new").mkdir(parents=True)
     code, said = many(clips, out)
     assert not (out / "a" / ".salfom-left").exists()
-    assert (code, said.out) == (0, "4 of 4 outputs exist already and are kept; --overwrite makes them anew.\n")
+    assert (code, said.out) == (0, "4 of 4 outputs exist already and are kept; --overwrite makes them again.\n")
     assert {path: (out / path).stat().st_mtime_ns for path in OUTPUTS} == written
     assert many(clips, out, "--overwrite")[0] == 0
     assert all((out / path).stat().st_mtime_ns > before for path, before in written.items())

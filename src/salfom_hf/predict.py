@@ -1,8 +1,8 @@
-"""Predict saliency for many videos, shared out over processes, GPUs and machines.
+"""Predict saliency for many videos, spread over processes, GPUs and machines.
 
     accelerate launch -m salfom_hf.predict LIST_OR_FOLDER OUT [--format maps] [--OPTION VALUE …]
 
-An output that is there is done: the same command goes on where a run was stopped. The command `salfom predict`, for a
+An output that is there is done: the same command continues where a run was stopped. The command `salfom predict`, for a
 few videos in one process, is `cli/predict.py`.
 """
 

@@ -22,7 +22,7 @@ _KNOWN: dict[str, tuple[frozenset[str], str]] = {
     ".webm": (frozenset({"opus", "vorbis"}), "libopus"),
 }
 _INTERLEAVED = 10  # seconds by which streams are at most apart in a file, as with pages of Ogg
-_STEP = Fraction(1, 50)  # seconds that sound may be beside its time before silence is put in or something cut off
+_STEP = Fraction(1, 50)  # seconds that sound may be off its time before silence is put in or something cut off
 
 
 class Sound:
@@ -155,7 +155,7 @@ class _Copied:
 
 
 class _Encoded:
-    """A track that is encoded anew, with silence where it has holes."""
+    """A track that is encoded again, with silence where it has holes."""
 
     def __init__(self, output: Any, source: Any, name: str) -> None:
         rate, channels = source.codec_context.sample_rate, source.codec_context.layout.nb_channels
