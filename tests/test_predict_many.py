@@ -303,7 +303,7 @@ def test_without_the_extra():
     start = hidden + "runpy.run_module('salfom_hf.predict', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("salfom: Sharing videos out needs more packages")
+    assert done.stderr.startswith("salfom: Predicting many videos needs more packages")
     assert done.stderr.endswith('pip install -c constraints.txt ".[train]"\n')
 
 
