@@ -122,6 +122,19 @@ def test_float32_agrees_with_the_released_network(converted, clip, reference):
     assert max(differences.values()) < 1e-4, differences
 
 
+def test_prepared_for_inference_it_agrees_too(converted, clip, reference, monkeypatch):
+    model, _ = converted
+    # Whatever is fastest here: this is the furthest from what PyTorch would do.
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    cpu.prepare_for_inference(model)
+    model.salfom.encoder.set_attn_implementation(cpu.TILED)
+    with torch.inference_mode():
+        saliency = model(clip).saliency.numpy()
+    difference = np.abs(saliency - reference["saliency"]).max()
+    print(f"map: {difference:.1e}")
+    assert difference < 1e-5
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_gpu_agrees_with_the_released_network(converted, clip, reference, dtype, monkeypatch):
