@@ -24,7 +24,7 @@ CELL = (336, 224)  # of a picture on the sheet
 COLUMNS, GAP, LINE, TEXT = 2, 12, 30, 20
 
 CAPTION = """\
-Pictures that are hard for these weights, each beside the predicted attention (made by `docs/make_failure_cases.py`).
+Pictures that are hard for these weights, each next to the predicted attention (made by `docs/make_failure_cases.py`).
 Sources, all from scikit-image's `skimage.data`: sign (made for this picture) on a wall, `brick.png`, CC0
 (CC0Textures); astronaut Eileen Collins, `astronaut.png`, NASA, public domain; the group of faces is that photograph,
 copied seven times onto the wall, and no photograph of a group; `grass.png`, CC0."""

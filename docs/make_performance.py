@@ -16,7 +16,7 @@ SLOT = re.compile(r"(<!-- measured: (\S+) -->\n)(.*?)(<!-- end -->)", flags=re.S
 
 
 def filled(page: str, folder: Path) -> str:
-    """A page with the tables of the files in a folder, and with the drawings of the same name beside the folder."""
+    """A page with the tables of the files in a folder, and with the drawings of the same name next to the folder."""
 
     def fill(slot: re.Match) -> str:
         begin, name, _, end = slot.groups()

@@ -87,8 +87,8 @@ def test_where_the_eyes_stay():
     frames = peaks(*[(0.5, 0.5)] * 5, *[(0.9, 0.1)] * 2, (0.1, 0.5), *[(0.9, 0.1)] * 4, *[(0.5, 0.9)] * 6)
     assert stays_of(frames) == [
         (0, 0.8, "the middle; most eyes agree"),
-        (0.8, 1.2, "at the top, far right; most eyes agree"),
-        (1.2, 1.8, "at the bottom; most eyes agree"),
+        (0.8, 1.2, "the top, far right; most eyes agree"),
+        (1.2, 1.8, "the bottom; most eyes agree"),
     ]
     # What stands still on the edge between two words is one place, and so is what is only ever left for a moment.
     assert len(stays_of(peaks(*[(0.59, 0.39), (0.61, 0.41)] * 20))) == 1
@@ -105,7 +105,7 @@ def test_stays_in_words():
     assert lines[1] == "2. 0.5–1.0 s: far right; most eyes agree"
     assert lines[-1] == "and 4 more places."
     still = attention.stays([0.0], 0.0, peaks((0, 1), spread=0.15))
-    assert attention.in_words(still) == "at the bottom, far left; many agree"
+    assert attention.in_words(still) == "the bottom, far left; many agree"
 
 
 def test_the_path_is_drawn_against_the_picture():

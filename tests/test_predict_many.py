@@ -153,7 +153,7 @@ def test_done_is_done(clips, many, tmp_path):
     (out / "a" / ".salfom-left" / "new").mkdir(parents=True)
     code, said = many(clips, out)
     assert not (out / "a" / ".salfom-left").exists()
-    assert (code, said.out) == (0, "4 of 4 outputs exist already and are kept; --overwrite makes them anew.\n")
+    assert (code, said.out) == (0, "4 of 4 outputs exist already and are kept; --overwrite makes them again.\n")
     assert {path: (out / path).stat().st_mtime_ns for path in OUTPUTS} == written
     assert many(clips, out, "--overwrite")[0] == 0
     assert all((out / path).stat().st_mtime_ns > before for path, before in written.items())
@@ -303,7 +303,7 @@ def test_without_the_extra():
     start = hidden + "runpy.run_module('salfom_hf.predict', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("salfom: Sharing videos out needs more packages")
+    assert done.stderr.startswith("salfom: Predicting many videos needs more packages")
     assert done.stderr.endswith('pip install -c constraints.txt ".[train]"\n')
 
 

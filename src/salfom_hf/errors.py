@@ -1,4 +1,4 @@
-"""What went wrong, told apart and put into words that say what to do."""
+"""What went wrong, by kind, and in words that say what to do."""
 
 import errno
 import os

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .errors import FULL, VideoError, advice_for, errno_of, listed, reported
 
-# Of the folder beside an output in which it is written, and what is in it: a lock file, the folder of the new output,
+# Of the folder next to an output in which it is written, and what is in it: a lock file, the folder of the new output,
 # and that of the old one where a system cannot exchange the two.
 PREFIX, LOCK, NEW, OLD = ".salfom-", "lock", "new", "old"
 
@@ -246,7 +246,7 @@ def _remove(folder: Path, own: bool = False) -> None:
 def locked(file: Path) -> Iterator[bool | None]:
     """
     Hold a lock file, which a process loses when it ends, however it ends. Gives False if another process holds it, or
-    it is gone; None where this cannot be told, as on a file system without locks.
+    it is gone; None where this cannot be known, as on a file system without locks.
     """
     held: bool | None
     with ExitStack() as stack:

@@ -1,9 +1,9 @@
-"""Predict saliency for many videos, shared out over processes, GPUs and machines.
+"""Predict saliency for many videos, spread over processes, GPUs and machines.
 
     accelerate launch -m salfom_hf.predict LIST_OR_FOLDER OUT [--format maps] [--OPTION VALUE …]
 
-An output that is there is done: the same command goes on where a run was stopped. The command `salfom predict`, for a
-few videos in one process, is `cli/predict.py`.
+An output that is there is done: the same command continues where a run was stopped. The command `salfom predict`, for
+a few videos in one process, is `cli/predict.py`.
 """
 
 import sys
@@ -13,7 +13,7 @@ from .errors import needs_extra
 try:
     import accelerate  # noqa: F401
 except ImportError as error:
-    needed = needs_extra("Sharing videos out", "train")
+    needed = needs_extra("Predicting many videos", "train")
     if __name__ == "__main__":
         sys.exit(f"salfom: {needed}")
     raise ImportError(needed) from error

@@ -31,7 +31,7 @@ I publish a model:
   push         send it to the Hugging Face Hub
   export       write the folder for the Hub, or ONNX, or torch.export
 
-`salfom COMMAND --help` tells more."""
+`salfom COMMAND --help` says more."""
 
 
 def parser() -> CommandParser:

@@ -187,7 +187,7 @@ def report(error: Exception) -> int:
 
 
 def print_traceback(error: BaseException | None) -> None:
-    """With --debug, where an error that is about to be told in a sentence comes from."""
+    """With --debug, where an error that is about to be printed as a sentence comes from."""
     if _tracebacks:
         traceback.print_exception(error)
 

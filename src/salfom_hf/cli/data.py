@@ -34,13 +34,13 @@ SHEET_VIDEOS, SHEET_ROWS_OF_STILLS = 6, 3
 def add(commands: argparse._SubParsersAction) -> None:
     group = commands.add_parser(
         "data",
-        description="Make, check, look at and export gaze datasets. `salfom data ACTION --help` tells more.",
+        description="Make, check, look at and export gaze datasets. `salfom data ACTION --help` says more.",
         example=EXAMPLES["make"],
     )
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     command = add_action(
-        actions, "make", make, "make a dataset, a gazefolder, of one's own videos and a table of where people looked"
+        actions, "make", make, "make a dataset, a gazefolder, of your videos and a table of where people looked"
     )
     command.add_argument("videos", type=some_path, metavar="VIDEOS", help="folder of videos, or one video")
     command.add_argument(

@@ -28,7 +28,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "evaluate",
         description="Score models, maps that others have made, and baselines on a gaze dataset, side by side. Each "
-        "video's scores are kept in the output folder: the same command goes on where it was stopped, and methods can "
+        "video's scores are kept in the output folder: the same command continues where it was stopped; methods can "
         "be added later. It writes results.json, and videos.csv with a line per method and video.",
         example="salfom evaluate --dataset gazefolder --data-dir my-dataset --model salfom --baseline center",
     )
@@ -45,7 +45,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     option(
         "--last-frame-alone",
         action="store_true",
-        help="beside each model with its window, the same model on every frame by itself: what it gains from time",
+        help="next to each model with its window, the same model on every frame by itself: what it gains from time",
     )
     option(
         "--baseline",
@@ -97,7 +97,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "submit",
         description="Write the maps of DHF1K's test videos as its server wants them, OUTPUT/0701/0001.png and so on, "
-        "and check them. The same command goes on where it was stopped, and writes anew what does not pass the check.",
+        "and check them. The same command continues where it was stopped, and writes again what fails the check.",
         example="salfom submit --data-dir /data/DHF1K -o submission",
     )
     option = command.add_argument
@@ -106,8 +106,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("-o", "--output", type=some_path, default=Path("submission"), help="default: %(default)s")
     option("--model", default="salfom", help=known)
     add_model_options(command)
-    option("--check", type=some_path, metavar="DIR", help="only check this folder, whoever made it")
-    option("--overwrite", action="store_true", help="write all videos anew")
+    option("--check", type=some_path, metavar="DIR", help="only check this folder, made by any program")
+    option("--overwrite", action="store_true", help="write all videos again")
     command.set_defaults(run=lambda args: reporting(submit, args), stopped=STOPPED)
 
 
@@ -130,7 +130,7 @@ def center_for(args: argparse.Namespace, dataset: "Dataset") -> "Center":
 
 
 def row_keys(dataset: "Dataset") -> set:
-    """What tells the rows of a dataset apart; names may be numbers that begin anew in every split."""
+    """What identifies a row of a dataset; names may be numbers that begin again in every split."""
     if "video_id" in dataset.features:
         return set(zip(*(dataset[name] for name in ("video_id", "num_frames", "width", "height")), strict=True))
     return set(zip(dataset["image_id"], map(tuple, dataset["fixation_x"]), strict=True))

@@ -14,7 +14,7 @@ CHECKED = "Its maps are compared with the model's: if they differ by more than 1
 def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "export",
-        description="Write a model as files for others. `salfom export KIND --help` tells more.",
+        description="Write a model as files for others. `salfom export KIND --help` says more.",
         example="salfom export onnx salfom onnx-folder",
     )
     kinds = command.add_subparsers(dest="kind", required=True, metavar="KIND")

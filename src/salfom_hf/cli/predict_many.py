@@ -1,6 +1,6 @@
-"""`python -m salfom_hf.predict`: many videos, shared out over processes, GPUs and machines.
+"""`python -m salfom_hf.predict`: many videos, spread over processes, GPUs and machines.
 
-An output that is there is done: the same command goes on where a run was stopped.
+An output that is there is done: the same command continues where a run was stopped.
 """
 
 import argparse
@@ -34,8 +34,8 @@ STOPPED = "stopped; finished videos are kept: run the same command again to go o
 def parser() -> argparse.ArgumentParser:
     command = CommandParser(
         prog="salfom_hf.predict",
-        description="Predict where people look in many videos, shared out over the processes that accelerate launch "
-        "starts. Videos whose output exists are left out: the same command goes on where it was stopped.",
+        description="Predict where people look in many videos, spread over the processes that accelerate launch "
+        "starts. Videos whose output exists are left out: the same command continues where it was stopped.",
         example="python -m salfom_hf.predict videos/ results/ --format csv\n"
         "accelerate launch -m salfom_hf.predict list.txt results/ --format maps",
     )
@@ -104,7 +104,7 @@ def predict(args: argparse.Namespace) -> int:
                 report(UsageError(failure))
             if done:
                 there = f"{done:,} of {done + len(jobs):,} outputs exist already"
-                print(f"{there} and are kept; --overwrite makes them anew.", flush=True)
+                print(f"{there} and are kept; --overwrite makes them again.", flush=True)
             remove_unfinished(Path(args.output), below=True)
             planned = [(jobs, failures)]
     ((jobs, failures),) = broadcast_object_list(planned)
@@ -148,6 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
         report(UsageError(LOST) if lost else in_words(error))
         return FAILURE
     except KeyboardInterrupt as stopped:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # Of what all processes of a machine find out alike, one speaks.
+        if (
+            os.environ.get("LOCAL_RANK", "0") == "0"
+        ):  # Of what all processes of a machine find out together, one speaks.
             print(f"salfom: {STOPPED}", file=sys.stderr)
         return 128 + stopped.args[0]

@@ -105,7 +105,7 @@ def parse(arguments: list[str] | None = None) -> TrainingConfig:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; 0 when all went well, 2 when anything failed, 130 or 143 when stopped."""
     keep_freed_memory()
-    # Of what all processes of a machine find out alike, one speaks.
+    # Of what all processes of a machine find out together, one speaks.
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     transformers.logging.disable_progress_bar()
     if not (speaks and sys.stderr.isatty()):

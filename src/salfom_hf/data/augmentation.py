@@ -46,8 +46,8 @@ class Transform(NamedTuple):
 
     def recolor(self, frames: list[torch.Tensor]) -> list[torch.Tensor]:
         """
-        Change brightness, then contrast about the clip's mean grey, then saturation, alike for all frames: each float
-        `(…, 3, height, width)`, RGB in 0…255, as are those returned.
+        Change brightness, then contrast about the clip's mean grey, then saturation, equally for all frames: each
+        float `(…, 3, height, width)`, RGB in 0…255, as are those returned.
         """
         luma = torch.tensor((0.299, 0.587, 0.114)).view(3, 1, 1)
         if self.brightness != 1:

@@ -67,7 +67,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
     `find`.
     """
 
-    # Raise it when rows change, so that tables in the cache are made anew.
+    # Raise it when rows change, so that tables in the cache are made again.
     VERSION = datasets.Version("1.2.0")
     BUILDER_CONFIG_CLASS = GazeConfig
     # A row of long lists of paths is large: few are held in memory at a time.
@@ -94,7 +94,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         splits = None if splits is None else tuple(sorted({self.ALIASES.get(split, split) for split in splits}))
         found, problems = self.find(root, splits)
         states = {split: [item.state() for item in items] for split, items in found.items()}
-        # A damaged file that is written anew may show in nothing but the report.
+        # A damaged file that is written again may show in nothing but the report.
         report = self.examine_all(root, splits)[1].problems if skip_invalid else None
         state = Hasher.hash((problems, states, report))
         shared = {"cache_dir": cache_dir, "dataset_name": type(self).__name__, "data_dir": str(root)}
@@ -195,7 +195,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         """
         Check a folder, and make a dataset of it; no image or video is decoded.
 
-        The table of paths is kept in the cache of `datasets`, and made anew when files have changed.
+        The table of paths is kept in the cache of `datasets`, and made again when files have changed.
 
         Args:
             data_dir: the dataset's folder.

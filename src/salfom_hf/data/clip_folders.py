@@ -1,7 +1,7 @@
 """Datasets of clips in folders: Hollywood-2, UCF-Sports, and one's own.
 
 A clip is `SPLIT/CLIP/images/*.png`, with `maps/*.png` (densities) and `fixation/*.png` (binary) for each of the frames
-beside them, in `fps.txt` frames per second, where they are others than the dataset's, and in `gaze.csv` who looked
+next to them, in `fps.txt` frames per second, where they are others than the dataset's, and in `gaze.csv` who looked
 where (frame from 0, x, y, observer), where that is known. Names may be of any kind,
 such as Diving-Side_002_001.png; those of a frame, its map and its fixations agree up to the suffix.
 

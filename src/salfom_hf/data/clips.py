@@ -47,7 +47,7 @@ def lazy_row(table: pa.Table) -> dict:
 
 
 class EpochDataset(data.Dataset):
-    """A dataset whose items are drawn anew for every epoch, from a seed."""
+    """A dataset whose items are drawn again for every epoch, from a seed."""
 
     def __init__(self, seed: int):
         self.seed = seed
@@ -55,7 +55,7 @@ class EpochDataset(data.Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew; running workers take it up with the next pass over their loader."""
+        """Draw again; running workers take it up with the next pass over their loader."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -192,7 +192,7 @@ class ClipDataset(EpochDataset):
             if frame.shape[:2] != sample.size:
                 raise DataError(
                     f"{sample.id} has a frame of {frame.shape[1]}×{frame.shape[0]} pixels where the dataset says "
-                    f"{sample.size[1]}×{sample.size[0]}; load the dataset anew."
+                    f"{sample.size[1]}×{sample.size[0]}; load the dataset again."
                 )
             pixels = transform.crop(pixels_of(frame))
             # Frames are worked on one by one, as a whole clip would not stay in the processor's cache.
@@ -215,7 +215,7 @@ class MixtureDataset(EpochDataset):
     Clips of several datasets in given shares, as for joint training.
 
     Each dataset is gone through in random order without repetition; where it ends, within an epoch or a later one, it
-    begins anew in another order and with other random clips. Set the epoch here, not on the datasets.
+    begins again in another order and with other random clips. Set the epoch here, not on the datasets.
 
     The clips are in the order in which to train on them, not to be shuffled: those of each dataset are spread evenly
     over the epoch, so that every stretch of it, and so every batch, has the shares as nearly as whole clips can.

@@ -13,8 +13,8 @@ SHORTEST_STAY = 0.25  # seconds; about as long as eyes need to go somewhere else
 NEAR = 0.12  # of the frame's width and height: peaks that are no further apart are one place
 MOST_STAYS = 8
 ACROSS = ("far left", "left of the middle", "", "right of the middle", "far right")
-DOWN = ("at the top", "above the middle", "", "below the middle", "at the bottom")
-# Spread of a map, see `Attention`, up to which this is said; maps that are all alike have 0.29.
+DOWN = ("the top", "above the middle", "", "below the middle", "the bottom")
+# Spread of a map, see `Attention`, up to which this is said; maps that are equal everywhere have 0.29.
 AGREEMENT = ((0.12, "most eyes agree"), (0.17, "many agree"), (math.inf, "eyes differ much"))
 INK, PAPER, LINE = "#374151", "#f3f4f6", "#dc2626"
 WIDEST, TIME_SIDE = 480, 130  # pixels of the picture and of the time axes

@@ -70,7 +70,9 @@ WEIGHTS = {
     "salfom": "**salfom**, the small weights of the `salfom-hf` project: *not* the weights of the SalFoM paper",
     "salfom-large": "**salfom-large**, the SalFoM paper's model with weights that its authors published",
 }
-OTHER_WEIGHTS = "**{}**, a model of whoever runs this page: not the SalFoM paper's weights, unless its card says so"
+OTHER_WEIGHTS = (
+    "**{}**, a model of the people who run this page: not the SalFoM paper's weights, unless its card says so"
+)
 COLOURS = {
     "turbo": "Rainbow (turbo)",
     "inferno": "Fire (inferno)",

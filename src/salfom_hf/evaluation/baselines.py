@@ -169,7 +169,7 @@ class InterObserver(Method):
         self.one = one
         self.name = "one-observer" if one else "inter-observer"
         halves = ("all observers but one", "that one") if one else ("half of the observers", "the other half")
-        drawn = "drawn anew for every frame of a video"
+        drawn = "drawn again for every frame of a video"
         self.description = f"the density of {halves[0]}, scored against {halves[1]}, {drawn}"
         self.fingerprint = self.description
 

@@ -239,7 +239,7 @@ class Map:
 
 
 # Of one map: its score, NaN where the ground truth does not define it, and None where a constant map scores as chance
-# or, as published, NaN. Fixations are numbers of pixels, ascending; of others it is also told how often.
+# or, as published, NaN. Fixations are numbers of pixels, ascending; of others also how often.
 Score = float | None
 
 

@@ -143,8 +143,8 @@ def spellings(name: str) -> list[str]:
 
 def check_numbers(first: Path, sample: Sample) -> None:
     """
-    Refuse maps whose numbers may not be those of the frames: beside the map of the first frame are some of frames that
-    the video lacks, before that one or more than the one or two at the end that `salfom predict` may write.
+    Refuse maps whose numbers may not be those of the frames: next to the map of the first frame are some of frames
+    that the video lacks, before that one or more than the one or two at the end that `salfom predict` may write.
     """
     if natural_key(first.stem) == natural_key(sample.frame_names[0]):
         frames = {natural_key(name) for name in sample.frame_names}

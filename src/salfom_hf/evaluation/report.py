@@ -243,7 +243,7 @@ def ranking(scores: Scores, metric: str) -> list[tuple[int, int]]:
 
 
 def dissimilar(ranked: list[tuple[int, int]], count: int, scores: Scores) -> list[tuple[int, int]]:
-    """The first of a ranking that do not look alike: of different videos or, of few videos, well apart in time."""
+    """The first of a ranking that look different: of different videos or, of few videos, well apart in time."""
     apart = len(scores.videos) >= 2 * count
 
     def alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -254,7 +254,7 @@ def dissimilar(ranked: list[tuple[int, int]], count: int, scores: Scores) -> lis
     for place in ranked:
         if len(chosen) < count and not any(alike(place, other) for other in chosen):
             chosen.append(place)
-    # Better alike than none.
+    # Similar ones are better than none.
     return (chosen + [place for place in ranked if place not in chosen])[:count]
 
 

@@ -39,7 +39,7 @@ FRAMES_PER_PROCESS = 500
 FIRST_LINE, NEXT_LINES = 5, 15  # seconds from line to line of progress, where there is no terminal
 
 SETTINGS = "settings.json"
-REPORTS = ("results.json", "videos.csv", "frames.png")  # beside the scores of each video
+REPORTS = ("results.json", "videos.csv", "frames.png")  # next to the scores of each video
 
 
 def check_dataset(dataset: Dataset) -> None:

@@ -17,7 +17,7 @@ from ..video.drawing import to_gray
 from .methods import EvaluationError, Method
 from .running import noted, write_json
 
-LISTED = 10  # problems that are told one by one
+LISTED = 10  # problems that are named one by one
 
 
 def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike, *, overwrite: bool = False) -> int:
@@ -31,14 +31,14 @@ def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike
         dataset: rows of DHF1K; labels are not needed.
         method: what gives the maps.
         output: folder; how it was made is noted next to it, in a file of its name and .json.
-        overwrite: write all videos anew, and replace those there, whatever model they are of.
+        overwrite: write all videos again, and replace those there, of any model.
 
     Returns:
         Number of videos written.
 
     Raises:
         EvaluationError: the folder holds maps of another model or other options, or other files among maps that have
-            to be written anew; or a map holds NaN or infinity.
+            to be written again; or a map holds NaN or infinity.
     """
     output = Path(output)
     claim_folder(output, dataset["video_id"], method, overwrite)
@@ -50,7 +50,7 @@ def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike
                 bar.update(sample.num_frames)
                 continue
             if others := strays(sample, folder):
-                raise EvaluationError(f"{others[0]}; move them elsewhere, for its maps have to be written anew.")
+                raise EvaluationError(f"{others[0]}; move them elsewhere, for its maps have to be written again.")
             with atomic_output(folder, overwrite=True) as temporary:
                 temporary.mkdir()
                 maps = method.finite_maps(sample, range(sample.num_frames))
@@ -63,8 +63,8 @@ def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike
 
 def claim_folder(output: Path, videos: list[str], method: Method, overwrite: bool) -> None:
     """
-    Note how the maps are made, beside the folder: inside, the note would be uploaded. Raise an EvaluationError if maps
-    that are there were made otherwise, or nobody knows how.
+    Note how the maps are made, next to the folder: inside, the note would be uploaded. Raise an EvaluationError if
+    maps that are there were made otherwise, or nobody knows how.
     """
     note = {"package": "salfom-hf", "version": __version__, "model": method.name, "maps": method.description,
             "fingerprint": method.fingerprint}  # fmt: skip
@@ -93,7 +93,7 @@ def check_submission(dataset: Dataset, folder: str | os.PathLike) -> str:
 
     Args:
         dataset: the rows of the split that it was made for.
-        folder: of the submission, whoever made it.
+        folder: of the submission, made by any program.
 
     Returns:
         What was found, in one line.
@@ -115,7 +115,7 @@ def check_submission(dataset: Dataset, folder: str | os.PathLike) -> str:
     if problems:
         more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
         raise EvaluationError(
-            f"{folder} is not fit to be submitted: {'; '.join(problems[:LISTED])}{more}; write what is wrong anew."
+            f"{folder} is not fit to be submitted: {'; '.join(problems[:LISTED])}{more}; write what is wrong again."
         )
     frames = sum(dataset["num_frames"])
     tests, wanted = sum(split_of(int(name)) == "test" for name in expected), DHF1K.OFFICIAL["test"]

@@ -194,7 +194,9 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         raise ConversionError(f"{path} holds no state dict, which is a table of names and tensors.")
     plain = all(value.layout is torch.strided and value.device.type == "cpu" for value in state.values())
     if not plain or sum(value.nbytes for value in state.values()) > size:
-        raise ConversionError(f"{path} names tensors that it does not hold; save them anew, each with all its values.")
+        raise ConversionError(
+            f"{path} names tensors that it does not hold; save them again, each with all its values."
+        )
     return state
 
 

@@ -1,7 +1,7 @@
 """
 A network for other programs: as a graph of ONNX, checked by onnxruntime, and as a program of `torch.export`.
 
-Both are the whole network: windows in, maps out. Beside `model.onnx` stand the configurations of model and processor.
+Both are the whole network: windows in, maps out. Next to `model.onnx` stand the configurations of model and processor.
 """
 
 import copy
@@ -33,7 +33,7 @@ TOLERANCE = 1e-4
 # The first that has all operators the networks need.
 OPSET = 18
 
-# Larger weights stand in a file beside the graph, which cannot hold more than 2 GiB.
+# Larger weights stand in a file next to the graph, which cannot hold more than 2 GiB.
 LARGEST_WITHIN = 2**30
 
 # Encoders whose graph holds for frames of any size; that of others is for one size.

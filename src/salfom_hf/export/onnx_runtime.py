@@ -43,7 +43,7 @@ class OnnxModel:
         if not self.path.is_file():
             raise GraphError(f"There is no ONNX model at {path}; write one with `salfom export onnx`.")
         if not (self.folder / "config.json").is_file():
-            raise GraphError(f"Beside {self.path} there is no config.json of its model; export it anew.")
+            raise GraphError(f"Next to {self.path} there is no config.json of its model; export it again.")
         with loading(self.folder):
             self.config = SalFoMConfig.from_pretrained(self.folder)
         options = onnxruntime.SessionOptions()
@@ -52,7 +52,7 @@ class OnnxModel:
         try:
             self.session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # Those of onnxruntime have no class in common.
-            told = f"Cannot load the ONNX model {self.path} ({described(error)}); export it anew."
+            told = f"Cannot load the ONNX model {self.path} ({described(error)}); export it again."
             raise GraphError(told) from error
 
     def __call__(self, pixel_values_videos: torch.Tensor) -> SalFoMOutput:

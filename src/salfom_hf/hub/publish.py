@@ -61,7 +61,7 @@ def beside(source: str | os.PathLike, name: str) -> Path | None:
 
 
 def pictures_in(text: str) -> set[str]:
-    """Paths of the pictures that a card shows from beside itself."""
+    """Paths of the pictures that next to a card that it shows."""
     links = re.findall(r"""(?:!\[[^]]*\]\(|<img[^>]*\ssrc=["'])([^)\s"']+)""", text)
     paths = [PurePosixPath(unquote(link)) for link in links if "://" not in link]
     inside = [path for path in paths if not path.is_absolute() and ".." not in path.parts]
@@ -77,7 +77,7 @@ def card_for(
     results: Sequence[Path],
 ) -> ModelCard:
     """
-    The card that the model has (`readme`), or one that says that nothing is known, with what the Hub wants to be told.
+    The card that the model has (`readme`), or one that says that nothing is known, with what the Hub needs to know.
 
     Args:
         model: the name under which it was scored.

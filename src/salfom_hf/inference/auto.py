@@ -1,7 +1,7 @@
 """Registration with transformers' Auto classes and pipelines, so that they load this package's models and names.
 
 `import salfom_hf` imports neither transformers nor PyTorch, which takes seconds. So the entrances of transformers are
-wrapped once they are imported, and whoever goes in first has everything registered.
+wrapped once they are imported, and the first one to be used registers everything.
 """
 
 import os

@@ -26,7 +26,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 def keep_freed_memory() -> None:
     """
     Keep what is freed for the next allocation: by default, glibc gives each large block back to the system, and that
-    its pages are then cleared and mapped anew takes longer than many of the network's layers. The setting is that of
+    its pages are then cleared and mapped again takes longer than many of the network's layers. The setting is that of
     the whole process, for good: for programs, not for libraries. Where the C library is another one, nothing happens.
     """
     if platform.libc_ver()[0] == "glibc":

@@ -1,4 +1,4 @@
-"""Hard cuts: where one shot ends and the next begins, at which the window starts anew.
+"""Hard cuts: where one shot ends and the next begins, at which the window starts again.
 
 A window that holds two shots predicts both: what was watched in the old shot stands in the first maps of the new one.
 """

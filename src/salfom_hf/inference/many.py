@@ -53,7 +53,7 @@ def sources(path: Path, skipped: Skipped, further: Iterable[str] = ()) -> list[P
     What a path stands for: a file, a folder of images (one video), or every video in a folder.
 
     Args:
-        skipped: gets what the folder holds besides, but for hidden files and those that are surely no media.
+        skipped: gets what else the folder holds, except hidden files and those that are surely no media.
         further: inputs elsewhere whose results may be in the folder: stems of files, names of folders of images.
 
     Raises:
@@ -71,7 +71,7 @@ def sources(path: Path, skipped: Skipped, further: Iterable[str] = ()) -> list[P
         if suffix not in VIDEO_SUFFIXES:
             if suffix not in READ_IMAGES | OTHER_SUFFIXES:
                 skipped[UNKNOWN].append(file)
-        # What an earlier run wrote beside its inputs is no input of the next one.
+        # What an earlier run wrote next to its inputs is no input of the next one.
         elif is_result(file.stem, inputs):
             skipped[RESULT].append(file)
         else:
@@ -210,7 +210,7 @@ def size_of(video: Path) -> int:
     try:
         return sum(file.stat().st_size for file in (video.iterdir() if video.is_dir() else [video]))
     except OSError:
-        return 0  # Whoever is to predict it says so.
+        return 0  # The process that predicts it says so.
 
 
 __all__ = ["Job", "Skipped", "plan", "sources"]

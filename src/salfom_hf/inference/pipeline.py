@@ -87,8 +87,8 @@ class VideoSaliencyPipeline(PlainPipeline):
     """
     Saliency of every frame of videos, by a causal sliding window; [`SaliencyPredictor`] as a transformers pipeline.
 
-    A video's frames and maps are held in memory; for hours of video take [`SaliencyPredictor.stream`]. Besides paths,
-    it takes addresses (http and https).
+    A video's frames and maps are held in memory; for hours of video take [`SaliencyPredictor.stream`]. It takes paths,
+    and addresses (http and https).
 
     Args:
         batch_size, windows, num_workers, stride, start, duration: see [`PlainPipeline`].

@@ -76,7 +76,7 @@ def saliency_maps(
 
 class SaliencyPredictor:
     """
-    Predicts saliency with a model and its processor, by a causal sliding window that starts anew at hard cuts.
+    Predicts saliency with a model and its processor, by a causal sliding window that starts again at hard cuts.
 
     Args:
         model: the network, on the device and in the dtype to compute with. It is prepared in place

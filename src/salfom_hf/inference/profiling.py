@@ -21,7 +21,7 @@ _profile: "Profile | None" = None
 class Profile:
     """
     Collects, from `with` on, the seconds spent in each [`stage`] of this process, whichever thread it runs in. Stages
-    that run beside each other count in full, so they add up to more than the time that has passed.
+    that run at the same time count in full, so they add up to more than the time that has passed.
     """
 
     def __init__(self) -> None:

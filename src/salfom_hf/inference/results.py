@@ -39,7 +39,7 @@ WAITING = 4
 
 
 def default_output(source: Path, output_format: str) -> Path:
-    """Where a result goes when the user names no place: beside the source, with the format in its name."""
+    """Where a result goes when the user names no place: next to the source, with the format in its name."""
     if source.name in ("", ".."):  # "." and ".." get the names of their folders.
         source = source.resolve()
     suffix = SUFFIXES.get(output_format, ".png" if is_picture(source) else ".mp4")
@@ -47,7 +47,7 @@ def default_output(source: Path, output_format: str) -> Path:
 
 
 def inputs_of(videos: Iterable[Path], *others: Path) -> Inputs:
-    """All files that videos, images and folders of images are read from, and what is read besides."""
+    """All files that videos, images and folders of images are read from, and what else is read."""
     return Inputs(*others, *(file for video in videos for file in (image_files(video) if video.is_dir() else [video])))
 
 

@@ -143,7 +143,7 @@ def window_maps(
         keys = key_frames(encoded(encode, frames, batch_size) if framewise else frames, stride, take)
         for batch in batched(((index, torch.stack(tuple(window))) for index in keys), batch_size):
             clips = [clip for _, clip in batch]
-            if compiled:  # A batch of another size would be compiled anew.
+            if compiled:  # A batch of another size would be compiled again.
                 clips += clips[-1:] * (batch_size - len(clips))
             windows = torch.stack(clips)
             with stage("network"):

@@ -24,12 +24,12 @@ class Attention(NamedTuple):
     mean_x: float  # centre of mass, in the same way
     mean_y: float
     spread: float  # standard distance from the centre of mass; 1 is the frame's diagonal
-    entropy: float  # in bits: 0 for one pixel, log2(pixels) for all alike
+    entropy: float  # in bits: 0 for one pixel, log2(pixels) if all are equal
     shares: tuple[float, ...]  # of each of `CELLS`; together 1
 
 
 def attention(saliency: np.ndarray) -> Attention:
-    """The numbers of a map, float `(height, width)`, values of at least 0; all 0 counts as all alike."""
+    """The numbers of a map, float `(height, width)`, values of at least 0; all 0 counts as all equal."""
     # In float32, for it is done for every frame; what has many summands is summed in float64.
     values = saliency.astype(np.float32) if saliency.any() else np.ones(saliency.shape, np.float32)
     height, width = values.shape

@@ -1,4 +1,4 @@
-"""What stands beside a trained model: its scores and a card, filled from what was really run."""
+"""What stands next to a trained model: its scores and a card, filled from what was really run."""
 
 import datetime
 import json

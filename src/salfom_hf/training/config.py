@@ -104,13 +104,13 @@ class TrainingConfig:
         float, "share of the weights that training began with in those validated and saved"
     ] = 0.0
     frozen_encoder_epochs: Annotated[int, "epochs in which the encoder rests, at the beginning"] = 0
-    gradient_checkpointing: Annotated[bool, "compute activations anew in the backward pass: less memory"] = False
+    gradient_checkpointing: Annotated[bool, "compute activations again in the backward pass: less memory"] = False
     compile: Annotated[bool, "torch.compile the model"] = False
     lora_rank: Annotated[int, "train the encoder by LoRA of this rank (needs peft); 0: train its weights"] = 0
 
     # Checkpoints and log
     evaluate_every: Annotated[int, "epochs between validations"] = 1
-    save_every: Annotated[int, "optimizer steps between checkpoints, besides one at each validation"] = 500
+    save_every: Annotated[int, "optimizer steps between checkpoints; there is one at each validation, too"] = 500
     keep_checkpoints: Annotated[int, "how many checkpoints to keep"] = 2
     log_every: Annotated[int, "optimizer steps between log lines"] = 10
     trackers: Annotated[list[str], "of accelerate: tensorboard, wandb, trackio, …"] = values("tensorboard")

@@ -89,7 +89,7 @@ def divide(config: TrainingConfig) -> tuple[list[datasets.Dataset], list[dataset
 
 def build_clips(config: TrainingConfig, processor: SalFoMVideoProcessor) -> tuple[TrainingClips, ConcatDataset]:
     """
-    The training clips, drawn anew every epoch, and the validation clips, always the same. In an epoch of a mixture,
+    The training clips, drawn again every epoch, and the validation clips, always the same. In an epoch of a mixture,
     its first dataset is gone through once.
     """
     training, validation = divide(config)

@@ -39,7 +39,7 @@ def tracking(folder: Path, accelerator: Accelerator, settings: dict) -> Iterator
         # Not end_training: it takes down the connections between the processes while the model still holds them, on
         # which gloo waits forever. They end with the processes.
         for tracker in accelerator.trackers:
-            with suppress(Exception):  # One that has failed has been told of; all numbers are in the log.
+            with suppress(Exception):  # A warning has named the one that failed; all numbers are in the log.
                 tracker.finish()
         threading.excepthook = hook
 

@@ -90,7 +90,7 @@ class Trainer:
             worker_init_fn=outlive_signals,
         )
         # Workers begin as copies of this process. Those of the training data do so before it holds what training
-        # needs; those of the validation data are made anew each time, or they would keep what it held at the first.
+        # needs; those of the validation data are made again each time, or they would keep what it held at the first.
         self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
             model,
             make_optimizer(model, config),

@@ -128,7 +128,7 @@ def merge_lora(model: SalFoMForVideoSaliencyPrediction) -> None:
 
 
 def train_mode(model: nn.Module) -> None:
-    """Training mode, but batch norms keep their statistics: batches are small, and the frames of a clip alike."""
+    """Training mode, but batch norms keep their statistics: batches are small, and the frames of a clip similar."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -13,7 +13,7 @@ from .config import TrainingConfig
 
 # The number of a layer in a parameter's name: `layers.3.`, `layer.3.`, `blocks.3.`, `encoder.stages.3.`.
 LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|stages?)\.(\d+)\.")
-# Besides all that are vectors, these are not pulled to 0: positions, tokens that stand for no patch, the centre prior.
+# In addition to all vectors, these are not pulled to 0: positions, tokens that stand for no patch, the centre prior.
 NO_DECAY = re.compile(r"position|time_embeddings|cls_token|register_tokens|log_density|log_sensitivity")
 ENCODER = "salfom.encoder."
 

@@ -27,8 +27,8 @@ def validate(
 ) -> dict[str, float]:
     """
     Mean `SCORES` over the validation clips of all processes, each counted once, at the clips' size, and the number of
-    `clips`: those whose last frame has no fixations are left out. Where there are both, stills and videos count alike,
-    however many they are, and each has scores of its own, `stills/cc` and so on. `check` is told for every batch
+    `clips`: those whose last frame has no fixations are left out. Where there are both, stills and videos count
+    equally, however many they are, and each has scores of its own, `stills/cc` and so on. `check` gets for every batch
     whether its predictions are finite, and may raise.
     """
     model.eval()

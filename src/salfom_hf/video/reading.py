@@ -238,7 +238,7 @@ def comes_untimed(container: InputContainer, stream: Any) -> bool:
 
 
 def sampled(container: InputContainer, stream: Any) -> Iterator[Any]:
-    """The first packet of a stream after each of some places all over an MPEG file, which begins anew after that."""
+    """The first packet of a stream after each of some places all over an MPEG file, which begins again after that."""
     try:
         for place in range(0, container.size, max(container.size // _PLACES, 1)):
             with suppress(av.FFmpegError):

@@ -68,7 +68,7 @@ def read_frames_at(
         index = _index_of_file(source, state.st_mtime_ns, state.st_size)
     indices = _existing(indices, len(index.order), missing_at_end, source)
     position = 0
-    # Should the decoder want more than the key frame before, decoding begins anew where it always works.
+    # Should the decoder want more than the key frame before, decoding begins again where it always works.
     for key in dict.fromkeys((index.key_before(indices[0]), 0)):
         for number, frame in _numbered(source, key, index):
             while position < len(indices) and number == index.order[indices[position]]:

@@ -129,7 +129,7 @@ def _shift(track: _Track, first: _Track, others: list[_Track], ended: bool) -> f
         return track.shift
     if (between := _between_neighbours(track)) is not None:
         return track.shift + between - now
-    if track is not first and track.shift != first.shift:  # The pictures' clock has begun anew, here or before.
+    if track is not first and track.shift != first.shift:  # The pictures' clock has begun again, here or before.
         if now < last and first.waiting and first.waiting[0].number < number:
             return None  # The pictures' clock may do so once more: they come first.
         if now < last or abs(time + first.shift - last) <= _APART:
@@ -176,7 +176,7 @@ def _between_neighbours(track: _Track) -> float | None:
 
 
 def _anew(track: _Track, first: _Track, packet: Any) -> float:
-    """Let the clock of a track begin anew at a packet: as that of the pictures did, or else right after what was."""
+    """Let the clock of a track begin again at a packet: as that of the pictures did, or else right after what was."""
     if track is not first and track.shift != first.shift:
         track.shift = first.shift
     else:

@@ -37,7 +37,7 @@ class VideoWriter:
 
     MP4, MOV and MKV hold H.264, whose odd widths and heights are made even by a repeated last column or row, since
     phones play no others; WebM holds VP9. The sound of `audio_from` between `start` and `start` + `duration` seconds
-    comes along, copied where players of the format know it and encoded anew as AAC, or Opus for WebM, where not. What
+    comes along, copied where players of the format know it and encoded again as AAC, or Opus for WebM, where not. What
     of it cannot be written is left out, with one line on stderr.
 
     Args:

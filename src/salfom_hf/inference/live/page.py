@@ -28,7 +28,7 @@ PAGE = """<!DOCTYPE html>
 class PictureServer(socketserver.ThreadingTCPServer):
     """
     Show the newest picture in browsers: a page at `/`, and the pictures as an endless row of JPEGs (MJPEG) at
-    `/live.mjpg`. Whoever reads slowly gets fewer of them. A context manager, which serves from the beginning.
+    `/live.mjpg`. A slow reader gets fewer of them. A context manager, which serves from the beginning.
 
     To this machine it answers only under its own names: else any web site could, by a name of its own that leads
     here, see what the camera sees.
@@ -93,7 +93,7 @@ class PictureServer(socketserver.ThreadingTCPServer):
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            # The last picture has to get to whoever watches, but nobody may hold up the end.
+            # The last picture has to reach those who watch, but nobody may hold up the end.
             self._changed.wait_for(lambda: not self._viewers, 2)
         self.server_close()
 

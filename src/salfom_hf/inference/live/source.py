@@ -22,7 +22,7 @@ SILENCE = 10  # seconds without data, or without a connection, after which a sou
 
 PROBING = 1  # seconds of a stream that FFmpeg looks at before it is decoded
 
-JUMP = 10  # seconds by which the clock of a live source may gain on ours before it counts as set anew
+JUMP = 10  # seconds by which the clock of a live source may gain on ours before it counts as set again
 
 # What a source may call its rate when it has none; the files written need a number.
 RATES = (1, 240)  # frames per second
@@ -100,7 +100,7 @@ def reading(address: Address, doing: str, advice: str) -> Iterator[None]:
 
 class SourceClock:
     """
-    Timestamps that strictly increase, from a source's own, which may be missing, stand still or start anew.
+    Timestamps that strictly increase, from a source's own, which may be missing, stand still or start again.
 
     Args:
         jump: seconds by which the source's clock may gain on ours from one frame to the next.
