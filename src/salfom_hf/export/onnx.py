@@ -223,6 +223,3 @@ def export_program(
         path.write_bytes(content.getbuffer())
         tell("comparing maps")
         return export.check(torch.export.load(path).module(), output.name)
-
-
-__all__ = ["export_onnx", "export_program"]

@@ -171,6 +171,3 @@ def evaluation_of(path: Path, model: str, page: str | None = None) -> list[EvalR
 def packages(*names: str) -> dict[str, str]:
     """Versions of installed packages."""
     return {name: version(name) for name in names}
-
-
-__all__ = ["TEMPLATES", "CardError", "evaluation_of", "measured", "model_data", "read_results", "render"]

@@ -137,6 +137,3 @@ def pipeline(
     """
     # transformers' annotations name its own tasks alone.
     return transformers.pipeline(task, model=model, dtype=dtype, **kwargs)  # type: ignore[call-overload]
-
-
-__all__ = ["VideoSaliencyPipeline", "download", "pipeline"]

@@ -28,6 +28,3 @@ def in_background(function: Callable[[Item], Result], items: Iterable[Item], siz
             yield calls.popleft().result()
     finally:
         thread.shutdown(cancel_futures=True)
-
-
-__all__ = ["in_background"]
