@@ -124,7 +124,7 @@ def contact_sheet(samples: Iterable[GazeVideo | GazeStill], num_frames: int = 5)
     Frames, density maps and fixations of some videos or stills in one picture.
 
     Each video has a row of frames, or several of up to 12; below each frame are its density as a heat map over it, and
-    its fixations as dots. Stills stand side by side. Images of other shapes than most are letterboxed.
+    its fixations as dots. Stills stand side by side.
 
     Args:
         samples: as `open_sample` gives them; the sheet shows all of them, so take a few.
