@@ -32,7 +32,6 @@ SIZE = (64, 96)
 EVERYTHING = Augmentation(
     horizontal_flip=0.5,
     crop=(0.3, 0.9),
-    crop_stretch=1.3,
     temporal_strides=(1, 2),
     reverse=0.5,
     brightness=0.3,
@@ -303,7 +302,7 @@ def test_workers_give_the_same_clips_in_every_epoch(train, stills_parquet, proce
 
 def test_the_size_is_the_processors_unless_given(train):
     processor = SalFoMVideoProcessor(size={"height": 64, "width": 64}, keep_aspect_ratio=True, size_divisor=16)
-    crop = Augmentation(crop=(0.2, 0.9), crop_stretch=2.0)
+    crop = Augmentation(crop=(0.2, 0.9))
     for seed in range(5):
         item = ClipDataset(train, processor, num_frames=2, augmentation=crop, seed=seed)[0]
         assert item["pixel_values_videos"].shape == (2, 3, 48, 80)

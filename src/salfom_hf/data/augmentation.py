@@ -109,8 +109,7 @@ class Augmentation:
 
     Args:
         horizontal_flip: probability of exchanging left and right.
-        crop: smallest and largest share of the frame's area that is kept, in 0…1.
-        crop_stretch: a crop's width over height differs from the frame's by up to this factor either way; 1 keeps it.
+        crop: smallest and largest share of the frame's area that is kept, in 0…1, in the frame's shape.
         temporal_strides: each clip takes every k-th frame of its video, with k drawn from these.
         reverse: probability of showing the clip backwards. The labels stay those of the clip's last frame.
         cut: probability that a video's clip is cut: the frames before one of its last 15 are of another video.
@@ -122,7 +121,6 @@ class Augmentation:
 
     horizontal_flip: float = 0.0
     crop: tuple[float, float] = (1.0, 1.0)
-    crop_stretch: float = 1.0
     temporal_strides: tuple[int, ...] = (1,)
     reverse: float = 0.0
     cut: float = 0.0
@@ -136,8 +134,6 @@ class Augmentation:
                 raise ValueError(f"{name} must be in 0…1, not {getattr(self, name)}.")
         if len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise ValueError(f"crop must be two shares of the area, smallest first, in 0…1, not {self.crop}.")
-        if not 1 <= self.crop_stretch < math.inf:
-            raise ValueError(f"crop_stretch must be at least 1, not {self.crop_stretch}.")
         if not self.temporal_strides or any(k < 1 or k != int(k) for k in self.temporal_strides):
             raise ValueError(f"temporal_strides must be whole numbers of at least 1, not {self.temporal_strides}.")
 
@@ -161,9 +157,8 @@ class Augmentation:
 
     def _draw_crop(self, rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
         """Its top, left, height and width."""
-        share = rng.uniform(*self.crop)
-        stretch = self.crop_stretch ** rng.uniform(-1, 1)
-        rows = min(height, max(1, round(height * math.sqrt(share / stretch))))
-        columns = min(width, max(1, round(width * math.sqrt(share * stretch))))
+        side = math.sqrt(rng.uniform(*self.crop))
+        rng.uniform()  # Not used, but what is drawn next stays what it was in earlier versions.
+        rows, columns = max(1, round(height * side)), max(1, round(width * side))
         top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
         return int(top), int(left), rows, columns

@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -13,6 +13,7 @@ import datasets
 from datasets.fingerprint import Hasher
 from tqdm import tqdm
 
+from ..inference.threads import in_background
 from .features import VIDEO_FEATURES, DataError, id_column
 from .layout import list_folder
 from .report import Found, Problem, Report, any_fatal, counted
@@ -265,11 +266,8 @@ class VideoBuilder(GazeBuilder):
 
 def decode_all(items: list[Item]) -> list[Problem]:
     """What reading every file of the items shows, in their order; by threads, with a progress bar."""
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        results = pool.map(lambda item: item.decode(), items)
+    cores = os.cpu_count() or 1
+    # Closed, so that an interrupted check does not go on with what is left, which may take an hour.
+    with closing(in_background(lambda item: item.decode(), items, 2 * cores, cores)) as results:
         progress = tqdm(results, total=len(items), desc="Reading every file", unit="video", disable=None)
         return [problem for problems in progress for problem in problems]
-    finally:
-        # An interrupted check does not go on with what is left, which may take an hour.
-        pool.shutdown(cancel_futures=True)

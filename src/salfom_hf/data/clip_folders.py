@@ -70,16 +70,6 @@ class Hollywood2(ClipFolderBuilder):
     OFFICIAL: ClassVar = {"train": 2699, "test": 3558}
     FPS = 24.0
 
-    @classmethod
-    def find(cls, root: Path, splits: tuple[str, ...] | None) -> tuple[dict[str, list[Clip]], list[Problem]]:
-        found, problems = super().find(root, splits)
-        names = [clip.id for clips in found.values() for clip in clips]
-        if names and not any(name.startswith("actionclip") for name in names):
-            published = sum(cls.OFFICIAL[split] or 0 for split in found)
-            text = f"{len(names)} of {published} videos, with other names, such as {names[0]}: is this UCF-Sports?"
-            problems.append(Problem("origin", root, text, fatal=False))
-        return found, problems
-
 
 class UCFSports(ClipFolderBuilder):
     """Builder of UCF-Sports; see the module for the folder it reads."""

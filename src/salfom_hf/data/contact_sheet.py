@@ -1,6 +1,6 @@
-"""Contact sheets: a few frames of each video with where people looked, to see whether the data is right."""
+"""Pictures in rows under text: contact sheets of frames with where people looked, to see whether the data is right."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,59 +14,51 @@ from .samples import GazeStill, GazeVideo
 # Pixels, if not said otherwise.
 CELL_AREA = 320 * 200
 COLUMNS = 12  # pictures side by side; more go below
-MARGIN, GAP, GUTTER, MIN_WIDTH = 28, 8, 96, 640
-TITLE_SIZE, TEXT_SIZE, LINE = 24, 16, 22
+GAP, LINE, TEXT, MIN_WIDTH = 8, 20, 14, 640
 SMOOTHING = 4  # Dots are drawn this much larger, then reduced.
 
 # The font that comes with Pillow lacks × and …, so neither is drawn.
-BACKGROUND, CELL_COLOR = (24, 26, 30), (12, 13, 15)
-BRIGHT, DIM = (236, 238, 241), (158, 164, 172)
+BACKGROUND, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 # Radius and colour of a dark edge, a white ring, and the dot itself.
 DOT = ((4.5, (0, 0, 0)), (3.5, (255, 255, 255)), (2.25, (255, 64, 48)))
+BELOW = "below each its density and its fixations"
 
 
-class Panel(NamedTuple):
-    """Pictures of one frame, from top to bottom, under two lines of text."""
+class Cell(NamedTuple):
+    """Pictures, from top to bottom, under two lines of text."""
 
     name: str
     note: str
     pictures: list[Image.Image]
 
 
-class Block(NamedTuple):
-    """Panels side by side under a title."""
-
-    title: str
-    note: str
-    panels: list[Panel]
-
-
-def video_block(video: GazeVideo, num_frames: int, cell: tuple[int, int]) -> Block:
+def video_cells(video: GazeVideo, num_frames: int, cell: tuple[int, int]) -> list[Cell]:
     """Evenly spaced frames of a video, each from the middle of its part."""
     columns = min(num_frames, video.num_frames)
-    panels = []
+    cells = []
     for column in range(columns):
         index = (2 * column + 1) * video.num_frames // (2 * columns)
         frame = fitted(next(video.frames(index, index + 1)), cell)
         pictures, note = [frame], ""
         if video.has_labels:
-            fixations = video.fixations(index)
-            points = (np.argwhere(fixations)[:, ::-1] + 0.5) / fixations.shape[::-1]
+            points = centers(video.fixations(index))
             pictures += [heated(frame, video.density(index)), dotted(frame, points)]
             note = f"{counted(len(points), 'pixel')} fixated"
-        panels.append(Panel(f"frame {index}", note, pictures))
-    height, width = video.size
-    labels = "" if video.has_labels else ", no labels"
-    note = f"{width}x{height}, {video.fps:g} fps, {counted(video.num_frames, 'frame')}{labels}"
-    return Block(video.id, note, panels)
+        cells.append(Cell(f"frame {index}", note, pictures))
+    return cells
 
 
-def still_panel(still: GazeStill, cell: tuple[int, int]) -> Panel:
+def still_cell(still: GazeStill, cell: tuple[int, int]) -> Cell:
     height, width = still.size
     points = np.stack([still.x / width, still.y / height], axis=1)
     frame = fitted(next(still.frames()), cell)
     note = f"{width}x{height}, {counted(len(points), 'fixation')}"
-    return Panel(still.id, note, [frame, heated(frame, still.density(0)), dotted(frame, points)])
+    return Cell(still.id, note, [frame, heated(frame, still.density(0)), dotted(frame, points)])
+
+
+def centers(fixations: np.ndarray) -> np.ndarray:
+    """The middles of the fixated pixels of a map: float64 `(points, 2)`, x and y as shares of width and height."""
+    return (np.argwhere(fixations)[:, ::-1] + 0.5) / fixations.shape[::-1]
 
 
 def fitted(image: np.ndarray, cell: tuple[int, int]) -> Image.Image:
@@ -83,12 +75,12 @@ def heated(frame: Image.Image, density: np.ndarray) -> Image.Image:
 def dotted(frame: Image.Image, points: np.ndarray) -> Image.Image:
     """The frame with a dot at each point: float `(points, 2)`, x and y as shares of width and height."""
     frame = frame.copy()
-    centers = points * frame.size * SMOOTHING
+    places = points * frame.size * SMOOTHING
     # Rings and edges lie below all dots, so that those of a crowd do not hide each other.
     for radius, color in DOT:
         mask = Image.new("L", (frame.width * SMOOTHING, frame.height * SMOOTHING))
         draw = ImageDraw.Draw(mask)
-        for x, y in centers:
+        for x, y in places:
             draw.circle((x, y), radius * SMOOTHING, fill=255)
         frame.paste(color, mask=mask.reduce(SMOOTHING))
     return frame
@@ -105,34 +97,26 @@ def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wid
     return "..."
 
 
-def drawn(block: Block, sheet_width: int, cell: tuple[int, int]) -> Image.Image:
-    """A block as a picture of the sheet's width, with the margin above it."""
-    title_font, font = ImageFont.load_default(TITLE_SIZE), ImageFont.load_default(TEXT_SIZE)
-    width, height = cell
-    bands = max(len(panel.pictures) for panel in block.panels)
-    captions = MARGIN + (2 * LINE if block.title else 0)
-    top = captions + 2 * LINE + GAP // 2
-    strip = Image.new("RGB", (sheet_width, top + bands * (height + GAP) - GAP), BACKGROUND)
-    draw = ImageDraw.Draw(strip)
-    if block.title:
-        room = sheet_width - 2 * MARGIN - 2 * GAP - font.getlength(block.note)
-        title = shortened(block.title, title_font, room)
-        baseline = MARGIN + TITLE_SIZE
-        draw.text((MARGIN, baseline), title, BRIGHT, title_font, anchor="ls")
-        left = MARGIN + title_font.getlength(title) + 2 * GAP
-        draw.text((left, baseline), block.note, DIM, font, anchor="ls")
-    for band, name in enumerate(("frame", "density", "fixations")[:bands]):
-        draw.text((MARGIN, top + band * (height + GAP) + height / 2), name, DIM, font, anchor="lm")
-    for index, panel in enumerate(block.panels):
-        left = MARGIN + GUTTER + index * (width + GAP)
-        for line, (text, color) in enumerate(((panel.name, BRIGHT), (panel.note, DIM))):
-            baseline = captions + line * LINE + TEXT_SIZE
-            draw.text((left, baseline), shortened(text, font, width), color, font, anchor="ls")
-        for band, picture in enumerate(panel.pictures):
-            upper = top + band * (height + GAP)
-            draw.rectangle((left, upper, left + width - 1, upper + height - 1), CELL_COLOR)
-            strip.paste(picture, (left + (width - picture.width) // 2, upper + (height - picture.height) // 2))
-    return strip
+def sheet(rows: Sequence[tuple[str, Sequence[Cell]]], cell: tuple[int, int]) -> Image.Image:
+    """Rows of cells, each under a heading if it has one; `cell`: the largest (width, height) of a picture, pixels."""
+    font = ImageFont.load_default(TEXT)
+    width = max(GAP + max(len(cells) for _, cells in rows) * (cell[0] + GAP), MIN_WIDTH)
+    strips = []
+    for heading, cells in rows:
+        top = GAP + (LINE if heading else 0)
+        bands = max(len(each.pictures) for each in cells)
+        height = max(picture.height for each in cells for picture in each.pictures) + GAP
+        strip = Image.new("RGB", (width, top + 2 * LINE + bands * height), BACKGROUND)
+        draw = ImageDraw.Draw(strip)
+        draw.text((GAP, GAP), shortened(heading, font, width - 2 * GAP), INK, font)
+        for column, each in enumerate(cells):
+            left = GAP + column * (cell[0] + GAP)
+            draw.text((left, top), shortened(each.name, font, cell[0]), INK, font)
+            draw.text((left, top + LINE), shortened(each.note, font, cell[0]), FAINT, font)
+            for band, picture in enumerate(each.pictures):
+                strip.paste(picture, (left, top + 2 * LINE + band * height))
+        strips.append(np.asarray(strip))
+    return Image.fromarray(np.concatenate(strips))
 
 
 def contact_sheet(samples: Iterable[GazeVideo | GazeStill], num_frames: int = 5) -> Image.Image:
@@ -140,7 +124,7 @@ def contact_sheet(samples: Iterable[GazeVideo | GazeStill], num_frames: int = 5)
     Frames, density maps and fixations of some videos or stills in one picture.
 
     Each video has a row of frames, or several of up to 12; below each frame are its density as a heat map over it, and
-    its fixations as dots. Stills stand side by side. Images of other shapes than most are letterboxed.
+    its fixations as dots. Stills stand side by side.
 
     Args:
         samples: as `open_sample` gives them; the sheet shows all of them, so take a few.
@@ -156,17 +140,14 @@ def contact_sheet(samples: Iterable[GazeVideo | GazeStill], num_frames: int = 5)
     # Cells have the shape that images typically have.
     aspect = np.median([sample.size[1] / sample.size[0] for sample in samples]).clip(3 / 4, 16 / 9)
     cell = round((CELL_AREA * aspect) ** 0.5), round((CELL_AREA / aspect) ** 0.5)
-    blocks = []
-    for sample in samples:
-        if isinstance(sample, GazeVideo):
-            block = video_block(sample, num_frames, cell)
-            first, *rows = batched(block.panels, COLUMNS)
-            blocks += [block._replace(panels=first), *(Block("", "", row) for row in rows)]
-    stills = [still_panel(sample, cell) for sample in samples if isinstance(sample, GazeStill)]
-    blocks += [Block("", "", row) for row in batched(stills, min(num_frames, COLUMNS))]
-    columns = max(len(block.panels) for block in blocks)
-    # Wide enough for the title of a video even where it has a single frame.
-    width = 2 * MARGIN + max(GUTTER + columns * (cell[0] + GAP) - GAP, MIN_WIDTH)
-    strips = [np.asarray(drawn(block, width, cell)) for block in blocks]
-    strips.append(np.full((MARGIN, width, 3), BACKGROUND, np.uint8))
-    return Image.fromarray(np.concatenate(strips))
+    rows: list[tuple[str, Sequence[Cell]]] = []
+    for video in (sample for sample in samples if isinstance(sample, GazeVideo)):
+        height, width = video.size
+        note = f"{width}x{height}, {video.fps:g} fps, {counted(video.num_frames, 'frame')}"
+        heading = f"{video.id}: {note}; {BELOW if video.has_labels else 'no labels'}"
+        for cells in batched(video_cells(video, num_frames, cell), COLUMNS):
+            rows.append((heading, cells))
+            heading = ""
+    stills = [still_cell(sample, cell) for sample in samples if isinstance(sample, GazeStill)]
+    rows += [(f"Stills; {BELOW}", cells) for cells in batched(stills, min(num_frames, COLUMNS))]
+    return sheet(rows, cell)

@@ -9,7 +9,7 @@ A video whose header counts one or two frames more or fewer than there are maps 
 difference is an error. Where up to two fewer can be decoded than that, the last one stands in for them.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -85,15 +85,7 @@ def _numbered(
         if others:
             broken.add(number)
             problems.append(Problem("duplicate", first, f"{', '.join(path.name for path in others)} too"))
-    numbered = {number: same[0] for number, same in sorted(paths.items()) if number not in broken}
-    # 1000 has a digit more than 999, so only zeros in front tell.
-    lengths = Counter(len(path.stem) for number, path in numbered.items() if number < 1000)
-    if len(lengths) > 1:
-        (usual, _), *rare = lengths.most_common()
-        odd = next(path for path in numbered.values() if len(path.stem) == rare[0][0])
-        text = f"has {sum(count for _, count in rare)} names such as {odd.name}; the others have {usual} digits"
-        problems.append(Problem("names", folder, text, fatal=False))
-    return numbered, broken, problems
+    return {number: same[0] for number, same in sorted(paths.items()) if number not in broken}, broken, problems
 
 
 def _find_videos(root: Path, splits: tuple[str, ...]) -> tuple[dict[str, list[Clip]], list[Problem]]:

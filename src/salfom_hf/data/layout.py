@@ -211,11 +211,6 @@ class Clip:
                 listed = listed_names(own[key] for key in surplus)
                 text = f"{len(surplus)} without one of {len(frames)} {of}: {listed}"
                 problems.append(Problem("surplus maps", folder, text))
-            common = sorted(frames.keys() & own.keys())
-            different = (key for key in common if os.path.splitext(frames[key])[0] != os.path.splitext(own[key])[0])
-            if key := next(different, None):
-                text = f"{own[key]} goes with {getattr(self, reference).name}/{frames[key]}"
-                problems.append(Problem("names", folder, text, fatal=False))
         return problems
 
     def _shorten(self, num_maps: int) -> tuple["Clip", list[Problem]]:

@@ -5,10 +5,9 @@ import os
 import struct
 import warnings
 import zlib
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from ..errors import reported
 from ..files import Inputs, atomic_output, check_free
+from ..inference.threads import in_background
 from ..models.losses import blur_matrix
 from ..video.reading import VIDEO_SUFFIXES, VideoInfo, frames_there, probe
 from .clip_folders import FPS_FILE, GAZE_FILE, GazeFolder
@@ -108,15 +108,8 @@ def make_clip_folder(folder: Path, info: VideoInfo) -> list[Path]:
 def in_threads(calls: Iterable[Callable[[], None]], progress: tqdm) -> None:
     """Make calls in as many threads as there are cores, with a few of them waiting, however many there are."""
     cores = os.cpu_count() or 1
-    waiting: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(cores) as pool:
-        for call in calls:
-            waiting.append(pool.submit(call))
-            if len(waiting) > 2 * cores:
-                waiting.popleft().result()
-                progress.update()
-        for future in waiting:
-            future.result()
+    with closing(in_background(lambda call: call(), calls, 2 * cores, cores)) as made:
+        for _ in made:
             progress.update()
 
 

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from .. import __version__
-from ..data.contact_sheet import dotted, fitted, heated, shortened
+from ..data.contact_sheet import Cell, centers, dotted, fitted, heated, sheet
 from ..files import atomic_output
 from ..inference.profiling import aligned
 from .baselines import Center
@@ -36,8 +36,6 @@ RESAMPLES = 10_000  # of videos, for the interval of a difference
 
 ROWS = 3  # best frames, and as many worst ones
 CELL = (320, 240)  # largest width and height of one picture
-GAP, LINE, TEXT = 8, 20, 14  # pixels between pictures, of a line, of the letters
-BACKGROUND, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
 
 def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool, prior: Center | None = None) -> str:
@@ -224,10 +222,8 @@ def picture(scorer: Scorer, methods: Sequence[Method], scores: Sequence[Scores])
         for rank, places in (("best", best), ("worst", worst))
         for number, place in enumerate(places, 1)
     ]
-    heading = Image.new("RGB", (strips[0].width, LINE + 2 * GAP), BACKGROUND)
-    order = f"Frames on which {scores[0].name} has the highest and the lowest {METRICS[metric]}"
-    write_text(heading, (GAP, GAP), order, heading.width - 2 * GAP)
-    return Image.fromarray(np.concatenate([np.asarray(part) for part in (heading, *strips)]))
+    heading = f"Frames on which {scores[0].name} has the highest and the lowest {METRICS[metric]}"
+    return sheet([(heading if cells is strips[0] else "", cells) for cells in strips], CELL)
 
 
 def ranking(scores: Scores, metric: str) -> list[tuple[int, int]]:
@@ -260,27 +256,20 @@ def dissimilar(ranked: list[tuple[int, int]], count: int, scores: Scores) -> lis
 
 def strip(
     scorer: Scorer, scored: Sequence[tuple[Method, Scores]], metrics: list[str], rank: str, row: int, index: int
-) -> Image.Image:
-    """One line of the picture: the frame, people's gaze, and each method's map with its scores."""
+) -> list[Cell]:
+    """One row of the picture: the frame, people's gaze, and each method's map with its scores."""
     sample = scorer.sample(row)
     image = next(sample.frames(index, index + 1))
-    frame, fixations = fitted(image, CELL), sample.fixations(index)
-    points = (np.argwhere(fixations)[:, ::-1] + 0.5) / fixations.shape[::-1]
+    frame, points = fitted(image, CELL), centers(sample.fixations(index))
     where = sample.id if sample.num_frames == 1 else f"{sample.id}, frame {index}"
     gaze = dotted(heated(frame, sample.density(index)), points)
-    cells = [(rank, where, frame), ("human gaze", f"density and {len(points)} fixated pixels", gaze)]
+    cells = [Cell(rank, where, [frame]), Cell("human gaze", f"density and {len(points)} fixated pixels", [gaze])]
     for method, found in scored:
         drawn = frame
         if method.available(sample, [index]):
             drawn = heated(frame, scorer.prepare(next(method.maps(sample, [index])), image.shape[:2]))
-        cells.append((method.name, score_text(found, row, index, metrics), drawn))
-    canvas = Image.new("RGB", (GAP + len(cells) * (CELL[0] + GAP), 2 * LINE + frame.height + 2 * GAP), BACKGROUND)
-    for column, (heading, text, drawn) in enumerate(cells):
-        left = GAP + column * (CELL[0] + GAP)
-        write_text(canvas, (left, 0), heading, CELL[0])
-        write_text(canvas, (left, LINE), text, CELL[0], FAINT)
-        canvas.paste(drawn, (left, 2 * LINE))
-    return canvas
+        cells.append(Cell(method.name, score_text(found, row, index, metrics), [drawn]))
+    return cells
 
 
 def score_text(scores: Scores, row: int, index: int, metrics: list[str]) -> str:
@@ -292,11 +281,3 @@ def score_text(scores: Scores, row: int, index: int, metrics: list[str]) -> str:
     return "   ".join(
         f"{METRICS[m]} {'undefined' if v is None else f'{v:.2f}'}" for m, v in zip(metrics, values, strict=True)
     )
-
-
-def write_text(
-    canvas: Image.Image, place: tuple[int, int], text: str, width: int, ink: tuple[int, int, int] = INK
-) -> None:
-    """One line, shortened in the middle where it is too long."""
-    font = ImageFont.load_default(TEXT)
-    ImageDraw.Draw(canvas).text(place, shortened(text, font, width), fill=ink, font=font)

@@ -4,7 +4,6 @@ import io
 import os
 from typing import Any
 
-import torch
 from datasets import Features, Image, List
 from PIL import Image as Picture
 
@@ -14,9 +13,6 @@ from ..video.drawing import to_gray
 from .methods import Model
 
 COLUMN = "saliency"
-
-# Another one than that of `os.getpid` in a process that was forked from it.
-IMPORTED_IN = os.getpid()
 
 
 class SaliencyColumn:
@@ -59,9 +55,6 @@ class SaliencyColumn:
         Raises:
             VideoError: a frame cannot be read.
         """
-        if os.getpid() != IMPORTED_IN:
-            # A process of `num_proc`: OpenMP's threads are not in a forked process, which would wait for them.
-            torch.set_num_threads(1)
         sample, pictures = open_sample(row), []
         maps = self.model.maps(sample, range(sample.num_frames))
         for name, saliency in zip(sample.frame_names, maps, strict=True):

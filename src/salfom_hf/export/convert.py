@@ -297,6 +297,3 @@ def refuse(complaint: str, names: Iterable[str]) -> None:
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise ConversionError(f"The checkpoint {complaint} {', '.join(names[:3])}{more}.")
-
-
-__all__ = ["ConversionError", "ConversionReport", "convert_checkpoint"]

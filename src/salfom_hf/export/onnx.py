@@ -214,15 +214,10 @@ def export_program(
     export = Export(model, processor, size)
     with atomic_output(output, overwrite) as path, reported(f"Cannot write {output}"), progress() as tell:
         tell("tracing the network")
-        program, content = (
-            export.program(),
-            io.BytesIO(),
-        )  # Where PyTorch itself finds the disk full, it ends the process.
+        program = export.program()
+        content = io.BytesIO()  # Where PyTorch itself finds the disk full, it ends the process.
         tell("writing the program")
         torch.export.save(program, content)
         path.write_bytes(content.getbuffer())
         tell("comparing maps")
         return export.check(torch.export.load(path).module(), output.name)
-
-
-__all__ = ["export_onnx", "export_program"]

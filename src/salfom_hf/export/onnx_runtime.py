@@ -126,6 +126,3 @@ class OnnxPredictor(SaliencyPredictor):
         with loading(model.folder):
             processor = SalFoMVideoProcessor.from_pretrained(model.folder)
         return cls(model, processor, stride, batch_size)
-
-
-__all__ = ["GraphError", "OnnxModel", "OnnxPredictor"]

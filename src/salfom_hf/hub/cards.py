@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -166,11 +165,3 @@ def evaluation_of(path: Path, model: str, page: str | None = None) -> list[EvalR
     source = f"salfom evaluate ({results['package']} {results['version']}), maps {maps}"
     scores, count = methods[name]["mean_over_frames"], methods[name].get("videos")
     return measured(scores, results["dataset"], results["split"], source, page, count)
-
-
-def packages(*names: str) -> dict[str, str]:
-    """Versions of installed packages."""
-    return {name: version(name) for name in names}
-
-
-__all__ = ["TEMPLATES", "CardError", "evaluation_of", "measured", "model_data", "read_results", "render"]

@@ -227,6 +227,3 @@ def push(
                 f"Could not send {model} to {repo_id}, and nothing on this machine has changed: {advice}."
             ) from error
     return page_of(repo_id)
-
-
-__all__ = ["PublishError", "export", "push"]

@@ -102,6 +102,3 @@ def add_remote_code(folder: Path) -> None:
 def update_json(path: Path, **values: Any) -> None:
     content = {**json.loads(path.read_text(encoding="utf-8")), **values}
     path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-__all__ = ["add_remote_code", "code_for"]

@@ -102,6 +102,3 @@ def install() -> None:
         wrap(sys.modules[name])
     if "transformers.pipelines" in sys.modules:  # Its function may have been taken from there already.
         register()
-
-
-__all__ = ["install", "register"]

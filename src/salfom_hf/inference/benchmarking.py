@@ -59,6 +59,3 @@ def maps_per_second(predictors: Sequence[SaliencyPredictor], rounds: int) -> lis
                 rates.append(count / passed)
                 bar.update()
     return [statistics.median(rates) for rates in found]
-
-
-__all__ = ["EXAMPLE", "maps_per_second", "random_model"]

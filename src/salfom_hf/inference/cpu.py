@@ -282,6 +282,3 @@ def prepare_for_inference(model: SalFoMForVideoSaliencyPrediction) -> SalFoMForV
                 # Changing the class keeps parameters, names and loaded weights as they are.
                 module.__class__ = OneDNNLinear
     return model
-
-
-__all__ = ["computes_in_hardware", "exact_float32", "keep_freed_memory", "prepare_for_inference", "pytorch_threads"]

@@ -211,6 +211,3 @@ def size_of(video: Path) -> int:
         return sum(file.stat().st_size for file in (video.iterdir() if video.is_dir() else [video]))
     except OSError:
         return 0  # The process that predicts it says so.
-
-
-__all__ = ["Job", "Skipped", "plan", "sources"]

@@ -27,10 +27,6 @@ AS_IT_IS = {"Accept-Encoding": "identity"}
 SILENCE = 20.0  # seconds without a byte after which a server counts as gone
 
 
-def is_url(video: Any) -> bool:
-    return isinstance(video, str) and "://" in video
-
-
 def download(url: str, path: Path, max_bytes: int = MAX_DOWNLOAD, seconds: float = DOWNLOAD_TIME) -> None:
     """
     Write what an address holds into a file.
@@ -70,7 +66,7 @@ def download(url: str, path: Path, max_bytes: int = MAX_DOWNLOAD, seconds: float
 @contextmanager
 def local(video: Any, max_bytes: int, seconds: float) -> Iterator:
     """The video itself or, for an address, the path of a copy that is gone afterwards."""
-    if not is_url(video):
+    if not (isinstance(video, str) and "://" in video):
         yield video
         return
     suffix = Path(urlsplit(video).path).suffix.lower()
@@ -137,6 +133,3 @@ def pipeline(
     """
     # transformers' annotations name its own tasks alone.
     return transformers.pipeline(task, model=model, dtype=dtype, **kwargs)  # type: ignore[call-overload]
-
-
-__all__ = ["VideoSaliencyPipeline", "download", "pipeline"]

@@ -144,6 +144,3 @@ class VideoSaliencyPipeline(Pipeline):
         self.video_processor.save_pretrained(save_directory, **kwargs)
         if type(self).__module__.startswith("transformers_modules."):
             custom_object_save(self, save_directory)
-
-
-__all__ = ["TASK", "VideoSaliencyPipeline"]

@@ -244,6 +244,3 @@ class SaliencyPredictor:
         if not maps:
             raise ValueError("The video has no frames.")
         return np.stack(maps)
-
-
-__all__ = ["SaliencyFrame", "SaliencyPredictor", "saliency_maps"]

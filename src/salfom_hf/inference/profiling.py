@@ -104,6 +104,3 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
     rule = [f"{'-' * widths[0]}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
     return [line(header), line(rule), *map(line, rows)]
-
-
-__all__ = ["STAGES", "Profile", "aligned", "speed", "stage", "timed"]

@@ -460,13 +460,3 @@ def on_threads(maps: Iterator[torch.Tensor], count: int) -> Iterator[torch.Tenso
         if saliency is None:
             return
         yield saliency
-
-
-__all__ = [
-    "FrameEncoder",
-    "StreamingDecoder",
-    "can_share_windows",
-    "encoder_threads",
-    "shared_maps",
-    "shared_still_maps",
-]

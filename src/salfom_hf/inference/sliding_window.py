@@ -155,6 +155,3 @@ def window_maps(
             yield from zip((index for index, _ in batch), maps.float(), strict=False)
 
     yield from interpolated(key_maps())
-
-
-__all__ = ["batched", "is_still", "sees_single_frames", "still_maps", "window_maps"]

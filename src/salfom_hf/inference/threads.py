@@ -1,4 +1,4 @@
-"""Work behind or ahead of the caller, in a thread."""
+"""Work behind or ahead of the caller, in threads."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -9,25 +9,24 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_background(function: Callable[[Item], Result], items: Iterable[Item], size: int) -> Generator[Result]:
+def in_background(
+    function: Callable[[Item], Result], items: Iterable[Item], size: int, threads: int = 1
+) -> Generator[Result]:
     """
-    `map(function, items)`, with the calls one after the other in a thread of their own, up to `size` ahead of the
-    result that is taken; `items` stays with the caller. An error of a call is raised in the place of its result.
+    `map(function, items)`, with the calls in a thread of their own, or in several, up to `size` ahead of the result
+    that is taken; `items` stays with the caller. An error of a call is raised in the place of its result.
 
     When the iterator is closed, by hand or by an error, calls that have not begun are dropped, and it returns after
-    the one that has; use `contextlib.closing` where the function works on what is closed next.
+    those that have; use `contextlib.closing` where the function works on what is closed next.
     """
-    thread = ThreadPoolExecutor(1, thread_name_prefix="salfom")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="salfom")
     calls: deque[Future[Result]] = deque()
     try:
         for item in items:
-            calls.append(thread.submit(function, item))
+            calls.append(pool.submit(function, item))
             if len(calls) > size:
                 yield calls.popleft().result()
         while calls:
             yield calls.popleft().result()
     finally:
-        thread.shutdown(cancel_futures=True)
-
-
-__all__ = ["in_background"]
+        pool.shutdown(cancel_futures=True)

@@ -4,13 +4,14 @@ import datetime
 import json
 import math
 import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import yaml
 
-from ..hub.cards import TEMPLATES, UNNAMED, measured, model_data, packages, page_of, render
+from ..hub.cards import TEMPLATES, UNNAMED, measured, model_data, page_of, render
 from .config import MOTION
 from .model import LITE0
 
@@ -38,7 +39,7 @@ def write_report(folder: Path, trainer: "Trainer", scores: dict[str, float]) -> 
         "hardware": f"{accelerator.num_processes} × {kind} ({chip})",
         "precision": accelerator.mixed_precision,
         "date": datetime.date.today().isoformat(),
-        "versions": packages(*PACKAGES),
+        "versions": {name: version(name) for name in PACKAGES},
     }
     (folder / "metrics.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     start = config.model or config.encoder

@@ -13,9 +13,7 @@ frame, and frames may be left out.
 """
 
 from .loop import predict_live, show, taken, warm_up
-from .page import PictureServer
-from .sending import StreamWriter
-from .slot import LiveFrame, Slot
-from .source import Reader
+from .outputs import PictureServer, StreamWriter
+from .source import LiveFrame, Reader, Slot
 
 __all__ = ["LiveFrame", "PictureServer", "Reader", "Slot", "StreamWriter", "predict_live", "show", "taken", "warm_up"]

@@ -11,7 +11,7 @@ import numpy as np
 from ...video.frames import image_of
 from ..predictor import SaliencyFrame, SaliencyPredictor
 from ..threads import in_background
-from .slot import LiveFrame, Slot
+from .source import LiveFrame, Slot
 
 
 def taken(

@@ -1,4 +1,4 @@
-"""Cameras, network streams, pipes and files, read in a thread of their own."""
+"""Cameras, network streams, pipes and files, read in a thread of their own, and where their frames wait."""
 
 import math
 import os
@@ -6,7 +6,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -16,7 +17,6 @@ import av
 from ...errors import VideoError, reported
 from ...video.pictures import IMAGE_RATE
 from ...video.reading import FILE_PROTOCOL, MIN_SIDE, demuxed, video_stream
-from .slot import LiveFrame, Slot
 
 SILENCE = 10  # seconds without data, or without a connection, after which a source or an output has failed
 
@@ -26,6 +26,76 @@ JUMP = 10  # seconds by which the clock of a live source may gain on ours before
 
 # What a source may call its rate when it has none; the files written need a number.
 RATES = (1, 240)  # frames per second
+
+
+class LiveFrame(NamedTuple):
+    """
+    A decoded frame.
+
+    Attributes:
+        picture: as the decoder gave it.
+        timestamp: seconds since the source's first frame, on the source's clock.
+        arrived: when it was decoded, in seconds of `time.monotonic`.
+    """
+
+    picture: av.VideoFrame
+    timestamp: Fraction
+    arrived: float
+
+
+class Slot:
+    """
+    The newest frames of a source. A frame is dropped once another has come that is more than `latency` seconds later
+    on the source's clock; so the newest one is always kept, and is taken even after the source has ended.
+
+    Args:
+        latency: in seconds; 0 keeps only the newest frame.
+
+    Attributes:
+        dropped: how many frames were dropped since `begin`.
+    """
+
+    def __init__(self, latency: float):
+        self.latency = latency
+        self.dropped = 0
+        self._frames: deque[LiveFrame] = deque()
+        self._changed = threading.Condition()
+        self._begun = self._closed = False
+
+    def put(self, frame: LiveFrame) -> None:
+        with self._changed:
+            self._frames.append(frame)
+            while frame.timestamp - self._frames[0].timestamp > self.latency:
+                self._frames.popleft()
+                self.dropped += self._begun
+            self._changed.notify_all()
+
+    def begin(self) -> None:
+        """Forget all frames but the newest: what came before anyone could take it is no loss, and too old."""
+        with self._changed:
+            self._begun = True
+            while len(self._frames) > 1:
+                self._frames.popleft()
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def take(self, stopped: Callable[[], bool] = lambda: False) -> LiveFrame | None:
+        """
+        The oldest frame, as soon as there is one; `None` once the source is over, or `stopped` is true, which is asked
+        now and, while nothing comes, ten times a second.
+        """
+        with self._changed:
+            while not stopped():
+                if self._frames:
+                    return self._frames.popleft()
+                if self._closed:
+                    break
+                self._changed.wait(0.1)
+        return None
 
 
 class Address(NamedTuple):
