@@ -39,8 +39,9 @@ DECODER = {
 
 
 def noise(frames, height=64, width=96, seed=0):
-    """Video of smooth noise that differs from frame to frame, uint8 `(frames, height, width, 3)`."""
+    """One shot of smooth noise that differs from frame to frame, uint8 `(frames, height, width, 3)`."""
     coarse = np.random.default_rng(seed).integers(0, 256, (frames, height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    coarse = coarse // 3 + coarse[:1] // 3 * 2  # Else, there would be a cut at every frame.
     return np.ascontiguousarray(coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width])
 
 
@@ -203,3 +204,13 @@ def reproducible(set_threads):
     """One seed, and one thread: tiny networks are slower on more."""
     set_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many frames each call of an encoder on a CPU gets, in a list that grows."""
+    from salfom_hf.inference.shared_windows import FrameEncoder
+
+    sizes, call = [], FrameEncoder.__call__
+    monkeypatch.setattr(FrameEncoder, "__call__", lambda self, pixels: sizes.append(len(pixels)) or call(self, pixels))
+    return sizes

@@ -74,14 +74,14 @@ def test_a_prediction_has_all_stages(framewise_model, umt_model, processor, tmp_
     assert 0.1 * passed < sum(profile.seconds[name] for name in {*stages} - BESIDE) <= passed
 
 
-def test_a_still_passes_the_network_in_one_stage(framewise_model, processor, tmp_path):
+def test_a_still_has_all_stages(framewise_model, processor, tmp_path):
     image = tmp_path / "image.png"
     Image.fromarray(noise(1)[0]).save(image)
     with Profile() as profile:
         write(
             SaliencyPredictor(framewise_model, processor).stream(image), tmp_path / "out.png", "overlay", probe(image)
         )
-    assert list(profile.rows(1)) == ["decode", "preprocess", "network", "fusion", "overlay", "encode"]
+    assert list(profile.rows(1)) == ["decode", "preprocess", "network", "encoder", "fusion", "overlay", "encode"]
 
 
 def test_profiling_does_not_change_the_maps(framewise_model, processor):

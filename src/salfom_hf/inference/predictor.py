@@ -18,7 +18,7 @@ from ..video.reading import Frame
 from .cpu import prepare_for_inference, pytorch_threads
 from .cuts import shots
 from .profiling import stage, timed
-from .shared_windows import FrameEncoder, can_share_windows, encoder_threads, shared_maps, shared_still_maps
+from .shared_windows import FrameEncoder, can_share_windows, encoder_threads, shared_maps
 from .sliding_window import is_still, sees_single_frames, still_maps, window_maps
 
 
@@ -64,9 +64,10 @@ def saliency_maps(
     if can_share_windows(model):
         encode = encode or FrameEncoder(model.salfom, encoder_threads(1 if still else batch_size))
     if still:
+        stills = torch.stack(list(frames))
+        features = encode(torch.cat([stills, stills.flip(-1)])) if encode else None
         with stage("network"):
-            stills = torch.stack(list(frames))
-            maps = shared_still_maps(model, stills, encode) if encode else still_maps(model, stills)
+            maps = still_maps(model, stills, features)
         yield from maps
     elif encode:
         yield from shared_maps(model, frames, stride, batch_size, encode, after_cut)

@@ -40,7 +40,6 @@ from ..models.modeling_salfom import (
     TemporalWindowAttention,
     upsample,
 )
-from ..models.video_processing_salfom import mirror_averaged
 from .cpu import PackedConvolution, folded, pytorch_threads
 from .cuts import unseen_share
 from .encoder_graph import can_be_a_graph, encoder_session
@@ -375,6 +374,7 @@ class FrameEncoder:
             weight, bias = network.projection.weight, network.projection.bias
             self.projection = PackedConvolution(weight, bias, activation="relu")
 
+    @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`(frames, 3, height, width)` to `(frames, channels, rows, columns)`."""
         with stage("encoder"):
@@ -410,16 +410,6 @@ def encoder_threads(batch_size: int) -> int:
 
 
 @torch.inference_mode()
-def shared_still_maps(
-    model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor, encode: FrameEncoder
-) -> torch.Tensor:
-    """What [`still_maps`][salfom_hf.inference.sliding_window.still_maps] gives, of a model that can stream."""
-    features = encode(torch.cat([stills, stills.flip(-1)]))
-    logits = model.decode(features.unsqueeze(2), (stills.shape[-2], stills.shape[-1]))
-    return mirror_averaged(*logits.sigmoid().chunk(2))
-
-
-@torch.inference_mode()
 def shared_maps(
     model: SalFoMForVideoSaliencyPrediction,
     frames: Iterator[torch.Tensor],
@@ -437,7 +427,6 @@ def shared_maps(
     beside = encode.threads < threads
     decoder = StreamingDecoder(model, (height, width), after_cut)
 
-    @torch.inference_mode()
     def encode_one(frame: torch.Tensor) -> torch.Tensor:
         with pytorch_threads(encode.threads):
             return encode(frame.unsqueeze(0))[0]

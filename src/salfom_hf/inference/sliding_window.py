@@ -76,7 +76,9 @@ def is_still(frames: Iterable[Item]) -> tuple[bool, Iterator[Item]]:
 
 
 @torch.inference_mode()
-def still_maps(model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor) -> torch.Tensor:
+def still_maps(
+    model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor, features: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     The maps of stills. Of a model that [`sees_single_frames`], the mean of the map of the image and that of its mirror
     image, slightly blurred, which predicts gaze better than either map (`docs/default-model.md`).
@@ -84,11 +86,16 @@ def still_maps(model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor) ->
     Args:
         model: in evaluation mode; or an exported one.
         stills: prepared images `(stills, 3, height, width)` on the model's device and in its dtype.
+        features: what the encoder makes of them and then of their mirror images, `(2 · stills, channels, rows,
+            columns)`; by default, the model encodes them.
 
     Returns:
         float32 `(stills, height, width)` at input size, values in 0…1.
     """
     clips = stills.unsqueeze(1)
+    if features is not None:
+        logits = model.decode(features.unsqueeze(2), (stills.shape[-2], stills.shape[-1]))
+        return mirror_averaged(*logits.sigmoid().chunk(2))
     if not sees_single_frames(model):
         return model(clips).saliency.float()
     maps, mirrored = model(torch.cat([clips, clips.flip(-1)])).saliency.chunk(2)
