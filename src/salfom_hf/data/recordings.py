@@ -2,9 +2,7 @@
 
 import math
 import os
-import struct
 import warnings
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -127,22 +125,7 @@ def write_frame(
     picture.save(parts[0] / f"{name}.jpg", quality=JPEG_QUALITY)
     density = np.rint(density * (255 / (density.max() or 1))).astype(np.uint8)
     for part, grey in zip(parts[1:], (density, points * np.uint8(255)), strict=True):
-        (part / f"{name}.png").write_bytes(png(grey))
-
-
-def png(grey: np.ndarray) -> bytes:
-    """A PNG file of a picture, uint8 `(height, width)`, in a third of the time that Pillow takes to try filters."""
-    height, width = grey.shape
-    rows = np.pad(grey, ((0, 0), (1, 0)))  # In front of each row, that it has no filter.
-    parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows.tobytes(), 1)),
-        (b"IEND", b""),
-    )
-    chunks = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+        Image.fromarray(grey).save(part / f"{name}.png", compress_level=1)  # In half of the time of the default level.
 
 
 def write_clip(
