@@ -354,6 +354,21 @@ def test_rows_of_stills_that_cannot_be_used(tmp_path, change, text):
         assert load_stills(root, skip_invalid=True)["image_id"][:] == ["train_1.png", "train_3.png"]
 
 
+def test_a_row_is_reported_with_all_its_faults(tmp_path):
+    file = gaze_data.write_stills(tmp_path, splits={"train": 3}) / "train.parquet"
+    rows = pq.read_table(file).to_pylist()
+    rows[1].update(image=None, fixation_x=[float("nan"), -1.0], fixation_y=[1.0, 2.0], observer=[None, 1])
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    [found] = [found for _, fatal, found in problem_texts(tmp_path) if fatal]
+    for fault in (
+        "cannot be read",
+        "1 fixation whose x or y",
+        "1 fixation outside of its 64×96",
+        "observer is missing",
+    ):
+        assert fault in found
+
+
 @no_fixations
 def test_paths_in_a_table_lead_from_its_folder(tmp_path, monkeypatch):
     root = gaze_data.write_stills(tmp_path / "stills", splits={"train": 2})

@@ -28,7 +28,7 @@ from ..errors import reason_of
 from ..video.pictures import IMAGE_SUFFIXES
 from .builder import GazeBuilder, Source
 from .features import STILL_FEATURES, DataError
-from .layout import examined_image, image_stamps, list_folder, stamp
+from .layout import MAX_SIDE, examined_image, image_stamps, list_folder, stamp
 from .report import Problem, counted
 from .tables import fixation_faults, in_lines, read_columns, shown
 
@@ -206,17 +206,18 @@ def _still(
             image = {"path": str(file), "bytes": None}
         if None not in told and told != (width, height):
             kind, faults = "size", [*faults, f"an image of {width}×{height}, not {told[0]}×{told[1]} pixels"]
-        lengths = {"x": len(x), "y": len(y)} | ({"observers": len(observer)} if observer else {})
-        if len(set(lengths.values())) > 1:
-            faults.append(", ".join(f"{number} {axis}" for axis, number in lengths.items()))
-        else:
-            faults += fixation_faults(np.array(x, np.float64), np.array(y, np.float64), width, height, lines)
-        if None in observer:
-            faults.append("fixations whose observer is missing")
-        elif any(isinstance(who, int) and not -(2**31) <= who < 2**31 for who in observer):
-            faults.append("observers that are no numbers of 32 bits")
     except OSError as error:
         kind, faults = "unreadable", [*faults, f"an image that cannot be read ({_brief(error)})"]
+        width, height = (side or MAX_SIDE for side in told)
+    lengths = {"x": len(x), "y": len(y)} | ({"observers": len(observer)} if observer else {})
+    if len(set(lengths.values())) > 1:
+        faults.append(", ".join(f"{number} {axis}" for axis, number in lengths.items()))
+    else:
+        faults += fixation_faults(np.array(x, np.float64), np.array(y, np.float64), width, height, lines)
+    if None in observer:
+        faults.append("fixations whose observer is missing")
+    elif any(isinstance(who, int) and not -(2**31) <= who < 2**31 for who in observer):
+        faults.append("observers that are no numbers of 32 bits")
     if faults:
         return {"image_id": name}, Problem(kind, where, f"{shown(name)} has {'; '.join(faults)}")
     still = {"image": image, "image_id": name, "dataset": row.get("dataset") or folder.name}
