@@ -351,8 +351,8 @@ import sys, time
 from salfom_hf import cli
 from salfom_hf.inference import predictor
 original = predictor.saliency_maps
-def slow(*arguments):
-    for saliency in original(*arguments):
+def slow(*arguments, **options):
+    for saliency in original(*arguments, **options):
         time.sleep(0.1)
         yield saliency
 predictor.saliency_maps = slow
