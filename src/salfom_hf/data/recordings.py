@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..errors import reported
 from ..files import Inputs, atomic_output, check_free
+from ..inference.cpu import pytorch_threads
 from ..inference.threads import in_background
 from ..models.losses import blur_matrix
 from ..video.reading import VIDEO_SUFFIXES, VideoInfo, frames_there, probe
@@ -148,12 +149,13 @@ def write_clip(
     columns, rows = points.T.astype(np.int64)
     # A fixation's density is a product of these columns: far less to compute than to blur whole maps.
     sigma *= width / VIDEO_WIDTH
-    vertical, horizontal = (blur_matrix(n, sigma, "zeros").float().numpy() for n in (height, width))
+    vertical, horizontal = (blur_matrix(n, sigma, "zeros").float() for n in (height, width))
     on_a_frame = np.zeros(len(gaze), bool)
     looked = ["frame,x,y,observer\n"]
 
     def write(number: int, image: np.ndarray, seen: np.ndarray) -> None:
-        density = vertical[:, rows[seen]] @ horizontal[:, columns[seen]].T
+        with pytorch_threads(1):  # This thread has a core of its own.
+            density = (vertical[:, rows[seen]] @ horizontal[:, columns[seen]].T).numpy()
         fixations = np.zeros(density.shape, bool)
         fixations[rows[seen], columns[seen]] = True
         write_frame(parts, number, image, (height, width), density, fixations)
