@@ -1,7 +1,6 @@
 """Small videos, small gaze datasets and a small random model for the tests."""
 
 import os
-import signal
 
 # Of tests and of what they start. Tiny networks are slower on more threads, which wait for each other by computing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,9 +25,6 @@ from salfom_hf.inference import cpu
 from salfom_hf.inference.auto import register
 
 register()  # With the shipped weights as the pipeline's default, before a test gives their name to another model.
-
-# A shell has what it starts in the background ignore Ctrl-C, and the tests of that key would wait for nothing.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 EMULATED = "salfom: this CPU emulates bfloat16, which is slow; float32 is faster here."
 

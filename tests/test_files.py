@@ -188,7 +188,16 @@ def test_who_removes_a_folder_has_it_locked(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as a program in the foreground has it: in the background it is ignored, and so it is after some tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals.")
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_signal_as_soon_as_the_temporary_folder_is_there_leaves_nothing(tmp_path, monkeypatch):
     make = os.mkdir
 
@@ -204,6 +213,7 @@ def test_a_signal_as_soon_as_the_temporary_folder_is_there_leaves_nothing(tmp_pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals.")
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_signal_while_the_temporary_folder_is_removed_comes_afterwards(tmp_path, monkeypatch):
     remove = shutil.rmtree
 
