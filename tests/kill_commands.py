@@ -3,7 +3,7 @@ Every command that writes, ended at any moment and started again: nothing is mix
 
     python tests/kill_commands.py [--kills 100] [--seed 1] [--commands evaluate train]
 
-Each run is a process of its own, which is killed (SIGKILL) or told to end (SIGTERM, SIGHUP, SIGINT), at a moment by
+Each run is a process of its own, which is killed (SIGKILL) or asked to end (SIGTERM, SIGHUP, SIGINT), at a moment by
 the clock or when it opens, renames or removes a file for the n-th time; then the same command runs again. Meanwhile
 another process writes in the same folder. What is left is compared with what an undisturbed run has written. Linux.
 """

@@ -290,7 +290,7 @@ def test_a_page_answers_only_to_this_machine_under_its_own_names():
 
 class Player(threading.Thread):
     """
-    Plays numbered pictures at their own speed into a file or socket, until told to finish.
+    Plays numbered pictures at their own speed into a file or socket, until asked to finish.
 
     Attributes:
         sent: when each picture was sent, in seconds.
