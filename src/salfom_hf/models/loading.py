@@ -18,7 +18,7 @@ def quiet() -> Iterator[None]:
     """Let transformers write no warnings and show no progress bars inside."""
     from transformers import logging
 
-    from .encoders import no_progress_bars
+    from .checked import no_progress_bars
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()

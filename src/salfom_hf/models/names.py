@@ -39,7 +39,7 @@ def holds_model(folder: str | os.PathLike) -> bool:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind in (None, "salfom"):
         return kind is not None
-    from .configuration_salfom import ENCODERS
+    from .encoders import ENCODERS
 
     return kind in ENCODERS
 
