@@ -52,8 +52,9 @@ class OnnxModel:
         try:
             self.session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # Those of onnxruntime have no class in common.
-            told = f"Cannot load the ONNX model {self.path} ({described(error)}); export it again."
-            raise GraphError(told) from error
+            raise GraphError(
+                f"Cannot load the ONNX model {self.path} ({described(error)}); export it again."
+            ) from error
 
     def __call__(self, pixel_values_videos: torch.Tensor) -> SalFoMOutput:
         """

@@ -277,6 +277,3 @@ class SalFoMConfig(PreTrainedConfig):
     def last_scales(self) -> tuple[int, int]:
         """Factors by which the last two decoder steps up-sample space."""
         return {1: (2, 2), 2: (2, 1), 4: (1, 1)}[self.output_stride]
-
-
-__all__ = ["EfficientNetLiteConfig", "SalFoMConfig", "UMTConfig"]

@@ -139,6 +139,3 @@ def _reason(name: str, error: Exception) -> str:
     if isinstance(error, (AttributeError, LookupError, RecursionError, TypeError)):  # Their words are for programmers.
         return f"it cannot be used as it is; check its {files}, or download it again"
     return f"{described(error).rstrip('.')}; check its {files}"
-
-
-__all__ = ["LoadError", "load_failure", "loading", "quiet"]

@@ -462,6 +462,3 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
                 raise ValueError(f"labels must be a tensor ({len(logits)}, height, width), not {found}.")
             loss = saliency_loss(logits, labels, self.config.kl_weight, self.config.cc_weight)
         return SalFoMOutput(loss, logits, logits.sigmoid(), branches.hidden_states, branches.attentions)
-
-
-__all__ = ["SalFoMForVideoSaliencyPrediction", "SalFoMModel", "SalFoMModelOutput", "SalFoMOutput"]

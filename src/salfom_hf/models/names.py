@@ -87,6 +87,3 @@ def takes_names(kind: type[Class]) -> type[Class]:
 
     kind.from_pretrained = classmethod(from_pretrained)  # type: ignore[attr-defined]
     return kind
-
-
-__all__ = ["EXAMPLE", "KNOWN", "NotInstalledError", "holds_model", "installed", "local", "resolve", "takes_names"]

@@ -479,6 +479,3 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         if len(target_sizes) != len(maps):
             raise ValueError(f"{len(maps)} maps need {len(maps)} target_sizes, not {len(target_sizes)}.")
         return [resize_map(saliency, size) for saliency, size in zip(maps, target_sizes, strict=True)]
-
-
-__all__ = ["SalFoMVideoProcessor"]
