@@ -90,8 +90,10 @@ def nothing_left(folder):
     return [path.name for path in folder.iterdir()] == ["checkpoint.pth"]
 
 
-@pytest.mark.parametrize("nestings", [(), ("model",), ("state_dict",), ("state_dict", "module", "model")])
-@pytest.mark.parametrize("prefix", ["", "module.", "module.module."])
+@pytest.mark.parametrize(
+    ("nestings", "prefix"),
+    [((), ""), (("model",), "module."), (("state_dict",), ""), (("state_dict", "module", "model"), "module.module.")],
+)
 def test_salfom_however_nested(small, convert, nestings, prefix):
     original = salfom_state()
     state = {prefix + name: tensor for name, tensor in original.items()}
@@ -217,8 +219,9 @@ def test_nothing_is_left_of_a_failed_write(small, convert, tmp_path, monkeypatch
     assert nothing_left(tmp_path)
 
 
-@pytest.mark.parametrize("width", [768, 1024])
-@pytest.mark.parametrize(("frames", "size"), [(8, 224), (16, 224), (8, 384), (16, 384), (4, 224)])
+@pytest.mark.parametrize(
+    ("width", "frames", "size"), [(768, 8, 224), (1024, 16, 224), (1024, 8, 384), (768, 16, 384), (768, 4, 224)]
+)
 def test_umt_variants(convert, width, frames, size):
     state = umt_state(width, depth=1, positions=frames * (size // 16) ** 2)
     report = convert({"model": {f"backbone.{name}": tensor for name, tensor in state.items()}})

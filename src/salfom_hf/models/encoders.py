@@ -255,7 +255,7 @@ class EncoderAdapter:
     channels: Callable[[Any], int] = lambda config: config.hidden_size
     stride: Callable[[Any], int] = lambda config: max(pair(config.patch_size))
     frames_per_step: Callable[[Any], int] = lambda config: 1
-    prepare: Callable[[Any, int], None] = lambda encoder, num_frames: None
+    prepare: Callable[..., None] = lambda encoder, num_frames: None
 
 
 # By model type.
