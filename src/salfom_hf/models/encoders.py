@@ -13,6 +13,7 @@ from importlib import import_module
 from itertools import accumulate
 from math import prod
 from operator import mul
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -192,24 +193,14 @@ def prepare_tubelets(encoder: Any, num_frames: int) -> None:
     encoder.pooler = None  # ViViT's.
 
 
-@dataclass(frozen=True)
-class TimesformerLayerShape:
-    """
-    What a TimeSformer block reads of its configuration while it runs: it multiplies the rows by the columns that it
-    derives from these, so one column of all patches serves every size.
-    """
-
-    num_frames: int
-    image_size: int = 1
-    patch_size: int = 1
-
-
 def prepare_timesformer(encoder: Any, num_frames: int) -> None:
     if encoder.config.attention_type == "space_only":
         raise ValueError("TimeSformer with attention_type 'space_only' averages over time: SalFoM cannot read it.")
     encoder.embeddings.forward = partial(timesformer_embeddings, encoder.embeddings)
     for layer in encoder.encoder.layer:
-        layer.config = TimesformerLayerShape(num_frames)
+        # What a block reads while it runs: it multiplies the rows by the columns that it derives from the sizes, so
+        # that one column of all patches serves every size.
+        layer.config = SimpleNamespace(num_frames=num_frames, image_size=1, patch_size=1)
 
 
 def prepare_vjepa2(encoder: Any, num_frames: int) -> None:
