@@ -101,12 +101,7 @@ def image_vit_features(encoder: PreTrainedModel, pixels: torch.Tensor, **flags: 
     return tokens_to_volume(outputs.last_hidden_state[:, -rows * columns :], (rows, columns)), outputs
 
 
-def convnextv2_features(encoder: PreTrainedModel, pixels: torch.Tensor, **flags: bool) -> Encoded:
-    outputs = encoder(pixels, **{**flags, "output_hidden_states": True})
-    return fuse_scales(*outputs.hidden_states[-3:]), outputs
-
-
-def efficientnet_features(encoder: PreTrainedModel, pixels: torch.Tensor, **flags: bool) -> Encoded:
+def pyramid_features(encoder: PreTrainedModel, pixels: torch.Tensor, **flags: bool) -> Encoded:
     outputs = encoder(pixels, **{**flags, "output_hidden_states": True})
     by_stride = {pixels.shape[-2] // hidden.shape[-2]: hidden for hidden in outputs.hidden_states}
     return fuse_scales(by_stride[8], by_stride[16], outputs.last_hidden_state), outputs
@@ -148,7 +143,7 @@ def tubelet_embeddings(
     positions = interpolate_positions(table[:, -prod(stored) :], stored, tuple(patches.shape[2:]))
     if table.shape[1] == prod(stored):  # No class token.
         return tokens + positions.to(tokens)
-    tokens = torch.cat([embeddings.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+    tokens = torch.cat([embeddings.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
     return embeddings.dropout(tokens + torch.cat([table[:, :1], positions], dim=1))
 
 
@@ -273,12 +268,12 @@ ENCODERS: dict[str, EncoderAdapter] = {
     "dinov3_vit": EncoderAdapter(True, image_vit_features, prepare=prepare_image_vit),
     "convnextv2": EncoderAdapter(
         True,
-        convnextv2_features,
+        pyramid_features,
         lambda config: fused_channels(*config.hidden_sizes[-3:]),
         stride=lambda config: 32,
         prepare=prepare_convnextv2,
     ),
-    "efficientnet": EncoderAdapter(True, efficientnet_features, efficientnet_channels, stride=lambda config: 32),
+    "efficientnet": EncoderAdapter(True, pyramid_features, efficientnet_channels, stride=lambda config: 32),
     "efficientnet_lite": EncoderAdapter(
         True,
         efficientnet_lite_features,
@@ -334,29 +329,3 @@ def check_clips(clips: torch.Tensor, num_frames: int, stride: int) -> None:
         raise ValueError(f"This model takes clips of {num_frames} frames, or stills of one frame, not {frames}.")
     if height % stride or width % stride:
         raise ValueError(f"This model takes heights and widths that {stride} divides, not {height}x{width}.")
-
-
-def encode(
-    encoder: PreTrainedModel, clips: torch.Tensor, num_frames: int, projection: nn.Module | None = None, **flags: bool
-) -> Encoded:
-    """
-    Clips to their feature volume `(batch, channels, time, rows, columns)`, and the encoder's own output. A frame-wise
-    encoder sees a still once, and its volume has one time step; others see it as often as a clip has frames.
-
-    Args:
-        clips: float `(batch, frames, 3, height, width)` of `num_frames` frames or one.
-        projection: what features `(…, channels, rows, columns)` go through, with a ReLU.
-        flags: `output_hidden_states` and `output_attentions`.
-    """
-    adapter = adapter_for(encoder.config)
-    check_clips(clips, num_frames, adapter.stride(encoder.config))
-    if adapter.framewise:
-        features, outputs = adapter.features(encoder, clips.flatten(0, 1), **flags)
-    else:
-        features, outputs = adapter.features(encoder, clips.expand(-1, num_frames, -1, -1, -1), **flags)
-        if projection is None:
-            return features, outputs
-        features = features.transpose(1, 2).flatten(0, 1)
-    if projection is not None:
-        features = projection(features).relu()
-    return features.unflatten(0, (clips.shape[0], -1)).transpose(1, 2), outputs

@@ -25,7 +25,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from .center_prior import CenterPrior
 from .checked import CheckedModel
 from .configuration_salfom import SalFoMConfig
-from .encoders import EncoderAdapter, adapter_for, build_encoder, encode
+from .encoders import EncoderAdapter, build_encoder, check_clips
 from .losses import saliency_loss
 from .names import takes_names
 
@@ -331,14 +331,28 @@ class SalFoMModel(SalFoMPreTrainedModel):
 
     @property
     def adapter(self) -> EncoderAdapter:
-        return adapter_for(self.config.encoder_facts()[1])
+        return self.config.encoder_facts()[0]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
 
     def encode(self, pixel_values_videos: torch.Tensor, **flags: bool) -> tuple[torch.Tensor, ModelOutput]:
-        """Clips `(batch, frames, 3, height, width)` to the feature volume, and the encoder's own output."""
-        return encode(self.encoder, pixel_values_videos, self.config.num_frames, self.projection, **flags)
+        """
+        Clips `(batch, frames, 3, height, width)` to the feature volume, and the encoder's own output. A frame-wise
+        encoder sees a still once, and its volume has one time step; others see it as often as a clip has frames.
+        """
+        clips, num_frames, adapter = pixel_values_videos, self.config.num_frames, self.adapter
+        check_clips(clips, num_frames, adapter.stride(self.encoder.config))
+        if adapter.framewise:
+            features, outputs = adapter.features(self.encoder, clips.flatten(0, 1), **flags)
+        else:
+            features, outputs = adapter.features(self.encoder, clips.expand(-1, num_frames, -1, -1, -1), **flags)
+            if self.projection is None:
+                return features, outputs
+            features = features.transpose(1, 2).flatten(0, 1)
+        if self.projection is not None:
+            features = self.projection(features).relu()
+        return features.unflatten(0, (clips.shape[0], -1)).transpose(1, 2), outputs
 
     def decode(self, features: torch.Tensor) -> SalFoMModelOutput:
         """Feature volume to the outputs of the branches."""
