@@ -93,13 +93,17 @@ def export(
         processor = copy.deepcopy(processor)
         processor.size, processor.still_size = SizeDict(height=height, width=width), None
         processor.keep_aspect_ratio = False
-    bar = tqdm(total=3, disable=None, leave=False, bar_format="salfom: {desc} ({n} of {total}), {elapsed}")
+    shown = "salfom: {desc} ({n} of {total}), {elapsed}"
+    with (
+        atomic_output(output, overwrite) as path,
+        reported(f"Cannot write {output}"),
+        tqdm(total=3, disable=None, leave=False, bar_format=shown) as bar,
+    ):
 
-    def tell(step: str) -> None:
-        bar.n += 1
-        bar.set_description_str(step)
+        def tell(step: str) -> None:
+            bar.n += 1
+            bar.set_description_str(step)
 
-    with atomic_output(output, overwrite) as path, reported(f"Cannot write {output}"), bar:
         tell("tracing the network")
         shapes, example = {"pixel_values_videos": free}, torch.zeros(2, length, 3, height, width)
         with exporting():
