@@ -1,7 +1,7 @@
 """
 Fill the cards of this project's own repositories on the Hub: `python hub_cards/render.py`.
 
-- `salfom.md`, from `salfom.json` and what `salfom evaluate` wrote (`results/`): of the shipped weights, beside them,
+- `salfom.md`, from `salfom.json` and what `salfom evaluate` wrote (`results/`): of the shipped weights, next to them,
   where its pictures are copied to
 - `dhf1k.md`, from what `salfom_hf.data` knows: `dhf1k/README.md`, a dataset repository without data
 - `metric.md`: of `spaces/saliency-metrics`

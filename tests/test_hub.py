@@ -145,40 +145,40 @@ json.dump(facts, open(f"{home}/facts.json", "w"))
 """
 
 
-@pytest.fixture(scope="module")
-def without_the_package(clean_python, exported, clip, tmp_path_factory):
-    """What a process of the clean environment says and computes."""
-    home = tmp_path_factory.mktemp("home")
+def test_transformers_alone_loads_the_folder_and_computes_the_same(
+    clean_python, exported, model_folder, clip, tmp_path
+):
     # As a download from the Hub leaves it.
-    cache = home / "hub" / "models--org--tiny-model"
+    cache = tmp_path / "hub" / "models--org--tiny-model"
     commit = "0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(exported, cache / "snapshots" / commit)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit)
-    environment = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]}
-    output = subprocess.run(
-        [clean_python, "-I", "-c", WITHOUT_THE_PACKAGE, exported, clip, home],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]}
+    command = [clean_python, "-I", "-c", WITHOUT_THE_PACKAGE, exported, clip, tmp_path]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert output.returncode == 0, output.stderr
-    with np.load(home / "maps.npz") as maps:
-        return json.loads((home / "facts.json").read_text()), dict(maps), home / "saved"
-
-
-def test_transformers_alone_loads_the_folder(without_the_package, exported):
-    facts, _, _ = without_the_package
+    facts = json.loads((tmp_path / "facts.json").read_text())
     assert facts["found"] == []
     models = ["SalFoMModel", "SalFoMForVideoSaliencyPrediction"]
     classes = ["SalFoMConfig", *models, "SalFoMVideoProcessor", "SalFoMVideoProcessor"]
     assert facts[str(exported)] == facts["org/tiny-model"] == classes
     assert facts["modules"] == ["transformers_modules"]
     assert "trust_remote_code=True" in facts["untrusted"]
+    predictor = SaliencyPredictor.from_pretrained(model_folder)
+    maps = predictor.predict(clip)
+    with torch.no_grad():
+        last = predictor.model(**predictor.processor(clip, return_tensors="pt")).saliency.numpy()
+    with np.load(tmp_path / "maps.npz") as found:
+        assert len(found) == 5
+        for name, array in found.items():
+            np.testing.assert_allclose(array, last if name.startswith("model") else maps, atol=1e-5, err_msg=name)
+    # What was saved there loads here, without trust.
+    saved = salfom_hf.pipeline(model=tmp_path / "saved", device="cpu")
+    np.testing.assert_allclose(saved(clip)["maps"], maps, atol=1e-5)
 
 
-def test_weights_are_sent_as_they_are_stored(tmp_path, capsys):
+def test_weights_are_sent_as_they_are_stored(tmp_path):
     shipped = Path(salfom_hf.__file__).parent / "weights" / "salfom" / "model.safetensors"
     assert cli.main(["export", "hub", "salfom", str(tmp_path / "out")]) == 0
     file = tmp_path / "out" / "model.safetensors"
@@ -189,19 +189,6 @@ def test_weights_are_sent_as_they_are_stored(tmp_path, capsys):
     assert SalFoMForVideoSaliencyPrediction.from_pretrained(tmp_path / "out").dtype == torch.float32
     # For all who may read the other files, too.
     assert file.stat().st_mode == (tmp_path / "out" / "config.json").stat().st_mode
-
-
-def test_transformers_alone_computes_the_same(without_the_package, exported, model_folder, clip):
-    _, found, saved = without_the_package
-    predictor = SaliencyPredictor.from_pretrained(model_folder)
-    maps = predictor.predict(clip)
-    with torch.no_grad():
-        last = predictor.model(**predictor.processor(clip, return_tensors="pt")).saliency.numpy()
-    assert len(found) == 5
-    for name, array in found.items():
-        np.testing.assert_allclose(array, last if name.startswith("model") else maps, atol=1e-5, err_msg=name)
-    # What was saved there loads here, without trust.
-    np.testing.assert_allclose(salfom_hf.pipeline(model=saved, device="cpu")(clip)["maps"], maps, atol=1e-5)
 
 
 def test_with_the_package_no_trust_is_needed(exported, model_folder, tmp_path):
@@ -252,9 +239,12 @@ def test_code_of_the_encoder_that_a_model_has(encoder, own):
     assert sorted(names) == sorted(filter(None, ["modeling_salfom.py", own]))
 
 
-def test_large_weights_are_sharded(model_folder, tmp_path):
+def test_large_weights_are_sharded(model_folder, exported, tmp_path):
     publish.export(model_folder, tmp_path / "out", max_shard_size="20KB")
-    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    written = {file.name for folder in (exported, tmp_path) for file in folder.rglob("*.safetensors*")}
+    assert len(written) > 3
+    # All that this package ever writes is among what the next push replaces.
+    assert written == set(filter_repo_objects(written, allow_patterns=list(publish.OLD_WEIGHTS)))
     loaded = SalFoMForVideoSaliencyPrediction.from_pretrained(tmp_path / "out").state_dict()
     expected = SalFoMForVideoSaliencyPrediction.from_pretrained(model_folder).state_dict()
     assert loaded.keys() == expected.keys()
@@ -330,12 +320,10 @@ def test_the_name_of_a_model(own_card, tmp_path, own, repo_id, expected):
     assert f'from_pretrained("{repo_id or "path/to/this/folder"}")' in card.text
     (result,) = check_metadata(card).eval_results
     assert result.source_url == (repo_id and "https://huggingface.co/org/birds")
-
-
-def test_a_card_that_is_made_has_the_name_of_its_folder(model_folder, tmp_path):
-    publish.export(model_folder, tmp_path / "owls")
-    card = ModelCard.load(tmp_path / "owls" / "README.md")
-    assert card.text.strip().startswith("# owls\n")
+    (own_card / "README.md").unlink()
+    publish.export(own_card, tmp_path / "eagles")
+    card = ModelCard.load(tmp_path / "eagles" / "README.md")
+    assert card.text.strip().startswith("# eagles\n")
     assert 'from_pretrained("path/to/this/folder")' in card.text
 
 
@@ -467,20 +455,20 @@ def test_stills_in_transformers_as_the_card_shows_are_those_of_the_predictor(car
     np.testing.assert_allclose(namespace["saliency"].numpy(), expected, atol=1e-5)
 
 
-def test_pictures_of_the_shipped_card(cards):
+def test_the_cards_here_are_what_is_rendered(cards):
+    for path, card in cards.CARDS.items():
+        if path.parent != cards.WEIGHTS:
+            assert path.read_text(encoding="utf-8") == card(), "Run python hub_cards/render.py."
     linked = re.findall(r"!\[[^]]+\]\((\S+)\)", (cards.WEIGHTS / "README.md").read_text(encoding="utf-8"))
     assert sorted(linked) == sorted(cards.PICTURES)
     for name, picture in cards.PICTURES.items():
         assert (cards.WEIGHTS / name).read_bytes() == picture.read_bytes(), "Run python hub_cards/render.py."
 
 
-@pytest.mark.parametrize("name", ["dhf1k", "saliency-metrics"])
-def test_cards_are_rendered(cards, name):
-    ((path, card),) = ((path, card) for path, card in cards.CARDS.items() if path.parent.name == name)
-    assert path.read_text(encoding="utf-8") == card(), "Run python hub_cards/render.py."
-
-
-def test_card_of_dhf1k(cards):
+def test_cards_of_dhf1k_and_of_the_metric(cards):
+    card = SpaceCard(cards.metric_card())
+    assert (card.data.sdk, card.data.license) == ("gradio", "apache-2.0")
+    assert "{{" not in card.content
     card = DatasetCard(cards.dhf1k_card())
     fields = card.data.to_dict()
     assert (fields["license"], fields["license_name"]) == ("other", "research-only")
@@ -501,12 +489,6 @@ def test_what_the_card_of_dhf1k_shows_works(cards, dhf1k_official, capsys):
     namespace = {}
     exec(code, namespace)
     assert namespace["density"].shape == namespace["fixations"].shape == namespace["frame"].shape[:2]
-
-
-def test_card_of_the_metric(cards):
-    card = SpaceCard(cards.metric_card())
-    assert (card.data.sdk, card.data.license) == ("gradio", "apache-2.0")
-    assert "{{" not in card.content
 
 
 # --- Sending ---
@@ -583,15 +565,6 @@ def test_push(own_card, exported, monkeypatch, capsys, private):
     assert contents(own_card) == before
 
 
-def test_old_weights_are_all_that_is_ever_written(model_folder, tmp_path):
-    """Whatever weights this package writes are among those that it replaces."""
-    publish.export(model_folder, tmp_path / "whole")
-    publish.export(model_folder, tmp_path / "sharded", max_shard_size="20KB")
-    written = {file.name for file in tmp_path.rglob("*.safetensors*")}
-    assert len(written) > 3
-    assert written == set(filter_repo_objects(written, allow_patterns=list(publish.OLD_WEIGHTS)))
-
-
 @pytest.fixture
 def on_the_hub(own_card, monkeypatch):
     """The model with a card as `org/owls` on a Hub, where also transformers finds it."""
@@ -612,10 +585,7 @@ def test_a_model_of_the_hub_keeps_its_card(on_the_hub, own_card, tmp_path):
     assert "is not known" not in card.text
     assert (tmp_path / "out" / "bad.jpg").read_bytes() == b"a picture"
     assert [call[1:] for call in on_the_hub.calls] == [("org/owls", "README.md"), ("org/owls", "bad.jpg")]
-
-
-def test_a_model_of_the_hub_without_a_card_gets_one(on_the_hub, own_card, tmp_path):
-    (own_card / "README.md").unlink()
+    (own_card / "README.md").unlink()  # Without a card, it gets one.
     assert cli.main(["push", "org/owls", "--repo-id", "me/owls"]) == 0
     assert b"is not known" in on_the_hub.files["README.md"]
 
@@ -702,13 +672,10 @@ def test_mistakes_are_one_sentence(own_card, monkeypatch, tmp_path, capsys, argu
     assert contents(tmp_path) == before
 
 
-def test_results_are_not_read_from_a_pipe(tmp_path):
+def test_a_pipe_and_a_broken_card_are_named(own_card, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CardError, match=r"pipe is no results\.json"):
         read_results(tmp_path / "pipe")
-
-
-def test_a_broken_card_is_named(own_card, tmp_path, capsys):
     (own_card / "README.md").write_text("---\ntags: [owls\n---\n")
     assert cli.main(["export", "hub", str(own_card), str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -86,29 +86,27 @@ def test_perfect_prediction():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("labels", ["empty", "constant", "peak", "spread"])
 @pytest.mark.parametrize("prediction", ["zero", "low", "high", "both", "noise"])
-def test_finite_loss_and_gradient(dtype, labels, prediction):
+def test_finite_loss_and_gradient(dtype, prediction):
+    """Of every term, whatever was predicted, and whatever people looked at."""
     torch.manual_seed(0)
-    density = {
-        "empty": torch.zeros(1, 64, 64),
-        "constant": torch.ones(1, 64, 64),
-        "peak": torch.zeros(1, 64, 64).index_fill_(2, torch.tensor([3]), 1.0),
-        "spread": torch.rand(1, 64, 64),
-    }[labels]
-    logits = {
-        "zero": torch.zeros(1, 64, 64),
-        "low": torch.full((1, 64, 64), -100.0),
-        "high": torch.full((1, 64, 64), 100.0),
-        "both": torch.randint(0, 2, (1, 64, 64)) * 200.0 - 100,
-        "noise": torch.randn(1, 64, 64),
+    empty = torch.zeros(1, 32, 32)
+    peak = empty.index_fill(2, torch.tensor([3]), 1.0)
+    start = {
+        "zero": empty,
+        "low": torch.full_like(empty, -100.0),
+        "high": torch.full_like(empty, 100.0),
+        "both": torch.randint(0, 2, empty.shape) * 200.0 - 100,
+        "noise": torch.randn_like(empty),
     }[prediction]
-    logits = logits.to(dtype).requires_grad_()
-    loss = saliency_loss(logits, density)
-    loss.backward()
-    assert loss.dtype == torch.float32
-    assert loss.isfinite()
-    assert logits.grad.isfinite().all()
+    for density in (empty, torch.ones_like(empty), peak, torch.rand_like(empty)):
+        for fixations in (None, empty > 0, peak > 0, empty == 0):
+            logits, further = start.to(dtype, copy=True).requires_grad_(), float(fixations is not None)
+            loss = saliency_loss(logits, density, sim_weight=further, nss_weight=further, fixations=fixations)
+            loss.backward()
+            assert loss.dtype == torch.float32
+            assert loss.isfinite()
+            assert logits.grad.isfinite().all()
 
 
 def test_constant_and_empty_maps_have_no_correlation():
@@ -139,26 +137,6 @@ def test_descending_along_a_further_term_improves_it(maps, fixations):
             start - gradient / gradient.abs().max(), density, 0.0, 0.0, fixations=fixations, **options
         )
         assert after < before - 1e-3
-
-
-@pytest.mark.parametrize("fixated", ["none", "one", "all"])
-@pytest.mark.parametrize("labels", ["empty", "constant", "peak"])
-@pytest.mark.parametrize("prediction", [0.0, -100.0, 100.0, "noise"])
-def test_further_terms_are_finite(fixated, labels, prediction):
-    density = {"empty": torch.zeros(1, 16, 16), "constant": torch.ones(1, 16, 16), "peak": torch.zeros(1, 16, 16)}[
-        labels
-    ]
-    seen = torch.full((1, 16, 16), fixated == "all")
-    if labels == "peak":
-        density[0, 3, 4] = 1
-    if fixated == "one":
-        seen[0, 3, 4] = True
-    logits = torch.randn(1, 16, 16) if prediction == "noise" else torch.full((1, 16, 16), prediction)
-    logits.requires_grad_()
-    loss = saliency_loss(logits, density, sim_weight=1.0, nss_weight=1.0, fixations=seen)
-    loss.backward()
-    assert loss.isfinite()
-    assert logits.grad.isfinite().all()
 
 
 def test_nss_needs_fixations(maps):

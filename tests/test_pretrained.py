@@ -33,11 +33,6 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def test_salfom_is_the_shipped_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert Path(names.resolve("salfom")) == SHIPPED
-
-
 @pytest.mark.parametrize("name", ["salfom", "salfom-large"])
 def test_a_local_folder_with_a_model_wins_over_a_known_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -80,17 +75,13 @@ def test_other_names_are_left_alone(name, tmp_path, monkeypatch):
     [SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SaliencyPredictor, AutoConfig, AutoModel,
      AutoProcessor, AutoVideoProcessor],
 )  # fmt: skip
-def test_the_large_model_says_how_to_get_it(loader, tmp_path, monkeypatch):
+def test_the_large_model_says_how_to_get_it(loader, model_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(names.KNOWN, "salfom-large", tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="salfom convert CHECKPOINT --install"):
         loader.from_pretrained("salfom-large")
-
-
-def test_an_installed_large_model_is_found(model_folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(names.KNOWN, "salfom-large", model_folder)
-    assert SalFoMConfig.from_pretrained("salfom-large").num_frames == 4
+    monkeypatch.setitem(names.KNOWN, "salfom-large", model_folder)  # As if it were installed.
+    loader.from_pretrained("salfom-large")
 
 
 def test_everything_loads_by_name_without_network(no_network, tmp_path, monkeypatch):

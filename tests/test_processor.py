@@ -156,6 +156,7 @@ def test_several_videos_are_a_batch(processor):
     other = noise(7, seed=1)
     found = values(processor, [VIDEO, other])
     torch.testing.assert_close(found, torch.cat([values(processor, VIDEO), values(processor, other)]))
+    torch.testing.assert_close(values(processor, [[list(VIDEO)], [other[None]]]), found)
 
 
 @pytest.mark.parametrize("kind", [str, Path])
@@ -218,6 +219,9 @@ def test_frames_are_sampled_as_transformers_asks_for_it(processor):
     torch.testing.assert_close(found["pixel_values_videos"][1], values(processor, long[[3, 5, 7]], num_frames=3)[0])
     assert [one.frames_indices for one in found["video_metadata"]] == [[3, 5, 7]] * 2
     assert metadata.frames_indices is None
+    for options in ({"fps": 2}, {"num_frames": 3}):
+        with pytest.raises(ValueError, match="leave them out"):
+            processor(VIDEO, do_sample_frames=False, **options)
     for wrong in (VideoMetadata(9, fps=4), [metadata, metadata]):
         with pytest.raises(ValueError, match="video_metadata"):
             processor(long, fps=2, video_metadata=wrong)
@@ -275,10 +279,6 @@ def test_the_order_of_channels_can_be_given(processor):
     torch.testing.assert_close(values(own, narrow), values(processor, narrow, **last))
 
 
-def test_lists_in_lists_are_a_batch(processor):
-    torch.testing.assert_close(values(processor, [[list(VIDEO)], [VIDEO]]), values(processor, [VIDEO, VIDEO]))
-
-
 @pytest.mark.parametrize(
     ("source", "expected"), [((90, 160), (256, 448)), ((160, 90), (448, 256)), ((100, 100), (320, 320)),
                              ((20, 900), (64, 2240)), ((288, 384), (288, 384)), ((9, 2000), (32, 4960))],
@@ -288,6 +288,9 @@ def test_keeping_the_aspect_ratio_gives_about_the_area_in_multiples(source, expe
     scale = (288 * 384 / (source[0] * source[1])) ** 0.5
     by_hand = tuple(max(32, 32 * round(side * scale / 32)) for side in source)
     assert processor.target_size(*source) == by_hand == expected
+    processor.keep_aspect_ratio = False  # It can be kept per call.
+    assert processor.target_size(*source, keep_aspect_ratio=True) == expected
+    assert processor.target_size(*source) == (288, 384)
 
 
 def test_stills_may_have_a_size_of_their_own(processor):
@@ -320,12 +323,6 @@ def test_stills_may_have_a_size_of_their_own(processor):
         found = values(single, picture)
         assert found.shape[1:] == (1, 3, 80, 112)
         torch.testing.assert_close(found, values(of_both, picture))
-
-
-def test_the_aspect_ratio_can_be_kept_per_call(processor):
-    found = values(processor, noise(4, 48, 96), keep_aspect_ratio=True, size_divisor=8)
-    assert found.shape[-2:] == (56, 112)
-    assert values(processor, noise(4, 48, 96)).shape[-2:] == (64, 96)
 
 
 @pytest.mark.parametrize(
@@ -393,19 +390,7 @@ def test_saving_keeps_every_field(tmp_path):
         assert found == changed
 
 
-def test_defaults_are_the_paper_s(tmp_path):
-    SalFoMVideoProcessor().save_pretrained(tmp_path)
-    stored = json.loads((tmp_path / "video_preprocessor_config.json").read_text())
-    assert stored["size"] == {"height": 224, "width": 224}
-    assert (stored["num_frames"], stored["image_mean"]) == (16, [0.485, 0.456, 0.406])
-
-
-def test_auto_processor_of_a_model_folder(model_folder):
-    assert AutoProcessor.from_pretrained(model_folder).size_divisor == 32
-    assert AutoVideoProcessor.from_pretrained(model_folder).num_frames == 4
-
-
-@pytest.mark.parametrize("options", [{"fps": 2}, {"num_frames": 3}])
-def test_what_is_not_sampled_takes_no_rate(processor, options):
-    with pytest.raises(ValueError, match="leave them out"):
-        processor(VIDEO, do_sample_frames=False, **options)
+def test_defaults_are_the_paper_s():
+    stored = SalFoMVideoProcessor().to_dict()
+    assert dict(stored["size"]) == {"height": 224, "width": 224}
+    assert (stored["num_frames"], list(stored["image_mean"])) == (16, [0.485, 0.456, 0.406])

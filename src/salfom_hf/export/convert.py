@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -69,7 +69,6 @@ PREFIXES = {"salfom": r"^(module\.)+", "umt": r"^((module|backbone|encoder)\.)+"
 
 # (frames, rows or columns) of the position tables of the published UMT models and of their pretraining.
 UMT_GRIDS = [(frames, side) for frames in (4, 8, 16) for side in (14, 24)]
-
 UMT_HEAD_WIDTH = 64
 
 # UMT's repository on the Hub, and the file in it from which SalFoM starts.
@@ -163,34 +162,31 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     try:
         check_file(path)
         size = os.path.getsize(path)
-        archived = zipfile.is_zipfile(path)
-        if archived:
+        if archived := zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if sum(entry.file_size for entry in archive.infolist()) > size:
                     raise ConversionError(f"{path} is compressed, as PyTorch never does it; save it by torch.save.")
         # The settings of a training run, which many checkpoints carry; a namespace can do no harm.
         with torch.serialization.safe_globals([argparse.Namespace]):
             # Files of before torch 1.6 are no ZIP archives and cannot be mapped into memory.
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=archived)
-    except ConversionError:
-        raise
-    except OSError as error:
-        raise ConversionError(
-            f"Cannot read {path} ({reason_of(error)}); {advice_for(error, 'name a file')}."
-        ) from error
+            state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=archived)
     except Exception as error:  # torch.load raises many types on files that are none of its own.
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise ConversionError(
+        what = f"{path} is not a PyTorch checkpoint"
+        if isinstance(error, ConversionError):
+            raise
+        if isinstance(error, OSError):
+            what = f"Cannot read {path} ({reason_of(error)}); {advice_for(error, 'name a file')}"
+        elif isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            what = (
                 f"{path} holds pickled Python objects, whose loading could run any code, and is not read; save its "
-                "state dict alone to a new file."
-            ) from error
-        raise ConversionError(f"{path} is not a PyTorch checkpoint.") from error
-    for _ in range(len(NESTINGS)):  # More often only if it holds itself.
+                "state dict alone to a new file"
+            )
+        raise ConversionError(f"{what}.") from error
+    for _ in NESTINGS:  # More often only if it holds itself.
         if isinstance(state, dict):
             state = next((state[name] for name in NESTINGS if isinstance(state.get(name), dict)), state)
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
-    ):
+    table = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not table or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConversionError(f"{path} holds no state dict, which is a table of names and tensors.")
     plain = all(value.layout is torch.strided and value.device.type == "cpu" for value in state.values())
     if not plain or sum(value.nbytes for value in state.values()) > size:
@@ -222,12 +218,12 @@ def to_umt(state: dict[str, torch.Tensor]) -> tuple[UMTModel, list[str]]:
     if patch.ndim != 5 or 0 in patch.shape or patch.shape[0] % UMT_HEAD_WIDTH:
         raise ConversionError(f"patch_embed.proj.weight has the shape {list(patch.shape)}, which no UMT model has.")
     width, channels, _, patch_size, _ = patch.shape
-    stored = state.get("pos_embed", torch.empty(1, math.prod(PRETRAINING_GRID), width, device="meta"))
-    positions = stored.shape[-2] if stored.ndim > 1 else 0
-    grid = next((grid for grid in UMT_GRIDS if grid[0] * grid[1] ** 2 == positions), None)
-    if grid is None:
-        raise ConversionError(f"pos_embed has the shape {list(stored.shape)}, which no UMT model has.")
-    frames, side = grid
+    of_pretraining = math.prod(PRETRAINING_GRID)
+    stored = state["pos_embed"].shape if "pos_embed" in state else (1, of_pretraining, width)
+    sizes = {frames * side**2: (frames, side) for frames, side in UMT_GRIDS}
+    if len(stored) < 2 or stored[-2] not in sizes:
+        raise ConversionError(f"pos_embed has the shape {list(stored)}, which no UMT model has.")
+    frames, side = sizes[stored[-2]]
     blocks = set(re.findall(r"^blocks\.(\d+)\.", "\n".join(state), re.MULTILINE))
     try:
         config = UMTConfig(
@@ -243,8 +239,7 @@ def to_umt(state: dict[str, torch.Tensor]) -> tuple[UMTModel, list[str]]:
     except StrictDataclassClassValidationError as error:
         raise ConversionError(f"The checkpoint is of no UMT model ({error.__cause__ or error}).") from error
     if "pos_embed" not in state:
-        table = sinusoidal_table(math.prod(PRETRAINING_GRID), width)
-        state["pos_embed"] = table.unsqueeze(0).to(patch.dtype)
+        state["pos_embed"] = sinusoidal_table(of_pretraining, width).unsqueeze(0).to(patch.dtype)
     return load(UMTModel, config, state), unused
 
 
@@ -266,26 +261,23 @@ def load(model_class: type[Network], config: PreTrainedConfig, state: dict[str, 
     """A network in evaluation mode that holds the given tensors themselves; they must be exactly its own."""
     with torch.device("meta"):
         model = model_class(config)
-    ours = model.state_dict()
-    theirs = {original_name(name): name for name in ours}
-    refuse("lacks", theirs.keys() - state.keys())
-    refuse("has unexpectedly", state.keys() - theirs.keys())
-    shapes = {name: ours[own].shape for name, own in theirs.items()}
+    ours = {original_name(name): (name, weight.shape) for name, weight in model.state_dict().items()}
+    refuse("lacks", ours.keys() - state.keys())
+    refuse("has unexpectedly", state.keys() - ours.keys())
     wrong = [
-        f"{name} {list(tensor.shape)} (not {list(shapes[name])})"
+        f"{name} {list(tensor.shape)} (not {list(ours[name][1])})"
         for name, tensor in state.items()
-        if tensor.shape != shapes[name] or not tensor.is_floating_point()
+        if tensor.shape != ours[name][1] or not tensor.is_floating_point()
     ]
     refuse("has in another shape or type than the network", wrong)
-    model.load_state_dict({theirs[name]: tensor.contiguous() for name, tensor in state.items()}, assign=True)
+    model.load_state_dict({ours[name][0]: tensor.contiguous() for name, tensor in state.items()}, assign=True)
     return model.eval()
 
 
 def original_name(name: str) -> str:
     """The name in the checkpoint of one of our tensors."""
     for pattern, replacement, offset in RENAMINGS:
-        found = re.search(pattern, name)
-        if found:
+        if found := re.search(pattern, name):
             numbers = [int(number) + offset for number in found.groups()]
             name = name[: found.start()] + replacement.format(*numbers) + name[found.end() :]
     return name

@@ -71,67 +71,61 @@ def exporting() -> Iterator[None]:
         logging.disable(before)
 
 
-@contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """Gives a function that takes what begins now, and shows it with the time that has passed, on a terminal."""
-    with tqdm(total=3, disable=None, leave=False, bar_format="{desc} ({n} of {total}), {elapsed}") as bar:
+def export(
+    model: SalFoMForVideoSaliencyPrediction,
+    processor: SalFoMVideoProcessor,
+    output: Path,
+    size: tuple[int, int] | None,
+    overwrite: bool,
+    write: Callable[[torch.export.ExportedProgram, SalFoMVideoProcessor, Path], None],
+    load: Callable[[Path], Callable[[torch.Tensor], torch.Tensor]],
+) -> float:
+    """Trace a model for a size that fits, write that, and compare the maps of what was written with the model's."""
+    check_free(output, overwrite)
+    encoder, length, free = model.eval().salfom.encoder.config, model.config.num_frames, {0: torch.export.Dim("batch")}
+    any_size, stride = size is None and encoder.model_type in ANY_SIZE, model.salfom.adapter.stride(encoder)
+    height, width = size or model.config.image_height_width
+    if any(side < 1 or side % stride for side in (height, width)):
+        raise GraphError(f"The size {height} {width} does not fit this model; give multiples of {stride}.")
+    if any_size:
+        free |= {3: stride * torch.export.Dim("height"), 4: stride * torch.export.Dim("width")}
+    else:
+        processor = copy.deepcopy(processor)
+        processor.size, processor.still_size = SizeDict(height=height, width=width), None
+        processor.keep_aspect_ratio = False
+    shown = "salfom: {desc} ({n} of {total}), {elapsed}"
+    with (
+        atomic_output(output, overwrite) as path,
+        reported(f"Cannot write {output}"),
+        tqdm(total=3, disable=None, leave=False, bar_format=shown) as bar,
+    ):
 
         def tell(step: str) -> None:
             bar.n += 1
-            bar.set_description_str(f"salfom: {step}")
+            bar.set_description_str(step)
 
-        yield tell
-
-
-class Export:
-    """What both kinds of export do with a model: trace it for a size that fits, and compare the result with it."""
-
-    def __init__(
-        self, model: SalFoMForVideoSaliencyPrediction, processor: SalFoMVideoProcessor, size: tuple[int, int] | None
-    ):
-        self.model, self.processor = model.eval(), copy.deepcopy(processor)
-        self.any_size = size is None and model.salfom.encoder.config.model_type in ANY_SIZE
-        self.size = height, width = size or model.config.image_height_width
-        self.stride = model.salfom.adapter.stride(model.salfom.encoder.config)
-        if any(side < 1 or side % self.stride for side in self.size):
-            raise GraphError(f"The size {height} {width} does not fit this model; give multiples of {self.stride}.")
-        if not self.any_size:
-            self.processor.size, self.processor.still_size = SizeDict(height=height, width=width), None
-            self.processor.keep_aspect_ratio = False
-
-    def program(self) -> torch.export.ExportedProgram:
-        """The traced network, for batches of any size."""
-        free = {0: torch.export.Dim("batch")}
-        if self.any_size:
-            free |= {3: self.stride * torch.export.Dim("height"), 4: self.stride * torch.export.Dim("width")}
-        clips = torch.zeros(2, self.model.config.num_frames, 3, *self.size)
+        tell("tracing the network")
+        shapes, example = {"pixel_values_videos": free}, torch.zeros(2, length, 3, height, width)
         with exporting():
-            return torch.export.export(
-                Window(self.model).eval(), (clips,), dynamic_shapes={"pixel_values_videos": free}, strict=False
-            )
-
-    def batches(self) -> Iterator[torch.Tensor]:
-        """Clips of the package's example: one, three at once, and, if the size is free, one on its side."""
-        length = self.model.config.num_frames
+            program = torch.export.export(Window(model).eval(), (example,), dynamic_shapes=shapes, strict=False)
+        tell("writing it")
+        with exporting():
+            write(program, processor, path)
+        tell("comparing maps")
+        exported = load(path)
         images = (frame.image for frame in islice(read_frames(EXAMPLE), 3 * length))
-        frames = [self.processor.prepare_frames(pixels_of(image)) for image in images]
-        clips = torch.cat(frames).unflatten(0, (3, length))
-        yield clips[1:2]
-        yield clips
-        if self.any_size:
-            yield clips[1:2].transpose(-1, -2).contiguous()
-
-    @torch.inference_mode()
-    def check(self, exported: Callable[[torch.Tensor], torch.Tensor], file: str) -> float:
-        """The largest difference of the maps that an export gives from the model's; it must be within `TOLERANCE`."""
-        differences = [(exported(clips) - self.model(clips).saliency).abs().max() for clips in self.batches()]
-        difference = float(torch.stack(differences).max())  # Unlike Python's, this maximum lets no NaN pass.
+        clips = torch.cat([processor.prepare_frames(pixels_of(image)) for image in images]).unflatten(0, (3, length))
+        batches = [clips[1:2], clips, clips[1:2].transpose(-1, -2).contiguous()]  # The last lies on its side.
+        with torch.inference_mode():
+            pairs = [(exported(batch), model(batch).saliency) for batch in batches[: 2 + any_size]]
+        # Unlike Python's, this maximum lets no NaN pass.
+        difference = float(torch.stack([(one - other).abs().max() for one, other in pairs]).max())
         if not difference <= TOLERANCE:
             raise GraphError(
-                f"The maps of {file} differ from PyTorch's by {difference:.1e}, more than {TOLERANCE:.0e}; nothing "
-                "was written: please report this with the model's config.json."
+                f"The maps of {GRAPH if path.is_dir() else output.name} differ from PyTorch's by {difference:.1e}, "
+                f"more than {TOLERANCE:.0e}; nothing was written: please report this with the model's config.json."
             )
-        return difference
+    return difference
 
 
 def export_onnx(
@@ -161,29 +155,26 @@ def export_onnx(
     """
     if find_spec("onnxscript") is None:
         raise GraphError(needs_extra("ONNX", "onnx"))
-    check_free(output, overwrite)
-    export = Export(model, processor, size)
-    weights = sum(weight.nbytes for weight in model.parameters())
-    with atomic_output(output, overwrite) as folder, reported(f"Cannot write {output}"), progress() as tell:
+
+    def write(program: torch.export.ExportedProgram, processor: SalFoMVideoProcessor, folder: Path) -> None:
         folder.mkdir()
         model.config.save_pretrained(folder)
-        export.processor.save_pretrained(folder)
-        tell("tracing the network")
-        program = export.program()
-        tell("writing the graph")
-        with exporting():
-            torch.onnx.export(
-                program,
-                f=folder / GRAPH,
-                input_names=["pixel_values_videos"],
-                output_names=["saliency"],
-                opset_version=OPSET,
-                external_data=weights > LARGEST_WITHIN,
-                verbose=False,
-            )
-        tell("comparing maps")
+        processor.save_pretrained(folder)
+        torch.onnx.export(
+            program,
+            f=folder / GRAPH,
+            input_names=["pixel_values_videos"],
+            output_names=["saliency"],
+            opset_version=OPSET,
+            external_data=sum(weight.nbytes for weight in model.parameters()) > LARGEST_WITHIN,
+            verbose=False,
+        )
+
+    def load(folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
         graph = OnnxModel(folder)
-        return export.check(lambda clips: graph(clips)["saliency"], GRAPH)
+        return lambda clips: graph(clips)["saliency"]
+
+    return export(model, processor, output, size, overwrite, write, load)
 
 
 def export_program(
@@ -194,30 +185,15 @@ def export_program(
     overwrite: bool = False,
 ) -> float:
     """
-    Write a model as a program of `torch.export`, for windows in batches of any size, and check it.
-
-    Args:
-        output: file `.pt2`; `torch.export.load(output).module()` takes float32 `(batch, frames, 3, height, width)` and
-            gives maps `(batch, height, width)`.
-        model, processor, size, overwrite: as for [`export_onnx`].
-
-    Returns:
-        As of [`export_onnx`].
-
-    Raises:
-        GraphError: the output's name does not fit, or the maps differ by more than 1e-4 from the model's.
-        VideoError: the output exists or cannot be written.
+    As [`export_onnx`], a program of `torch.export`: a file `.pt2`, of which `torch.export.load(output).module()` takes
+    float32 `(batch, frames, 3, height, width)` and gives maps `(batch, height, width)`.
     """
     if output.suffix != ".pt2":
         raise GraphError(f"A program of torch.export is a file .pt2, which {output} is not; choose another output.")
-    check_free(output, overwrite)
-    export = Export(model, processor, size)
-    with atomic_output(output, overwrite) as path, reported(f"Cannot write {output}"), progress() as tell:
-        tell("tracing the network")
-        program = export.program()
+
+    def write(program: torch.export.ExportedProgram, processor: SalFoMVideoProcessor, file: Path) -> None:
         content = io.BytesIO()  # Where PyTorch itself finds the disk full, it ends the process.
-        tell("writing the program")
         torch.export.save(program, content)
-        path.write_bytes(content.getbuffer())
-        tell("comparing maps")
-        return export.check(torch.export.load(path).module(), output.name)
+        file.write_bytes(content.getbuffer())
+
+    return export(model, processor, output, size, overwrite, write, lambda file: torch.export.load(file).module())

@@ -52,15 +52,13 @@ class OnnxModel:
         try:
             self.session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # Those of onnxruntime have no class in common.
-            told = f"Cannot load the ONNX model {self.path} ({described(error)}); export it again."
-            raise GraphError(told) from error
+            raise GraphError(
+                f"Cannot load the ONNX model {self.path} ({described(error)}); export it again."
+            ) from error
 
     def __call__(self, pixel_values_videos: torch.Tensor) -> SalFoMOutput:
         """
-        Clips to maps, as of the network.
-
-        Args:
-            pixel_values_videos: float32 `(batch, frames, 3, height, width)`; one frame stands for a still.
+        Clips float32 `(batch, frames, 3, height, width)` to maps, as of the network; one frame stands for a still.
 
         Raises:
             GraphError: the clips do not fit.
@@ -71,10 +69,8 @@ class OnnxModel:
         except Exception as error:
             if is_out_of_memory(error):
                 raise MemoryError(described(error)) from error
-            raise GraphError(
-                f"{self.path} cannot be run on this input ({described(error)}); give it frames of the size it was "
-                "exported for."
-            ) from error
+            advice = "give it frames of the size it was exported for"
+            raise GraphError(f"{self.path} cannot be run on this input ({described(error)}); {advice}.") from error
         return SalFoMOutput(saliency=torch.from_numpy(maps))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -90,8 +86,7 @@ class OnnxPredictor(SaliencyPredictor):
     Args:
         model: what computes.
         processor: the processor next to it.
-        stride: every how many frames a map is computed; those between are interpolated.
-        batch_size: windows per call.
+        stride, batch_size: every how many frames a map is computed, with those between interpolated; windows per call.
     """
 
     model: Any  # An OnnxModel is asked for the same as a network.
@@ -110,15 +105,10 @@ class OnnxPredictor(SaliencyPredictor):
         batch_size: int = 4,
     ) -> "OnnxPredictor":
         """
-        Load what `salfom export onnx` wrote.
-
-        Args:
-            name: as [`OnnxModel`] takes it.
-            device, dtype: there is no choice; they are for those who pass them to any predictor.
-            stride, batch_size: see the class.
+        Load what `salfom export onnx` wrote, by a name as [`OnnxModel`] takes it.
 
         Raises:
-            GraphError, LoadError: it cannot be loaded, or device or dtype are others.
+            GraphError, LoadError: it cannot be loaded, or device or dtype are others than those above.
         """
         if str(device) != str(OnnxModel.device) or dtype != OnnxModel.dtype:
             raise GraphError("onnxruntime computes on the CPU and in float32 here; leave out --device and --dtype.")

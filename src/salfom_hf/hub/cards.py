@@ -35,18 +35,6 @@ METRIC_NAMES = {
     "kldiv": "KLD",
     "information_gain": "IG",
 }
-CITATION = """\
-```bibtex
-@inproceedings{moradi2024salfom,
-  title = {SalFoM: Dynamic Saliency Prediction with Video Foundation Models},
-  author = {Moradi, Morteza and Moradi, Mohammad and Rundo, Francesco and
-    Spampinato, Concetto and Borji, Ali and Palazzo, Simone},
-  booktitle = {International Conference on Pattern Recognition (ICPR)},
-  year = {2024},
-  eprint = {2404.03097},
-  archivePrefix = {arXiv},
-}
-```"""
 
 
 class CardError(Exception):
@@ -55,16 +43,13 @@ class CardError(Exception):
 
 def render(template: Path, data: CardData, **values: Any) -> str:
     """A README.md from a Jinja template, given `card_data` (what is between the dashes), `citation` and `values`."""
-    card = RepoCard.from_template(data, template_path=str(template), citation=CITATION, **values)
+    citation = (TEMPLATES / "citation.md").read_text(encoding="utf-8").rstrip()
+    card = RepoCard.from_template(data, template_path=str(template), citation=citation, **values)
     return f"{str(card).rstrip()}\n"
 
 
 def model_data(
-    name: str,
-    licence: str | None,
-    tags: Sequence[str] = (),
-    results: Sequence[EvalResult] = (),
-    **values: Any,
+    name: str, licence: str | None, tags: Sequence[str] = (), results: Sequence[EvalResult] = (), **values: Any
 ) -> ModelCardData:
     """
     Metadata of a SalFoM model.
@@ -156,8 +141,7 @@ def evaluation_of(path: Path, model: str, page: str | None = None) -> list[EvalR
     """
     results = read_results(path)
     methods = {method["name"]: method for method in results["methods"]}
-    name = next((name for name in methods if Path(name) == Path(model)), None)
-    if name is None:
+    if (name := next((name for name in methods if Path(name) == Path(model)), None)) is None:
         raise CardError(
             f"{path} has no scores of '{model}', only of {', '.join(methods)}; name the model as it was scored."
         )

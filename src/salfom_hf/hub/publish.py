@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors import safe_open
 
-from ..errors import reported
+from ..errors import described, reported
 from ..files import Inputs, atomic_output, check_free, temporary_folder
 from ..models.loading import loading, quiet
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
@@ -39,7 +39,7 @@ class PublishError(Exception):
     """A model could not be sent; its folder is unchanged, and the message says how to try again."""
 
 
-def beside(source: str | os.PathLike, name: str) -> Path | None:
+def part_of(source: str | os.PathLike, name: str) -> Path | None:
     """
     A file of a model's folder or, fetched as the model is, of its repository on the Hub; `None` if there is none.
 
@@ -55,8 +55,8 @@ def beside(source: str | os.PathLike, name: str) -> Path | None:
         return None
     except Exception as error:  # No network, no login and a refusal are errors of many types.
         raise CardError(
-            f"Cannot fetch {name} of {source} from the Hub ({' '.join(str(error).split())}), without which its card "
-            "would be lost; try again when the Hub can be reached."
+            f"Cannot fetch {name} of {source} from the Hub ({described(error)}), without which its card would be "
+            "lost; try again when the Hub can be reached."
         ) from error
 
 
@@ -86,31 +86,24 @@ def card_for(
     Raises:
         CardError: the card or a file of results cannot be read.
     """
-    page = page_of(repo_id) if repo_id else None
+    page, name = page_of(repo_id) if repo_id else None, repo_id or title
     scores = [score for path in results for score in evaluation_of(path, model, page)]
     try:
         if readme is not None:
             card = ModelCard.load(readme)
         else:
-            name = repo_id or title
-            parameters = network.num_parameters()
-            data = model_data(name, None)
-            card = ModelCard(
-                render(TEMPLATES / "model.md", data, name=name, location=repo_id or UNNAMED, parameters=parameters)
-            )
+            facts = {"location": repo_id or UNNAMED, "parameters": network.num_parameters()}
+            card = ModelCard(render(TEMPLATES / "model.md", model_data(name, None), name=name, **facts))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CardError(
-            f"Cannot read the card {readme} ({' '.join(str(error).split())}); correct or remove it."
-        ) from error
+        raise CardError(f"Cannot read the card {readme} ({described(error)}); correct or remove it.") from error
     data = card.data
-    data.library_name = "transformers"
-    data.pipeline_tag = HUB_TASK
-    data.tags = list(dict.fromkeys([*(data.tags or []), *TAGS]))
     # What was measured again replaces what was said before.
     both = {(s.dataset_type, s.dataset_split, s.metric_type): s for s in [*(data.eval_results or []), *scores]}
     for score in both.values():
         if page and score.source_url is None:
             score.source_name, score.source_url = "the card of this model", page
+    data.library_name, data.pipeline_tag = "transformers", HUB_TASK
+    data.tags = list(dict.fromkeys([*(data.tags or []), *TAGS]))
     data.eval_results = list(both.values()) or None
     data.model_name = (repo_id or data.model_name or title) if both else None
     data.metrics = list(dict.fromkeys([*(data.metrics or []), *(s.metric_type for s in scores)])) or None
@@ -162,8 +155,8 @@ def export(
         network = SalFoMForVideoSaliencyPrediction.from_pretrained(model)
         state = as_stored(network, Path(source, "model.safetensors"))
         processor = SalFoMVideoProcessor.from_pretrained(model)
-    card = card_for(str(model), beside(source, "README.md"), network, repo_id, Path(output).resolve().name, results)
-    pictures = {name: beside(source, name) for name in pictures_in(card.text)}
+    card = card_for(str(model), part_of(source, "README.md"), network, repo_id, Path(output).resolve().name, results)
+    pictures = {name: part_of(source, name) for name in pictures_in(card.text)}
     wrong = reported(f"Cannot write {output}", "correct that and try again")
     with atomic_output(output, overwrite) as folder, wrong, quiet():
         network.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
@@ -201,29 +194,29 @@ def push(
     with temporary_folder() as temporary:
         folder = temporary / "model"
         export(model, folder, repo_id, results, max_shard_size=max_shard_size)
-        api = HfApi()
+        api, public = HfApi(), False
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
-            if private and not api.repo_info(repo_id).private:
-                raise PublishError(
-                    f"{repo_id} is public already and nothing was sent; make it private in its settings, or choose "
-                    "another --repo-id."
+            public = private and not api.repo_info(repo_id).private
+            if not public:
+                api.upload_folder(
+                    repo_id=repo_id,
+                    folder_path=str(folder),
+                    commit_message="Model, processor, code and card",
+                    delete_patterns=list(OLD_WEIGHTS),
                 )
-            api.upload_folder(
-                repo_id=repo_id,
-                folder_path=str(folder),
-                commit_message="Model, processor, code and card",
-                delete_patterns=list(OLD_WEIGHTS),
-            )
         except Exception as error:  # No network, no login and a refusal are errors of many types.
-            if isinstance(error, PublishError):
-                raise
             options = ["--private"] if private else []
             options += ["--results", *map(str, results)] if results else []
             options += ["--max-shard-size", max_shard_size] if max_shard_size != SHARD else []
             command = shlex.join(["salfom", "push", str(model), "--repo-id", repo_id, *options])
-            advice = f"{reason(error, repo_id, 'write to')}, and try again with `{command}`"
             raise PublishError(
-                f"Could not send {model} to {repo_id}, and nothing on this machine has changed: {advice}."
+                f"Could not send {model} to {repo_id}, and nothing on this machine has changed: "
+                f"{reason(error, repo_id, 'write to')}, and try again with `{command}`."
             ) from error
+    if public:
+        raise PublishError(
+            f"{repo_id} is public already and nothing was sent; make it private in its settings, or choose another "
+            "--repo-id."
+        )
     return page_of(repo_id)

@@ -43,15 +43,12 @@ def with_imported(file: Path, found: list[Path]) -> list[Path]:
 
 
 def code_of(file: Path) -> str:
-    """A module as it goes with a model: without what it imports from the file that it goes into, and `__all__`."""
+    """A module as it goes with a model: without what it imports from the file that it goes into."""
     text = code = file.read_text(encoding="utf-8")
     for node, other in relative_imports(file).items():
         names = ", ".join(name.name for name in node.names)
         line = "" if place_of(other) == place_of(file) else f"from .{place_of(other)} import {names}"
         code = code.replace(ast.get_source_segment(text, node) or "", line, 1)
-    for statement in ast.parse(text).body:
-        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
-            code = code.replace(ast.get_source_segment(text, statement) or "", "", 1)
     # The package's own names of models mean nothing where it is not.
     return code.replace("from .names import takes_names\n", "").replace("@takes_names\n", "")
 

@@ -251,7 +251,7 @@ def dfd_rows(dfd: DFD, row: list[Place], transformer: list[list[Place]]) -> list
 
 
 def collapsed_padded(convolutions: nn.ModuleList, row: list[Place]) -> list[Place]:
-    """See [`collapse_padded`][salfom_hf.models.modeling_salfom.collapse_padded]."""
+    """Convolutions that pad time with zeros, as [`SFD`] has them above what DFD gives."""
     for convolution in parts(convolutions):
         first = Layer(Convolution(convolution.weight[:, :, 1:], convolution.bias))
         others = Layer(Convolution(convolution.weight, convolution.bias))

@@ -26,13 +26,12 @@ class CenterPrior(nn.Module):
         self.log_sensitivity = nn.Parameter(torch.tensor(math.log(self.SENSITIVITY)))
 
     def initial_density(self, device: torch.device | None = None) -> torch.Tensor:
-        """Of stills and of moving pictures, float32 `(2, 1, *GRID)`."""
         y, x = ((torch.arange(size, device=device) + 0.5) / size - 0.5 for size in self.GRID)
         moving = -(y[:, None] ** 2 + x[None, :] ** 2) / (2 * self.SIGMA**2)
         return torch.stack([torch.zeros_like(moving), moving]).unsqueeze(1)
 
     def log_densities(self, size: tuple[int, int]) -> torch.Tensor:
-        """Those of stills and of moving pictures, at the (height, width) of the map: `(2, 1, height, width)`."""
+        """Those of stills and of moving pictures, `(2, 1, height, width)` of this size."""
         return F.interpolate(self.log_density, size=size, mode="bilinear", align_corners=False)
 
     def motion(self, change: torch.Tensor) -> torch.Tensor:

@@ -2,13 +2,12 @@
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from .encoders import EncoderAdapter, adapter_for, channels_by_stride, pair
 from .names import takes_names
 
 # What no model has: to build one with more would take hours, or all of the memory.
@@ -68,11 +67,7 @@ class EfficientNetLiteConfig(PreTrainedConfig):
     @property
     def feature_channels(self) -> dict[int, int]:
         """Channels of the deepest feature map of each stride."""
-        channels, stride = {}, 2
-        for stage_channels, stage_stride in zip(self.stage_channels, self.stage_strides, strict=True):
-            stride *= stage_stride
-            channels[stride] = stage_channels
-        return channels
+        return channels_by_stride(self.stage_strides, self.stage_channels)
 
 
 @strict
@@ -108,134 +103,18 @@ class UMTConfig(PreTrainedConfig):
     attention_dropout: float | int = 0.0
     initializer_range: float = 0.02
 
-    def validate_heads(self) -> None:
+    def validate_sizes(self) -> None:
         check_limits(self)
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
-                f"({self.num_attention_heads})."
-            )
-
-    def validate_image_size(self) -> None:
-        if any(side % self.patch_size or side < self.patch_size for side in self.image_height_width):
-            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size}).")
-
-    @property
-    def image_height_width(self) -> tuple[int, int]:
-        """The image size as (height, width) in pixels."""
-        return pair(self.image_size)
+        for name, part in (("hidden_size", "num_attention_heads"), ("image_size", "patch_size")):
+            whole, divisor = getattr(self, name), getattr(self, part)
+            if any(side % divisor for side in pair(whole)):
+                raise ValueError(f"{name} ({whole}) must be a multiple of {part} ({divisor}).")
 
     @property
     def grid(self) -> tuple[int, int, int]:
         """The token grid (frames, rows, columns) of the stored position table."""
-        height, width = self.image_height_width
+        height, width = pair(self.image_size)
         return self.num_frames, height // self.patch_size, width // self.patch_size
-
-
-def pair(value: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
-    """A size given as one number or as (height, width), as (height, width)."""
-    if isinstance(value, int):
-        return value, value
-    height, width = value
-    return height, width
-
-
-# --- Encoders: what the decoder and its configuration have to know of each ---
-
-
-def convnextv2_channels(config: PreTrainedConfig) -> int:
-    fine, middle, coarse = config.hidden_sizes[-3:]
-    return 4 * fine + middle + coarse
-
-
-def efficientnet_channels(config: PreTrainedConfig) -> int:
-    channels, stride = {}, 2
-    for outputs, stage_stride in zip(config.out_channels, config.strides, strict=True):
-        stride *= stage_stride
-        # EfficientNet's rule: to the next multiple of the divisor, but by no more than a tenth below.
-        wanted, divisor = outputs * config.width_coefficient, config.depth_divisor
-        rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
-        channels[stride] = rounded + divisor * (rounded < 0.9 * wanted)
-    return 4 * channels[8] + channels[16] + config.hidden_dim
-
-
-def efficientnet_lite_channels(config: PreTrainedConfig) -> int:
-    channels = config.feature_channels
-    return 4 * channels[8] + channels[16] + channels[32]
-
-
-@dataclass(frozen=True)
-class EncoderAdapter:
-    """
-    How SalFoM uses one type of encoder.
-
-    Attributes:
-        framewise: whether the encoder sees one frame at a time. Then `features` takes `(batch, 3, height, width)` and
-            gives `(batch, channels, rows, columns)`; else it takes `(batch, frames, 3, height, width)` and gives
-            `(batch, channels, time, rows, columns)`.
-        features: `(encoder, pixels, **flags) -> (features, encoder output)`, or the name of such a function in
-            `encoders`; the flags are `output_hidden_states` and `output_attentions`.
-        channels: configuration to the number of feature channels.
-        stride: configuration to the number that must divide height and width.
-        frames_per_step: configuration to the number of frames that make one time step of the features.
-        prepare: `(encoder, num_frames)`, or the name of such a function in `encoders`: changes a built encoder in
-            place, for clips of so many frames: removes unused parts, makes position tables follow the input.
-    """
-
-    framewise: bool
-    features: Any
-    channels: Callable[[PreTrainedConfig], int] = lambda config: config.hidden_size
-    stride: Callable[[PreTrainedConfig], int] = lambda config: max(pair(config.patch_size))
-    frames_per_step: Callable[[PreTrainedConfig], int] = lambda config: 1
-    prepare: Any = "unprepared"
-
-
-def pyramid(features: str, channels: Callable[[PreTrainedConfig], int], prepare: str = "unprepared") -> EncoderAdapter:
-    """A frame-wise encoder of which feature maps of strides 8, 16 and 32 are read."""
-    return EncoderAdapter(True, features, channels, stride=lambda config: 32, prepare=prepare)
-
-
-# By model type. Functions that come with networks are named, so that configurations import none.
-ENCODERS: dict[str, EncoderAdapter] = {
-    "umt": EncoderAdapter(False, "video_vit_features"),
-    "videomae": EncoderAdapter(
-        False,
-        "video_vit_features",
-        frames_per_step=lambda config: config.tubelet_size,
-        prepare="prepare_videomae",
-    ),
-    "vjepa2": EncoderAdapter(
-        False, "vjepa2_features", frames_per_step=lambda config: config.tubelet_size, prepare="prepare_vjepa2"
-    ),
-    "timesformer": EncoderAdapter(False, "timesformer_features", prepare="prepare_timesformer"),
-    "vivit": EncoderAdapter(
-        False,
-        "video_vit_features",
-        stride=lambda config: max(config.tubelet_size[1:]),
-        frames_per_step=lambda config: config.tubelet_size[0],
-        prepare="prepare_vivit",
-    ),
-    "dinov2": EncoderAdapter(True, "image_vit_features", prepare="prepare_image_vit"),
-    "dinov3_vit": EncoderAdapter(True, "image_vit_features", prepare="prepare_image_vit"),
-    "convnextv2": pyramid("convnextv2_features", convnextv2_channels, "prepare_convnextv2"),
-    "efficientnet": pyramid("efficientnet_features", efficientnet_channels),
-    "efficientnet_lite": pyramid("efficientnet_lite_features", efficientnet_lite_channels),
-}
-
-
-def encoder_facts(config: PreTrainedConfig) -> EncoderAdapter:
-    """
-    The entry of `ENCODERS` for an encoder configuration.
-
-    Raises:
-        ValueError: there is none for this model type.
-    """
-    if config.model_type not in ENCODERS:
-        raise ValueError(
-            f"No adapter for encoders of type '{config.model_type}'. Choose one of {', '.join(ENCODERS)}, or add an "
-            "entry to salfom_hf.encoders.ENCODERS."
-        )
-    return ENCODERS[config.model_type]
 
 
 # Those that transformers does not know where saved code runs without the package.
@@ -321,26 +200,22 @@ class SalFoMConfig(PreTrainedConfig):
     def encoder_facts(self) -> tuple[EncoderAdapter, PreTrainedConfig]:
         """What is known of the encoder, and its configuration."""
         assert isinstance(self.encoder_config, PreTrainedConfig)  # As `__post_init__` leaves it.
-        return encoder_facts(self.encoder_config), self.encoder_config
+        return adapter_for(self.encoder_config), self.encoder_config
 
-    def validate_frames(self) -> None:
+    def validate_input(self) -> None:
         facts, encoder = self.encoder_facts()
         check_limits(self)
         check_limits(encoder)
-        frames_per_step = facts.frames_per_step(encoder)
+        frames_per_step, stride = facts.frames_per_step(encoder), facts.stride(encoder)
         steps, remainder = divmod(self.num_frames, frames_per_step)
         if remainder or steps < 1 or steps & (steps - 1):
             raise ValueError(
                 f"num_frames ({self.num_frames}) must be {frames_per_step} times a power of two for the encoder "
                 f"'{encoder.model_type}'."
             )
-
-    def validate_image_size(self) -> None:
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"image_size must be one number or (height, width), not {self.image_size}.")
-        facts, encoder = self.encoder_facts()
-        stride = facts.stride(encoder)
-        if any(side < stride or side % stride for side in self.image_height_width):
+        if any(side % stride for side in self.image_height_width):
             raise ValueError(
                 f"image_size ({self.image_size}) must be a multiple of {stride}, the stride of the encoder "
                 f"'{encoder.model_type}'."
@@ -352,24 +227,27 @@ class SalFoMConfig(PreTrainedConfig):
             values = getattr(self, name)
             if len(values) != length or any(value < 1 for value in values):
                 raise ValueError(f"{name} needs {length} positive numbers, not {list(values)}.")
-        for channels, heads in zip(self.decoder_channels[1::2], self.tcfe_num_heads, strict=True):
-            if channels % heads:
-                raise ValueError(
-                    f"The 2nd, 4th and 6th of decoder_channels {list(self.decoder_channels)} must be multiples of "
-                    f"tcfe_num_heads {list(self.tcfe_num_heads)}."
-                )
+        stages = zip(self.decoder_channels[1::2], self.tcfe_num_heads, strict=True)
+        if any(channels % heads for channels, heads in stages):
+            raise ValueError(
+                f"The 2nd, 4th and 6th of decoder_channels {list(self.decoder_channels)} must be multiples of "
+                f"tcfe_num_heads {list(self.tcfe_num_heads)}."
+            )
         if not (self.use_tcfe or self.use_dfd or self.use_sfd):
             raise ValueError("At least one of use_tcfe, use_dfd and use_sfd must be true.")
-        if self.decoder_hidden_size is not None and self.decoder_hidden_size < 1:
-            raise ValueError(f"decoder_hidden_size must be positive or None, not {self.decoder_hidden_size}.")
-        if self.output_stride not in (1, 2, 4):
-            raise ValueError(f"output_stride must be 1, 2 or 4, not {self.output_stride}.")
-        if self.tcfe_mlp_ratio <= 0:
-            raise ValueError(f"tcfe_mlp_ratio must be above 0, not {self.tcfe_mlp_ratio}.")
-        if not 0 < self.motion_sharpness < float("inf"):
-            raise ValueError(f"motion_sharpness must be above 0 and finite, not {self.motion_sharpness}.")
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"drop_path_rate must be at least 0 and below 1, not {self.drop_path_rate}.")
+        for name, fits, words in (
+            (
+                "decoder_hidden_size",
+                self.decoder_hidden_size is None or self.decoder_hidden_size > 0,
+                "positive or None",
+            ),
+            ("output_stride", self.output_stride in (1, 2, 4), "1, 2 or 4"),
+            ("tcfe_mlp_ratio", self.tcfe_mlp_ratio > 0, "above 0"),
+            ("motion_sharpness", 0 < self.motion_sharpness < math.inf, "above 0 and finite"),
+            ("drop_path_rate", 0 <= self.drop_path_rate < 1, "at least 0 and below 1"),
+        ):
+            if not fits:
+                raise ValueError(f"{name} must be {words}, not {getattr(self, name)}.")
 
     @property
     def image_height_width(self) -> tuple[int, int]:
@@ -399,6 +277,3 @@ class SalFoMConfig(PreTrainedConfig):
     def last_scales(self) -> tuple[int, int]:
         """Factors by which the last two decoder steps up-sample space."""
         return {1: (2, 2), 2: (2, 1), 4: (1, 1)}[self.output_stride]
-
-
-__all__ = ["EfficientNetLiteConfig", "SalFoMConfig", "UMTConfig"]

@@ -18,7 +18,7 @@ def quiet() -> Iterator[None]:
     """Let transformers write no warnings and show no progress bars inside."""
     from transformers import logging
 
-    from .encoders import no_progress_bars
+    from .checked import no_progress_bars
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -139,6 +139,3 @@ def _reason(name: str, error: Exception) -> str:
     if isinstance(error, (AttributeError, LookupError, RecursionError, TypeError)):  # Their words are for programmers.
         return f"it cannot be used as it is; check its {files}, or download it again"
     return f"{described(error).rstrip('.')}; check its {files}"
-
-
-__all__ = ["LoadError", "load_failure", "loading", "quiet"]

@@ -1,4 +1,9 @@
-"""Maps against densities, differentiable: the loss terms; and the blur that makes densities of fixations."""
+"""
+Maps against densities, differentiable: the loss terms; and the blur that makes densities of fixations.
+
+The terms take maps `(batch, height, width)` of any float type, saliency and densities not negative, and give float32
+`(batch,)`.
+"""
 
 import torch
 from torch.nn import functional as F
@@ -43,15 +48,7 @@ def gaussian_blur(maps: torch.Tensor, sigma: float, border: str = "zeros") -> to
 
 
 def kl_divergence(logits: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
-    """
-    KL(gt ‖ pred) of each map, both divided by their sum; the prediction is `sigmoid(logits)`.
-
-    Args:
-        logits, density: float `(batch, height, width)`, the latter not negative.
-
-    Returns:
-        float32 `(batch,)`, at least 0, in nats; 0 for an empty density.
-    """
+    """KL(gt ‖ pred), in nats, of density and `sigmoid(logits)`, both divided by their sum; 0 for an empty density."""
     # Normalised in log space, so that logits of any size, in any precision, give finite values and gradients.
     log_pred = F.logsigmoid(logits.float().flatten(1))
     log_pred = log_pred - log_pred.logsumexp(dim=1, keepdim=True)
@@ -61,15 +58,7 @@ def kl_divergence(logits: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
 
 
 def correlation(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
-    """
-    CC: Pearson's correlation over the pixels of each map.
-
-    Args:
-        saliency, density: float `(batch, height, width)`.
-
-    Returns:
-        float32 `(batch,)` in −1…1; 0, with a finite gradient, for a constant map.
-    """
+    """CC: Pearson's correlation over the pixels, −1…1; 0, with a finite gradient, for a constant map."""
     saliency, density = saliency.float().flatten(1), density.float().flatten(1)
     # Scaled to a mean of 1 first: CC does not change, and maps of tiny values stay above the epsilon.
     saliency = saliency / saliency.mean(dim=1, keepdim=True).clamp_min(TINY)
@@ -83,13 +72,8 @@ def correlation(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
 
 def similarity(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     """
-    SIM: intersection of the two maps, each scaled from its minimum…maximum to 0…1 and divided by its sum.
-
-    Args:
-        saliency, density: float `(batch, height, width)`.
-
-    Returns:
-        float32 `(batch,)` in 0…1; 0 for an empty density.
+    SIM: intersection of the two maps, each scaled from its minimum…maximum to 0…1 and divided by its sum: 0…1; 0 for
+    an empty density.
     """
 
     def distribution(maps: torch.Tensor) -> torch.Tensor:
@@ -102,15 +86,7 @@ def similarity(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
 
 
 def normalized_scanpath_saliency(saliency: torch.Tensor, fixations: torch.Tensor) -> torch.Tensor:
-    """
-    NSS: mean of the standardised map (ddof 0) over the fixated pixels.
-
-    Args:
-        saliency, fixations: float and bool `(batch, height, width)`.
-
-    Returns:
-        float32 `(batch,)`; 0 where nothing is fixated.
-    """
+    """NSS: mean of the standardised map (ddof 0) over the pixels that are true in `fixations`; 0 if none is."""
     saliency, fixated = saliency.float().flatten(1), fixations.flatten(1).float()
     centred = saliency - saliency.mean(dim=1, keepdim=True)
     standardised = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-8).sqrt()

@@ -74,23 +74,18 @@ class EfficientNetLiteModel(PreTrainedModel):
     def __init__(self, config: EfficientNetLiteConfig):
         super().__init__(config)
         self.stem = ConvNorm(config.num_channels, config.stem_channels, 3, config, stride=2)
-        blocks, inputs, total_stride = [], config.stem_channels, 2
+        self.blocks = nn.ModuleList()
         self.strides = []  # Of the frame over the output of each block.
-        for outputs, depth, stride, kernel, expansion in zip(
-            config.stage_channels,
-            config.stage_depths,
-            config.stage_strides,
-            config.stage_kernels,
-            config.stage_expansions,
-            strict=True,
-        ):
+        inputs, total_stride = config.stem_channels, 2
+        names = ("channels", "depths", "strides", "kernels", "expansions")
+        stages = zip(*(getattr(config, f"stage_{name}") for name in names), strict=True)
+        for outputs, depth, stride, kernel, expansion in stages:
             total_stride *= stride
             for index in range(depth):
                 block_stride = stride if index == 0 else 1
-                blocks.append(InvertedResidual(inputs, outputs, kernel, block_stride, expansion, config))
+                self.blocks.append(InvertedResidual(inputs, outputs, kernel, block_stride, expansion, config))
                 inputs = outputs
                 self.strides.append(total_stride)
-        self.blocks = nn.ModuleList(blocks)
         self.post_init()
 
     @torch.no_grad()
@@ -119,6 +114,3 @@ class EfficientNetLiteModel(PreTrainedModel):
             features = block(features)
             by_stride[stride] = features
         return BackboneOutput(feature_maps=tuple(by_stride[stride] for stride in (8, 16, 32)))
-
-
-__all__ = ["EfficientNetLiteModel"]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import AutoModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.processing_utils import Unpack
@@ -22,8 +23,9 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .center_prior import CenterPrior
-from .configuration_salfom import EncoderAdapter, SalFoMConfig
-from .encoders import CheckedModel, adapter_for, build_encoder, encode, load_encoder
+from .checked import CheckedModel
+from .configuration_salfom import SalFoMConfig
+from .encoders import EncoderAdapter, build_encoder, check_clips
 from .losses import saliency_loss
 from .names import takes_names
 
@@ -52,11 +54,6 @@ def collapse(volume: torch.Tensor, convolutions: nn.ModuleList) -> torch.Tensor:
     for convolution in convolutions:
         volume = convolve(convolution, volume).relu()
     return volume.squeeze(2)
-
-
-def collapse_padded(volume: torch.Tensor, convolutions: nn.ModuleList) -> torch.Tensor:
-    """[`collapse`] for kernels that pad time with zeros. A still is repeated first: padding changes its first step."""
-    return collapse(volume.expand(-1, -1, 2 ** len(convolutions), -1, -1), convolutions)
 
 
 class TemporalWindowAttention(nn.Module):
@@ -222,7 +219,10 @@ class SFD(nn.Module):
             static = upsample(convolution(static).relu(), scale)
             if dynamic is not None and index in SFD_ADDS_AFTER:
                 number = SFD_ADDS_AFTER.index(index)
-                static = static + collapse_padded(dynamic[number], (self.from_dynamic_2, self.from_dynamic_4)[number])
+                convolutions = (self.from_dynamic_2, self.from_dynamic_4)[number]
+                # They pad time with zeros, which changes the first step: a still is repeated before.
+                repeated = dynamic[number].expand(-1, -1, 2 ** len(convolutions), -1, -1)
+                static = static + collapse(repeated, convolutions)
         return static
 
 
@@ -269,7 +269,7 @@ class SalFoMOutput(ModelOutput):
         loss: scalar, when labels were given.
         logits: `(batch, height, width)` at input size.
         saliency: `sigmoid(logits)`, values in 0…1.
-        hidden_states, attentions: those of the encoder, on request; `attentions` is `None` where it has none.
+        hidden_states, attentions: as of [`SalFoMModelOutput`].
     """
 
     loss: torch.Tensor | None = None
@@ -331,14 +331,28 @@ class SalFoMModel(SalFoMPreTrainedModel):
 
     @property
     def adapter(self) -> EncoderAdapter:
-        return adapter_for(self.config.encoder_facts()[1])
+        return self.config.encoder_facts()[0]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
 
     def encode(self, pixel_values_videos: torch.Tensor, **flags: bool) -> tuple[torch.Tensor, ModelOutput]:
-        """Clips `(batch, frames, 3, height, width)` to the feature volume, and the encoder's own output."""
-        return encode(self.encoder, pixel_values_videos, self.config.num_frames, self.projection, **flags)
+        """
+        Clips `(batch, frames, 3, height, width)` to the feature volume, and the encoder's own output. A frame-wise
+        encoder sees a still once, and its volume has one time step; others see it as often as a clip has frames.
+        """
+        clips, num_frames, adapter = pixel_values_videos, self.config.num_frames, self.adapter
+        check_clips(clips, num_frames, adapter.stride(self.encoder.config))
+        if adapter.framewise:
+            features, outputs = adapter.features(self.encoder, clips.flatten(0, 1), **flags)
+        else:
+            features, outputs = adapter.features(self.encoder, clips.expand(-1, num_frames, -1, -1, -1), **flags)
+            if self.projection is None:
+                return features, outputs
+            features = features.transpose(1, 2).flatten(0, 1)
+        if self.projection is not None:
+            features = self.projection(features).relu()
+        return features.unflatten(0, (clips.shape[0], -1)).transpose(1, 2), outputs
 
     def decode(self, features: torch.Tensor) -> SalFoMModelOutput:
         """Feature volume to the outputs of the branches."""
@@ -371,8 +385,8 @@ class SalFoMModel(SalFoMPreTrainedModel):
         """
         if unknown := sorted(kwargs.keys() - TransformersKwargs.__annotations__.keys()):
             raise TypeError(f"This model's forward has no argument {', '.join(unknown)}; check the spelling.")
-        flags: dict[str, Any] = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
-        wanted = {name: getattr(self.config, name) if flag is None else flag for name, flag in flags.items()}
+        wanted: dict[str, Any] = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
+        wanted = {name: getattr(self.config, name) if flag is None else flag for name, flag in wanted.items()}
         features, encoded = self.encode(pixel_values_videos, **wanted)
         outputs = self.decode(self.feature_dropout(features))
         # Some encoders always give their hidden states, of which the features are made.
@@ -398,7 +412,9 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
     @classmethod
     def from_encoder_pretrained(cls, encoder: str | os.PathLike, **fields: Any) -> "SalFoMForVideoSaliencyPrediction":
         """For fine-tuning: a pretrained encoder (folder or Hub name) under a new decoder; `fields` of the config."""
-        pretrained = load_encoder(encoder)
+        pretrained = AutoModel.from_pretrained(encoder)
+        if os.path.isdir(encoder):  # A folder of this machine has no place in what is saved and perhaps published.
+            pretrained.config._name_or_path = ""
         model = cls(SalFoMConfig(encoder_config=pretrained.config, **fields))
         model.salfom.adapter.prepare(pretrained, model.config.num_frames)
         model.salfom.encoder = pretrained
@@ -460,6 +476,3 @@ class SalFoMForVideoSaliencyPrediction(SalFoMPreTrainedModel):
                 raise ValueError(f"labels must be a tensor ({len(logits)}, height, width), not {found}.")
             loss = saliency_loss(logits, labels, self.config.kl_weight, self.config.cc_weight)
         return SalFoMOutput(loss, logits, logits.sigmoid(), branches.hidden_states, branches.attentions)
-
-
-__all__ = ["SalFoMForVideoSaliencyPrediction", "SalFoMModel", "SalFoMModelOutput", "SalFoMOutput"]

@@ -39,7 +39,7 @@ def holds_model(folder: str | os.PathLike) -> bool:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind in (None, "salfom"):
         return kind is not None
-    from .configuration_salfom import ENCODERS
+    from .encoders import ENCODERS
 
     return kind in ENCODERS
 
@@ -87,6 +87,3 @@ def takes_names(kind: type[Class]) -> type[Class]:
 
     kind.from_pretrained = classmethod(from_pretrained)  # type: ignore[attr-defined]
     return kind
-
-
-__all__ = ["EXAMPLE", "KNOWN", "NotInstalledError", "holds_model", "installed", "local", "resolve", "takes_names"]

@@ -6,10 +6,8 @@ from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -44,6 +42,7 @@ FIXED = {
     "data_format": ChannelDimension.FIRST,
 }
 WHOLE = ("num_frames", "size_divisor")  # numbers, that have a limit
+NUMBERS = (*WHOLE, "fps", "rescale_factor", "image_mean", "image_std")
 
 
 class SalFoMVideosKwargs(VideosKwargs, total=False):
@@ -57,27 +56,26 @@ class SalFoMVideosKwargs(VideosKwargs, total=False):
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Raise a ValueError for a value that this processor cannot honour."""
-    for name, only in FIXED.items():
-        if options.get(name) is not None and options[name] != only:
-            raise ValueError(f"SalFoMVideoProcessor does not support {name}={options[name]}; leave {name} out.")
     for name, value in options.items():
-        if (name.startswith("do_") or name == "keep_aspect_ratio") and not isinstance(value, (bool, NoneType)):
+        if value is None:
+            continue
+        if name in FIXED and value != FIXED[name]:
+            raise ValueError(f"SalFoMVideoProcessor does not support {name}={value}; leave {name} out.")
+        if (name.startswith("do_") or name == "keep_aspect_ratio") and not isinstance(value, bool):
             raise ValueError(f"{name} must be true or false, not {value!r}.")
-    for name in ("num_frames", "fps", "size_divisor", "image_mean", "image_std", "rescale_factor"):
-        if (value := options.get(name)) is not None:
+        if name in NUMBERS:
             values, most = np.ravel(np.array(value, object)), MOST_PIXELS + 1 if name in WHOLE else math.inf
             counts, what = ((1, 3), "one number or three") if name.startswith("image_") else ((1,), "a number")
             if len(values) not in counts or not all(isinstance(n, Real) and abs(float(n)) < most for n in values):
                 raise ValueError(f"{name} must be {what} below {most}, not {value!r}.")
             if name != "image_mean" and min(values) <= 0:
                 raise ValueError(f"{name} must be above 0, not {value}.")
-    for name in ("size", "still_size"):
-        size = options.get(name)
-        sides = dict(size) if isinstance(size, (dict, SizeDict)) else {"height": 1, "width": 1}
-        fine = [isinstance(side, Integral) and 0 < int(side) <= MOST_PIXELS for side in sides.values()]
-        if set(sides) != {"height", "width"} or not all(fine) or math.prod(sides.values()) > MOST_AREA:
-            limits = f"in 1…{MOST_PIXELS}, of at most {MOST_AREA:,} pixels, and nothing else"
-            raise ValueError(f"{name} needs a height and a width {limits}, not {sides}.")
+        if name in ("size", "still_size") and isinstance(value, (dict, SizeDict)):
+            sides = dict(value)
+            fine = [isinstance(side, Integral) and 0 < int(side) <= MOST_PIXELS for side in sides.values()]
+            if set(sides) != {"height", "width"} or not all(fine) or math.prod(sides.values()) > MOST_AREA:
+                limits = f"in 1…{MOST_PIXELS}, of at most {MOST_AREA:,} pixels, and nothing else"
+                raise ValueError(f"{name} needs a height and a width {limits}, not {sides}.")
 
 
 def is_one_video(videos: Any) -> bool:
@@ -113,14 +111,6 @@ def check_floats(frames: torch.Tensor, rescaled: bool) -> None:
     # A little above 1 is what resizing leaves; a dark frame of 0…255 has whole numbers.
     if rescaled and 0 < high <= 2 and (high <= 1 or bool((frames != frames.round()).any())):
         raise ValueError("These frames seem to hold floats in 0…1, not in 0…255; multiply them by 255.")
-
-
-def pixels_over_black(frames: torch.Tensor) -> torch.Tensor:
-    """Frames `(…, 4)` of RGBA, uint8 or float, put over black as those of files are: `(…, 3)`."""
-    rgb, alpha = frames[..., :3], frames[..., 3:]
-    if frames.is_floating_point():
-        return rgb * (alpha / (255 if alpha.max() > 1 else 1))  # In 0…255, or rescaled already.
-    return ((rgb.to(torch.int32) * alpha + 127) // 255).to(torch.uint8)
 
 
 def plain_tensor(pixels: Any) -> torch.Tensor:
@@ -159,41 +149,44 @@ def to_tensor(frames: Any, order: str | ChannelDimension | None = None) -> torch
     Raises:
         ValueError: the argument is no video, or it is not certain what its values mean.
     """
-    if isinstance(frames, Image.Image):
-        frames = [frames]
-    if isinstance(frames, (list, tuple)):
-        if not frames:
+    if isinstance(frames, (Image.Image, list, tuple)):
+        images = [frames] if isinstance(frames, Image.Image) else frames
+        if not images:
             raise ValueError("There are no frames to process.")
-        if isinstance(frames[0], Image.Image):
+        if isinstance(images[0], Image.Image):
             order = ChannelDimension.LAST
-        frames = [plain_tensor(frame) for frame in frames]
-        if len({(frame.shape, frame.dtype) for frame in frames}) > 1:
+        tensors = [plain_tensor(image) for image in images]
+        if len({(image.shape, image.dtype) for image in tensors}) > 1:
             raise ValueError("All frames of a video must have one size and dtype; resize them to the first one's.")
-        frames = torch.stack(frames)
+        frames = torch.stack(tensors)
         if frames.ndim == 3:  # Grey images.
             frames, order = frames.unsqueeze(-1), ChannelDimension.LAST
     frames = plain_tensor(frames)
     shape = tuple(frames.shape)
-    if frames.ndim == 2:
+    if len(shape) == 2:
         frames, order = frames[None, ..., None], ChannelDimension.LAST
-    elif frames.ndim == 3:
+    elif len(shape) == 3:
         if order is None and shape[0] not in (1, 3) and shape[-1] not in (1, 3, 4):
             raise ValueError(
                 f"An array of shape {shape} is no picture; a grey video needs (frames, height, width, 1)."
             )
         frames = frames.unsqueeze(0)
-    if frames.ndim != 4 or 0 in frames.shape:
-        raise ValueError(f"A video needs the shape (frames, height, width, 3), not {tuple(frames.shape)}.")
-    if order is None:
-        last = frames.shape[-1] in (1, 3, 4) and frames.shape[1] not in (1, 3)
-        order = ChannelDimension.LAST if last else ChannelDimension.FIRST
-    pixels = frames if ChannelDimension(order) is ChannelDimension.LAST else frames.permute(0, 2, 3, 1)
-    if pixels.shape[-1] not in (1, 3, 4):
-        raise ValueError(f"A video needs 3 colour channels, first or last; this one is {tuple(frames.shape)}.")
-    pixels = uint8_or_float(pixels)
-    if pixels.shape[-1] == 4:
-        pixels = pixels_over_black(pixels)
-    return pixels.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
+    shape = tuple(frames.shape)
+    if len(shape) != 4 or 0 in shape:
+        raise ValueError(f"A video needs the shape (frames, height, width, 3), not {shape}.")
+    first = shape[1] in (1, 3) or shape[-1] not in (1, 3, 4)
+    if first if order is None else ChannelDimension(order) is ChannelDimension.FIRST:
+        frames = frames.movedim(1, -1)
+    if frames.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"A video needs 3 colour channels, first or last; this one is {shape}.")
+    frames = uint8_or_float(frames)
+    if frames.shape[-1] == 4:
+        rgb, alpha = frames[..., :3], frames[..., 3:]
+        if frames.is_floating_point():  # In 0…255, or rescaled already.
+            frames = rgb * (alpha / (255 if alpha.max() > 1 else 1))
+        else:
+            frames = ((rgb.to(torch.int32) * alpha + 127) // 255).to(torch.uint8)
+    return frames.movedim(-1, 1).expand(-1, 3, -1, -1)
 
 
 def pixels_of(image: np.ndarray) -> torch.Tensor:
@@ -209,10 +202,10 @@ def frames_of(video: Any, start: float = 0.0, duration: float | None = None) -> 
     if isinstance(video, (Image.Image, np.ndarray, torch.Tensor)):
         video = to_tensor(video)
     first = Fraction(start).limit_denominator(10**6)
-    end = None if duration is None else first + Fraction(duration).limit_denominator(10**6)
+    end = math.inf if duration is None else first + Fraction(duration).limit_denominator(10**6)
     for index, image in enumerate(video):
         timestamp = index / IMAGE_RATE
-        if end is not None and timestamp >= end:
+        if timestamp >= end:
             return
         if timestamp + 1 / IMAGE_RATE > first:  # As in a file, a part begins with the frame on screen.
             pixels = to_tensor(image)[0].permute(1, 2, 0)
@@ -226,12 +219,12 @@ def last_frames(path: Path, num_frames: int | None, fps: float | None) -> tuple[
     info = probe(path)
     rate, total = float(info.frame_rate), 0
     needed = num_frames if num_frames is None or fps is None else math.ceil(num_frames * rate / fps)
-    frames: deque[np.ndarray] = deque(maxlen=needed)
+    images: deque[np.ndarray] = deque(maxlen=needed)
     for frame in read_frames(path):
-        frames.append(frame.image)
+        images.append(frame.image)
         total += 1
     metadata = VideoMetadata(total, rate, info.width, info.height, total / rate, "pyav")
-    return to_tensor(np.stack(frames), ChannelDimension.LAST), metadata
+    return to_tensor(np.stack(images), ChannelDimension.LAST), metadata
 
 
 def resize_map(saliency: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -300,7 +293,7 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict:
         kwargs = super()._standardize_kwargs(**kwargs)
-        check_options(kwargs)
+        check_options(kwargs)  # Of a size that was one number, or a list.
         return kwargs
 
     def preprocess(self, videos: Any, **kwargs: Unpack[SalFoMVideosKwargs]) -> BatchFeature:
@@ -320,19 +313,19 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
             ValueError: an option cannot be honoured, or the pixels are not as the class says.
             VideoError: a file cannot be read.
         """
-        check_options(kwargs)
-        if kwargs.get("still_size") is not None:
+        given: dict[str, Any] = {name: value for name, value in kwargs.items() if value is not None}
+        check_options(given)
+        if "still_size" in given:
             raise ValueError("still_size is an option of the processor, not of a call; give size for this one.")
-        if kwargs.get("size") is not None:
-            kwargs["still_size"] = dict(get_size_dict(kwargs["size"], default_to_square=True))
-        sampled = self.do_sample_frames if kwargs.get("do_sample_frames") is None else kwargs["do_sample_frames"]
-        if not sampled and (kwargs.get("fps") is not None or kwargs.get("num_frames") is not None):
+        if "size" in given:
+            kwargs["still_size"] = dict(get_size_dict(given["size"], default_to_square=True))
+        if not self.option("do_sample_frames", given) and given.keys() & {"fps", "num_frames"}:
             raise ValueError(
                 "fps and num_frames say which frames are sampled; leave them out or do_sample_frames=False."
             )
-        if kwargs.get("fps") is not None:
+        if "fps" in given:
             kwargs.setdefault("num_frames", None)
-        order = kwargs.get("input_data_format") or self.input_data_format
+        order = self.option("input_data_format", given)
         videos = [
             video if isinstance(video, (str, os.PathLike)) else to_tensor(video, order) for video in each_video(videos)
         ]
@@ -376,33 +369,28 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         return np.concatenate([indices[:1].repeat(num_frames - len(indices)), indices])
 
     def _decode_and_sample_videos(
-        self,
-        videos: list,
-        video_metadata: Any = None,
-        do_sample_frames: bool | None = None,
-        sample_indices_fn: Any = None,
+        self, videos: list, video_metadata: Any = None, sample_indices_fn: Any = None, **kwargs: Any
     ) -> tuple[list[tuple[torch.Tensor, bool]], list[VideoMetadata]]:
-        """The clips, each with whether it is a still, and what they are of."""
-        all_metadata = make_batched_metadata(videos, video_metadata or [None] * len(videos))
+        """The clips, each with whether it is a still, and what they are of; all frames without `sample_indices_fn`."""
         clips, sampled = [], []
-        for video, metadata in zip(videos, all_metadata, strict=True):
-            if isinstance(video, (str, os.PathLike)):
-                options = sample_indices_fn.keywords if do_sample_frames else {}
-                clip, metadata = last_frames(Path(video), options.get("num_frames"), options.get("fps"))
-            else:
-                clip = video
-                if metadata is None:
-                    metadata = VideoMetadata(len(clip), height=clip.shape[2], width=clip.shape[3])
-                elif do_sample_frames and metadata.total_num_frames != len(clip):
-                    raise ValueError(
-                        f"video_metadata says {metadata.total_num_frames} frames of a video that has {len(clip)}; "
-                        "correct it, or pass do_sample_frames=False."
-                    )
-            indices = np.arange(metadata.total_num_frames)
-            if do_sample_frames:
+        all_metadata = make_batched_metadata(videos, video_metadata or [None] * len(videos))
+        for clip, metadata in zip(videos, all_metadata, strict=True):
+            if isinstance(clip, (str, os.PathLike)):
+                options = sample_indices_fn.keywords if sample_indices_fn else {}
+                clip, metadata = last_frames(Path(clip), options.get("num_frames"), options.get("fps"))
+            elif metadata is None:
+                metadata = VideoMetadata(len(clip), height=clip.shape[2], width=clip.shape[3])
+            elif sample_indices_fn and metadata.total_num_frames != len(clip):
+                raise ValueError(
+                    f"video_metadata says {metadata.total_num_frames} frames of a video that has {len(clip)}; "
+                    "correct it, or pass do_sample_frames=False."
+                )
+            total = metadata.total_num_frames
+            indices = np.arange(total)
+            if sample_indices_fn:
                 indices = sample_indices_fn(metadata=metadata)
-                clip = clip[torch.from_numpy(indices - (metadata.total_num_frames - len(clip)))]
-            clips.append((clip, len(clip) == metadata.total_num_frames == 1))
+                clip = clip[torch.from_numpy(indices - (total - len(clip)))]
+            clips.append((clip, len(clip) == total == 1))
             sampled.append(replace(metadata, frames_indices=indices.tolist()))
         return clips, sampled
 
@@ -436,9 +424,7 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         Returns:
             float32 `(frames, 3, height', width')`.
         """
-
-        option = partial(self.option, options=options)
-        if option("do_resize"):
+        if self.option("do_resize", options):
             height, width = frames.shape[-2:]
             target = self.target_size(height, width, still, **options)
             if (height, width) != target:
@@ -449,11 +435,11 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
                 if was_uint8 and frames.dtype != torch.uint8:
                     frames = frames.round().clamp(0, 255)
         frames = frames.float()
-        if option("do_rescale"):
-            frames = frames * option("rescale_factor")
-        if option("do_normalize"):
-            mean, std = (frames.new_tensor(option(name)).view(-1, 1, 1) for name in ("image_mean", "image_std"))
-            frames = (frames - mean) / std
+        if self.option("do_rescale", options):
+            frames = frames * self.option("rescale_factor", options)
+        if self.option("do_normalize", options):
+            mean, std = (self.option(name, options) for name in ("image_mean", "image_std"))
+            frames = (frames - frames.new_tensor(mean).view(-1, 1, 1)) / frames.new_tensor(std).view(-1, 1, 1)
         return frames
 
     def _preprocess(self, videos: list, return_tensors: Any = None, **kwargs: Any) -> BatchFeature:
@@ -493,6 +479,3 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         if len(target_sizes) != len(maps):
             raise ValueError(f"{len(maps)} maps need {len(maps)} target_sizes, not {len(target_sizes)}.")
         return [resize_map(saliency, size) for saliency, size in zip(maps, target_sizes, strict=True)]
-
-
-__all__ = ["SalFoMVideoProcessor"]
