@@ -1,6 +1,9 @@
 """Small videos, small gaze datasets and a small random model for the tests."""
 
 import os
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 # Of tests and of what they start. Tiny networks are slower on more threads, which wait for each other by computing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -65,6 +68,32 @@ def tiny_model(encoder, **options):
         logits = model(torch.randn(1, 4, 3, 64, 96)).logits
         model.fusion.convolutions[-1].weight.div_(logits.std())
     return model
+
+
+@contextmanager
+def fake_hub(answer):
+    """The address of a Hub on this machine; `answer` gives, for a path, the status, why, and what the file holds."""
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, code, body = answer(self.path)
+            self.send_response(status)
+            headers = {"X-Error-Code": code, "X-Repo-Commit": "a" * 40, "ETag": '"b"', "Content-Length": len(body)}
+            for name, value in headers.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 
+from conftest import fake_hub
 from salfom_hf import SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, UMTConfig, UMTModel
 from salfom_hf.errors import VideoError
 from salfom_hf.export import convert as converter
@@ -303,37 +302,6 @@ ANSWERS = {
 }
 
 
-@pytest.fixture
-def hub():
-    """A Hub at an address of this machine: `OpenGVLab/UMT` has what SalFoM starts from, `org/…` only the `ANSWERS`."""
-    buffer = io.BytesIO()
-    torch.save(umt_state(), buffer)
-
-    class Hub(BaseHTTPRequestHandler):
-        def do_GET(self):
-            there = self.path == f"/OpenGVLab/UMT/resolve/main/{converter.ENCODER}"
-            status, code, _ = (200, "", "") if there else ANSWERS.get(self.path.split("/")[2], (404, "", ""))
-            body = buffer.getvalue() if there else b""
-            self.send_response(status)
-            headers = {"X-Error-Code": code, "X-Repo-Commit": "a" * 40, "ETag": '"b"'}
-            for header in [*headers.items(), ("Content-Length", str(len(body)))]:
-                self.send_header(*header)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
 CONVERT = """
 import sys
 from salfom_hf import cli
@@ -348,10 +316,19 @@ def converted(names, folder, address, **environment):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def test_weights_of_umt_are_downloaded(hub, tmp_path):
-    address = f"http://127.0.0.1:{hub.server_port}"
+def test_weights_of_umt_are_downloaded(tmp_path):
+    """From a Hub where `OpenGVLab/UMT` has what SalFoM starts from, and `org/…` only the `ANSWERS`."""
+    buffer = io.BytesIO()
+    torch.save(umt_state(), buffer)
+
+    def answer(path):
+        if path == f"/OpenGVLab/UMT/resolve/main/{converter.ENCODER}":
+            return 200, "", buffer.getvalue()
+        return *ANSWERS.get(path.split("/")[2], (404, ""))[:2], b""
+
     names = ["OpenGVLab/UMT", f"OpenGVLab/UMT/{converter.ENCODER}", *(f"org/{name}/a.pth" for name in ANSWERS)]
-    done = converted(names, tmp_path, address, HF_HUB_OFFLINE="0", HF_HUB_DISABLE_IMPLICIT_TOKEN="1")
+    with fake_hub(answer) as address:
+        done = converted(names, tmp_path, address, HF_HUB_OFFLINE="0", HF_HUB_DISABLE_IMPLICIT_TOKEN="1")
     assert re.findall(r"^\d$", done.stdout, re.M) == ["0", "0", *"2" * len(ANSWERS)]
     for folder in ("out0", "out1"):
         saved = UMTModel.from_pretrained(tmp_path / folder).embeddings.position_embeddings

@@ -7,8 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import av
 import numpy as np
@@ -17,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import logging
 
+from conftest import fake_hub
 from salfom_hf import cli, pipeline
 from salfom_hf.errors import MapError, advice_for, is_out_of_memory
 from salfom_hf.inference.predictor import SaliencyPredictor
@@ -41,24 +40,6 @@ ANSWERS = {
 }
 
 
-class Hub(BaseHTTPRequestHandler):
-    def do_GET(self):
-        status, code, _ = ANSWERS[self.path.split("/")[2]]
-        body = json.dumps({"model_type": "bert"}).encode() if status == 200 else b""
-        self.send_response(status)
-        for name, value in {"X-Error-Code": code, "X-Repo-Commit": "a" * 40, "ETag": '"b"'}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def log_message(self, *_):
-        pass
-
-
 LOAD = """
 import sys
 from salfom_hf.models.loading import LoadError, loading
@@ -80,14 +61,12 @@ def load(names, folder, **environment):
 
 
 def test_what_the_hub_answers_is_told(tmp_path):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        address = f"http://127.0.0.1:{server.server_port}"
+    def answer(path):
+        status, code, _ = ANSWERS[path.split("/")[2]]
+        return status, code, json.dumps({"model_type": "bert"}).encode() if status == 200 else b""
+
+    with fake_hub(answer) as address:
         lines = load([f"org/{name}" for name in ANSWERS], tmp_path, HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
-    finally:
-        server.shutdown()
-        server.server_close()
     for line, (name, (*_, words)) in zip(lines, ANSWERS.items(), strict=True):
         assert line.startswith(f"Cannot load the model 'org/{name}': ")
         assert words in line
