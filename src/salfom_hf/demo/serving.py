@@ -45,16 +45,17 @@ class Page(gr.Blocks):
         traverse(inputs, _refuse_address, lambda value: isinstance(value, dict) and "path" in value)
         if len(inputs) < len(block_fn.inputs):
             names = ", ".join(str(getattr(block, "label", "") or "") for block in block_fn.inputs)
-            raise gr.Error(f"Give {len(block_fn.inputs)} values: {names}.", print_exception=False)
-        for block, value in zip(block_fn.inputs, inputs, strict=False):
+            raise refusal(f"Give {len(block_fn.inputs)} values: {names}.")
+        given = list(zip(block_fn.inputs, inputs, strict=False))
+        for block, value in given:
             check_value(block, value)
         try:
             return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except InvalidPathError as error:
-            raise gr.Error("This file was not uploaded here; upload it first.", print_exception=False) from error
+            raise refusal("This file was not uploaded here; upload it first.") from error
         except ComponentProcessingError:
             # It was at the first picture that Pillow cannot open, and has found out that it may be read.
-            for block, value in zip(block_fn.inputs, inputs, strict=False):
+            for block, value in given:
                 if isinstance(block, gr.Image) and value:
                     with in_one_sentence(value["path"]):
                         check_picture(value["path"], Bounds(value["path"], self.max_pixels))
@@ -69,7 +70,7 @@ class Page(gr.Blocks):
 
         def stop() -> None:
             if any(job._id == event and not job.alive for jobs in self._queue.active_jobs for job in jobs or ()):
-                raise gr.Error("Stopped, as nobody waits for it.", print_exception=False)
+                raise refusal("Stopped, as nobody waits for it.")
 
         return stop
 
@@ -79,27 +80,32 @@ class Page(gr.Blocks):
         return math.ceil(len(self._queue) * (sum(times) / len(times) if times else 30) / 60)
 
 
+def refusal(message: str) -> gr.Error:
+    """What a visitor reads, and is no error of the page."""
+    return gr.Error(message, print_exception=False)
+
+
 def check_value(block: Any, value: Any) -> None:
     """Refuse what Gradio's preprocessing would fail at without a word that helps: programs may send anything."""
-    if isinstance(block, (gr.Dropdown, gr.Number, gr.Slider)):
-        if value is None:
-            raise gr.Error(f"Give a value for {block.label}.", print_exception=False)
-        if isinstance(block, gr.Dropdown):
-            if not isinstance(value, str):
-                raise gr.Error(f"Give text for {block.label}.", print_exception=False)
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise gr.Error(f"Give a number for {block.label}.", print_exception=False)
-    elif isinstance(block, (gr.Image, gr.Video)):
+    if isinstance(block, gr.Dropdown):
+        wanted, fits = "text", isinstance(value, str)
+    elif isinstance(block, (gr.Number, gr.Slider)):
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        wanted = "a number"
+    elif isinstance(block, (gr.Image, gr.Video)) and value is not None:
         file = value if isinstance(value, dict) else {}
-        given = isinstance(file.get("path"), str) and file["path"] and file.get("meta") == {"_type": "gradio.FileData"}
-        if value is not None and not given:
-            raise gr.Error(f"Give a file for {block.label}, such as `handle_file` makes.", print_exception=False)
+        fits = isinstance(file.get("path"), str) and file["path"] and file.get("meta") == {"_type": "gradio.FileData"}
+        wanted = "a file, such as `handle_file` makes,"
+    else:
+        return
+    if not fits:
+        raise refusal(f"Give {'a value' if value is None else wanted} for {block.label}.")
 
 
 def _refuse_address(file: dict) -> None:
     # What stands in a "data:" address has passed no bound of uploads either.
     if "://" in str(file["path"]) or str(file.get("url")).startswith("data:"):
-        raise gr.Error("This page fetches no addresses; upload the file itself.", print_exception=False)
+        raise refusal("This page fetches no addresses; upload the file itself.")
 
 
 @contextmanager
@@ -112,14 +118,14 @@ def in_one_sentence(path: str) -> Iterator[None]:
             raise gr.Error(NO_SPACE) from error
         if isinstance(error, OSError):
             raise
-        raise gr.Error(str(error).replace(str(path), Path(path).name), print_exception=False) from error
+        raise refusal(str(error).replace(str(path), Path(path).name)) from error
     except (LoadError, ModelError) as error:
         # The reason, which names places on this machine, is printed where the page runs.
         raise gr.Error("Cannot load this model; choose another.") from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise gr.Error("Out of memory; choose a shorter length or a lighter model.", print_exception=False) from error
+        raise refusal("Out of memory; choose a shorter length or a lighter model.") from error
 
 
 class RequestFilter:

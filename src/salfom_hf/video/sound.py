@@ -1,5 +1,6 @@
 """The sound of a video, put into another one."""
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -38,7 +39,8 @@ class Sound:
     def __init__(
         self, source: InputContainer, output: Any, path: Path, start: Fraction, length: Fraction | None
     ) -> None:
-        self._output, self._path, self._start, self._length = output, path, start, length
+        self._output, self._path, self._start = output, path, start
+        self._length = math.inf if length is None else length
         video = video_stream(source)
         self._origin = origin_of(source, video) + start  # what becomes 0, on the source's clock
         known, encoder = _KNOWN[path.suffix.lower()]
@@ -78,7 +80,7 @@ class Sound:
         if not streams:
             return
         clock = streams[0] if video is None else video
-        packets = demuxed(source, *([] if video is None else [video]), *streams)
+        packets = demuxed(source, clock, *streams)
         # MP4 and MOV keep packets from before 0, which start up the sound, without playing them.
         keeps = self._output.format.name in ("mp4", "mov")
         with suppress(av.FFmpegError):  # Sound that breaks off just ends; reading the pictures reports the file.
@@ -86,15 +88,15 @@ class Sound:
                 if packet.pts is None or packet.is_corrupt:  # What is torn is no sound that players could decode.
                     continue
                 time = packet.pts * packet.time_base - self._origin
-                ends = time + (packet.duration or 0) * packet.time_base
                 # Elsewhere, one that ends before 0 would put off pictures.
-                if time < 0 and (self._start or not (ends > 0 or keeps)):
+                is_over = time < 0 and time + (packet.duration or 0) * packet.time_base <= 0
+                if time < 0 and (self._start or (is_over and not keeps)):
                     continue
-                decoded = packet.pts if packet.dts is None else packet.dts  # A picture's time may be wrong.
-                begins = decoded * packet.time_base - self._origin
-                if self._length is not None and begins > self._length + _INTERLEAVED:
+                # A picture's time may be wrong; that of decoding is not.
+                decoded = time if packet.dts in (None, packet.pts) else packet.dts * packet.time_base - self._origin
+                if decoded > self._length + _INTERLEAVED:
                     break  # No file has its streams further apart.
-                if packet.stream.index in self._tracks and (self._length is None or time < self._length):
+                if packet.stream.index in self._tracks and time < self._length:
                     yield time, packet
 
     def mux_until(self, time: Fraction | None) -> None:
@@ -174,24 +176,19 @@ class _Encoded:
             if kind != self._input:  # As where recordings are joined.
                 self._input = kind
                 self._resampler = av.AudioResampler(self.stream.format.name, self._layout, self._rate)
+            # Columns of each sample: planar ones are an array (channels, samples), all others (1, samples · channels).
+            each = 1 if self.stream.format.is_planar else self.stream.codec_context.layout.nb_channels
             for part in self._resampler.resample(frame):
-                at = self._put(output, part.to_ndarray(), at)
-
-    def _put(self, output: Any, samples: np.ndarray, at: int | None) -> int:
-        """Encode samples that belong `at` a number of samples from the beginning; return where the next ones do."""
-        # Planar samples are an array (channels, samples), all others (1, samples · channels): columns of each sample.
-        each = 1 if self.stream.format.is_planar else self.stream.codec_context.layout.nb_channels
-        missing = 0 if at is None else at - self._written
-        if abs(missing) > _DRIFT * self._rate or not self._written:
-            while missing > 0:
-                silence = np.zeros_like(samples, shape=(len(samples), min(missing, self._rate) * each))
-                missing -= silence.shape[1] // each
-                self._encode(output, silence, each)
-            samples = samples[:, max(-missing, 0) * each :]
-        at = self._written + samples.shape[1] // each
-        if samples.size:
-            self._encode(output, samples, each)
-        return at
+                samples = part.to_ndarray()
+                missing = 0 if at is None else at - self._written
+                if abs(missing) > _DRIFT * self._rate or not self._written:
+                    for begin in range(0, missing, self._rate):
+                        columns = min(missing - begin, self._rate) * each
+                        self._encode(output, np.zeros_like(samples, shape=(len(samples), columns)), each)
+                    samples = samples[:, max(-missing, 0) * each :]
+                if samples.size:
+                    self._encode(output, samples, each)
+                at = self._written
 
     def _encode(self, output: Any, samples: np.ndarray, each: int) -> None:
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), self.stream.format.name, self._layout)
