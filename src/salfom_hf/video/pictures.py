@@ -46,12 +46,9 @@ def image_files(path: Path) -> list[Path]:
         files = [f for f in path.iterdir() if f.suffix.lower() in READ_IMAGES and not f.name.startswith(".")]
     if not files:
         raise VideoError(f"The folder {path} has no images; give one with {listed(IMAGE_SUFFIXES)} files.")
-    return sorted(files, key=_natural_order)
-
-
-def _natural_order(file: Path) -> tuple[list[int | str], str]:
-    parts = re.split(r"([0-9]+)", file.name.lower())
-    return [int(part) if part.isdigit() else part for part in parts], file.name
+    # Numbers in names by their value.
+    parts = {file: re.split(r"([0-9]+)", file.name.lower()) for file in files}
+    return sorted(files, key=lambda file: ([int(part) if part.isdigit() else part for part in parts[file]], file.name))
 
 
 def load_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
