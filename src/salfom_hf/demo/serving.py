@@ -74,11 +74,6 @@ class Page(gr.Blocks):
 
         return stop
 
-    def wait(self) -> int:
-        """About how many minutes those who wait need."""
-        times = [time.avg_time for time in self._queue.process_time_per_fn.values() if time.count]
-        return math.ceil(len(self._queue) * (sum(times) / len(times) if times else 30) / 60)
-
 
 def refusal(message: str) -> gr.Error:
     """What a visitor reads, and is no error of the page."""
@@ -128,26 +123,16 @@ def in_one_sentence(path: str) -> Iterator[None]:
         raise refusal("Out of memory; choose a shorter length or a lighter model.") from error
 
 
-class RequestFilter:
+def request_filter(app: ASGIApp, max_bytes: int, page: Page) -> ASGIApp:
     """
-    Keeps a server (ASGI) from what Gradio does for anybody who asks: fetching what `file=https://…` names, the
-    `SERVICES`, and taking requests of much more than `max_bytes`. When `MAX_QUEUE` people wait, it says when to come
-    back.
+    Keep a server from what Gradio does for anybody who asks: fetching what `file=https://…` names, the `SERVICES`,
+    and taking requests of much more than `max_bytes`. When `MAX_QUEUE` people wait, it says when to come back.
     """
+    most = max_bytes + MARGIN
 
-    def __init__(self, app: ASGIApp, max_bytes: int, page: Page) -> None:
-        self.app = app
-        self.most = max_bytes + MARGIN
-        self.page = page
-
-    def free_space(self) -> int:
-        """Bytes that uploads may take."""
-        folder = Path(self.page.GRADIO_CACHE)
-        return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def filtered(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await app(scope, receive, send)
             return
         path, received = scope["path"], 0
 
@@ -156,27 +141,31 @@ class RequestFilter:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.most:
-                raise MultiPartException(f"A request has a maximum allowed size of {self.most} bytes.")
+            if received > most:
+                raise MultiPartException(f"A request has a maximum allowed size of {most} bytes.")
             if message["type"] == "http.disconnect" and path.endswith("/upload"):
                 raise MultiPartException("The upload broke off.")
             return message
 
-        answer = self.app
+        answer, uploads = app, Path(page.GRADIO_CACHE)
+        there = next(place for place in (uploads, *uploads.parents) if place.exists())
         if re.search("/file[=/]https?://", path):
             answer = PlainTextResponse("This page fetches no addresses.", 403)
         elif re.search(SERVICES, path):
             answer = PlainTextResponse("This page has no such service.", 403)
-        elif (length := int(Headers(scope=scope).get("content-length", 0))) > self.most:
+        elif (length := int(Headers(scope=scope).get("content-length", 0))) > most:
             answer = PlainTextResponse("The request is too large; upload smaller files, one at a time.", 413)
-        elif path.endswith("/upload") and (length or self.most) > self.free_space():
+        elif path.endswith("/upload") and (length or most) > shutil.disk_usage(there).free:
             answer = JSONResponse({"detail": NO_SPACE}, 507)  # Gradio would keep what it has of it.
-        elif re.search(ASKING, path) and len(self.page._queue) >= MAX_QUEUE:
-            minutes = self.page.wait()
-            told = f"{len(self.page._queue)} people are waiting already; come back in about {minutes} minutes."
+        elif re.search(ASKING, path) and (waiting := len(page._queue)) >= MAX_QUEUE:
+            times = [time.avg_time for time in page._queue.process_time_per_fn.values() if time.count]
+            minutes = math.ceil(waiting * (sum(times) / len(times) if times else 30) / 60)
+            busy = f"{waiting} people are waiting already; come back in about {minutes} minutes."
             # Gradio's own answer, 503, is shown as "busy" without the time.
-            answer = JSONResponse({"detail": told}, 429, {"Retry-After": str(60 * minutes)})
+            answer = JSONResponse({"detail": busy}, 429, {"Retry-After": str(60 * minutes)})
         await answer(scope, within_bounds, send)
+
+    return filtered
 
 
 def serve(page: Page, max_bytes: int = MAX_BYTES, prevent_thread_lock: bool = False, **options: Any) -> Any:
@@ -184,7 +173,7 @@ def serve(page: Page, max_bytes: int = MAX_BYTES, prevent_thread_lock: bool = Fa
     served = page.queue(max_size=MAX_QUEUE).launch(
         theme=gr.themes.Soft(),
         max_file_size=max_bytes,
-        app_kwargs={"middleware": [Middleware(RequestFilter, max_bytes=max_bytes, page=page)]},
+        app_kwargs={"middleware": [Middleware(request_filter, max_bytes=max_bytes, page=page)]},
         ssr_mode=False,
         run_history=False,
         quiet=True,  # It would advise to open the page to everybody.
