@@ -14,17 +14,6 @@ from salfom_hf.errors import VideoError
 from salfom_hf.files import Inputs, atomic_output, check_free, locked, may_be_folder, remove_unfinished
 
 
-def test_atomic_output_puts_files_and_folders_in_place(tmp_path):
-    with atomic_output(tmp_path / "a" / "maps.txt", overwrite=False) as temporary:
-        temporary.write_text("new")
-    with atomic_output(tmp_path / "a" / "maps", overwrite=False) as temporary:
-        temporary.mkdir()
-        (temporary / "1.png").write_text("new")
-    assert (tmp_path / "a" / "maps.txt").read_text() == "new"
-    assert (tmp_path / "a" / "maps" / "1.png").read_text() == "new"
-    assert sorted(os.listdir(tmp_path / "a")) == ["maps", "maps.txt"]
-
-
 def make_folder(path, names, overwrite):
     with atomic_output(path, overwrite) as temporary:
         temporary.mkdir()
@@ -279,6 +268,7 @@ def test_an_output_may_have_any_name(tmp_path, name):
         temporary.write_text("new")
     assert os.listdir(tmp_path / name) == ["1.png"]
     assert (tmp_path / "a" / name).read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == sorted(["a", name])
 
 
 def test_an_input_is_known_by_any_name(tmp_path, monkeypatch):

@@ -302,7 +302,7 @@ def test_sound_that_cannot_be_written_is_left_out_with_a_line(tmp_path, capsys, 
     def failing(*_):
         raise av.error.InvalidDataError(1094995529, "Invalid data found when processing input")
 
-    monkeypatch.setattr("salfom_hf.video.sound._Encoded._put", failing)
+    monkeypatch.setattr("salfom_hf.video.sound._Encoded._encode", failing)
     check(copied(source, tmp_path / "out.mp4"), 60, [0, 25, 50])
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1

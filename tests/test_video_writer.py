@@ -126,28 +126,6 @@ def test_sound_is_cut_to_the_range_and_stays_in_step(clip, tmp_path, suffix):
     assert next(read_frames(target)).timestamp == 0
 
 
-@pytest.mark.parametrize(
-    ("tone", "suffix", "codec"),
-    [
-        ("aac", ".webm", "opus"),
-        ("pcm_alaw", ".mkv", "aac"),
-        ("pcm_alaw", ".mp4", "aac"),
-        ("pcm_s16le", ".webm", "opus"),
-    ],
-)
-def test_sound_that_does_not_fit_the_format_is_encoded_anew(tmp_path, tone, suffix, codec):
-    source = make_video(tmp_path / "in.mov", tone=tone)
-    target = copy_video(source, tmp_path / f"out{suffix}", start=0.5)
-    with av.open(str(target)) as container:
-        sound = container.streams.audio[0]
-        assert sound.codec_context.codec.canonical_name == codec
-        frames = list(container.decode(sound))
-    heard = np.concatenate([f.to_ndarray()[0] for f in frames])
-    assert len(heard) / 48000 == pytest.approx(1.5, abs=0.1)
-    assert np.abs(heard[4800:-9600]).max() > 0.2
-    assert float(frames[0].pts * frames[0].time_base) == pytest.approx(0, abs=0.05)
-
-
 def test_sound_is_spread_through_the_file(tmp_path):
     source = make_video(tmp_path / "in.mp4", range(300), tone="aac")
     target = copy_video(source, tmp_path / "out.mp4")
@@ -255,10 +233,10 @@ print(count, peak() - early)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs the memory peak that Linux reports")
 def test_memory_does_not_grow_with_length(tmp_path):
-    pictures = [numbered(i, 160, 120) for i in range(1000)]
-    path = make_video(tmp_path / "in.mp4", range(1000), pictures=pictures, codec="mpeg4", tone="aac")
+    pictures = [numbered(i, 160, 120) for i in range(600)]
+    path = make_video(tmp_path / "in.mp4", range(600), pictures=pictures, codec="mpeg4", tone="aac")
     command = [sys.executable, "-c", COPY_AND_WEIGH, str(path), str(tmp_path / "out.mp4")]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     count, growth = map(int, result.stdout.split())
-    assert count == 1000
-    assert growth < 16_000  # The other 850 frames would take 49 MB.
+    assert count == 600
+    assert growth < 10_000  # The other 450 frames would take 26 MB.

@@ -65,8 +65,8 @@ def described(error: BaseException) -> str:
 def errno_of(error: BaseException) -> int | None:
     """The system's number of what went wrong, also where a library (FFmpeg, Rust, Arrow) has put it into words."""
     for cause in causes(error):
-        told = (number for number in _ADVICE if os.strerror(number) in str(cause))
-        if number := getattr(cause, "errno", None) or next(told, None):
+        named = (number for number in _ADVICE if os.strerror(number) in str(cause))
+        if number := getattr(cause, "errno", None) or next(named, None):
             return number
     return None
 

@@ -96,11 +96,10 @@ class Inputs:
 
 
 def _identity(path: Path) -> _Identity | None:
-    try:
+    with suppress(OSError):
         status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        return status.st_dev, status.st_ino
+    return None
 
 
 def _identities(path: Path) -> Iterator[_Identity]:
@@ -254,7 +253,14 @@ def locked(file: Path) -> Iterator[bool | None]:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
             _locks.add(descriptor)
             stack.callback(_let_go, descriptor)
-            _lock(descriptor)
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = os.path.samestat(os.fstat(descriptor), os.stat(file))
         except (BlockingIOError, FileNotFoundError):
             held = False
@@ -263,34 +269,19 @@ def locked(file: Path) -> Iterator[bool | None]:
         yield held
 
 
-def _lock(descriptor: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 _locks: set[int] = set()  # The descriptors of all that are held.
 
 
-def _let_go(descriptor: int) -> None:
-    if descriptor in _locks:
+def _let_go(*descriptors: int) -> None:
+    """Close these, or all."""
+    for descriptor in _locks.intersection(descriptors or _locks):
         _locks.remove(descriptor)
         os.close(descriptor)
 
 
-def _let_go_of_all() -> None:
-    for descriptor in list(_locks):
-        _let_go(descriptor)
-
-
 if hasattr(os, "register_at_fork"):
     # A copy of this process, such as one that reads clips, may live on after it.
-    os.register_at_fork(after_in_child=_let_go_of_all)
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -20,7 +20,7 @@
         event.stopImmediatePropagation();
         document.querySelectorAll('button[role="tab"]').forEach((tab) => tab.innerText.trim() === "Picture" && tab.click());
         const give = () => {
-            const input = document.querySelector("#image-input input[type=file]");
+            const input = document.querySelector("#picture-input input[type=file]");
             if (!input) return setTimeout(give, 100);
             const chosen = new DataTransfer();
             chosen.items.add(files[0]);

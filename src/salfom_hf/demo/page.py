@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 import torch
 
 from ..errors import CutOffError
@@ -29,13 +28,14 @@ from .runs import (
     Bounds,
     Demo,
     Maps,
+    Part,
     check_picture,
     checked,
     give_back_memory,
     is_photo,
     write_files,
 )
-from .serving import Page, in_one_sentence, serve
+from .serving import Page, in_one_sentence, refusal, serve
 
 HERE = Path(__file__).parent
 EXAMPLE_IMAGE_AT = 3.0  # seconds into it
@@ -91,13 +91,14 @@ PATH = (
     "What most would look at, one picture for each place, and the path from one to the next; the text says it in words"
 )
 LIST = "\n\n"  # Markdown's lists begin after an empty line.
-CHOOSE = "Choose a {} or take one with the camera, then press the button."
 SPEED = (
     "1 looks at every frame. With 4, say, it looks at one frame in 4 and fills in what lies between: several times as "
     "fast, and a little less exact."
 )
 # More would only be slower to send and to read.
-CAMERA = {"video": {"width": {"ideal": 640}, "height": {"ideal": 480}, "frameRate": {"ideal": 25}}}
+CAMERA = gr.WebcamOptions(
+    constraints={"video": {"width": {"ideal": 640}, "height": {"ideal": 480}, "frameRate": {"ideal": 25}}}
+)
 
 
 def available_models() -> dict[str, Callable[[], SaliencyPredictor]]:
@@ -128,8 +129,9 @@ def shown(model: str) -> str:
     return Path(model).name if Path(model).is_dir() else model
 
 
-def explanation(maps: Maps, model: str, part: str = "") -> str:
+def explanation(maps: Maps, part: str = "") -> str:
     """Where the eyes go, what part of a video that is about, and which weights say so."""
+    model = maps.part.model
     weights = WEIGHTS.get(model) or OTHER_WEIGHTS.format(shown(model))
     return (
         f"{part}**Where the eyes go:**{' ' if maps.still else LIST}{in_words(maps.stays)}\n\nMade with {weights}. "
@@ -141,21 +143,21 @@ def number(seconds: float) -> str:
     return f"{seconds:.1f}".removesuffix(".0")
 
 
-def part_of(maps: Maps, start: float, ended: CutOffError | None) -> tuple[str, float | None]:
+def part_of(maps: Maps, ended: CutOffError | None) -> tuple[str, float | None]:
     """
     Which part of a video this is, in words; and where the rest begins, in seconds, if there is any: there is none if
     the video `ended` early.
     """
-    duration, end = maps.info.duration, maps.end
-    frames = len(maps.timestamps)
+    start, end, duration, rest = maps.part.start, maps.end, maps.info.duration, None
     if ended is not None:
-        told = str(ended).replace(str(maps.info.path), maps.info.path.name)
-        return f"⚠️ {told}\n\n{number(start)} to {number(end)} s, {frames} frames.\n\n", None
-    if duration is None or duration - end < 0.1:
-        whole = "All" if start == 0 else f"From {number(start)} s on, the last"
-        return f"{whole} {number(end - start)} s, {frames} frames.\n\n", None
-    part = f"The first {number(end)}" if start == 0 else f"{number(start)} to {number(end)}"
-    return f"**{part} of {number(duration)} s**, {frames} frames.\n\n", end
+        reason = str(ended).replace(str(maps.info.path), maps.info.path.name)
+        words = f"⚠️ {reason}\n\n{number(start)} to {number(end)} s"
+    elif duration is None or duration - end < 0.1:
+        words = f"{'All' if start == 0 else f'From {number(start)} s on, the last'} {number(end - start)} s"
+    else:
+        first = f"The first {number(end)}" if start == 0 else f"{number(start)} to {number(end)}"
+        words, rest = f"**{first} of {number(duration)} s**", end
+    return f"{words}, {len(maps.timestamps)} frames.\n\n", rest
 
 
 def legend(colormap: str) -> str:
@@ -168,25 +170,6 @@ def legend(colormap: str) -> str:
         "</div>"
         "<small>Each frame has all colours: the last one is where most would look in that frame.</small>"
     )
-
-
-def example_image() -> np.ndarray:
-    return next(read_frames(EXAMPLE, EXAMPLE_IMAGE_AT)).image
-
-
-def source_buttons() -> tuple[gr.Button, gr.Button]:
-    return gr.Button("Try the example"), gr.Button("Where do people look?", variant="primary")
-
-
-def color_choices() -> tuple[gr.Dropdown, gr.Slider]:
-    with gr.Row():
-        choices = [(COLOURS[name], name) for name in COLORMAPS]
-        colormap = gr.Dropdown(choices, value="turbo", label="Colours", min_width=140)
-        return colormap, gr.Slider(0, 1, 0.7, step=0.05, label="Opacity", min_width=140)
-
-
-def downloads(*labels: str) -> list[gr.DownloadButton]:
-    return [gr.DownloadButton(label, min_width=80, size="sm", elem_classes="download") for label in labels]
 
 
 def element_of(tab: str) -> str:
@@ -207,33 +190,23 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
 
     @contextmanager
     def results(
-        source: str,
-        model: str,
-        start: float,
-        length: float | None,
-        stride: int,
-        colormap: str,
-        opacity: float,
-        progress: gr.Progress,
+        part: Part, colormap: str, opacity: float, progress: gr.Progress
     ) -> Iterator[tuple[Maps, list[str], CutOffError | None]]:
         """
         Maps, files, and how the source breaks off, if it does; the page has its own copies of the files when the
         context ends and they go.
         """
 
-        stop_if_alone = page.stop_if_alone()
-
         def report(done: int, total: int | None, what: str) -> None:
-            stop_if_alone()
             progress((done, total), desc=what, unit="frames")
 
         try:
-            with in_one_sentence(source), temporary_folder() as folder:
-                bounds = Bounds(source, stop_if_alone=stop_if_alone)
-                if length is None:
-                    check_picture(source, bounds)  # Or else it may be read as a video.
-                maps = demo.maps(model, source, start, length, stride, bounds, report)
-                files, ended = write_files(maps, folder, start, length, colormap, opacity, bounds, report)
+            with in_one_sentence(part.path), temporary_folder() as folder:
+                bounds = Bounds(part.path, stop_if_alone=page.stop_if_alone(), progress=report)
+                if part.length is None:
+                    check_picture(part.path, bounds)  # Or else it may be read as a video.
+                maps = demo.maps(part, bounds)
+                files, ended = write_files(maps, folder, colormap, opacity, bounds)
                 yield maps, [*map(str, files)], ended
         finally:
             give_back_memory()
@@ -250,19 +223,18 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
     ) -> Iterator[tuple]:
         """Predict where people look in a video."""
         if video is None:
-            raise gr.Error("Choose a video first, or try the example.", print_exception=False)
+            raise refusal("Choose a video first, or try the example.")
         if is_photo(video):
-            with results(video, model, 0.0, None, 1, colormap, opacity, progress) as (maps, files, _):
-                yield *files, explanation(maps, model), None, gr.update(visible=False), 0.0
+            for drawn in predict_image(video, model, colormap, opacity, progress):
+                yield *drawn, None, gr.update(visible=False), 0.0
             return
-        with results(video, model, start, length, int(stride), colormap, opacity, progress) as (maps, files, ended):
-            part, rest = part_of(maps, start, ended)
-            *files, path = files
-            button = gr.update(visible=False)
+        part, button = Part(model, video, start, length, int(stride)), gr.update(visible=False)
+        with results(part, colormap, opacity, progress) as (maps, (*files, path), ended):
+            words, rest = part_of(maps, ended)
             if rest is not None and maps.info.duration:
                 until = min(rest + MAX_SECONDS, rest + MAX_FRAMES / maps.info.frame_rate, maps.info.duration)
                 button = gr.update(visible=True, value=f"Go on: {number(rest)} to {number(until)} s")
-            yield *files, explanation(maps, model, part), path, button, rest
+            yield *files, explanation(maps, words), path, button, rest
 
     def predict_image(
         image: str | None,
@@ -273,9 +245,9 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
     ) -> Iterator[tuple]:
         """Predict where people look in a picture."""
         if image is None:
-            raise gr.Error("Choose a picture first, or try the example.", print_exception=False)
-        with results(image, model, 0.0, None, 1, colormap, opacity, progress) as (maps, files, _):
-            yield *files, explanation(maps, model)
+            raise refusal("Choose a picture first, or try the example.")
+        with results(Part(model, image), colormap, opacity, progress) as (maps, files, _):
+            yield *files, explanation(maps)
 
     def look_at(upload: str | None, length: float | None = None) -> tuple:
         """What is said of a new upload at once, and what becomes of it: a broken one goes."""
@@ -290,154 +262,115 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
             return "Press the button.", gr.skip()
         return f"The button takes {number(length)} of {number(info.duration)} s; the settings say which.", gr.skip()
 
-    def model_choice() -> gr.Dropdown:
-        return gr.Dropdown([(shown(name), name) for name in demo.models], value=first, label="Model")
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
-    with Page("Where do people look?") as page:
-        gr.Markdown(ABOUT)
-        with gr.Tab("Video"):
-            with gr.Row():
-                with gr.Column(scale=2, min_width=320):
-                    video = gr.Video(
-                        label="Your video",
-                        sources=["upload", "webcam"],
-                        webcam_options=gr.WebcamOptions(constraints=CAMERA),
-                        elem_id="video-input",
-                        buttons=[],
+    def tab(kind: str, predict: Callable[..., Iterator[tuple]], example: Callable[[], Any]) -> None:
+        """A tab for videos or pictures: what stands on it, and its events."""
+        of_videos = kind == "video"
+        drawn: dict[str, Any] = {"type": "filepath", "interactive": False, "buttons": ["fullscreen"]}
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                asked: dict[str, Any] = {"label": f"Your {kind}", "elem_id": f"{kind}-input", "buttons": []}
+                source = (
+                    gr.Video(sources=["upload", "webcam"], webcam_options=CAMERA, **asked)
+                    if of_videos
+                    # The upload itself: of a copy in another mode Gradio keeps no account.
+                    else gr.Image(
+                        type="filepath",
+                        image_mode=None,
+                        sources=["upload", "webcam", "clipboard"],
+                        height=300,
+                        alt_text=asked["label"],
+                        **asked,
                     )
-                    hint = gr.Markdown(CHOOSE.format("video"), elem_classes="words")
-                    example, run = source_buttons()
-                    rest = gr.Button("Go on", visible=False)
-                    rest_start = gr.State()
-                    with gr.Accordion("Settings", open=False):
+                )
+                choose = f"Choose a {kind} or take one with the camera, then press the button."
+                hint = gr.Markdown(choose, elem_classes="words")
+                try_example = gr.Button("Try the example")
+                run = gr.Button("Where do people look?", variant="primary")
+                with gr.Accordion("Settings", open=False):
+                    part: list[gr.Number | gr.Slider] = []
+                    if of_videos:
                         with gr.Row():
                             start = gr.Number(0, label="Start (s)", minimum=0, min_width=140, elem_id="start")
                             length = gr.Slider(0.5, MAX_SECONDS, 10, step=0.5, label="Length (s)", min_width=140)
-                        pace = gr.Slider(1, 16, stride, step=1, label="Speed", info=SPEED)
-                        colors = color_choices()
-                        model = model_choice()
-                with gr.Column(scale=3, min_width=320):
-                    players = []
-                    for name in RESULTS:
-                        with gr.Tab(name):
-                            playing = name == "Overlay"
-                            options: dict[str, Any] = {"interactive": False, "autoplay": playing, "loop": playing}
-                            players.append(gr.Video(label=name, elem_id=element_of(name), **options))
-                    bar = gr.HTML(legend("turbo"))
-            with gr.Row(visible=False) as more:
-                with gr.Column(scale=2, min_width=320):
-                    words = gr.Markdown(label="In words", elem_classes="words")
+                        part = [start, length, gr.Slider(1, 16, stride, step=1, label="Speed", info=SPEED)]
                     with gr.Row():
-                        download, *files = downloads("Overlay (MP4)", "Maps (NPZ)", "Table (CSV)")
-                with gr.Column(scale=3, min_width=320):
-                    path = gr.Image(
-                        label="Path of the peak",
-                        show_label=False,
-                        type="filepath",
-                        interactive=False,
-                        buttons=["fullscreen"],
-                        alt_text=PATH,
-                    )
-        with gr.Tab("Picture", elem_id="picture"), gr.Row():
-            with gr.Column(scale=2, min_width=320):
-                image = gr.Image(
-                    label="Your picture",
-                    type="filepath",
-                    image_mode=None,  # The upload itself: of a copy in another mode Gradio keeps no account.
-                    sources=["upload", "webcam", "clipboard"],
-                    height=300,
-                    elem_id="image-input",
-                    buttons=[],
-                    alt_text="Your picture",
-                )
-                image_hint = gr.Markdown(CHOOSE.format("picture"), elem_classes="words")
-                image_example, image_run = source_buttons()
-                with gr.Accordion("Settings", open=False):
-                    image_colors = color_choices()
-                    image_model = model_choice()
+                        choices = [(COLOURS[name], name) for name in COLORMAPS]
+                        colormap = gr.Dropdown(choices, value="turbo", label="Colours", min_width=140)
+                        opacity = gr.Slider(0, 1, 0.7, step=0.05, label="Opacity", min_width=140)
+                    model = gr.Dropdown([(shown(name), name) for name in demo.models], value=first, label="Model")
             with gr.Column(scale=3, min_width=320):
-                pictures = []
+                views: list[gr.Video | gr.Image] = []
                 for name, text in RESULTS.items():
                     with gr.Tab(name):
-                        options = {
-                            "interactive": False,
-                            "alt_text": text.format("picture"),
-                            "buttons": ["fullscreen"],
-                        }
-                        pictures.append(gr.Image(label=name, type="filepath", **options))
-                image_bar = gr.HTML(legend("turbo"))
-                with gr.Column(visible=False) as image_more:
-                    image_words = gr.Markdown(label="In words", elem_classes="words")
-                    with gr.Row():
-                        image_download, *image_files = downloads("Overlay (PNG)", "Map (NPZ)", "Table (CSV)")
+                        plays: dict[str, Any] = dict.fromkeys(("autoplay", "loop"), name == "Overlay")
+                        views.append(
+                            gr.Video(label=name, elem_id=element_of(name), interactive=False, **plays)
+                            if of_videos
+                            else gr.Image(label=name, alt_text=text.format(kind), **drawn)
+                        )
+                bar = gr.HTML(legend("turbo"))
+        with gr.Row(visible=False, elem_classes="result") as more:
+            with gr.Column(scale=3, min_width=320):
+                words = gr.Markdown(label="In words", elem_classes="words")
+                rest, rest_start = gr.Button("Go on", visible=False), gr.State()
+                with gr.Row():
+                    labels = ("Overlay (MP4)", "Maps (NPZ)") if of_videos else ("Overlay (PNG)", "Map (NPZ)")
+                    download, *files = (
+                        gr.DownloadButton(label, min_width=80, size="sm", elem_classes="download")
+                        for label in (*labels, "Table (CSV)")
+                    )
+            with gr.Column(scale=2, min_width=320):
+                path = gr.Image(label="Path of the peak", alt_text=PATH, show_label=False, visible=of_videos, **drawn)
+
+        inputs = [source, model, *part, colormap, opacity]
+        outputs = [*views, *files, words, *([path, rest, rest_start] if of_videos else [])]
+        # One prediction at a time, whichever button was pressed. Progress over the words would hide them.
+        alone: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "network", "show_progress_on": views[0]}
+
+        def redraw(source: str | None, model: str, *settings: Any) -> Iterator[tuple | dict]:
+            if source is None or Part(model, source, *settings[:-2]) not in demo.recent:
+                yield gr.skip()
+            else:
+                yield from predict(source, model, *settings)
+
+        run.click(predict, inputs, outputs, api_name=predict.__name__, **alone)
+        try_example.click(example, None, source, queue=False, **private).then(
+            predict, inputs, outputs, api_visibility="private", **alone
+        )
+        # While one drawing is made, the last of further changes waits; none is dropped.
+        redrawing = {**alone, "trigger_mode": "always_last", "api_visibility": "private"}
+        gr.on([colormap.change, opacity.release], redraw, inputs, outputs, **redrawing)
+        views[0].change(
+            lambda file: (file, gr.update(visible=True)), views[0], [download, more], queue=False, **private
+        )
+        colormap.change(legend, colormap, bar, queue=False, **private)
+        model.change(card, model, the_card, queue=False, **private)
+        source.change(
+            look_at, [source, *part[1:2]], [hint, source], concurrency_id="check", concurrency_limit=2, **private
+        )
+        if of_videos:
+            rest.click(
+                lambda begin: (begin, MAX_SECONDS), rest_start, part[:2], queue=False, api_visibility="private"
+            ).then(predict, inputs, outputs, api_visibility="private", **alone)
+
+    with Page("Where do people look?") as page:
+        gr.Markdown(ABOUT)
+        the_card = gr.Markdown(card(first), render=False)
+        with gr.Tab("Video"):
+            tab("video", predict_video, lambda: str(EXAMPLE))
+        with gr.Tab("Picture", elem_id="picture"):
+            tab("picture", predict_image, lambda: next(read_frames(EXAMPLE, EXAMPLE_IMAGE_AT)).image)
         with gr.Accordion("What am I looking at?", open=False):
             gr.Markdown(HELP)
         with gr.Accordion(CARD, open=False, elem_id="model-card"):
-            the_card = gr.Markdown(card(first))
-
-        def connect(
-            predict: Callable[..., Iterator[tuple]],
-            inputs: list[Any],
-            outputs: list[Any],
-            run: gr.Button,
-            example: gr.Button,
-            load_example: Callable[[], Any],
-            bar: gr.HTML,
-            download: gr.DownloadButton,
-            more: gr.Column | gr.Row,
-        ) -> dict[str, Any]:
-            """A tab's events; `inputs` are source, model, …, colormap and opacity; the first output is the overlay."""
-            source, model, *_, colormap, opacity = inputs
-            # One prediction at a time, whichever button was pressed. Progress over the words would hide them.
-            alone: dict[str, Any] = {
-                "concurrency_limit": 1,
-                "concurrency_id": "network",
-                "show_progress_on": outputs[0],
-            }
-            private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-
-            def redraw(source: str | None, model: str, *settings: Any) -> Iterator[tuple | dict]:
-                *part, _, _ = settings
-                if source is None or not demo.is_recent(model, source, *(part or (0.0, None, 1))):
-                    yield gr.skip()
-                else:
-                    yield from predict(source, model, *settings)
-
-            run.click(predict, inputs, outputs, api_name=predict.__name__, **alone)
-            example.click(load_example, None, source, queue=False, **private).then(
-                predict, inputs, outputs, api_visibility="private", **alone
-            )
-            # While one drawing is made, the last of further changes waits; none is dropped.
-            redrawing = {**alone, "trigger_mode": "always_last", "api_visibility": "private"}
-            gr.on([colormap.change, opacity.release], redraw, inputs, outputs, **redrawing)
-            outputs[0].change(
-                lambda file: (file, gr.update(visible=True)), outputs[0], [download, more], queue=False, **private
-            )
-            colormap.change(legend, colormap, bar, queue=False, **private)
-            model.change(card, model, the_card, queue=False, **private)
-            return alone
-
-        inputs = [video, model, start, length, pace, *colors]
-        outputs = [*players, *files, words, path, rest, rest_start]
-        alone = connect(predict_video, inputs, outputs, run, example, lambda: str(EXAMPLE), bar, download, more)
-        rest.click(
-            lambda begin: (begin, MAX_SECONDS), rest_start, [start, length], queue=False, api_visibility="private"
-        ).then(predict_video, inputs, outputs, api_visibility="private", **alone)
-        checking: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 2}
-        video.change(look_at, [video, length], [hint, video], concurrency_id="check", **checking)
-        image.change(look_at, image, [image_hint, image], concurrency_id="check", **checking)
-        connect(
-            predict_image,
-            [image, image_model, *image_colors],
-            [*pictures, *image_files, image_words],
-            *(image_run, image_example, example_image, image_bar, image_download, image_more),
-        )
+            the_card.render()
     return page
 
 
 def launch(page: Page, **options: Any) -> Any:
     """[`serve`] what [`build`] has made."""
     videos = {element_of(name): text.format("video") for name, text in RESULTS.items()} | {"video-input": "Your video"}
-    script = (HERE / "page.js").read_text(encoding="utf-8")
-    script = script.replace("VIDEOS", json.dumps(videos))
+    script = (HERE / "page.js").read_text(encoding="utf-8").replace("VIDEOS", json.dumps(videos))
     return serve(page, css_paths=HERE / "page.css", js=script, allowed_paths=[str(EXAMPLE)], **options)

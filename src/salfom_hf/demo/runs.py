@@ -59,18 +59,29 @@ CONTAINERS = "asf,avi,flv,gif,matroska,mov,mpeg,mpegts,mxf,ogg,yuv4mpegpipe"
 PICTURES = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 PAGED = (".tif", ".tiff")
 
-# Frames done, frames in all if known, what is being done.
-Progress = Callable[[int, int | None, str], None]
+
+class Part(NamedTuple):
+    """Seconds of an upload, which a model looks at; a picture has no length."""
+
+    model: str
+    path: str
+    start: float = 0.0
+    length: float | None = None
+    stride: int = 1
 
 
 class Maps(NamedTuple):
-    """What is predicted of a part of a source, or of a picture."""
+    """What is predicted of a part."""
 
+    part: Part
     info: VideoInfo
-    still: bool
     saliency: np.ndarray  # float16 (frames, height, width), 0…1, at most `MAP_SIDE` wide and high
     timestamps: list[Fraction]  # seconds on the source's clock
     numbers: list[Attention]
+
+    @property
+    def still(self) -> bool:
+        return self.part.length is None
 
     @property
     def seconds(self) -> list[float]:
@@ -120,38 +131,39 @@ class Bounds:
         path: of the upload.
         max_pixels: by default `MAX_PIXELS` for a picture, `MAX_FRAME_PIXELS` for a video.
         stop_if_alone: raises an error when nobody waits for the run any more.
+        progress: called with the frames done, those in all if known, and what is being done.
 
     Raises:
         BoundsError: when called beyond the bounds.
     """
 
     def __init__(
-        self, path: str | Path, max_pixels: int | None = None, stop_if_alone: Callable[[], None] | None = None
+        self,
+        path: str | Path,
+        max_pixels: int | None = None,
+        stop_if_alone: Callable[[], None] | None = None,
+        progress: Callable[[int, int | None, str], None] | None = None,
     ) -> None:
         self.name = Path(path).name
         self.max_pixels = max_pixels or (MAX_PIXELS if is_photo(path) else MAX_FRAME_PIXELS)
         # ZeroGPU's other process has the same clock.
         self.end = time.monotonic() + MAX_TIME
-        self.stop_if_alone = stop_if_alone
+        self.stop_if_alone, self.progress = stop_if_alone, progress
 
     def __getstate__(self) -> dict:
-        return {**vars(self), "stop_if_alone": None}  # ZeroGPU's other process knows no visitors.
+        return {**vars(self), "stop_if_alone": None, "progress": None}  # ZeroGPU's other process knows no visitors.
 
     def __call__(self, width: int, height: int) -> None:
         if width * height > self.max_pixels or max(width, height) > MAX_SIDE:
             raise self.too_large(f"{width}×{height}")
         if max(width, height) > MAX_ASPECT * min(width, height):
-            raise BoundsError(
-                f"{self.name} has {width}×{height} pixels; cut it so that no side is more than {MAX_ASPECT} times the "
-                "other."
-            )
+            cut = f"cut it so that no side is more than {MAX_ASPECT} times the other"
+            raise BoundsError(f"{self.name} has {width}×{height} pixels; {cut}.")
         self.check_time()
 
     def too_large(self, pixels: str) -> BoundsError:
-        return BoundsError(
-            f"{self.name} has {pixels} pixels; upload at most {self.max_pixels // 10**6} megapixels, and "
-            f"{MAX_SIDE} pixels a side."
-        )
+        most = f"at most {self.max_pixels // 10**6} megapixels, and {MAX_SIDE} pixels a side"
+        return BoundsError(f"{self.name} has {pixels} pixels; upload {most}.")
 
     def check_time(self) -> None:
         if self.stop_if_alone is not None:
@@ -161,6 +173,12 @@ class Bounds:
                 f"It takes more than {MAX_TIME // 60} minutes; choose an earlier start, a shorter length, a higher "
                 "speed or a lighter model."
             )
+
+    def report(self, done: int, total: int | None, what: str) -> None:
+        """One more frame is done: for the visitor to see, if there is time left."""
+        self.check_time()
+        if self.progress is not None:
+            self.progress(done, total, what)
 
 
 def check_picture(path: str | Path, bounds: Bounds) -> None:
@@ -209,26 +227,16 @@ def checked(path: str | Path, bounds: Bounds) -> VideoInfo:
     return probe(path, bounds)
 
 
-def num_frames(info: VideoInfo, start: float, length: float | None) -> int | None:
-    """How many frames a part of the source has, as far as its header tells; without a length, it is a picture."""
-    if length is None:
-        return 1
-    if info.num_frames is None:
-        return None
-    rest = max(0.0, info.num_frames / float(info.frame_rate) - start)
-    return min(round(min(rest, length) * info.frame_rate), MAX_FRAMES)
-
-
 def frames_of(
-    path: Path, start: float, length: float | None, bounds: Bounds, side: int, ended: list[CutOffError]
+    part: Part, bounds: Bounds, side: int, ended: list[CutOffError]
 ) -> Iterator[tuple[Fraction, Fraction | None, np.ndarray]]:
     """
-    Timestamps, durations and images, at most `side` pixels wide and high; without a length, the first one. Where the
-    video breaks off after some, that is put into `ended`.
+    Timestamps, durations and images, at most `side` pixels wide and high. Where the video breaks off after some, that
+    is put into `ended`.
     """
-    frames = until_cut_off(read_frames(path, start, length, bounds), ended)
+    frames = until_cut_off(read_frames(part.path, part.start, part.length, bounds), ended)
     empty = True
-    for frame in islice(frames, MAX_FRAMES if length else 1):
+    for frame in islice(frames, MAX_FRAMES if part.length else 1):
         empty, image = False, frame.image
         if max(image.shape) > side:
             height, width = within(image.shape[0], image.shape[1], side)
@@ -246,7 +254,7 @@ class Demo:
         self.models = models
         self.loaded: dict[str, SaliencyPredictor] = {}
         # With what forgets them after `KEPT`.
-        self.recent: dict[tuple, tuple[Maps, threading.Timer]] = {}
+        self.recent: dict[Part, tuple[Maps, threading.Timer]] = {}
         self.predicted = GPU(duration=GPU_TIME)(self.small_maps)
 
     def load(self, name: str) -> SaliencyPredictor:
@@ -254,16 +262,14 @@ class Demo:
             self.loaded[name] = self.models[name]()
         return self.loaded[name]
 
-    def small_maps(
-        self, model: str, path: Path, start: float, length: float | None, stride: int, bounds: Bounds
-    ) -> Iterator[tuple[Fraction, np.ndarray, Attention]]:
+    def small_maps(self, part: Part, bounds: Bounds) -> Iterator[tuple[Fraction, np.ndarray, Attention]]:
         """Timestamps, maps (float16, small), and what they say: on ZeroGPU they come from another process."""
-        loaded = self.load(model)
-        predictor = SaliencyPredictor(loaded.model, loaded.processor, stride, loaded.batch_size)
+        loaded = self.load(part.model)
+        predictor = SaliencyPredictor(loaded.model, loaded.processor, part.stride, loaded.batch_size)
         timestamps: deque[Fraction] = deque()
 
         def images() -> Iterator[np.ndarray]:
-            for timestamp, _, image in frames_of(path, start, length, bounds, WORK_SIDE, []):
+            for timestamp, _, image in frames_of(part, bounds, WORK_SIDE, []):
                 timestamps.append(timestamp)
                 yield image
 
@@ -271,45 +277,32 @@ class Demo:
             small = smaller_map(frame.saliency, MAP_SIDE).astype(np.float16)
             yield timestamps.popleft(), small, attention(frame.saliency)
 
-    def is_recent(self, *part: object) -> bool:
-        return part in self.recent
-
-    def maps(
-        self,
-        model: str,
-        path: str,
-        start: float,
-        length: float | None,
-        stride: int,
-        bounds: Bounds,
-        progress: Progress,
-    ) -> Maps:
+    def maps(self, part: Part, bounds: Bounds) -> Maps:
         """
-        Predict a part, in seconds (images have no length), of an upload, or take it from the last few that were
-        predicted: another colour needs no network.
+        Predict a part, or take it from the last few that were predicted: another colour needs no network.
 
         Raises:
             VideoError: the file cannot be read.
             BoundsError: it is too large, or takes too long.
             ModelError: the model cannot be loaded.
         """
-        part = (model, path, start, length, stride)
         if recent := self.recent.get(part):
             return recent[0]
-        info = checked(path, bounds)
+        info = checked(part.path, bounds)
         try:
-            self.load(model)
+            self.load(part.model)
         except Exception as error:  # What loads it may be anything.
-            raise ModelError(model) from error
-        total = num_frames(info, start, length)
-        saliency, timestamps, numbers = [], [], []
-        for timestamp, small, found in self.predicted(model, info.path, start, length, stride, bounds):
-            saliency.append(small)
-            timestamps.append(timestamp)
-            numbers.append(found)
-            bounds.check_time()
-            progress(len(saliency), total, "Looking at frame")
-        maps = Maps(info, length is None, np.stack(saliency), timestamps, numbers)
+            raise ModelError(part.model) from error
+        total = None if part.length else 1
+        if part.length and info.num_frames is not None:  # As far as its header tells.
+            rest = max(0.0, info.num_frames / float(info.frame_rate) - part.start)
+            total = min(round(min(rest, part.length) * info.frame_rate), MAX_FRAMES)
+        found = []
+        for each in self.predicted(part, bounds):
+            found.append(each)
+            bounds.report(len(found), total, "Looking at frame")
+        timestamps, saliency, numbers = zip(*found, strict=True)
+        maps = Maps(part, info, np.stack(saliency), [*timestamps], [*numbers])
         forget = threading.Timer(KEPT, self.recent.pop, (part, None))
         forget.daemon = True
         forget.start()
@@ -322,17 +315,10 @@ class Demo:
 
 
 def write_files(
-    maps: Maps,
-    folder: Path,
-    start: float,
-    length: float | None,
-    colormap: str,
-    opacity: float,
-    bounds: Bounds,
-    progress: Progress,
+    maps: Maps, folder: Path, colormap: str, opacity: float, bounds: Bounds
 ) -> tuple[list[Path], CutOffError | None]:
     """
-    Write the maps of this part, in seconds, of the source into an empty folder.
+    Write maps into an empty folder.
 
     Returns:
         files: overlay, heat map, and frame with overlay next to it (MP4, or PNG for a picture); maps (NPZ), table
@@ -342,46 +328,39 @@ def write_files(
     Raises:
         BoundsError: it takes too long.
     """
-    source = maps.info.path
+    part, info, source = maps.part, maps.info, maps.info.path
     names = ("overlay", "heatmap", "side-by-side")
     pictures = [folder / f"{source.stem}_{name}{'.png' if maps.still else '.mp4'}" for name in names]
-    archive, table = folder / f"{source.stem}_maps.npz", folder / f"{source.stem}_gaze.csv"
-    height, width = within(maps.info.height, maps.info.width, VIEW_SIDE)
-
-    def drawn(image: np.ndarray, saliency: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-        saliency = resize_map(torch.from_numpy(saliency.astype(np.float32)), (height, width)).numpy()
-        over = overlay(image, saliency, colormap, opacity)
-        return over, heatmap(saliency, colormap), np.concatenate([image, over], axis=1)
-
-    files = [*pictures, archive, table]
+    archive, table, path = (folder / f"{source.stem}_{name}" for name in ("maps.npz", "gaze.csv", "path.png"))
+    height, width = within(info.height, info.width, VIEW_SIDE)
     ended: list[CutOffError] = []
-    frames = zip(frames_of(source, start, length, bounds, VIEW_SIDE, ended), maps.saliency, strict=False)
-    if maps.still:
-        for (_, _, image), saliency in frames:
-            for path, picture in zip(pictures, drawn(image, saliency), strict=True):
-                Image.fromarray(picture).save(path)
-    else:
-        found = maps.stays
-        shown = [np.empty(0)] * min(len(found), MOST_STAYS)  # what is to be seen in the middle of each
-        with ExitStack() as stack:
-            writers = []
-            for path, columns in zip(pictures, (width, width, 2 * width), strict=True):
-                rate = maps.info.frame_rate
-                writer = VideoWriter(path, columns, height, rate, audio_from=source, start=start, duration=length)
-                writers.append(stack.enter_context(writer))
-            for number, ((timestamp, duration, image), saliency) in enumerate(frames, 1):
-                for writer, picture in zip(writers, drawn(image, saliency), strict=True):
-                    writer.write(picture, timestamp, duration)
-                for stay in range(len(shown)):
-                    if timestamp <= (found[stay].begin + found[stay].end) / 2:
-                        shown[stay] = image
-                bounds.check_time()
-                progress(number, len(maps.saliency), "Drawing frame")
-        files.append(folder / f"{source.stem}_path.png")
-        path_picture(shown, maps.seconds, maps.numbers, found).save(files[-1])
+    found = maps.stays
+    shown = [np.empty(0)] * min(len(found), MOST_STAYS)  # what is to be seen in the middle of each
+    with ExitStack() as stack:
+        writers = []
+        for file, columns in zip(pictures if not maps.still else (), (width, width, 2 * width), strict=False):
+            writer = VideoWriter(
+                file, columns, height, info.frame_rate, audio_from=source, start=part.start, duration=part.length
+            )
+            writers.append(stack.enter_context(writer))
+        frames = zip(frames_of(part, bounds, VIEW_SIDE, ended), maps.saliency, strict=False)
+        for number, ((timestamp, duration, image), small) in enumerate(frames, 1):
+            resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+            saliency = resize_map(torch.from_numpy(small.astype(np.float32)), (height, width)).numpy()
+            over = overlay(resized, saliency, colormap, opacity)
+            drawn = over, heatmap(saliency, colormap), np.concatenate([resized, over], axis=1)
+            for writer, picture in zip(writers, drawn, strict=False):
+                writer.write(picture, timestamp, duration)
+            for file, picture in zip(pictures if maps.still else (), drawn, strict=False):
+                Image.fromarray(picture).save(file)
+            for stay in range(len(shown)):
+                if timestamp <= (found[stay].begin + found[stay].end) / 2:
+                    shown[stay] = image
+            bounds.report(number, len(maps.saliency), "Drawing frame")
     no_image = np.empty((0, 0, 3), np.uint8)
     timed = zip(maps.timestamps, maps.saliency, strict=True)
     write_npz((SaliencyFrame(no_image, *pair) for pair in timed), archive, overwrite=False)
-    write_table(zip(maps.timestamps, maps.numbers, strict=True), table, maps.info.width, maps.info.height)
-    return files, next(iter(ended), None)
+    write_table(zip(maps.timestamps, maps.numbers, strict=True), table, info.width, info.height)
+    if not maps.still:
+        path_picture(shown, maps.seconds, maps.numbers, found).save(path)
+    return [*pictures, archive, table, *([] if maps.still else [path])], next(iter(ended), None)

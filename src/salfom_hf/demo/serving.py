@@ -45,16 +45,17 @@ class Page(gr.Blocks):
         traverse(inputs, _refuse_address, lambda value: isinstance(value, dict) and "path" in value)
         if len(inputs) < len(block_fn.inputs):
             names = ", ".join(str(getattr(block, "label", "") or "") for block in block_fn.inputs)
-            raise gr.Error(f"Give {len(block_fn.inputs)} values: {names}.", print_exception=False)
-        for block, value in zip(block_fn.inputs, inputs, strict=False):
+            raise refusal(f"Give {len(block_fn.inputs)} values: {names}.")
+        given = list(zip(block_fn.inputs, inputs, strict=False))
+        for block, value in given:
             check_value(block, value)
         try:
             return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except InvalidPathError as error:
-            raise gr.Error("This file was not uploaded here; upload it first.", print_exception=False) from error
+            raise refusal("This file was not uploaded here; upload it first.") from error
         except ComponentProcessingError:
             # It was at the first picture that Pillow cannot open, and has found out that it may be read.
-            for block, value in zip(block_fn.inputs, inputs, strict=False):
+            for block, value in given:
                 if isinstance(block, gr.Image) and value:
                     with in_one_sentence(value["path"]):
                         check_picture(value["path"], Bounds(value["path"], self.max_pixels))
@@ -69,37 +70,37 @@ class Page(gr.Blocks):
 
         def stop() -> None:
             if any(job._id == event and not job.alive for jobs in self._queue.active_jobs for job in jobs or ()):
-                raise gr.Error("Stopped, as nobody waits for it.", print_exception=False)
+                raise refusal("Stopped, as nobody waits for it.")
 
         return stop
 
-    def wait(self) -> int:
-        """About how many minutes those who wait need."""
-        times = [time.avg_time for time in self._queue.process_time_per_fn.values() if time.count]
-        return math.ceil(len(self._queue) * (sum(times) / len(times) if times else 30) / 60)
+
+def refusal(message: str) -> gr.Error:
+    """What a visitor reads, and is no error of the page."""
+    return gr.Error(message, print_exception=False)
 
 
 def check_value(block: Any, value: Any) -> None:
     """Refuse what Gradio's preprocessing would fail at without a word that helps: programs may send anything."""
-    if isinstance(block, (gr.Dropdown, gr.Number, gr.Slider)):
-        if value is None:
-            raise gr.Error(f"Give a value for {block.label}.", print_exception=False)
-        if isinstance(block, gr.Dropdown):
-            if not isinstance(value, str):
-                raise gr.Error(f"Give text for {block.label}.", print_exception=False)
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise gr.Error(f"Give a number for {block.label}.", print_exception=False)
-    elif isinstance(block, (gr.Image, gr.Video)):
+    if isinstance(block, gr.Dropdown):
+        wanted, fits = "text", isinstance(value, str)
+    elif isinstance(block, (gr.Number, gr.Slider)):
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        wanted = "a number"
+    elif isinstance(block, (gr.Image, gr.Video)) and value is not None:
         file = value if isinstance(value, dict) else {}
-        given = isinstance(file.get("path"), str) and file["path"] and file.get("meta") == {"_type": "gradio.FileData"}
-        if value is not None and not given:
-            raise gr.Error(f"Give a file for {block.label}, such as `handle_file` makes.", print_exception=False)
+        fits = isinstance(file.get("path"), str) and file["path"] and file.get("meta") == {"_type": "gradio.FileData"}
+        wanted = "a file, such as `handle_file` makes,"
+    else:
+        return
+    if not fits:
+        raise refusal(f"Give {'a value' if value is None else wanted} for {block.label}.")
 
 
 def _refuse_address(file: dict) -> None:
     # What stands in a "data:" address has passed no bound of uploads either.
     if "://" in str(file["path"]) or str(file.get("url")).startswith("data:"):
-        raise gr.Error("This page fetches no addresses; upload the file itself.", print_exception=False)
+        raise refusal("This page fetches no addresses; upload the file itself.")
 
 
 @contextmanager
@@ -112,36 +113,26 @@ def in_one_sentence(path: str) -> Iterator[None]:
             raise gr.Error(NO_SPACE) from error
         if isinstance(error, OSError):
             raise
-        raise gr.Error(str(error).replace(str(path), Path(path).name), print_exception=False) from error
+        raise refusal(str(error).replace(str(path), Path(path).name)) from error
     except (LoadError, ModelError) as error:
         # The reason, which names places on this machine, is printed where the page runs.
         raise gr.Error("Cannot load this model; choose another.") from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise gr.Error("Out of memory; choose a shorter length or a lighter model.", print_exception=False) from error
+        raise refusal("Out of memory; choose a shorter length or a lighter model.") from error
 
 
-class RequestFilter:
+def request_filter(app: ASGIApp, max_bytes: int, page: Page) -> ASGIApp:
     """
-    Keeps a server (ASGI) from what Gradio does for anybody who asks: fetching what `file=https://…` names, the
-    `SERVICES`, and taking requests of much more than `max_bytes`. When `MAX_QUEUE` people wait, it says when to come
-    back.
+    Keep a server from what Gradio does for anybody who asks: fetching what `file=https://…` names, the `SERVICES`,
+    and taking requests of much more than `max_bytes`. When `MAX_QUEUE` people wait, it says when to come back.
     """
+    most = max_bytes + MARGIN
 
-    def __init__(self, app: ASGIApp, max_bytes: int, page: Page) -> None:
-        self.app = app
-        self.most = max_bytes + MARGIN
-        self.page = page
-
-    def free_space(self) -> int:
-        """Bytes that uploads may take."""
-        folder = Path(self.page.GRADIO_CACHE)
-        return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def filtered(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await app(scope, receive, send)
             return
         path, received = scope["path"], 0
 
@@ -150,27 +141,31 @@ class RequestFilter:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.most:
-                raise MultiPartException(f"A request has a maximum allowed size of {self.most} bytes.")
+            if received > most:
+                raise MultiPartException(f"A request has a maximum allowed size of {most} bytes.")
             if message["type"] == "http.disconnect" and path.endswith("/upload"):
                 raise MultiPartException("The upload broke off.")
             return message
 
-        answer = self.app
+        answer, uploads = app, Path(page.GRADIO_CACHE)
+        there = next(place for place in (uploads, *uploads.parents) if place.exists())
         if re.search("/file[=/]https?://", path):
             answer = PlainTextResponse("This page fetches no addresses.", 403)
         elif re.search(SERVICES, path):
             answer = PlainTextResponse("This page has no such service.", 403)
-        elif (length := int(Headers(scope=scope).get("content-length", 0))) > self.most:
+        elif (length := int(Headers(scope=scope).get("content-length", 0))) > most:
             answer = PlainTextResponse("The request is too large; upload smaller files, one at a time.", 413)
-        elif path.endswith("/upload") and (length or self.most) > self.free_space():
+        elif path.endswith("/upload") and (length or most) > shutil.disk_usage(there).free:
             answer = JSONResponse({"detail": NO_SPACE}, 507)  # Gradio would keep what it has of it.
-        elif re.search(ASKING, path) and len(self.page._queue) >= MAX_QUEUE:
-            minutes = self.page.wait()
-            told = f"{len(self.page._queue)} people are waiting already; come back in about {minutes} minutes."
+        elif re.search(ASKING, path) and (waiting := len(page._queue)) >= MAX_QUEUE:
+            times = [time.avg_time for time in page._queue.process_time_per_fn.values() if time.count]
+            minutes = math.ceil(waiting * (sum(times) / len(times) if times else 30) / 60)
+            busy = f"{waiting} people are waiting already; come back in about {minutes} minutes."
             # Gradio's own answer, 503, is shown as "busy" without the time.
-            answer = JSONResponse({"detail": told}, 429, {"Retry-After": str(60 * minutes)})
+            answer = JSONResponse({"detail": busy}, 429, {"Retry-After": str(60 * minutes)})
         await answer(scope, within_bounds, send)
+
+    return filtered
 
 
 def serve(page: Page, max_bytes: int = MAX_BYTES, prevent_thread_lock: bool = False, **options: Any) -> Any:
@@ -178,7 +173,7 @@ def serve(page: Page, max_bytes: int = MAX_BYTES, prevent_thread_lock: bool = Fa
     served = page.queue(max_size=MAX_QUEUE).launch(
         theme=gr.themes.Soft(),
         max_file_size=max_bytes,
-        app_kwargs={"middleware": [Middleware(RequestFilter, max_bytes=max_bytes, page=page)]},
+        app_kwargs={"middleware": [Middleware(request_filter, max_bytes=max_bytes, page=page)]},
         ssr_mode=False,
         run_history=False,
         quiet=True,  # It would advise to open the page to everybody.

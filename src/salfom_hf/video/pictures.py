@@ -3,11 +3,12 @@
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -28,6 +29,7 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 READ_IMAGES = IMAGE_SUFFIXES | {".avif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".pgm", ".pnm", ".ppm", ".tga"}
 _MAY_BE_ANIMATED = {".apng", ".avif", ".png", ".tif", ".tiff", ".webp"}
 IMAGE_RATE = Fraction(25)
+_ANIMATED = ("AVIF", "PNG", "WEBP")  # Others, as MPO, hold views of one moment.
 # The tag of a TIFF's page that says, in this bit, that the page is a smaller copy of another one.
 _KIND_OF_PAGE, _IS_REDUCED = 254, 1
 
@@ -44,12 +46,9 @@ def image_files(path: Path) -> list[Path]:
         files = [f for f in path.iterdir() if f.suffix.lower() in READ_IMAGES and not f.name.startswith(".")]
     if not files:
         raise VideoError(f"The folder {path} has no images; give one with {listed(IMAGE_SUFFIXES)} files.")
-    return sorted(files, key=_natural_order)
-
-
-def _natural_order(file: Path) -> tuple[list[int | str], str]:
-    parts = re.split(r"([0-9]+)", file.name.lower())
-    return [int(part) if part.isdigit() else part for part in parts], file.name
+    # Numbers in names by their value.
+    parts = {file: re.split(r"([0-9]+)", file.name.lower()) for file in files}
+    return sorted(files, key=lambda file: ([int(part) if part.isdigit() else part for part in parts[file]], file.name))
 
 
 def load_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
@@ -57,83 +56,8 @@ def load_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
     Read an image file, given as its path or its bytes, as uint8 (height, width, 3) RGB: the first picture, if it is
     animated. Errors call it `name`.
     """
-    with _opened(source, name or str(source)) as file:
+    with _opened(source, name) as file:
         return rgb_of(file)
-
-
-def num_pictures(source: Path | bytes) -> int:
-    """
-    How many pictures an image file holds that are to be seen one after the other: more than one in an animated WebP,
-    PNG or AVIF, or a TIFF of pages; 0 if it is no such file.
-    """
-    if isinstance(source, Path) and (source.suffix.lower() not in _MAY_BE_ANIMATED or not source.is_file()):
-        return 0
-    with suppress(VideoError), _opened(source, str(source)[:99]) as file:
-        return len(_pages(file))
-    return 0
-
-
-def is_picture(path: Path) -> bool:
-    """Whether a file has the name of an image and holds one picture."""
-    return path.suffix.lower() in READ_IMAGES and num_pictures(path) <= 1
-
-
-def animation(source: Path | bytes) -> Iterator[tuple[Fraction, np.ndarray]]:
-    """For how many seconds each picture of an image file is shown (a page: a 25th), and the picture."""
-    with _opened(source, str(source)[:99]) as file:
-        for length in _turned(file):
-            yield length, rgb_of(file)
-
-
-@lru_cache(maxsize=256)
-def lengths_in(path: Path, modified: int) -> tuple[Fraction, ...]:
-    """The seconds of `animation`, of a file as it was when it was `modified`: all of it is decoded to know them."""
-    with _opened(path, str(path)) as file:
-        return tuple(_turned(file))
-
-
-def _turned(file: Image.Image) -> Iterator[Fraction]:
-    """Turn over an image file's pictures, each to be looked at when its seconds are given."""
-    for number in _pages(file):
-        file.seek(number)
-        file.load()
-        # Players take no duration for a tenth of a second.
-        length = Fraction(file.info.get("duration") or 100) / 1000 if _is_timed(file) else 1 / IMAGE_RATE
-        yield length.limit_denominator(10**6)
-
-
-def _pages(file: Image.Image) -> list[int]:
-    """The numbers of the pictures in a file that are to be seen one after the other."""
-    count = getattr(file, "n_frames", 1)
-    if file.format == "TIFF":
-        pages = []
-        for number in range(count):
-            file.seek(number)
-            if not file.tag_v2.get(_KIND_OF_PAGE, 0) & _IS_REDUCED:  # type: ignore[attr-defined]
-                pages.append(number)
-        file.seek(0)
-        return pages or [0]
-    # The picture that stands for an animated PNG where only one can be shown may be none of the animation.
-    first = 1 if file.info.get("default_image") else 0
-    return list(range(first, count)) if _is_timed(file) else [0]
-
-
-def _is_timed(file: Image.Image) -> bool:
-    return file.format in ("AVIF", "PNG", "WEBP")  # Others, as MPO, hold views of one moment.
-
-
-@contextmanager
-def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
-    if isinstance(source, Path):
-        refuse_pipe(source)
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            yield file
-    except Exception as error:  # Pillow's readers raise errors of any type for damaged files.
-        unknown = isinstance(error, UnidentifiedImageError) and Path(name).suffix.lower() not in IMAGE_SUFFIXES
-        more = _FOR_HEIC if Path(name).suffix.lower() in (".heic", ".heif") else ""
-        advice = f"convert it to JPEG or PNG{more}" if unknown else "replace or remove it"
-        raise VideoError(f"Cannot read the image {name} ({reason_of(error)}); {advice_for(error, advice)}.") from error
 
 
 def rgb_of(image: Image.Image) -> np.ndarray:
@@ -155,3 +79,69 @@ def rgb_of(image: Image.Image) -> np.ndarray:
             raise ValueError(f"it holds floats in {pixels.min():g}…{pixels.max():g}, not in 0…255: scale them")
     transparent = image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info
     return over_black(np.asarray(image.convert("RGBA"))) if transparent else np.array(image.convert("RGB"))
+
+
+def num_pictures(source: Path | bytes) -> int:
+    """
+    How many pictures an image file holds that are to be seen one after the other: more than one in an animated WebP,
+    PNG or AVIF, or a TIFF of pages; 0 if it is no such file.
+    """
+    if isinstance(source, Path) and (source.suffix.lower() not in _MAY_BE_ANIMATED or not source.is_file()):
+        return 0
+    with suppress(VideoError), _opened(source) as file:
+        return len(_pages(file))
+    return 0
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file has the name of an image and holds one picture."""
+    return path.suffix.lower() in READ_IMAGES and num_pictures(path) <= 1
+
+
+def animation(source: Path | bytes, convert: Callable[[Image.Image], Any] = rgb_of) -> Iterator[tuple[Fraction, Any]]:
+    """For how many seconds each picture of an image file is shown (a page: a 25th), and the picture, converted."""
+    with _opened(source) as file:
+        for number in _pages(file):
+            file.seek(number)
+            file.load()
+            # Players take no duration for a tenth of a second.
+            length = Fraction(file.info.get("duration") or 100) / 1000 if file.format in _ANIMATED else 1 / IMAGE_RATE
+            yield length.limit_denominator(10**6), convert(file)
+
+
+@lru_cache(maxsize=256)
+def lengths_in(path: Path, modified: int) -> list[Fraction]:
+    """The seconds of `animation`, of a file as it was when it was `modified`: all of it is decoded to know them."""
+    return [length for length, _ in animation(path, lambda picture: None)]
+
+
+def _pages(file: Image.Image) -> list[int]:
+    """The numbers of the pictures in a file that are to be seen one after the other."""
+    count = getattr(file, "n_frames", 1)
+    if file.format == "TIFF":
+        pages = []
+        for number in range(count):
+            file.seek(number)
+            if not file.tag_v2.get(_KIND_OF_PAGE, 0) & _IS_REDUCED:  # type: ignore[attr-defined]
+                pages.append(number)
+        file.seek(0)
+        return pages or [0]
+    # The picture that stands for an animated PNG where only one can be shown may be none of the animation.
+    first = 1 if file.info.get("default_image") else 0
+    return list(range(first, count)) if file.format in _ANIMATED else [0]
+
+
+@contextmanager
+def _opened(source: Path | bytes, name: str | None = None) -> Iterator[Image.Image]:
+    name = name or (f"of {len(source)} bytes" if isinstance(source, bytes) else str(source))
+    if isinstance(source, Path):
+        refuse_pipe(source)
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            yield file
+    except Exception as error:  # Pillow's readers raise errors of any type for damaged files.
+        suffix = Path(name).suffix.lower()
+        unknown = isinstance(error, UnidentifiedImageError) and suffix not in IMAGE_SUFFIXES
+        more = _FOR_HEIC if suffix in (".heic", ".heif") else ""
+        advice = f"convert it to JPEG or PNG{more}" if unknown else "replace or remove it"
+        raise VideoError(f"Cannot read the image {name} ({reason_of(error)}); {advice_for(error, advice)}.") from error

@@ -18,7 +18,7 @@ import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 
-from ..errors import CutOffError, VideoError, refuse_pipe, reported, until_cut_off
+from ..errors import CutOffError, Item, VideoError, refuse_pipe, reported, until_cut_off
 from .frames import decoder_of, fit, image_of, shown_size
 from .pictures import IMAGE_RATE, animation, image_files, lengths_in, load_image, num_pictures
 from .timing import steadied
@@ -80,21 +80,7 @@ def probe(path: str | os.PathLike[str], check: Check | None = None) -> VideoInfo
     Raises:
         VideoError: the source cannot be read, has no frames, or is smaller than 16 pixels on a side.
     """
-    path = Path(path)
-    images = image_files(path)
-    if num_pictures(path) > 1:
-        lengths = lengths_in(path, path.stat().st_mtime_ns)
-        height, width, _ = next(animation(path))[1].shape
-        length = sum(lengths, Fraction(0))
-        info = VideoInfo(path, width, height, len(lengths) / length, len(lengths), float(length), False)
-    elif images:
-        height, width, _ = load_image(images[0]).shape
-        info = VideoInfo(path, width, height, IMAGE_RATE, len(images), float(len(images) / IMAGE_RATE), False)
-    else:
-        info = _probe_video(path, check)
-    if min(info.width, info.height) < MIN_SIDE:
-        raise VideoError(f"{path} is {info.width}x{info.height} pixels; use one of at least {MIN_SIDE}x{MIN_SIDE}.")
-    return info
+    return _source(Path(path), check)[0]
 
 
 def read_frames(
@@ -122,21 +108,14 @@ def read_frames(
         raise VideoError(f"Cannot read {path} from {start} s; give a start of 0 or more seconds.")
     if duration is not None and not duration > 0:
         raise VideoError(f"Cannot read {duration} s of {path}; give a duration of more than 0 seconds.")
-    info = probe(path, check)
+    info, frames_from = _source(path, check)
     first, length = exact_part(start, duration)
     end = None if length is None else first + length
-    images = image_files(path)
-    timed: Iterable[_Timed]
-    if num_pictures(path) > 1:
-        timed = _timed_animation(path)
-    elif images:
-        timed = ((n / IMAGE_RATE, 1 / IMAGE_RATE, partial(load_image, file)) for n, file in enumerate(images))
-    else:
-        timed = _seek_video(info, first, check)
     empty = True
-    for timestamp, until, load in _until_next(timed):
+    for (timestamp, shown_for, load), following in _with_next(frames_from(first)):
         if end is not None and timestamp >= end - _TOLERANCE:
             break
+        until = following[0] if following else timestamp + shown_for
         if until > first + _TOLERANCE:
             empty, timestamp = False, max(timestamp, first)
             until = until if end is None else min(until, end)
@@ -157,25 +136,34 @@ def frames_there(path: Path) -> Iterator[Frame]:
         print(f"salfom: {error}", file=sys.stderr)
 
 
-def _timed_animation(path: Path) -> Iterator[_Timed]:
-    begin = Fraction(0)
-    for length, image in animation(path):
-        yield begin, length, partial(np.asarray, image)
-        begin += length
-
-
-def _until_next(timed: Iterable[_Timed]) -> Iterator[_Timed]:
-    """The frames, each with the time of the next one in place of its duration."""
-    shown: _Timed | None = None
+def _with_next(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:
+    """Each item with the one after it, if any; what cuts them off comes after the last."""
     ended: list[CutOffError] = []
-    for following in until_cut_off(timed, ended):
-        if shown:
-            yield shown[0], following[0], shown[2]
-        shown = following
-    if shown:
-        yield shown[0], shown[0] + shown[1], shown[2]
+    yield from itertools.pairwise(itertools.chain(until_cut_off(items, ended), [None]))  # type: ignore[misc]
     for error in ended:
         raise error
+
+
+def _source(path: Path, check: Check | None) -> tuple[VideoInfo, Callable[[Fraction], Iterable[_Timed]]]:
+    """What is known of a source, and what gives its frames: those shown from a time on, and maybe some before."""
+    if num_pictures(path) > 1:
+        lengths = lengths_in(path, path.stat().st_mtime_ns)
+        loads = (partial(np.asarray, picture) for _, picture in animation(path))
+        height, width, _ = next(animation(path))[1].shape
+    elif images := image_files(path):
+        lengths = [1 / IMAGE_RATE] * len(images)
+        loads = (partial(load_image, file) for file in images)
+        height, width, _ = load_image(images[0]).shape
+    else:
+        lengths = []
+        info, frames_from = _video(path, check)
+    if lengths:
+        whole, begins = sum(lengths, Fraction(0)), itertools.accumulate(lengths, initial=Fraction(0))
+        info = VideoInfo(path, width, height, len(lengths) / whole, len(lengths), float(whole), False)
+        frames_from = lambda start: zip(begins, lengths, loads, strict=False)  # noqa: E731
+    if min(info.width, info.height) < MIN_SIDE:
+        raise VideoError(f"{path} is {info.width}x{info.height} pixels; use one of at least {MIN_SIDE}x{MIN_SIDE}.")
+    return info, frames_from
 
 
 def exact_part(start: float, duration: float | None) -> tuple[Fraction, Fraction | None]:
@@ -277,14 +265,15 @@ def origin_of(container: InputContainer, stream: Any) -> Fraction:
     return min(round(begins / stream.time_base), stream.start_time) * stream.time_base
 
 
-def _probe_video(path: Path, check: Check | None) -> VideoInfo:
+def _video(path: Path, check: Check | None) -> tuple[VideoInfo, Callable[[Fraction], Iterable[_Timed]]]:
+    """As `_source`, of a video file."""
     with opened(path) as container:
         stream = playable_stream(container, path)
         # Decoding moves the stream's own numbers, so what the header says is noted first.
-        rate = rate_of(container, stream) or IMAGE_RATE
+        rate, untimed = rate_of(container, stream) or IMAGE_RATE, comes_untimed(container, stream)
         ticks, micros, num_frames = stream.duration, container.duration, stream.frames
         duration = float(ticks * stream.time_base) if ticks else micros / av.time_base if micros else None
-        if duration is not None and (not num_frames or comes_untimed(container, stream)):
+        if duration is not None and (not num_frames or untimed):
             num_frames = round(duration * rate)
         try:
             frame = next(_decoded(container, stream, rate, check), None)
@@ -292,10 +281,26 @@ def _probe_video(path: Path, check: Check | None) -> VideoInfo:
             raise VideoError(f"{path} breaks off before its first frame; download or copy it again.") from error
         if frame is None:
             raise VideoError(f"{path} has no frame that can be decoded; check that it plays.")
+        # Where only the order tells when a picture is shown: ticks from a packet to the picture that comes by it.
+        delay = (frame.dts or 0) - (frame.pts or 0) if untimed else 0
         width, height = shown_size(frame, stream.sample_aspect_ratio)
-        if starts_anew(container, stream):  # What is known is that of its last part.
+        is_joined = starts_anew(container, stream)
+        if is_joined:  # What is known is that of its last part.
             num_frames = duration = None
-        return VideoInfo(path, width, height, rate, num_frames or None, duration, bool(container.streams.audio))
+        info = VideoInfo(path, width, height, rate, num_frames or None, duration, bool(container.streams.audio))
+
+    def frames_from(start: Fraction) -> Iterable[_Timed]:
+        for margin in (0, 10) if start and not is_joined else ():
+            frames = _timed_video(info, max(start - margin, Fraction(0)), delay, check)
+            # Some formats are searched by guessing and land too late, and a broken file may have nothing there.
+            with suppress(VideoError):
+                found = next(frames, None)
+                if found is not None and found[0] <= start:
+                    return itertools.chain([found], frames)
+            frames.close()
+        return _timed_video(info, None, delay, check)
+
+    return info, frames_from
 
 
 def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Check | None) -> Iterator[av.VideoFrame]:
@@ -347,14 +352,9 @@ def _decoded(container: InputContainer, stream: Any, rate: Fraction, check: Chec
         ) from failure
 
 
-def _delay(info: VideoInfo, check: Check | None) -> int:
-    """Where only the order tells when a picture is shown: ticks from a packet to the picture that comes by it."""
-    with opened(info.path) as container:
-        frame = next(_decoded(container, video_stream(container), info.frame_rate, check))
-        return (frame.dts or 0) - (frame.pts or 0)
-
-
-def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None) -> Generator[_Timed, None, None]:
+def _timed_video(
+    info: VideoInfo, seek_to: Fraction | None, delay: int, check: Check | None
+) -> Generator[_Timed, None, None]:
     """Yield the frames; their timestamps strictly increase."""
     with opened(info.path) as container:
         stream = video_stream(container)
@@ -363,10 +363,7 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
         if seek_to is not None and stream.start_time is not None:
             with suppress(av.FFmpegError):
                 container.seek(round((seek_to + origin) / tick), stream=stream)
-        delay = _delay(info, check) if untimed else 0
-        last, ended = None, list[CutOffError]()
-        decoded = _decoded(container, stream, info.frame_rate, check)
-        frames = itertools.chain[Any](until_cut_off(decoded, ended), [None])
+        last: Fraction | None = None
 
         def time_of(frame: Any) -> Fraction | None:
             if frame is None:
@@ -374,7 +371,7 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
             ticks = frame.dts if untimed or (frame.pts is None and last is None) else frame.pts
             return None if ticks is None else (ticks - delay) * tick - origin
 
-        for frame, following in itertools.pairwise(frames):
+        for frame, following in _with_next(_decoded(container, stream, info.frame_rate, check)):
             now, after = time_of(frame), time_of(following)
             if last is None:
                 now = max(now or Fraction(0), Fraction(0))
@@ -386,20 +383,3 @@ def _timed_video(info: VideoInfo, seek_to: Fraction | None, check: Check | None)
             last = now
             length = frame.duration * tick if frame.duration and not untimed else period
             yield now, length, partial(image_of, frame)
-        for error in ended:
-            raise error
-
-
-def _seek_video(info: VideoInfo, start: Fraction, check: Check | None) -> Iterable[_Timed]:
-    """The frames from `start` or somewhat before it on."""
-    with opened(info.path) as container:
-        searched = start and not starts_anew(container, video_stream(container))
-    for margin in (0, 10) if searched else ():
-        frames = _timed_video(info, max(start - margin, Fraction(0)), check)
-        # Some formats are searched by guessing and land too late, and a broken file may have nothing there.
-        with suppress(VideoError):
-            found = next(frames, None)
-            if found is not None and found[0] <= start:
-                return itertools.chain([found], frames)
-        frames.close()
-    return _timed_video(info, None, check)

@@ -4,7 +4,6 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,26 +50,31 @@ def read_frames_at(
         raise ValueError(f"The numbers of frames must be 0 or more and increase, not {indices}.")
     if not indices:
         return
+    state: tuple[int, ...] = ()
     if not isinstance(source, bytes):
         source = Path(source)
         with reported(f"Cannot read {source}"):
-            state = source.stat()
-    if (count := num_pictures(source)) > 1:
-        indices = _existing(indices, count, missing_at_end, source)
+            status = source.stat()
+        state = status.st_mtime_ns, status.st_size
+    count = num_pictures(source)
+    index = None if count > 1 else (_index_of if state else _index_of.__wrapped__)(source, *state)
+    count = count if index is None else len(index.order)
+    if not count or indices[-1] >= count + missing_at_end:
+        raise VideoError(
+            f"{name_of(source)} has {count} frames; there is no frame with the number {indices[-1]}, counted from 0."
+        )
+    indices = [min(number, count - 1) for number in indices]
+    if index is None:
         size = next(animation(source))[1].shape[:2]
         for place, (_, image) in enumerate(animation(source)):
-            for _ in range(indices.count(place)):
-                yield fit(image, size)
+            yield from [fit(image, size)] * indices.count(place)
         return
-    if isinstance(source, bytes):
-        index = _build_index(source)
-    else:
-        index = _index_of_file(source, state.st_mtime_ns, state.st_size)
-    indices = _existing(indices, len(index.order), missing_at_end, source)
     position = 0
-    # Should the decoder want more than the key frame before, decoding begins again where it always works.
-    for key in dict.fromkeys((index.key_before(indices[0]), 0)):
-        for number, frame in _numbered(source, key, index):
+    key = max((key for key, shown in index.shown.items() if shown <= indices[0]), default=0)
+    # A search may end too late, and should the decoder want more than the key frame before, decoding begins again
+    # where it always works.
+    for begin in dict.fromkeys(((key, key in index.times), (key, False), (0, False))):
+        for number, frame in _numbered(source, index, *begin):
             while position < len(indices) and number == index.order[indices[position]]:
                 size = (index.width, index.height) if is_turned(frame) else (index.height, index.width)
                 with reported(f"Cannot read {name_of(source)}", f"its frame {indices[position]} is damaged"):
@@ -82,17 +86,7 @@ def read_frames_at(
     raise VideoError(f"{name_of(source)} cannot be decoded at frame {indices[position]}; download or copy it again.")
 
 
-def _existing(indices: list[int], count: int, missing_at_end: int, source: Path | bytes) -> list[int]:
-    """The numbers, with the last one of `count` frames in place of those beyond it that may be missing."""
-    if not count or indices[-1] >= count + missing_at_end:
-        raise VideoError(
-            f"{name_of(source)} has {count} frames; there is no frame with the number {indices[-1]}, counted from 0."
-        )
-    return [min(number, count - 1) for number in indices]
-
-
-@dataclass(frozen=True)
-class _FrameIndex:
+class _FrameIndex(NamedTuple):
     """Where a video file keeps its frames. A packet's number is its place in the file."""
 
     width: int  # square pixels, before rotation
@@ -102,10 +96,6 @@ class _FrameIndex:
     shown: dict[int, int]  # number of a key packet → place of its frame in `order`
     times: dict[int, int]  # number of a key packet → what to seek for it, in ticks
     known: dict[tuple[int, int], int]  # place in bytes and size of a key packet → its number
-
-    def key_before(self, index: int) -> int:
-        """The number of the last key packet whose frame is shown no later than the frame `index`."""
-        return max((key for key, shown in self.shown.items() if shown <= index), default=0)
 
 
 class _Packet(NamedTuple):
@@ -117,38 +107,35 @@ class _Packet(NamedTuple):
     is_doubtful: bool
 
 
-def _build_index(source: Path | bytes) -> _FrameIndex:
+@lru_cache(maxsize=4096)
+def _index_of(source: Path | bytes, *state: int) -> _FrameIndex:
+    """The index of a file in this state."""
     with opened(source) as container:
         stream = playable_stream(container, source)
         context = stream.codec_context
         if not (context.width and context.height):
             raise VideoError(f"{name_of(source)} has no frame that can be decoded; check that it plays.")
-        width, height = square_pixels(context.width, context.height, stream.sample_aspect_ratio)
-        codec, reorders = context.name, bool(context.has_b_frames)
+        size = square_pixels(context.width, context.height, stream.sample_aspect_ratio)
         packets = [
             _Packet(p.pts, p.dts, p.pos, p.size, p.is_keyframe, p.is_corrupt or p.is_discard)
             for p in _whole_packets(container, stream)
         ]
         # MPEG-4's times are late where FFmpeg guesses them, but their order is right.
-        untimed = comes_untimed(container, stream) and codec != "mpeg4"
-    order, counted = None if untimed else _shown_order(packets, codec, reorders), False
+        untimed = comes_untimed(container, stream) and context.name != "mpeg4"
+        order = None if untimed else _shown_order(packets, context.name, bool(context.has_b_frames))
+    counted = False
     if order is None:
         decoded = [number for number, _ in _numbered(source)]
         order = [number for number in decoded if number is not None]
         counted = len(set(order)) < len(decoded)
-        if counted:
-            order = list(range(len(decoded)))
+    if counted:
+        return _FrameIndex(*size, np.arange(len(decoded)), True, {}, {}, {})
     places = {number: place for place, number in enumerate(order)}
-    keys = {n: packet for n, packet in enumerate(packets) if packet.is_key and n in places and not counted}
+    keys = {n: packet for n, packet in enumerate(packets) if packet.is_key and n in places}
     both = {n: [time for time in (packet.pts, packet.dts) if time is not None] for n, packet in keys.items()}
     times = {n: min(either) for n, either in both.items() if either}
     known = {(packet.place, packet.size): n for n, packet in keys.items() if packet.place is not None}
-    return _FrameIndex(width, height, np.array(order), counted, {n: places[n] for n in keys}, times, known)
-
-
-@lru_cache(maxsize=4096)
-def _index_of_file(path: Path, modified: int, size: int) -> _FrameIndex:
-    return _build_index(path)
+    return _FrameIndex(*size, np.array(order), False, {n: places[n] for n in keys}, times, known)
 
 
 def _shown_order(packets: list[_Packet], codec: str, reorders: bool) -> list[int] | None:
@@ -176,40 +163,33 @@ def _whole_packets(container: InputContainer, stream: Any) -> Iterator[Any]:
                 yield packet
 
 
-def _numbered_packets(source: Path | bytes, key: int, index: _FrameIndex | None) -> Iterator[tuple[Any, int, Any]]:
-    """Yield the decoder, and number and packet from the key packet `key` on; in the end -1 and None."""
-    times, known = (index.times, index.known) if index else ({}, {})
-    for seeks in (True, False) if key in times else (False,):
-        with opened(source) as container:
-            stream = playable_stream(container, source)
-            # Threads that decode one frame each would decode as many beyond the last frame that is wanted.
-            decoder = decoder_of(stream)
-            decoder.thread_type = "SLICE"
-            number = None if seeks else 0
-            if seeks:
-                with suppress(av.FFmpegError):
-                    container.seek(times[key], stream=stream)
-            for packet in _whole_packets(container, stream):
-                if number is None:
-                    number = known.get((packet.pos, packet.size))
-                    if number is None or number > key:
-                        break  # The search ended too late, or nobody knows where.
-                if number >= key:
-                    yield decoder, number, packet
-                number += 1
-            else:
-                yield decoder, -1, None
-                return
-
-
 def _numbered(
-    source: Path | bytes, key: int = 0, index: _FrameIndex | None = None
+    source: Path | bytes, index: _FrameIndex | None = None, key: int = 0, seeks: bool = False
 ) -> Iterator[tuple[int | None, av.VideoFrame]]:
-    """Yield each frame that decodes from the key packet `key` on, with the number of its packet."""
+    """
+    Yield each frame that decodes from the key packet `key` on, with the number of its packet; none where the search
+    for that packet ends too late, or nobody knows where.
+    """
     count = itertools.count()
-    for decoder, number, packet in _numbered_packets(source, key, index):
-        if packet is not None:
-            packet.pts = number  # Decoders hand the time of showing on to the frame, whatever it says.
-        with suppress(av.FFmpegError):
-            for frame in decoder.decode(packet):
-                yield next(count) if index is not None and index.counted else frame.pts, frame
+    with opened(source) as container:
+        stream = playable_stream(container, source)
+        # Threads that decode one frame each would decode as many beyond the last frame that is wanted.
+        decoder = decoder_of(stream)
+        decoder.thread_type = "SLICE"
+        begin, packets = 0, itertools.chain(_whole_packets(container, stream), [None])
+        if index is not None and seeks:
+            with suppress(av.FFmpegError):
+                container.seek(index.times[key], stream=stream)
+            first = next(packets)
+            begin = index.known.get((first.pos, first.size), key + 1) if first else key + 1
+            if begin > key:
+                return
+            packets = itertools.chain([first], packets)
+        for number, packet in enumerate(packets, begin):
+            if packet is not None:
+                if number < key:
+                    continue
+                packet.pts = number  # Decoders hand the time of showing on to the frame, whatever it says.
+            with suppress(av.FFmpegError):
+                for frame in decoder.decode(packet):
+                    yield next(count) if index is not None and index.counted else frame.pts, frame

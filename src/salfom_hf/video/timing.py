@@ -8,9 +8,9 @@ moved by its stream's shift: 0 at first, and another number from each place on w
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 # All in seconds, but for the numbers of packets.
 _APART = 1  # by which streams may be apart in a file: what lies further beyond all of them may be a leap of the clock
@@ -24,12 +24,6 @@ _BEGINNING = 4  # packets that tell whether the first one has the right time
 _LAST = 4  # packets at the end of a stream that are taken for strays if they come too late
 
 
-class _Waiting(NamedTuple):
-    number: int  # in the file
-    time: float | None  # its own, in seconds, not moved
-    packet: Any
-
-
 @dataclass
 class _Track:
     """
@@ -37,7 +31,8 @@ class _Track:
     clock that runs on, which means with `shift` added.
     """
 
-    waiting: deque[_Waiting] = field(default_factory=deque)
+    # Of each packet its number in the file, and its own time, not moved.
+    waiting: deque[tuple[int, float | None, Any]] = field(default_factory=deque)
     shift: float = 0.0  # what is added to the packets' own times
     last: float | None = None  # the latest time of decoding
     end: float = 0.0  # the latest time at which something was shown, without strays
@@ -51,7 +46,7 @@ class _Track:
 
     def times(self) -> list[float]:
         """Of the waiting packets, as if nothing was wrong."""
-        return [each.time + self.shift for each in self.waiting if each.time is not None]
+        return [time + self.shift for _, time, _ in self.waiting if time is not None]
 
     def leap(self) -> float:
         """How far the first waiting packet lies beyond its place."""
@@ -61,10 +56,12 @@ class _Track:
     def given_on(self, shift: float) -> Any:
         """Take out the first waiting packet, moved by so much."""
         _, time, packet = self.waiting.popleft()
-        ticks = round(shift / packet.time_base)
-        if ticks:
-            packet.pts = _moved(packet.pts, ticks)
-            packet.dts = _moved(packet.dts, ticks)
+        if ticks := round(shift / packet.time_base):
+            for name in ("pts", "dts"):
+                moved = getattr(packet, name)
+                # A damaged file has some that FFmpeg's 64 bits cannot hold.
+                fits = moved is not None and abs(moved + ticks) < 2**63
+                setattr(packet, name, moved + ticks if fits else None)
         if time is not None:
             now = time + shift
             if self.last is not None and now > self.last:
@@ -74,6 +71,16 @@ class _Track:
             if shown < now + _REORDERED:
                 self.end = max(self.end, shown)
         return packet
+
+    def begin_again(self, first: "_Track") -> float:
+        """Let the clock begin again at the first waiting packet: as the pictures' did, or right after what was."""
+        if self is not first and self.shift != first.shift:
+            self.shift = first.shift
+        else:
+            packet = self.waiting[0][2]
+            begins = packet.dts if packet.pts is None else packet.pts
+            self.shift = self.end + self.step - float(begins * packet.time_base)
+        return self.shift
 
 
 def steadied(packets: Iterable[Any], main: Any, others: Iterable[Any] = ()) -> Iterator[Any]:
@@ -90,30 +97,29 @@ def steadied(packets: Iterable[Any], main: Any, others: Iterable[Any] = ()) -> I
     step back a little stay as they are.
     """
     tracks = {stream.index: _Track() for stream in (main, *others)}
-    first = tracks[main.index]
-    untimed = []
-    for number, packet in enumerate(packets):
-        track = tracks.get(packet.stream.index)
-        if track is None:
+    first, ends = tracks[main.index], []
+    for number, packet in enumerate(chain(packets, [None])):
+        if packet is not None and packet.stream.index not in tracks:
             continue
-        if packet.size == 0 and packet.dts is None:  # Stands for the end of a stream.
-            untimed.append(packet)
+        if packet is not None and packet.size == 0 and packet.dts is None:  # Stands for the end of a stream.
+            ends.append(packet)
             continue
-        track.waiting.append(_Waiting(number, _time_of(packet), packet))
-        yield from _settled(tracks, first, False)
-    while any(track.waiting for track in tracks.values()):
-        yield from _settled(tracks, first, True)
-    yield from untimed
-
-
-def _settled(tracks: dict[int, _Track], first: _Track, ended: bool) -> Iterator[Any]:
-    """Yield the waiting packets whose meaning is clear; of the pictures just one, whose clock the others follow."""
-    for track in tracks.values():
-        others = [other for other in tracks.values() if other is not track]
-        while track.waiting and (shift := _shift(track, first, others, ended)) is not None:
-            yield track.given_on(shift)
-            if track is first:
+        if packet is not None:
+            # A time of decoding may be a guess from the packet before, and lies after that of showing where clocks
+            # begin.
+            ticks = packet.dts if packet.dts is None or packet.pts is None else min(packet.dts, packet.pts)
+            time = None if ticks is None else float(ticks * packet.time_base)
+            tracks[packet.stream.index].waiting.append((number, time, packet))
+        while True:  # Of the pictures, just one is given on at a time: the others follow their clock.
+            for track in tracks.values():
+                rest = [other for other in tracks.values() if other is not track]
+                while track.waiting and (shift := _shift(track, first, rest, packet is None)) is not None:
+                    yield track.given_on(shift)
+                    if track is first:
+                        break
+            if packet is not None or not any(track.waiting for track in tracks.values()):
                 break
+    yield from ends
 
 
 def _shift(track: _Track, first: _Track, others: list[_Track], ended: bool) -> float | None:
@@ -121,20 +127,26 @@ def _shift(track: _Track, first: _Track, others: list[_Track], ended: bool) -> f
     last, step, (number, time, packet) = track.last, track.step, track.waiting[0]
     if time is None:
         return track.shift
-    if last is None:  # The first packet of all.
-        return track.shift + _before(track.times()) if ended or len(track.waiting) > _BEGINNING else None
+    if last is None:  # The first packet of all is to lie before those that follow it.
+        if not ended and len(track.waiting) <= _BEGINNING:
+            return None
+        times = track.times()
+        if len(times) < 3 or times[0] <= times[-1]:
+            return track.shift
+        return track.shift + times[-1] - (len(times) - 1) * max(times[-1] - times[-2], 0.0) - times[0]
     back = 2 * step if track is first else max(2 * step, _SOUND_BACK)
     now = time + track.shift
     if last - back <= now <= last + 3 * step:  # Nothing is odd.
         return track.shift
-    if (between := _between_neighbours(track)) is not None:
+    times = track.times()
+    if (between := _between_neighbours(times, last, step)) is not None:
         return track.shift + between - now
     if track is not first and track.shift != first.shift:  # The pictures' clock has begun again, here or before.
-        if now < last and first.waiting and first.waiting[0].number < number:
+        if now < last and first.waiting and first.waiting[0][0] < number:
             return None  # The pictures' clock may do so once more: they come first.
         if now < last or abs(time + first.shift - last) <= _APART:
-            return _anew(track, first, packet)
-    times, (seconds, packets) = track.times(), _WINDOW
+            return track.begin_again(first)
+    seconds, packets = _WINDOW
     is_clear = ended or len(times) > packets or times[-1] - now > seconds
     reached = max((other.last for other in others if other.last is not None), default=last)
     if last <= now <= max(last, reached) + _APART:  # The others have gone on to here.
@@ -143,7 +155,7 @@ def _shift(track: _Track, first: _Track, others: list[_Track], ended: bool) -> f
         track.since = reached if track.since is None else track.since
         leaps = [other.leap() for other in others]
         if track is first and any(leap > _APART and abs(leap - track.leap()) <= _APART for leap in leaps):
-            return _anew(track, first, packet)
+            return track.begin_again(first)
     if not is_clear or (track is not first and first.waiting):
         return None
     if now > last:  # No other stream leaps with it: a picture stands, or sound is away, unless the others went on.
@@ -154,51 +166,17 @@ def _shift(track: _Track, first: _Track, others: list[_Track], ended: bool) -> f
         still = _STILL_MPEG if is_mpeg and (not others or reached - last > _LAG) else _STILL
         if not others_went_on and (track.leap() < still or len(track.steps) < 3):
             return track.shift
-    return _anew(track, first, packet)
+    return track.begin_again(first)
 
 
-def _between_neighbours(track: _Track) -> float | None:
-    """The place of a first waiting packet that is a stray, after which the clock leaps back to where it was."""
-    assert track.last is not None
-    times, last, step = track.times(), track.last, track.step
+def _between_neighbours(times: list[float], last: float, step: float) -> float | None:
+    """The place of the first of the times if it is a stray, after which the clock leaps back to where it was."""
     # Where, `place` packets after the last one given on, do the times fall back from the strays to the clock?
     for place, (before, after) in enumerate(pairwise(times), 2):
         leaps = before - after > step or (before < last and after - before > 3 * step)
         # Where it would be if the packets from here on, or those before, had the right times.
         by_itself, by_others = times[0] + (place - 1) * step, last + place * step
-        if (
-            leaps
-            and after > last
-            and abs(after - by_others) < min(abs(after - by_itself), max(by_others - last, _SOUND_BACK))
-        ):
+        nearest = min(abs(after - by_itself), max(by_others - last, _SOUND_BACK))
+        if leaps and after > last and abs(after - by_others) < nearest:
             return last + (after - last) / place
     return None
-
-
-def _anew(track: _Track, first: _Track, packet: Any) -> float:
-    """Let the clock of a track begin again at a packet: as that of the pictures did, or else right after what was."""
-    if track is not first and track.shift != first.shift:
-        track.shift = first.shift
-    else:
-        begins = packet.dts if packet.pts is None else packet.pts
-        track.shift = track.end + track.step - float(begins * packet.time_base)
-    return track.shift
-
-
-def _time_of(packet: Any) -> float | None:
-    if packet.dts is None:
-        return None
-    # A time of decoding may be a guess from the packet before, and then lies after that of showing where clocks begin.
-    return float(min(packet.dts, packet.dts if packet.pts is None else packet.pts) * packet.time_base)
-
-
-def _before(times: list[float]) -> float:
-    """By how much the first of a stream's times has to be moved to lie before those that follow it."""
-    if len(times) < 3 or times[0] <= times[-1]:
-        return 0.0
-    return times[-1] - (len(times) - 1) * max(times[-1] - times[-2], 0.0) - times[0]
-
-
-def _moved(time: int | None, ticks: int) -> int | None:
-    """A time in ticks, moved; none where a damaged file has one that FFmpeg's 64 bits cannot hold."""
-    return time + ticks if time is not None and abs(time + ticks) < 2**63 else None

@@ -3,8 +3,10 @@
 import math
 import os
 import sys
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,35 +70,47 @@ class VideoWriter:
         if self._path.suffix.lower() not in CONTAINERS:
             raise VideoError(f"Cannot tell the format of {path}; name the output with one of {listed(CONTAINERS)}.")
         check_free(self._path, overwrite)
-        self._width, self._height, self._rate = width, height, Fraction(frame_rate)
+        self._size, self._rate, self._audio_from = (width, height), Fraction(frame_rate), audio_from
         self._start, self._length = exact_part(start, duration)
-        self._audio_from = audio_from
-        self._audio: Sound | None = None
-        self._last = self._end = -1
-
-    def __enter__(self) -> "VideoWriter":
-        encoder, options, container_options = CONTAINERS[self._path.suffix.lower()]
         # Every frame of a constant rate, and every millisecond, falls on a whole tick of this clock.
         ticks = math.lcm(90_000, self._rate.numerator)
         self._tick = Fraction(1, ticks if ticks < 2**31 else 90_000)
-        size = self._width, self._height
-        with ExitStack() as stack:
-            temporary = stack.enter_context(atomic_output(self._path, self._overwrite))
+        self._last = self._end = -1
+        self._reported = partial(reported, f"Cannot write {path}", "choose another output")
+
+    def __enter__(self) -> "VideoWriter":
+        self._writing = self._written()
+        self._writing.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._writing.__exit__(*exception)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        encoder, options, container_options = CONTAINERS[self._path.suffix.lower()]
+        with atomic_output(self._path, self._overwrite) as temporary, ExitStack() as stack:
             with self._reported():
                 self._output = av.open(f"{FILE_PROTOCOL}{temporary}", "w", options=container_options)
                 stack.callback(_close_quietly, self._output)
-                self._stream = add_video_stream(self._output, encoder, options, *size, self._rate, self._tick)
+                self._stream = add_video_stream(self._output, encoder, options, *self._size, self._rate, self._tick)
+            self._audio = None
             if self._audio_from is not None and not image_files(Path(self._audio_from)):
                 source = stack.enter_context(opened(Path(self._audio_from)))
                 with self._reported():
                     self._audio = Sound(source, self._output, self._path, self._start, self._length)
-            if (self._stream.width, self._stream.height) != size:
+            if (self._stream.width, self._stream.height) != self._size:
                 even = f"{self._stream.width}x{self._stream.height}"
                 reason = "not all players show odd sizes"
                 print(f"salfom: {self._path} is written as {even} pixels: {reason}.", file=sys.stderr)
-            stack.push(self._finish)
-            self._stack = stack.pop_all()
-        return self
+            yield
+            if self._last < 0:
+                raise VideoError(f"There were no frames to write to {self._path}; check the source.")
+            with self._reported():
+                if self._audio is not None:
+                    self._audio.mux_until(None)
+                self._mux(None)
+                self._output.close()
 
     def write(self, image: np.ndarray, timestamp: Fraction, duration: Fraction | None = None) -> None:
         """
@@ -104,8 +118,9 @@ class VideoWriter:
 
         The last one is shown for `duration` seconds, or one period of the frame rate.
         """
-        if image.shape != (self._height, self._width, 3) or image.dtype != np.uint8:
-            raise ValueError(f"Expected uint8 ({self._height}, {self._width}, 3), got {image.dtype} {image.shape}.")
+        shape = *self._size[::-1], 3
+        if image.shape != shape or image.dtype != np.uint8:
+            raise ValueError(f"Expected uint8 {shape}, got {image.dtype} {image.shape}.")
         shown = Fraction(timestamp) - self._start
         with self._reported():
             if self._audio is not None:
@@ -116,30 +131,12 @@ class VideoWriter:
             self._end = self._last + max(round((duration or 1 / self._rate) / self._tick), 1)
             self._mux(frame)
 
-    def _reported(self) -> AbstractContextManager[None]:
-        return reported(f"Cannot write {self._path}", "choose another output")
-
     def _mux(self, frame: av.VideoFrame | None) -> None:
         for packet in self._stream.encode(frame):
             # Of each packet but the last, the next one tells the duration.
-            packet.duration = (
-                self._end - packet.pts if packet.pts == self._last else round(1 / self._rate / self._tick)
-            )
+            is_last = packet.pts == self._last
+            packet.duration = self._end - packet.pts if is_last else round(1 / self._rate / self._tick)
             self._output.mux(packet)
-
-    def _finish(self, exception_type: type[BaseException] | None, *_: object) -> None:
-        if exception_type is not None:
-            return
-        if self._last < 0:
-            raise VideoError(f"There were no frames to write to {self._path}; check the source.")
-        with self._reported():
-            if self._audio is not None:
-                self._audio.mux_until(None)
-            self._mux(None)
-            self._output.close()
-
-    def __exit__(self, *exception: Any) -> None:
-        self._stack.__exit__(*exception)
 
 
 def add_video_stream(
