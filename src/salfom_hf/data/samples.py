@@ -22,6 +22,8 @@ VIDEO_SIGMA, VIDEO_WIDTH = 30 / math.sqrt(8 * math.log(2)), 640
 """Standard deviation, in pixels of a video of that width, of DHF1K's densities: 30 pixels at half of the maximum."""
 COLOUR = 24  # How much the channels of a grey map may differ, of 255: JPEG files leave traces.
 
+Observers = Sequence[int] | np.ndarray
+
 
 class GazeVideo:
     """
@@ -48,9 +50,7 @@ class GazeVideo:
         self._video: dict | None = row["video"]
         path = self._video and self._video["path"]
         self.file_name: str = Path(path).name if path else self.id
-        self._frames: list[dict] = row["frames"] or []
-        self._maps: list[dict] = row["maps"] or []
-        self._fixations: list[dict] = row["fixations"] or []
+        self._frames, self._maps, self._fixations = (row[name] or [] for name in ("frames", "maps", "fixations"))
         self.has_labels = bool(self._maps) and bool(self._fixations)
         self._row = row
 
@@ -85,10 +85,8 @@ class GazeVideo:
             ValueError: `first` is negative or `step` not positive.
             IndexError: there is no frame `first`.
         """
-        check_steps(first, step)
-        if first >= self.num_frames:
-            raise self._no_frame(first, self.num_frames)
-        indices = range(first, self.num_frames if stop is None else min(stop, self.num_frames), step)
+        indices = _steps(first, stop, step, self.num_frames)
+        self._check(first, self.num_frames)
         if self._video is None:
             return (load_image(*self._source(self._frames, index)) for index in indices)
         return self._decoded(self._video, indices)
@@ -102,7 +100,7 @@ class GazeVideo:
                 raise
             raise VideoError(f"Cannot read the video {self.id}. {error}") from error
 
-    def density(self, index: int, observers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+    def density(self, index: int, observers: Observers | None = None) -> np.ndarray:
         """
         The density map of a frame as it is stored: float32 `(height', width')` of the map's own size, values in 0…1,
         or those of a float TIFF as they are. That of some observers alone, if their ids are given: float32
@@ -113,10 +111,10 @@ class GazeVideo:
             IndexError: there is no such frame.
         """
         if observers is not None:
-            return blurred(self._counts(index, observers), VIDEO_SIGMA * self.size[1] / VIDEO_WIDTH)
+            return _blurred(self._counts(index, observers), VIDEO_SIGMA * self.size[1] / VIDEO_WIDTH)
         return read_map(*self._label(self._maps, index))[0]
 
-    def fixations(self, index: int, observers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+    def fixations(self, index: int, observers: Observers | None = None) -> np.ndarray:
         """
         The pixels of a frame that were fixated, bool `(height', width')` of the map's own size: those above 0, or, in
         a JPEG file, where compression leaves traces around each, above half of the brightest. Those of some observers
@@ -137,10 +135,10 @@ class GazeVideo:
             )
         return fixated
 
-    def _counts(self, index: int, observers: Sequence[int] | np.ndarray) -> np.ndarray:
+    def _counts(self, index: int, observers: Observers) -> np.ndarray:
         gaze = self.gaze[self.gaze[:, 0] == index]
         x, y = gaze[np.isin(gaze[:, 3], observers), 1:3].T
-        return pixel_counts(x, y, self.size)
+        return _pixel_counts(x, y, self.size)
 
     def _label(self, files: list[dict], index: int) -> tuple[Path | bytes, str]:
         if not self.has_labels:
@@ -148,13 +146,12 @@ class GazeVideo:
         return self._source(files, index)
 
     def _source(self, files: list[dict], index: int) -> tuple[Path | bytes, str]:
-        """Path or content of a frame's file, and what to call it."""
-        if not 0 <= index < len(files):
-            raise self._no_frame(index, len(files))
+        self._check(index, len(files))
         return _source(files[index], f"of the video {self.id}", f"of frame {index}")
 
-    def _no_frame(self, index: int, number: int) -> IndexError:
-        return IndexError(f"The video {self.id} has {number} frames, counted from 0; there is no frame {index}.")
+    def _check(self, index: int, number: int) -> None:
+        if not 0 <= index < number:
+            raise IndexError(f"The video {self.id} has {number} frames, counted from 0; there is no frame {index}.")
 
 
 class GazeStill:
@@ -175,13 +172,11 @@ class GazeStill:
 
     def __init__(self, row: dict):
         self.id: str = row["image_id"]
-        self.file_name = self.id
+        self.file_name, self.frame_names = self.id, [self.id]
         self.size: tuple[int, int] = (row["height"], row["width"])
-        self.x = np.asarray(row["fixation_x"], np.float32)
-        self.y = np.asarray(row["fixation_y"], np.float32)
+        self.x, self.y = (np.asarray(row[name], np.float32) for name in ("fixation_x", "fixation_y"))
         self.observer = np.asarray(row["observer"], np.int32)
         self.has_labels = len(self.x) > 0
-        self.frame_names = [self.id]
         self._image: dict = row["image"]
 
     def frames(self, first: int = 0, stop: int | None = None, step: int = 1) -> Iterator[np.ndarray]:
@@ -191,9 +186,9 @@ class GazeStill:
         Raises:
             DataError: it is not of the still's size; on `next`.
         """
-        check_steps(first, step)
+        indices = _steps(first, stop, step, 1)
         self._check(first)
-        return (self._frame() for _ in range(first, 1 if stop is None else min(stop, 1), step))
+        return (self._frame() for _ in indices)
 
     def _frame(self) -> np.ndarray:
         frame = load_image(*_source(self._image, f"of the still {self.id}"))
@@ -205,14 +200,14 @@ class GazeStill:
             )
         return frame
 
-    def density(self, index: int = 0, observers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+    def density(self, index: int = 0, observers: Observers | None = None) -> np.ndarray:
         """
         The fixations, each as often as it was made, blurred with a Gaussian, and divided by the maximum: float32
         `(height, width)`; all 0 if nobody looked anywhere. Those of some observers alone, if their ids are given.
         """
-        return blurred(self._counts(index, observers), BLUR_SIGMA * self.size[1] / BLUR_WIDTH)
+        return _blurred(self._counts(index, observers), BLUR_SIGMA * self.size[1] / BLUR_WIDTH)
 
-    def fixations(self, index: int = 0, observers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+    def fixations(self, index: int = 0, observers: Observers | None = None) -> np.ndarray:
         """
         The fixated pixels, bool `(height, width)`; of fixations on or beyond the border, the outermost ones. Those of
         some observers alone, if their ids are given.
@@ -228,16 +223,20 @@ class GazeStill:
         if index != 0:
             raise IndexError(f"The still {self.id} has one frame, with the index 0; there is no frame {index}.")
 
-    def _counts(self, index: int, observers: Sequence[int] | np.ndarray | None) -> np.ndarray:
-        """float32 `(height, width)`: number of fixations at each pixel."""
+    def _counts(self, index: int, observers: Observers | None) -> np.ndarray:
         self._check(index)
         if observers is not None and len(self.observer) != len(self.x):
             raise DataError(f"The still {self.id} does not tell who made its fixations; use all of them.")
         chosen = slice(None) if observers is None else np.isin(self.observer, observers)
-        return pixel_counts(self.x[chosen], self.y[chosen], self.size)
+        return _pixel_counts(self.x[chosen], self.y[chosen], self.size)
 
 
-def pixel_counts(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def open_sample(row: dict) -> GazeVideo | GazeStill:
+    """What a row of any gaze dataset stands for; no file is opened yet."""
+    return GazeStill(row) if "image_id" in row else GazeVideo(row)
+
+
+def _pixel_counts(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """float32 `(height, width)`: the number of fixations at each pixel; those beyond the border at the outermost."""
     counts = np.zeros(size, np.float32)
     pixels = (np.floor(at).astype(np.int64).clip(0, side - 1) for at, side in zip((y, x), size, strict=True))
@@ -245,8 +244,7 @@ def pixel_counts(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> np.ndar
     return counts
 
 
-def blurred(counts: np.ndarray, sigma: float) -> np.ndarray:
-    """Counts, float32 `(height, width)`, blurred and divided by the maximum; all 0 if they are."""
+def _blurred(counts: np.ndarray, sigma: float) -> np.ndarray:
     density = gaussian_blur(torch.from_numpy(counts), sigma).numpy()
     return density / density.max() if density.any() else density
 
@@ -257,14 +255,10 @@ def _source(file: dict, owner: str, unnamed: str = "") -> tuple[Path | bytes, st
     return (Path(path), path) if content is None else (content, f"{path or unnamed} {owner}")
 
 
-def check_steps(first: int, step: int) -> None:
+def _steps(first: int, stop: int | None, step: int, number: int) -> range:
     if first < 0 or step < 1:
         raise ValueError(f"Frames are read forwards from 0 or later, not from {first} in steps of {step}.")
-
-
-def open_sample(row: dict) -> GazeVideo | GazeStill:
-    """What a row of any gaze dataset stands for; no file is opened yet."""
-    return GazeStill(row) if "image_id" in row else GazeVideo(row)
+    return range(first, number if stop is None else min(stop, number), step)
 
 
 def read_map(source: Path | bytes, name: str, allow_colour: bool = False) -> tuple[np.ndarray, bool]:
