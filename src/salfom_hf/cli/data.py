@@ -124,19 +124,20 @@ def reporting(run: Callable, args: argparse.Namespace) -> int:
     """Run a command; problems with the data are printed as the reports that they are, of several lines."""
     try:
         from ..data import DataError, datasets
+
+        if not sys.stderr.isatty():
+            datasets.disable_progress_bars()
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", UserWarning)
+            warnings.showwarning = lambda message, *_: print(f"salfom: {message}", file=sys.stderr)
+            try:
+                return run(args)
+            except DataError as error:
+                print_traceback(error)
+                print(f"salfom: {error}", file=sys.stderr)
+                return FAILURE
     except ImportError as error:
         raise UsageError(str(error)) from error
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = lambda message, *_: print(f"salfom: {message}", file=sys.stderr)
-        try:
-            return run(args)
-        except DataError as error:
-            print_traceback(error)
-            print(f"salfom: {error}", file=sys.stderr)
-            return FAILURE
 
 
 def make(args: argparse.Namespace) -> int:
@@ -158,10 +159,7 @@ def pseudo_label(args: argparse.Namespace) -> int:
     from ..data import pseudo_label
 
     options = {name: getattr(args, name) for name in ("every", "frames", "longest", "seed", "overwrite")}
-    try:
-        made = pseudo_label(args.videos, args.output, args.teacher, **options)
-    except ImportError as error:
-        raise UsageError(str(error)) from error
+    made = pseudo_label(args.videos, args.output, args.teacher, **options)
     return say_made(args, f"pseudo-labels for {len(made)} videos, {sum(made.values())} frames")
 
 
@@ -203,7 +201,7 @@ def show(args: argparse.Namespace) -> int:
 
     if args.output is not None:
         check_suffix(args.output, IMAGE_SUFFIXES, "a picture")
-        check_free(args.output, args.overwrite, Inputs(args.path))
+        check_output(args.output, args)
     info = export_info(args.path)
     if info is None:
         split, rows = next(iter(tables(args, args.split and [args.split]).items()))
@@ -212,17 +210,19 @@ def show(args: argparse.Namespace) -> int:
         rows = load(args.dataset, args.path, split, streaming=True)
     output = args.output or Path(f"{args.dataset}_{args.split or split}.png")
     if args.output is None:
-        check_free_or_earlier(output, args)
+        check_output(output, args, earlier=True)
     with atomic_output(output, args.overwrite) as temporary:
         contact_sheet(map(open_sample, chosen(rows, split, args)), args.frames).save(temporary)
     print(f"{args.path} -> {output}")
     return 0
 
 
-def check_free_or_earlier(path: Path, args: argparse.Namespace) -> None:
-    """As `check_free`, where an output of an earlier run may be, which is no input though it is among them."""
-    Inputs(args.path).refuse(path)
-    check_free(path, args.overwrite)
+def check_output(path: Path, args: argparse.Namespace, earlier: bool = False) -> None:
+    """As `check_free`; where an output of an earlier run may be, it is no input though it is among them."""
+    inputs = Inputs(args.path)
+    if earlier:
+        inputs.refuse(path)
+    check_free(path, args.overwrite, None if earlier else inputs)
 
 
 def chosen(rows: "Dataset | IterableDataset", split: str, args: argparse.Namespace) -> Iterable[dict]:
@@ -249,10 +249,7 @@ def chosen(rows: "Dataset | IterableDataset", split: str, args: argparse.Namespa
 def export(args: argparse.Namespace) -> int:
     from ..data import export_dataset, export_info
 
-    if export_info(args.output) is None:
-        check_free(args.output, args.overwrite, Inputs(args.path))
-    else:
-        check_free_or_earlier(args.output, args)
+    check_output(args.output, args, earlier=export_info(args.output) is not None)
     refuse_export(args.path)
     splits = tables(args, args.split)
     sizes = {"max_shard_size": args.max_shard_size, "num_shards": args.num_shards}
