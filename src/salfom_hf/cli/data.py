@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..files import Inputs, atomic_output, check_free, check_suffix
 from ..video.pictures import IMAGE_SUFFIXES
@@ -22,46 +22,50 @@ DATASETS = ("dhf1k", "hollywood2", "ucf_sports", "stills", "gazefolder")
 # How many videos, or rows of stills, are on a sheet if none are named.
 SHEET_VIDEOS, SHEET_ROWS_OF_STILLS = 6, 3
 
+# Kinds of options, and what a table of gaze is.
+N: dict[str, Any] = {"type": at_least_one, "metavar": "N"}
+PIXELS: dict[str, Any] = {"type": at_least_one, "metavar": "PIXELS"}
+GAZE = (
+    "a row per fixation or sample of gaze: video, x, y (pixels), time or start and duration (seconds) or frame "
+    "(from 0), and observer if known; or what EyeLink's and Tobii's programs export"
+)
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     text = "Make, check, look at and export gaze datasets. `salfom data ACTION --help` says more."
     group = commands.add_parser("data", description=text, example="salfom data make videos/ gaze.csv my-dataset")
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    def action(run: Callable, text: str, example: str) -> argparse.ArgumentParser:
-        """A new action, whose name its example begins with, and the arguments that it shares with others."""
+    def action(run: Callable, text: str, example: str) -> Callable:
+        """The `add_argument` of a new action, whose name its example begins with; some arguments several have."""
         texts = {"description": f"{text[0].upper()}{text[1:]}.", "example": f"salfom data {example}"}
         command = actions.add_parser(example.split()[0], help=text, **texts)
         command.set_defaults(run=lambda args: reporting(run, args))
+        option = command.add_argument
         if run in (make, pseudo_label):
-            command.add_argument("videos", type=some_path, metavar="VIDEOS", help="folder of videos, or one video")
+            option("videos", type=some_path, metavar="VIDEOS", help="folder of videos, or one video")
         else:
-            command.add_argument("dataset", choices=DATASETS, metavar="DATASET", help=", ".join(DATASETS))
+            option("dataset", choices=DATASETS, metavar="DATASET", help=", ".join(DATASETS))
             what = f"the dataset's folder{', or an export of it' if run is show else ''}"
-            command.add_argument("path", type=some_path, metavar="PATH", help=what)
-        return command
-
-    def writes_folder(command: argparse.ArgumentParser) -> None:
-        command.add_argument("output", type=some_path, metavar="OUT", help="folder to make")
-        command.add_argument("--overwrite", action="store_true", help="replace an earlier output")
+            option("path", type=some_path, metavar="PATH", help=what)
+        if run is make:
+            option("gaze", type=some_path, metavar="GAZE.csv", help=GAZE)
+        if run in (make, pseudo_label, export):
+            option("output", type=some_path, metavar="OUT", help="folder to make")
+            option("--overwrite", action="store_true", help="replace an earlier output")
+        if run in (show, export):
+            add_skip_invalid(command)
+        return option
 
     text = "make a dataset, a gazefolder, of your videos and a table of where people looked"
-    command = action(make, text, "make videos/ gaze.csv my-dataset")
-    option = command.add_argument
-    text = (
-        "a row per fixation or sample of gaze: video, x, y (pixels), time or start and duration (seconds) or frame "
-        "(from 0), and observer if known; or what EyeLink's and Tobii's programs export"
-    )
-    option("gaze", type=some_path, metavar="GAZE.csv", help=text)
-    writes_folder(command)
+    option = action(make, text, "make videos/ gaze.csv my-dataset")
     option("--split", choices=("train", "validation", "test"), default="train", help="default: train")
     text = "of the videos for train, how many go to validation instead; default 0.2, 0 for none"
     option("--validation", type=float, metavar="SHARE", help=text)
     option("--seed", type=whole_number, default=0, help="of that choice")
     text = "standard deviation of densities in a video 640 wide; default 12.7, as DHF1K's"
     option("--sigma", type=float, metavar="PIXELS", help=text)
-    text = "reduce frames to this longest side; default: none is"
-    option("--longest", type=at_least_one, metavar="PIXELS", help=text)
+    option("--longest", **PIXELS, help="reduce frames to this longest side; default: none is")
     text = "what the table calls these columns, such as video=TRIAL_MOVIE; default: known names are found"
     option("--columns", nargs="+", type=named_column, metavar="OURS=THEIRS", help=text)
     text = "of times whose column does not tell; default: s, and ms in EyeLink's and Tobii's columns"
@@ -70,42 +74,34 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--from-first-row", action="store_true", help=text)
 
     text = "make a dataset, a gazefolder, of videos without gaze, with pseudo-labels that an image model draws"
-    command = action(pseudo_label, text, "pseudo-label videos/ my-dataset --teacher center.tflite")
-    writes_folder(command)
-    option = command.add_argument
+    option = action(pseudo_label, text, "pseudo-label videos/ my-dataset --teacher center.tflite")
     text = "Google's attention-center model; needs the package ai-edge-litert"
     option("--teacher", type=some_path, required=True, metavar="FILE.tflite", help=text)
-    text = "the teacher labels every N-th frame; labels between are interpolated"
-    option("--every", type=at_least_one, default=5, metavar="N", help=text)
-    text = "at most so many from the beginning of each video"
-    option("--frames", type=at_least_one, default=400, metavar="N", help=text)
-    option("--longest", type=at_least_one, default=448, metavar="PIXELS", help="reduce frames to this longest side")
+    option("--every", **N, default=5, help="the teacher labels every N-th frame; labels between are interpolated")
+    option("--frames", **N, default=400, help="at most so many from the beginning of each video")
+    option("--longest", **PIXELS, default=448, help="reduce frames to this longest side")
     option("--seed", type=whole_number, default=0, help="of the fixations drawn")
 
     text = "report what is missing in a dataset's folder or does not fit"
-    option = action(check, text, "check dhf1k /data/DHF1K").add_argument
+    option = action(check, text, "check dhf1k /data/DHF1K")
     option("--split", help="default: all")
     option("--quick", action="store_true", help="read names and headers only, not every image")
 
     text = "make a picture of frames, density maps and fixations"
-    command = action(show, text, "show gazefolder my-dataset -o sheet.png")
-    add_skip_invalid(command)
-    option = command.add_argument
+    option = action(show, text, "show gazefolder my-dataset -o sheet.png")
     option("--split", help="default: the first one found")
     option("--video", nargs="+", metavar="ID", help="default: some from all over the split")
     option("-o", "--output", type=some_path, help="default: DATASET_SPLIT.png")
-    option("--frames", type=at_least_one, default=5, metavar="N", help="per video, or stills per row")
+    option("--frames", **N, default=5, help="per video, or stills per row")
     option("--overwrite", action="store_true", help="replace an existing picture")
 
     text = "write shards that hold the files, for the Hub and for streaming to many machines"
-    command = action(export, text, "export dhf1k /data/DHF1K dhf1k-parquet")
-    writes_folder(command)
-    add_skip_invalid(command)
-    command.add_argument("--split", nargs="+", help="default: all found")
-    size = command.add_mutually_exclusive_group()
+    option = action(export, text, "export dhf1k /data/DHF1K dhf1k-parquet")
+    option("--split", nargs="+", help="default: all found")
+    size = actions.choices["export"].add_mutually_exclusive_group()
     size.add_argument("--max-shard-size", default="500MB", metavar="SIZE", help="default: %(default)s")
     text = "shards per split, with equally many rows: give a multiple of the number of machines"
-    size.add_argument("--num-shards", type=at_least_one, metavar="N", help=text)
+    size.add_argument("--num-shards", **N, help=text)
 
 
 def named_column(text: str) -> tuple[str, str]:
@@ -157,10 +153,11 @@ def make(args: argparse.Namespace) -> int:
 
 def pseudo_label(args: argparse.Namespace) -> int:
     from ..data import pseudo_label
+    from ..data.report import counted
 
     options = {name: getattr(args, name) for name in ("every", "frames", "longest", "seed", "overwrite")}
     made = pseudo_label(args.videos, args.output, args.teacher, **options)
-    return say_made(args, f"pseudo-labels for {len(made)} videos, {sum(made.values())} frames")
+    return say_made(args, f"pseudo-labels for {counted(len(made), 'video')}, {counted(sum(made.values()), 'frame')}")
 
 
 def say_made(args: argparse.Namespace, made: str) -> int:
