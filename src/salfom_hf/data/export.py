@@ -33,7 +33,7 @@ COLUMN_BYTES = (1 << 31) - (1 << 20)
 def _with_contents(row: pa.Table) -> pa.Table:
     """A row with its files' content in place of their paths."""
     try:
-        for name in {"frames", "maps", "fixations"}.intersection(row.column_names):
+        for name in [name for name in ("frames", "maps", "fixations") if name in row.column_names]:
             files = row[name][0].as_py()
             sizes = (os.path.getsize(file["path"]) if file["bytes"] is None else len(file["bytes"]) for file in files)
             if sum(sizes) > COLUMN_BYTES:
