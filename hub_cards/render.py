@@ -19,7 +19,7 @@ from huggingface_hub import DatasetCardData, SpaceCardData
 from safetensors import safe_open
 
 from salfom_hf import SalFoMForVideoSaliencyPrediction
-from salfom_hf.data.dhf1k import DHF1K
+from salfom_hf.data.video_folders import DHF1K
 from salfom_hf.hub.cards import METRIC_NAMES, evaluation_of, model_data, read_results, render
 
 HERE = Path(__file__).parent

@@ -27,26 +27,6 @@ def drawn(augmentation, seed, fixations=None, frame_size=FRAME):
     return augmentation.draw(np.random.default_rng(seed), fixations, frame_size)
 
 
-def by_hand(labelled, available, length, stride, backward):
-    """Frames of the clip in the order they are shown."""
-    direction = -1 if backward else 1
-    wanted = [labelled - direction * stride * back for back in range(length)][::-1]
-    first = next(index for index in wanted if 0 <= index < available)
-    return [index if 0 <= index < available else first for index in wanted]
-
-
-@pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("stride", [1, 2, 5])
-@pytest.mark.parametrize("available", [1, 2, 9, 30])
-def test_a_window_ends_with_the_labelled_frame(available, stride, backward):
-    transform = drawn(Augmentation(), 0)._replace(stride=stride, backward=backward)
-    for labelled in range(available):
-        shown = list(transform.window(labelled, available, length=4))
-        shown = [shown[0]] * (4 - len(shown)) + shown
-        assert shown == by_hand(labelled, available, 4, stride, backward)
-        assert shown[-1] == labelled
-
-
 def test_nothing_is_changed_unless_asked_for():
     transform = drawn(Augmentation(), 3)
     assert transform[:7] == (1, False, 0, 0, *FRAME, False)

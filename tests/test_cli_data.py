@@ -124,26 +124,6 @@ def test_show_of_every_kind(request, salfom, name, source):
         assert salfom("show", name, root, "--split", split, "-o", "sheet.png", "--overwrite")[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--video", "Lifting-003", "Running-1"], "There is no Running-1 in the split train"),
-        (["-o", "sheet.mp4"], "sheet.mp4 is not a picture"),
-        (["-o", "taken.png"], "taken.png exists already"),
-        (["--split", "dev"], "'dev'"),
-        (["--frames", "0"], "0 is not a whole number"),
-    ],
-)
-def test_what_cannot_be_shown(salfom, folder, ucf_sports, arguments, message):
-    (folder / "taken.png").write_bytes(b"mine")
-    code, said = salfom("show", "ucf_sports", ucf_sports, *arguments)
-    assert code == 2
-    assert message in said.err
-    assert "Traceback" not in said.err
-    assert names(folder) == ["taken.png"]
-    assert (folder / "taken.png").read_bytes() == b"mine"
-
-
 def test_export_writes_all_splits(salfom, folder, ucf_sports):
     code, said = salfom("export", "ucf_sports", ucf_sports, "out", "--max-shard-size", "1KB")
     assert code == 0
@@ -179,22 +159,28 @@ def test_export_of_some_splits_in_some_shards(salfom, folder, dhf1k_official):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--max-shard-size", "large"], "large is no size"),
-        (["--num-shards", "0"], "0 is not a whole number"),
-        (["--num-shards", "2", "--max-shard-size", "1MB"], "not allowed with"),
-        (["--split", "dev"], "'dev'"),
-        ([], "out exists already"),
+        (["show", "--video", "Lifting-003", "Running-1"], "There is no Running-1 in the split train"),
+        (["show", "-o", "sheet.mp4"], "sheet.mp4 is not a picture"),
+        (["show", "-o", "taken.png"], "taken.png exists already"),
+        (["show", "--split", "dev"], "'dev'"),
+        (["show", "--frames", "0"], "0 is not a whole number"),
+        (["export", "out", "--max-shard-size", "large"], "large is no size"),
+        (["export", "out", "--num-shards", "0"], "0 is not a whole number"),
+        (["export", "out", "--num-shards", "2", "--max-shard-size", "1MB"], "not allowed with"),
+        (["export", "out", "--split", "dev"], "'dev'"),
+        (["export", "taken"], "taken exists already"),
     ],
 )
-def test_what_cannot_be_exported(salfom, folder, ucf_sports, arguments, message):
-    if not arguments:
-        (folder / "out").mkdir()
-        (folder / "out" / "mine.txt").write_text("mine")
-    before = names(folder)
-    code, said = salfom("export", "ucf_sports", ucf_sports, "out", *arguments)
+def test_what_cannot_be_shown_or_exported(salfom, folder, ucf_sports, arguments, message):
+    (folder / "taken").mkdir()
+    for name in ("taken.png", "taken/mine.txt"):
+        (folder / name).write_bytes(b"mine")
+    code, said = salfom(arguments[0], "ucf_sports", ucf_sports, *arguments[1:])
     assert code == 2
     assert message in said.err
-    assert names(folder) == before
+    assert "Traceback" not in said.err
+    assert names(folder) == ["taken", "taken.png"]
+    assert (folder / "taken.png").read_bytes() == b"mine"
 
 
 def test_a_broken_dataset_is_not_exported_but_reported(salfom, folder, mine):

@@ -197,7 +197,6 @@ def test_clips_per_video_are_different_clips(train, processor):
     items = [clips[index] for index in range(len(clips))]
     assert [item["video_id"] for item in items] == ["0001"] * 5 + ["0002"] * 5
     assert len({item["frame"] for item in items[:5]}) > 2
-    assert len(ClipDataset(train, processor, clips_per_video=5, sampling="random")) == 10
 
 
 def test_a_spot_its_density_and_its_fixation_stay_in_one_place(processor):
@@ -216,7 +215,7 @@ def test_a_spot_its_density_and_its_fixation_stay_in_one_place(processor):
     dataset = Dataset.from_list([row("spot", pictures, fixations, densities)], features=VIDEO_FEATURES)
     clips = ClipDataset(dataset, processor, num_frames=4, augmentation=EVERYTHING, size=size)
     places = set()
-    for epoch in range(120):
+    for epoch in range(60):
         item = clips.clip(0, epoch)
         # The middle of the brightest pixels is the middle of the spot.
         bright = item["pixel_values_videos"][-1].mean(dim=0)
@@ -227,7 +226,7 @@ def test_a_spot_its_density_and_its_fixation_stay_in_one_place(processor):
         assert (fixated - peak).abs().max() <= 3
         assert (fixated - spot).abs().max() <= 4
         places.add(tuple(fixated.tolist()))
-    assert len(places) > 100
+    assert len(places) > 50
 
 
 def test_a_cut_clip_begins_in_another_video(processor):
@@ -345,37 +344,17 @@ def test_no_more_of_a_row_is_read_than_a_clip_shows(processor):
         clips[0]
 
 
-def test_a_part_of_a_dataset_has_its_own_clips(hollywood2, processor):
-    part = load_hollywood2(hollywood2, split="train").select([1])
-    clips = ClipDataset(part, processor, num_frames=2, sampling="regular")
-    assert [(item["video_id"], item["frame"]) for item in clips] == [
-        ("actioncliptrain00001_2", frame) for frame in (0, 2, 4)
-    ]
-
-
-def test_unlabelled_videos_are_refused(dhf1k_official, processor):
+def test_what_gives_no_clips_is_refused(train, dhf1k_official, processor):
+    odd = Dataset.from_list([{**row("odd", *gaze_video(0, 6, 16, 24)), "width": 32}], features=VIDEO_FEATURES)
+    with pytest.raises(DataError, match="odd has a frame of 24×16 pixels"):
+        ClipDataset(odd, processor, num_frames=4)[0]
     with pytest.raises(DataError, match="0701 has no density maps"):
         ClipDataset(load_dhf1k(dhf1k_official, split="test"), processor)[0]
-
-
-def test_frames_of_another_size_than_the_row_says_are_refused(processor):
-    dataset = Dataset.from_list([{**row("odd", *gaze_video(0, 6, 16, 24)), "width": 32}], features=VIDEO_FEATURES)
-    with pytest.raises(DataError, match="odd has a frame of 24×16 pixels"):
-        ClipDataset(dataset, processor, num_frames=4)[0]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"sampling": "all"}, "sampling"),
-        ({"num_frames": 0}, "at least 1"),
-        ({"clips_per_video": 0}, "at least 1"),
-        ({"spacing": 0}, "at least 1"),
-    ],
-)
-def test_bad_options_are_refused(train, processor, options, message):
-    with pytest.raises(ValueError, match=message):
-        ClipDataset(train, processor, **options)
+    with pytest.raises(TypeError, match="load it without streaming"):
+        ClipDataset(train.to_iterable_dataset(), processor)
+    for name, value in (("sampling", "all"), ("num_frames", 0), ("clips_per_video", 0), ("spacing", 0)):
+        with pytest.raises(ValueError, match=name):
+            ClipDataset(train, processor, **{name: value})
 
 
 # Mixtures.
@@ -453,20 +432,10 @@ def test_a_mixture_depends_on_seed_and_epoch(parts):
         ([0, 0, 0], None, "not all 0"),
         ([1, float("nan"), 1], None, "finite"),
         ([1, 1, 1], 0, "length"),
+        ([2, 1, 1], None, "Dataset 2 of the mixture is empty"),
     ],
 )
 def test_bad_mixtures_are_refused(parts, weights, length, message):
+    empty = ClipDataset(videos(1).select([]), parts[0].processor)
     with pytest.raises(ValueError, match=message):
-        MixtureDataset(parts, weights, length)
-
-
-def test_an_empty_dataset_cannot_be_mixed_in(parts, processor):
-    empty = ClipDataset(videos(1).select([]), processor)
-    assert len(empty) == 0
-    with pytest.raises(ValueError, match="Dataset 1 of the mixture is empty"):
-        MixtureDataset([parts[0], empty], [1, 1])
-
-
-def test_a_stream_is_refused(train, processor):
-    with pytest.raises(TypeError, match="load it without streaming"):
-        ClipDataset(train.to_iterable_dataset(), processor)
+        MixtureDataset([*parts[:2], parts[2] if length is not None or weights[0] != 2 else empty], weights, length)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image
 
-from salfom_hf.data.contact_sheet import contact_sheet, shortened
+from salfom_hf.data.contact_sheet import contact_sheet
 from salfom_hf.data.samples import open_sample
 
 HEIGHT, WIDTH = 64, 96
@@ -151,18 +151,6 @@ def test_fixations_of_stills_are_pixels_from_the_corner(tmp_path):
     top, bottom, left, right = boxes(sheet)[2]
     center = dot_center(sheet[top:bottom, left:right]) / (bottom - top, right - left)
     np.testing.assert_allclose(center, (48 / 64, 24 / 96), atol=0.004)
-
-
-@pytest.mark.parametrize("width", [40, 120])
-def test_long_names_are_shortened_in_the_middle(width):
-    font = ImageFont.load_default(16)
-    name = "actioncliptrain00001_1_and_a_very_long_rest_0001"
-    found = shortened(name, font, width)
-    start, _, end = found.partition("...")
-    assert font.getlength(found) <= width
-    assert name.startswith(start)
-    assert name.endswith(end)
-    assert shortened("0001", font, 400) == "0001"
 
 
 def test_nothing_to_show():

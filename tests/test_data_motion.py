@@ -13,7 +13,6 @@ from salfom_hf import SalFoMVideoProcessor
 from salfom_hf.data import (
     STILL_FEATURES,
     ClipDataset,
-    DataError,
     MotionDataset,
     load_dhf1k,
     load_stills,
@@ -98,7 +97,7 @@ def test_gaze_is_where_the_dot_is_seen(only, plain, kind):
     only(kind)
     clips = MotionDataset(dots(4), plain)
     travelled = []
-    for epoch in range(40):
+    for epoch in range(25):
         item = clips.clip(epoch % 4, epoch)
         first, last = (middle((brightness(item["pixel_values_videos"][i]) - 0.6).clamp_min(0)) for i in (0, -1))
         if min(*last, *(torch.tensor(SIZE) - last)) < 8:
@@ -111,7 +110,7 @@ def test_gaze_is_where_the_dot_is_seen(only, plain, kind):
         expected = last + (torch.tensor(SIZE) / 2 - last) * width**2 / (width**2 + frame**2)
         assert (peak - expected).abs().max() < 1.6
         travelled.append((last - first).abs().max())
-    assert len(travelled) > 20
+    assert len(travelled) > 12
     assert (max(travelled) > 10) == (kind == "camera")
 
 
@@ -121,7 +120,7 @@ def test_gaze_is_on_the_dots_that_are_seen(only, plain, kind):
     only(kind)
     clips = MotionDataset(dots(4), plain)
     dots_seen = []
-    for epoch in range(40):
+    for epoch in range(25):
         item = clips.clip(epoch % 4, epoch)
         bright = brightness(item["pixel_values_videos"][-1])
         assert bright[item["fixations"]].min() > 0.4
@@ -143,11 +142,11 @@ def test_the_mover_draws_most_of_the_gaze(only, plain, monkeypatch):
         rows.append(still(str(channel), picture, row["fixation_x"], row["fixation_y"]))
     clips = MotionDataset(stills_of(rows), plain)
     peaks = []
-    for epoch in range(40):
+    for epoch in range(25):
         item = clips.clip(0, epoch)
         red, green, _ = item["pixel_values_videos"][-1].flatten(1)[:, item["labels"].argmax()]
         peaks.append(bool(green > red))
-    assert sum(peaks) >= 36
+    assert sum(peaks) >= 22
 
 
 def test_a_camera_at_rest_shows_a_still(only, plain):
@@ -171,7 +170,7 @@ def test_no_borders_are_seen(only, plain):
     only("camera")
     white = np.full((90, 150, 3), 255, np.uint8)
     clips = MotionDataset(stills_of([still("white", white, [3, 80], [88, 5])]), plain)
-    for epoch in range(40):
+    for epoch in range(25):
         frames = clips.clip(0, epoch)["pixel_values_videos"]
         assert (frames.amax(dim=(0, 2, 3)) - frames.amin(dim=(0, 2, 3)) < 0.5).all()
 
@@ -180,7 +179,7 @@ def test_no_borders_are_seen(only, plain):
 def test_few_fixations_and_those_at_the_border_give_labels(processor, points):
     picture = np.random.default_rng(0).integers(0, 255, (144, 192, 3), dtype=np.uint8)
     clips = MotionDataset(stills_of([still(str(i), picture, *points) for i in range(2)]), processor, num_frames=2)
-    for epoch in range(60):
+    for epoch in range(20):
         item = clips.clip(0, epoch)
         assert item["pixel_values_videos"].isfinite().all()
         assert item["labels"].isfinite().all()
@@ -255,9 +254,3 @@ def test_bad_arguments_are_refused(stills_parquet, dhf1k_frames, processor):
         MotionDataset(stills, processor, num_frames=1)
     with pytest.raises(ValueError, match="has none"):
         MotionDataset(stills.select([3]), processor)
-
-
-def test_a_still_of_another_size_than_its_row_says_is_refused(plain):
-    row = dots(1).to_list()[0] | {"width": 100}
-    with pytest.raises(DataError, match=r"still 0 has fixations on 100×144 pixels, but its image has 192×144"):
-        MotionDataset(stills_of([row]), plain)[0]

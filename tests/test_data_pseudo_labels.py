@@ -167,15 +167,6 @@ def test_densities_between_labelled_frames_are_interpolated(made):
     assert np.abs(sample.density(0) - sample.density(20)).max() > 0.2
 
 
-@pytest.mark.parametrize(("every", "seen"), [(1, FRAMES), (5, 6), (100, 2)])
-def test_the_teacher_looks_at_some_frames(videos, teacher, tmp_path, monkeypatch, every, seen):
-    calls = []
-    call = AttentionCenter.__call__
-    monkeypatch.setattr(AttentionCenter, "__call__", lambda *args: calls.append(1) or call(*args))
-    pseudo_label(videos / "wide.avi", tmp_path / "out", teacher, every=every, longest=32)
-    assert len(calls) == seen
-
-
 def test_frames_are_those_of_the_video_but_smaller_and_fewer(videos, teacher, tmp_path):
     assert pseudo_label(videos, tmp_path / "out", teacher, frames=9, longest=64) == {"high": 7, "wide": 9}
     found = samples(tmp_path / "out")
@@ -268,10 +259,13 @@ def test_command(salfom, tmp_path):
     assert samples(tmp_path / "out")["wide"].num_frames == 2
 
 
-def test_bad_videos_are_refused(salfom, tmp_path):
+def test_bad_videos_are_refused(salfom, teacher, tmp_path):
     (tmp_path / "empty").mkdir()
     refused(salfom(source="empty"), "empty holds no videos")
     refused(salfom(source="nowhere"), "no file or folder nowhere")
+    for option in ("every", "frames", "longest"):
+        with pytest.raises(ValueError, match=option):
+            pseudo_label(tmp_path, tmp_path / "out", teacher, **{option: 0})
     (tmp_path / "empty" / "broken.mp4").write_bytes(b"no video")
     write_clip(tmp_path / "empty" / "a.mp4")
     refused(salfom(source="empty"), "broken.mp4")
@@ -301,9 +295,3 @@ def test_a_video_that_breaks_off_leaves_nothing(videos, teacher, tmp_path, monke
     with pytest.raises(VideoError, match=r"b\.mp4"):
         pseudo_label(tmp_path / "videos", tmp_path / "out", teacher)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.mp4", "videos"]
-
-
-@pytest.mark.parametrize("option", ["every", "frames", "longest"])
-def test_numbers_out_of_range_are_refused(videos, teacher, tmp_path, option):
-    with pytest.raises(ValueError, match=option):
-        pseudo_label(videos, tmp_path / "out", teacher, **{option: 0})

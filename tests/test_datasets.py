@@ -174,9 +174,7 @@ def test_errors_leave_nothing_in_the_cache_and_can_be_skipped(dhf1k_official, tm
         assert [row["video_id"] for row in rows] == ["0002"]
     shutil.copy(dhf1k_official / "video" / "001.AVI", root / "video" / "001.AVI")
     assert len(load_dhf1k(root, skip_invalid=True, cache_dir=cache)) == 2
-
-
-def test_a_mended_image_is_no_longer_left_out(tmp_path):
+    # Written over, an image leaves the times of its folder alone.
     root = gaze_data.write_ucf_sports(tmp_path / "ucf", frames=4)
     first = root / "training" / "Lifting-003" / "images" / "Lifting-003_98.png"
     sound = first.read_bytes()
@@ -266,28 +264,6 @@ def test_images_of_a_split_are_there_once_and_all(tmp_path):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "text"),
-    [
-        ("fixation_x", float("nan"), "1 fixation whose x or y is no number, such as (nan, 29.11)"),
-        ("fixation_x", None, "1 fixation whose x or y is no number, such as (nan, 29.11)"),
-        ("fixation_x", float("inf"), "1 fixation whose x or y is no number, such as (inf, 29.11)"),
-        ("fixation_x", -1.0, "1 fixation outside of its 64×96 pixels, such as (-1, 29.11)"),
-        ("fixation_x", 1e30, "1 fixation outside of its 64×96 pixels, such as (1e+30, 29.11)"),
-        ("observer", None, "fixations whose observer is missing"),
-        ("observer", 2**40, "observers that are no numbers of 32 bits"),
-    ],
-)
-def test_fixations_that_are_nowhere(tmp_path, column, value, text):
-    file = gaze_data.write_stills(tmp_path, splits={"train": 3}) / "train.parquet"
-    rows = pq.read_table(file).to_pylist()
-    rows[1][column][2] = value
-    pq.write_table(pa.Table.from_pylist(rows), file)
-    assert problem_texts(tmp_path)[0] == ("fixations", True, f"'train_2.jpg' has {text}")
-    with pytest.warns(UserWarning, match="Left out of Stills: 1 image"):
-        assert load_stills(tmp_path, skip_invalid=True)["image_id"][:] == ["train_1.png", "train_3.png"]
-
-
 def test_problems_of_tables_of_stills(tmp_path):
     root = gaze_data.write_stills(tmp_path, splits={"train": 3})
     file = root / "train.parquet"
@@ -297,16 +273,12 @@ def test_problems_of_tables_of_stills(tmp_path):
     pq.write_table(table.slice(0, 0), file)
     assert problem_texts(root) == [("columns", True, "has no rows")]
     rows = table.to_pylist()
-    rows[0]["fixation_x"][0] = 500.0
     rows[1]["fixation_y"].pop()
     pq.write_table(pa.Table.from_pylist(rows), file)
     assert problem_texts(root) == [
-        ("fixations", True, "'train_1.png' has 1 fixation outside of its 96×64 pixels, such as (500, 54.87)"),
         ("fixations", True, "'train_2.jpg' has 12 x, 11 y, 12 observers"),
         ("fixations", False, "1 have no fixations, such as 'train_3.png'"),
     ]
-    with pytest.warns(UserWarning, match="Left out of Stills: 2 images"):
-        assert load_stills(root, skip_invalid=True)["image_id"][:] == ["train_3.png"]
     rows = table.to_pylist()
     rows[1]["image"]["bytes"] = rows[1]["image"]["bytes"][:-300]
     pq.write_table(pa.Table.from_pylist(rows), file)
@@ -320,6 +292,13 @@ def test_problems_of_tables_of_stills(tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
+        ({"fixation_x": float("nan")}, "1 fixation whose x or y is no number, such as (nan, 29.11)"),
+        ({"fixation_x": None}, "1 fixation whose x or y is no number, such as (nan, 29.11)"),
+        ({"fixation_x": float("inf")}, "1 fixation whose x or y is no number, such as (inf, 29.11)"),
+        ({"fixation_x": -1.0}, "1 fixation outside of its 64×96 pixels, such as (-1, 29.11)"),
+        ({"fixation_x": 1e30}, "1 fixation outside of its 64×96 pixels, such as (1e+30, 29.11)"),
+        ({"observer": None}, "fixations whose observer is missing"),
+        ({"observer": 2**40}, "observers that are no numbers of 32 bits"),
         ({"width": 10**6}, "an image of 64×96, not 1000000×96 pixels"),
         ({"width": 0}, "not 0×96 pixels"),
         ({"image": None}, "neither bytes nor a path"),
@@ -341,7 +320,11 @@ def test_rows_of_stills_that_cannot_be_used(tmp_path, change, text):
     Image.new("RGB", (64, 96)).save(tmp_path / "secret.png")
     (root / "link.png").symlink_to(tmp_path / "secret.png")
     rows = pq.read_table(root / "train.parquet").to_pylist()
-    rows[1].update(change)
+    for name, value in change.items():
+        if name in ("fixation_x", "observer"):
+            rows[1][name][2] = value
+        else:
+            rows[1][name] = value
     if rows[1]["image"] and rows[1]["image"]["path"]:
         rows[1]["image"]["path"] = rows[1]["image"]["path"].format(tmp_path)
     pq.write_table(pa.Table.from_pylist(rows), root / "train.parquet")

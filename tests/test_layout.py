@@ -30,11 +30,6 @@ def remove_last(folder, count):
         remove(folder / part, *(f"{number:04d}.png" for number in range(20, 20 - count, -1)))
 
 
-def replace_by_file(folder):
-    shutil.rmtree(folder)
-    folder.write_text("archive")
-
-
 def rename_to_three_digits(folder):
     for path in list(folder.glob("*.png")):
         path.rename(folder / f"{int(path.stem):03d}.png")
@@ -81,96 +76,88 @@ def test_a_split_is_checked_by_itself(official):
     assert len(load_dhf1k(official, "train")) == 2
 
 
+def delete(*names):
+    """A function that removes files or folders."""
+    return lambda root: [
+        shutil.rmtree(root / name) if (root / name).is_dir() else remove(root, name) for name in names
+    ]
+
+
+def become_folder(name):
+    return lambda root: (remove(root, name), (root / name).mkdir())
+
+
+def become_text(name):
+    return lambda root: (delete(name)(root), (root / name).write_text("archive"))
+
+
+ONE, OTHER = "annotation/0001", "train/0001"
+# How a folder is damaged: the kind of the problem that is found, where, and what is said.
 OFFICIAL = {
-    "annotation of a video is missing": (
-        lambda root: shutil.rmtree(root / "annotation/0001"),
-        ("missing annotation", "annotation/0001", "does not exist"),
-    ),
+    "annotation of a video is missing": (delete(ONE), ("missing annotation", ONE, "does not exist")),
     "part of it is missing": (
-        lambda root: shutil.rmtree(root / "annotation/0001/fixation"),
-        ("missing annotation", "annotation/0001/fixation", "does not exist"),
+        delete(f"{ONE}/fixation"),
+        ("missing annotation", f"{ONE}/fixation", "does not exist"),
     ),
-    "a video is missing": (
-        lambda root: remove(root, "video/002.AVI"),
-        ("missing video", "annotation/0002", "no video/002.AVI"),
-    ),
+    "a video is missing": (delete("video/002.AVI"), ("missing video", "annotation/0002", "no video/002.AVI")),
     "three maps fewer than frames": (
-        lambda root: remove_last(root / "annotation/0001", 3),
-        ("missing maps", "annotation/0001/maps", "has 17 images, 001.AVI has 20 frames"),
+        lambda root: remove_last(root / ONE, 3),
+        ("missing maps", f"{ONE}/maps", "has 17 images, 001.AVI has 20 frames"),
     ),
     "a fixation image fewer than maps": (
-        lambda root: remove(root, "annotation/0001/fixation/0007.png"),
-        ("missing maps", "annotation/0001/fixation", "1 of 20 maps lack one: 0007.png"),
+        delete(f"{ONE}/fixation/0007.png"),
+        ("missing maps", f"{ONE}/fixation", "1 of 20 maps lack one: 0007.png"),
     ),
     "a gap in maps, whose numbers are the only tie to frames": (
-        lambda root: remove(root, "annotation/0001/maps/0007.png", "annotation/0001/fixation/0007.png"),
-        ("gap", "annotation/0001/maps", "has no 7"),
+        delete(f"{ONE}/maps/0007.png", f"{ONE}/fixation/0007.png"),
+        ("gap", f"{ONE}/maps", "has no 7"),
     ),
     "the first maps are missing": (
-        lambda root: remove(root, "annotation/0001/maps/0001.png", "annotation/0001/fixation/0001.png"),
-        ("gap", "annotation/0001/maps", "has no 1"),
+        delete(f"{ONE}/maps/0001.png", f"{ONE}/fixation/0001.png"),
+        ("gap", f"{ONE}/maps", "has no 1"),
     ),
-    "a video that is none": (
-        lambda root: (root / "video/001.AVI").write_bytes(b"none"),
-        ("unreadable", "video/001.AVI", "001.AVI"),
-    ),
+    "a video that is none": (become_text("video/001.AVI"), ("unreadable", "video/001.AVI", "001.AVI")),
     "a folder that should be a video": (
-        lambda root: (remove(root, "video/001.AVI"), (root / "video/001.AVI").mkdir()),
+        become_folder("video/001.AVI"),
         ("folder for file", "video/001.AVI", "is a folder"),
     ),
-    "an archive that was not unpacked": (
-        lambda root: replace_by_file(root / "annotation/0001"),
-        ("file for folder", "annotation/0001", "is a file"),
-    ),
+    "an archive that was not unpacked": (become_text(ONE), ("file for folder", ONE, "is a file")),
     "two videos of one number": (
         lambda root: shutil.copy(root / "video/001.AVI", root / "video/0001.mp4"),
         ("duplicate", "video/001.AVI", "0001.mp4"),
     ),
 }
-
 FRAMES = {
     "a map fewer than frames": (
-        lambda root: remove(root, "train/0001/maps/0005.png"),
-        ("missing maps", "train/0001/maps", "1 of 20 frames lack one: 0005.png"),
+        delete(f"{OTHER}/maps/0005.png"),
+        ("missing maps", f"{OTHER}/maps", "1 of 20 frames lack one: 0005.png"),
     ),
     "frames fewer than maps": (
-        lambda root: remove(root, "train/0001/images/0019.png", "train/0001/images/0020.png"),
-        ("surplus maps", "train/0001/maps", "2 without one of 18 frames: 0019.png, 0020.png"),
+        delete(f"{OTHER}/images/0019.png", f"{OTHER}/images/0020.png"),
+        ("surplus maps", f"{OTHER}/maps", "2 without one of 18 frames: 0019.png, 0020.png"),
     ),
-    "no frames": (
-        lambda root: shutil.rmtree(root / "train/0001/images"),
-        ("missing video", "train/0001/images", "does not exist"),
-    ),
-    "maps are a file": (
-        lambda root: replace_by_file(root / "train/0001/maps"),
-        ("file for folder", "train/0001/maps", "is a file"),
-    ),
-    "a video is a file": (
-        lambda root: replace_by_file(root / "train/0001"),
-        ("file for folder", "train/0001", "is a file"),
-    ),
+    "no frames": (delete(f"{OTHER}/images"), ("missing video", f"{OTHER}/images", "does not exist")),
+    "maps are a file": (become_text(f"{OTHER}/maps"), ("file for folder", f"{OTHER}/maps", "is a file")),
+    "a video is a file": (become_text(OTHER), ("file for folder", OTHER, "is a file")),
     "a map is a folder": (
-        lambda root: (remove(root, "train/0001/maps/0005.png"), (root / "train/0001/maps/0005.png").mkdir()),
-        ("folder for file", "train/0001/maps/0005.png", "is a folder"),
+        become_folder(f"{OTHER}/maps/0005.png"),
+        ("folder for file", f"{OTHER}/maps/0005.png", "is a folder"),
     ),
     "a map is a link to nothing": (
-        lambda root: (
-            remove(root, "train/0001/maps/0005.png"),
-            (root / "train/0001/maps/0005.png").symlink_to("elsewhere.png"),
-        ),
-        ("unreadable", "train/0001/maps/0005.png", "link to nothing"),
+        lambda root: (delete(f"{OTHER}/maps/0005.png")(root), (root / OTHER / "maps/0005.png").symlink_to("no.png")),
+        ("unreadable", f"{OTHER}/maps/0005.png", "link to nothing"),
     ),
     "an empty folder": (
-        lambda root: (shutil.rmtree(root / "train/0001/maps"), (root / "train/0001/maps").mkdir()),
-        ("empty folder", "train/0001/maps", "has no images"),
+        lambda root: (delete(f"{OTHER}/maps")(root), (root / OTHER / "maps").mkdir()),
+        ("empty folder", f"{OTHER}/maps", "has no images"),
     ),
     "two images of one number": (
-        lambda root: shutil.copy(root / "train/0001/images/0005.png", root / "train/0001/images/005.jpg"),
-        ("duplicate", "train/0001/images", "same number"),
+        lambda root: shutil.copy(root / OTHER / "images/0005.png", root / OTHER / "images/005.jpg"),
+        ("duplicate", f"{OTHER}/images", "same number"),
     ),
     "a first frame that is no image": (
-        lambda root: (root / "train/0001/images/0001.png").write_bytes(b"none"),
-        ("unreadable", "train/0001/images/0001.png", "is not an image"),
+        become_text(f"{OTHER}/images/0001.png"),
+        ("unreadable", f"{OTHER}/images/0001.png", "is not an image"),
     ),
 }
 

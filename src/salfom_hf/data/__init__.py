@@ -7,49 +7,33 @@ try:
 except ImportError as error:
     raise ImportError(needs_extra("Reading gaze datasets", "data")) from error
 
-from .augmentation import Augmentation
-from .clip_folders import GazeFolder, Hollywood2, UCFSports, load_gazefolder, load_hollywood2, load_ucf_sports
-from .clips import ClipDataset, MixtureDataset, collate_by_shape
-from .dhf1k import DHF1K, load_dhf1k
-from .export import export_dataset
-from .features import STILL_FEATURES, VIDEO_FEATURES, DataError
-from .loading import DATASETS, export_info, hold_out, load, load_export, splits_of
-from .motion import MotionDataset
-from .pseudo_labels import pseudo_label
-from .recordings import make_gazefolder
-from .report import Problem, Report
-from .samples import open_sample
-from .stills import Stills, load_stills
-
-__all__ = [
-    "DATASETS",
-    "DHF1K",
-    "STILL_FEATURES",
-    "VIDEO_FEATURES",
-    "Augmentation",
-    "ClipDataset",
-    "DataError",
-    "GazeFolder",
-    "Hollywood2",
-    "MixtureDataset",
-    "MotionDataset",
-    "Problem",
-    "Report",
-    "Stills",
-    "UCFSports",
-    "collate_by_shape",
-    "export_dataset",
-    "export_info",
-    "hold_out",
-    "load",
-    "load_dhf1k",
-    "load_export",
-    "load_gazefolder",
-    "load_hollywood2",
-    "load_stills",
-    "load_ucf_sports",
-    "make_gazefolder",
-    "open_sample",
-    "pseudo_label",
-    "splits_of",
-]
+from .augmentation import Augmentation as Augmentation
+from .clips import ClipDataset as ClipDataset
+from .clips import MixtureDataset as MixtureDataset
+from .clips import collate_by_shape as collate_by_shape
+from .export import export_dataset as export_dataset
+from .features import STILL_FEATURES as STILL_FEATURES
+from .features import VIDEO_FEATURES as VIDEO_FEATURES
+from .features import DataError as DataError
+from .loading import DATASETS as DATASETS
+from .loading import export_info as export_info
+from .loading import hold_out as hold_out
+from .loading import load as load
+from .loading import load_export as load_export
+from .loading import splits_of as splits_of
+from .motion import MotionDataset as MotionDataset
+from .pseudo_labels import pseudo_label as pseudo_label
+from .recordings import make_gazefolder as make_gazefolder
+from .report import Problem as Problem
+from .report import Report as Report
+from .samples import open_sample as open_sample
+from .stills import Stills as Stills
+from .stills import load_stills as load_stills
+from .video_folders import DHF1K as DHF1K
+from .video_folders import GazeFolder as GazeFolder
+from .video_folders import Hollywood2 as Hollywood2
+from .video_folders import UCFSports as UCFSports
+from .video_folders import load_dhf1k as load_dhf1k
+from .video_folders import load_gazefolder as load_gazefolder
+from .video_folders import load_hollywood2 as load_hollywood2
+from .video_folders import load_ucf_sports as load_ucf_sports

@@ -68,29 +68,27 @@ class Transform(NamedTuple):
         size of this: non-negative float32; sizes are (height, width) in pixels.
         """
         if tuple(density.shape) != tuple(frame_size):
-            density = resized(density, frame_size)
-        return self.mirror(resized(self.crop(density), size))
+            density = _resized(density, frame_size)
+        return self.mirror(_resized(self.crop(density), size))
 
     def fixations(self, fixations: np.ndarray, frame_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
         """
         The fixations of the changed clip, sizes as for [`density`]: each is moved as a point, so that none inside the
         crop is lost or doubled; those that fall into one pixel become one.
         """
-        y, x = fixated_points(fixations, frame_size)
-        inside = self.shows(y, x)
-        rows = (y[inside] - self.top) * size[0] / self.height
-        columns = (x[inside] - self.left) * size[1] / self.width
+        rows, columns = self._inside(*fixated_points(fixations, frame_size))
         moved = torch.zeros(size, dtype=torch.bool)
-        moved[rows.astype(np.int64), columns.astype(np.int64)] = True
+        moved[(rows * size[0] / self.height).astype(int), (columns * size[1] / self.width).astype(int)] = True
         return self.mirror(moved)
 
-    def shows(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Whether points of the frame, in pixels, are inside the crop: bool of their shape."""
+    def _inside(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Those of points of the frame, in pixels, that are inside the crop, in pixels of the crop."""
         rows, columns = y - self.top, x - self.left
-        return (rows >= 0) & (rows < self.height) & (columns >= 0) & (columns < self.width)
+        inside = (rows >= 0) & (rows < self.height) & (columns >= 0) & (columns < self.width)
+        return rows[inside], columns[inside]
 
 
-def resized(density: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _resized(density: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     # Rounding may leave values of −1e-9 otherwise.
     return F.interpolate(density[None, None], size=tuple(size), mode="bilinear", antialias=True)[0, 0].clamp_min(0)
 
@@ -150,15 +148,13 @@ class Augmentation:
             return transform
         points = fixated_points(fixations, frame_size)
         for _ in range(CROP_DRAWS):
-            cropped = Transform(stride, backward, *self._draw_crop(rng, *frame_size), flip, *factors)
-            if cropped.shows(*points).any() or not len(points[0]):
+            share = math.sqrt(rng.uniform(*self.crop))
+            rng.uniform()  # Not used, but what is drawn next stays what it was in earlier versions.
+            height, width = (max(1, round(side * share)) for side in frame_size)
+            top, left = (
+                int(rng.integers(side - kept + 1)) for side, kept in zip(frame_size, (height, width), strict=True)
+            )
+            cropped = transform._replace(top=top, left=left, height=height, width=width)
+            if len(cropped._inside(*points)[0]) or not len(points[0]):
                 return cropped
         return transform
-
-    def _draw_crop(self, rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
-        """Its top, left, height and width."""
-        side = math.sqrt(rng.uniform(*self.crop))
-        rng.uniform()  # Not used, but what is drawn next stays what it was in earlier versions.
-        rows, columns = max(1, round(height * side)), max(1, round(width * side))
-        top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
-        return int(top), int(left), rows, columns

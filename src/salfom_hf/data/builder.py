@@ -5,7 +5,6 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -34,32 +33,22 @@ PRIVATE = (
 
 
 class Item(Protocol):
-    """Some rows of a dataset: a clip, or a table, folder or part of one; `examine` gives those that can be read."""
+    """Some rows of a dataset: a clip, or a table, folder or part of one."""
 
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def num_frames(self) -> int: ...
     def state(self) -> Any:
         """What changes when files that the rows are made of are added, removed or written."""
 
     def examine(self) -> tuple[Sequence["Item"], list[Problem]]:
-        """The parts that can be used, to be read one by one; problems."""
+        """The parts that can be used, to be read one by one, of which alone what follows is asked; problems."""
 
     def decode(self) -> list[Problem]:
-        """Problems that only reading every file of an examined item shows."""
+        """Problems that only reading every file shows."""
 
-    def count(self) -> tuple[int, int]:
-        """Number of rows and of frames in an examined item."""
-
-    def rows(self) -> Iterator[dict]:
-        """The rows of an examined item."""
-
-
-@dataclass
-class GazeConfig(datasets.BuilderConfig):
-    """Options of the builders."""
-
-    splits: tuple[str, ...] | None = None  # the only ones to build; all that are there by default
-    skip_invalid: bool = False  # leave out videos (or images) with problems
-    # Stands for the files as they are, so that tables in the cache are not used once files have changed.
-    state: str | None = None
+    def rows(self) -> Iterator[dict]: ...
 
 
 class GazeBuilder(datasets.GeneratorBasedBuilder):
@@ -70,7 +59,6 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
 
     # Raise it when rows change, so that tables in the cache are made again.
     VERSION = datasets.Version("1.2.0")
-    BUILDER_CONFIG_CLASS = GazeConfig
     # A row of long lists of paths is large: few are held in memory at a time.
     DEFAULT_WRITER_BATCH_SIZE = 16
 
@@ -91,15 +79,16 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         skip_invalid: bool = False,
         cache_dir: str | None = None,
     ):
-        root = self.find_root(data_dir)
-        splits = None if splits is None else tuple(sorted({self.ALIASES.get(split, split) for split in splits}))
-        found, problems = self.find(root, splits)
+        self.root = self.find_root(data_dir)
+        self.splits = None if splits is None else tuple(sorted({self.ALIASES.get(name, name) for name in splits}))
+        self.skip_invalid = skip_invalid
+        found, problems = self.find(self.root, self.splits)
         states = {split: [item.state() for item in items] for split, items in found.items()}
         # A damaged file that is written again may show in nothing but the report.
-        report = self.examine_all(root, splits)[1].problems if skip_invalid else None
-        state = Hasher.hash((problems, states, report))
-        shared = {"cache_dir": cache_dir, "dataset_name": type(self).__name__, "data_dir": str(root)}
-        super().__init__(**shared, splits=splits, skip_invalid=skip_invalid, state=state)
+        report = self.examine_all(self.root, self.splits)[1].problems if skip_invalid else None
+        # Stands for the files as they are, so that tables in the cache are not used once files have changed.
+        state = Hasher.hash((self.splits, problems, states, report))
+        super().__init__(cache_dir, dataset_name=type(self).__name__, data_dir=str(self.root), hash=state)
 
     @classmethod
     def looks_right(cls, folder: Path) -> bool:
@@ -117,10 +106,8 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         root = Path(os.path.abspath(os.path.expanduser(data_dir)))
         if root.exists() and cls.looks_right(root):
             return root
-        nearby = []
-        if root.is_dir():
-            nearby += [Path(entry.path) for entry in list_folder(root) if entry.is_dir()]
-        nearby += [folder for folder in list(root.parents)[:3] if folder.is_dir()]
+        inner = [Path(entry.path) for entry in list_folder(root)] if root.is_dir() else []
+        nearby = (folder for folder in (*inner, *list(root.parents)[:3]) if folder.is_dir())
         hint = next((f"; did you mean {folder}?" for folder in nearby if cls.looks_right(folder)), ".")
         if not root.exists():
             raise DataError(f"There is no folder {root}{hint}")
@@ -137,16 +124,15 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         left_out = sum(problem.fatal for problem in problems)
         usable, counts, hidden = {}, {}, []
         for split, items in found.items():
-            results = [item.examine() for item in items]
-            usable[split] = [part for parts, _ in results for part in parts]
-            for _, more in results:
+            usable[split] = []
+            for parts, more in (item.examine() for item in items):
+                usable[split] += parts
                 problems += more
                 # All problems of a clip are of one row.
                 left_out += any_fatal(more) if cls.UNIT == "videos" else sum(problem.fatal for problem in more)
             if deep:
                 hidden += decode_all(usable[split])
-            sizes = [item.count() for item in usable[split]]
-            rows, frames = (sum(numbers) for numbers in zip((0, 0), *sizes, strict=True))
+            rows, frames = (sum(getattr(item, n) for item in usable[split]) for n in ("num_rows", "num_frames"))
             counts[split] = Found(rows, frames, cls.OFFICIAL.get(split))
         num_hidden = sum(problem.fatal for problem in hidden)
         return usable, Report(cls.TITLE, root, problems + hidden, counts, left_out, num_hidden, cls.UNIT)
@@ -172,16 +158,11 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         A split, or a part or sum of splits, in the names that the tables have (`"val[:9]"`: `"validation[:9]"`); and
         those names.
         """
-        names, terms = [], []
-        for part in str(split).split("+"):
-            term = re.fullmatch(r"\s*([^\[\]\s]+)\s*(\[.*\])?\s*", part)
-            if term is None:
-                raise DataError(
-                    f"{split!r} is no split; give one such as 'train', 'train[:90%]' or 'train+validation'."
-                )
-            names.append(cls.ALIASES.get(term[1], term[1]))
-            terms.append(names[-1] + (term[2] or ""))
-        return "+".join(terms), names
+        terms = [re.fullmatch(r"\s*([^\[\]\s]+)\s*(\[.*\])?\s*", part) for part in str(split).split("+")]
+        if not all(terms):
+            raise DataError(f"{split!r} is no split; give one such as 'train', 'train[:90%]' or 'train+validation'.")
+        parts = [(cls.ALIASES.get(term[1], term[1]), term[2] or "") for term in terms if term]
+        return "+".join(name + part for name, part in parts), [name for name, _ in parts]
 
     @classmethod
     def load(
@@ -224,18 +205,16 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        usable, report = self.examine_all(self.find_root(self.config.data_dir), self.config.splits)
-        if report.fatal and not self.config.skip_invalid:
+        usable, report = self.examine_all(self.root, self.splits)
+        if report.fatal and not self.skip_invalid:
             raise DataError(str(report))
-        empty = [split for split in self.config.splits or () if not usable[split]]
+        empty = [split for split in self.splits or () if not usable[split]]
         if empty or not any(usable.values()):
             where = f"{self.TITLE}'s {' and '.join(empty)} split" if empty else self.TITLE
             raise DataError(f"There are no {self.UNIT} to load for {where} in {report.root}.\n{report}")
-        if report.fatal:
-            left_out = counted(report.left_out, self.UNIT[:-1])
-            warnings.warn(f"Left out of {self.TITLE}: {left_out}.\n{report}", stacklevel=2)
-        elif report.problems:
-            warnings.warn(str(report), stacklevel=2)
+        if report.problems:
+            left_out = f"Left out of {self.TITLE}: {counted(report.left_out, self.UNIT[:-1])}.\n"
+            warnings.warn(f"{left_out if report.fatal else ''}{report}", stacklevel=2)
         return [
             datasets.SplitGenerator(name=split, gen_kwargs={"items": items})
             for split, items in usable.items()
@@ -244,9 +223,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, items: list[Item]) -> Iterator[tuple[str, dict]]:
         name = id_column(self.info.features)
-        for item in items:
-            for row in item.rows():
-                yield row[name], row
+        yield from ((row[name], row) for item in items for row in item.rows())
 
 
 class VideoBuilder(GazeBuilder):

@@ -32,28 +32,27 @@ class Cell(NamedTuple):
     pictures: list[Image.Image]
 
 
-def video_cells(video: GazeVideo, num_frames: int, cell: tuple[int, int]) -> list[Cell]:
-    """Evenly spaced frames of a video, each from the middle of its part."""
-    columns = min(num_frames, video.num_frames)
+def _cells(sample: GazeVideo | GazeStill, num_frames: int, cell: tuple[int, int]) -> list[Cell]:
+    """A still, or evenly spaced frames of a video, each from the middle of its part."""
+    columns = min(num_frames, sample.num_frames)
     cells = []
-    for column in range(columns):
-        index = (2 * column + 1) * video.num_frames // (2 * columns)
-        frame = fitted(next(video.frames(index, index + 1)), cell)
-        pictures, note = [frame], ""
-        if video.has_labels:
-            points = centers(video.fixations(index))
-            pictures += [heated(frame, video.density(index)), dotted(frame, points)]
-            note = f"{counted(len(points), 'pixel')} fixated"
-        cells.append(Cell(f"frame {index}", note, pictures))
+    for index in ((2 * column + 1) * sample.num_frames // (2 * columns) for column in range(columns)):
+        frame = fitted(next(sample.frames(index, index + 1)), cell)
+        if isinstance(sample, GazeStill):
+            points = np.stack([sample.x / sample.size[1], sample.y / sample.size[0]], axis=1)
+            name, note = sample.id, f"{_size(sample)}, {counted(len(points), 'fixation')}"
+        elif sample.has_labels:
+            points = centers(sample.fixations(index))
+            name, note = f"frame {index}", f"{counted(len(points), 'pixel')} fixated"
+        else:
+            cells.append(Cell(f"frame {index}", "", [frame]))
+            continue
+        cells.append(Cell(name, note, [frame, heated(frame, sample.density(index)), dotted(frame, points)]))
     return cells
 
 
-def still_cell(still: GazeStill, cell: tuple[int, int]) -> Cell:
-    height, width = still.size
-    points = np.stack([still.x / width, still.y / height], axis=1)
-    frame = fitted(next(still.frames()), cell)
-    note = f"{width}x{height}, {counted(len(points), 'fixation')}"
-    return Cell(still.id, note, [frame, heated(frame, still.density(0)), dotted(frame, points)])
+def _size(sample: GazeVideo | GazeStill) -> str:
+    return f"{sample.size[1]}x{sample.size[0]}"
 
 
 def centers(fixations: np.ndarray) -> np.ndarray:
@@ -141,13 +140,14 @@ def contact_sheet(samples: Iterable[GazeVideo | GazeStill], num_frames: int = 5)
     aspect = np.median([sample.size[1] / sample.size[0] for sample in samples]).clip(3 / 4, 16 / 9)
     cell = round((CELL_AREA * aspect) ** 0.5), round((CELL_AREA / aspect) ** 0.5)
     rows: list[tuple[str, Sequence[Cell]]] = []
-    for video in (sample for sample in samples if isinstance(sample, GazeVideo)):
-        height, width = video.size
-        note = f"{width}x{height}, {video.fps:g} fps, {counted(video.num_frames, 'frame')}"
-        heading = f"{video.id}: {note}; {BELOW if video.has_labels else 'no labels'}"
-        for cells in batched(video_cells(video, num_frames, cell), COLUMNS):
-            rows.append((heading, cells))
-            heading = ""
-    stills = [still_cell(sample, cell) for sample in samples if isinstance(sample, GazeStill)]
+    stills: list[Cell] = []
+    for sample in samples:
+        cells = _cells(sample, num_frames, cell)
+        if isinstance(sample, GazeStill):
+            stills += cells
+            continue
+        note = f"{_size(sample)}, {sample.fps:g} fps, {counted(sample.num_frames, 'frame')}"
+        heading = f"{sample.id}: {note}; {BELOW if sample.has_labels else 'no labels'}"
+        rows += [("" if number else heading, part) for number, part in enumerate(batched(cells, COLUMNS))]
     rows += [(f"Stills; {BELOW}", cells) for cells in batched(stills, min(num_frames, COLUMNS))]
     return sheet(rows, cell)

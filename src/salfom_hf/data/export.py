@@ -5,7 +5,8 @@ A folder of shards has a dataset card and is read by `datasets.load_dataset`.
 
 import json
 import os
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ ROW_GROUP_BYTES = 16 << 20
 COLUMN_BYTES = (1 << 31) - (1 << 20)
 
 
-def with_contents(row: pa.Table) -> pa.Table:
+def _with_contents(row: pa.Table) -> pa.Table:
     """A row with its files' content in place of their paths."""
     try:
-        for name in ("frames", "maps", "fixations"):
-            if name in row.column_names and sum(map(size_of, row[name][0].as_py())) > COLUMN_BYTES:
+        for name in [name for name in ("frames", "maps", "fixations") if name in row.column_names]:
+            files = row[name][0].as_py()
+            sizes = (os.path.getsize(file["path"]) if file["bytes"] is None else len(file["bytes"]) for file in files)
+            if sum(sizes) > COLUMN_BYTES:
                 what = f"The {name} of the video {row['video_id'][0]}"
                 raise VideoError(f"{what} are more than 2 GB, which no row holds; make its images smaller.")
         return embed_table_storage(row)
@@ -42,54 +45,42 @@ def with_contents(row: pa.Table) -> pa.Table:
         raise VideoError(f"Cannot read {error.filename} ({reason_of(error)}); {advice}.") from error
 
 
-def size_of(file: dict) -> int:
-    return os.path.getsize(file["path"]) if file["bytes"] is None else len(file["bytes"])
+@contextmanager
+def _shard(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """What writes rows to a parquet file."""
+    waiting: list[pa.Table] = []
+
+    def write(row: pa.Table | None = None) -> None:
+        waiting.extend([] if row is None else [row])
+        if waiting and (row is None or sum(each.nbytes for each in waiting) >= ROW_GROUP_BYTES):
+            writer.write_table(pa.concat_tables(waiting))
+            waiting.clear()
+
+    # Images and videos are compressed already, and nobody searches in them.
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    with pq.ParquetWriter(path, schema, **options) as writer:
+        yield write
+        write()
 
 
-class Shard:
-    """A parquet file to which rows are added."""
-
-    def __init__(self, path: Path, schema: pa.Schema):
-        # Images and videos are compressed already, and nobody searches in them.
-        options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-        self.writer = pq.ParquetWriter(path, schema, **options)
-        self.rows: list[pa.Table] = []
-
-    def add(self, row: pa.Table) -> None:
-        self.rows.append(row)
-        if sum(row.nbytes for row in self.rows) >= ROW_GROUP_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        if self.rows:
-            self.writer.write_table(pa.concat_tables(self.rows))
-            self.rows = []
-
-    def close(self) -> None:
-        self.flush()
-        self.writer.close()
-
-
-def write_split(dataset: Dataset, split: str, folder: Path, max_bytes: int, num_shards: int | None) -> list[Path]:
+def _write_split(dataset: Dataset, split: str, folder: Path, max_bytes: int, num_shards: int | None) -> list[Path]:
     """Write the shards of one split, and return them in order."""
-    num_rows = len(dataset)
+    num_rows, size = len(dataset), 0
     rows = dataset.with_format("arrow").iter(batch_size=1)
     paths: list[Path] = []
-    size = 0
     with ExitStack() as opened:
         for index, row in enumerate(tqdm(rows, split, num_rows, unit="row", disable=None, dynamic_ncols=True)):
-            row = with_contents(row)
+            row = _with_contents(row)
             size += row.nbytes
-            full = (
-                size > max_bytes if num_shards is None else index * min(num_shards, num_rows) // num_rows == len(paths)
-            )
+            full = size > max_bytes
+            if num_shards is not None:
+                full = index * min(num_shards, num_rows) // num_rows == len(paths)
             if full or not paths:
                 opened.close()
                 paths.append(folder / f"{split}-{len(paths):05d}")
-                shard = Shard(paths[-1], dataset.features.arrow_schema)
-                opened.callback(shard.close)
+                write = opened.enter_context(_shard(paths[-1], dataset.features.arrow_schema))
                 size = row.nbytes
-            shard.add(row)
+            write(row)
     return [path.rename(f"{path}-of-{len(paths):05d}.parquet") for path in paths]
 
 
@@ -125,27 +116,33 @@ def export_dataset(
     with atomic_output(folder, overwrite) as temporary:
         (temporary / "data").mkdir(parents=True)
         shards = {
-            split: write_split(dataset, split, temporary / "data", max_bytes, num_shards)
+            split: _write_split(dataset, split, temporary / "data", max_bytes, num_shards)
             for split, dataset in splits.items()
         }
-        card = dataset_card(name, splits, shards)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
+        (temporary / "README.md").write_text(_card(name, splits, shards), encoding="utf-8")
         info = {"dataset": name, "format": "parquet", "splits": list(splits)}
         (temporary / MARKER).write_text(f"{json.dumps(info)}\n", encoding="utf-8")
 
 
-def described(feature: Any) -> str:
+def _described(feature: Any) -> str:
     """A feature in a few words."""
     if hasattr(feature, "feature"):
-        return f"list of {described(feature.feature)}"
+        return f"list of {_described(feature.feature)}"
     return feature.dtype if isinstance(feature, Value) else type(feature).__name__.lower()
 
 
-def dataset_card(name: str, splits: dict[str, Dataset], shards: dict[str, list[Path]]) -> str:
+def _card(name: str, splits: dict[str, Dataset], shards: dict[str, list[Path]]) -> str:
     """The text of README.md, from the name of the dataset, the rows and the files of each split."""
     features = next(iter(splits.values())).features
-    sizes = {split: sum(path.stat().st_size for path in paths) for split, paths in shards.items()}
-    rows = {split: len(dataset) for split, dataset in splits.items()}
+    about = {
+        split: {
+            "rows": len(dataset),
+            "shards": len(shards[split]),
+            "bytes": sum(path.stat().st_size for path in shards[split]),
+        }
+        for split, dataset in splits.items()
+    }
+    total = sum(each["bytes"] for each in about.values())
     data = DatasetCardData(
         pretty_name=TITLES[name],
         license="other",
@@ -159,9 +156,12 @@ def dataset_card(name: str, splits: dict[str, Dataset], shards: dict[str, list[P
         ],
         dataset_info={
             "features": features._to_yaml_list(),
-            "splits": [{"name": split, "num_bytes": sizes[split], "num_examples": rows[split]} for split in splits],
-            "download_size": sum(sizes.values()),
-            "dataset_size": sum(sizes.values()),
+            "splits": [
+                {"name": split, "num_bytes": each["bytes"], "num_examples": each["rows"]}
+                for split, each in about.items()
+            ],
+            "download_size": total,
+            "dataset_size": total,
         },
     )
     return render(
@@ -169,8 +169,8 @@ def dataset_card(name: str, splits: dict[str, Dataset], shards: dict[str, list[P
         data,
         title=TITLES[name],
         source=DATASETS[name].SOURCE,
-        splits={split: {"rows": rows[split], "shards": len(shards[split]), "bytes": sizes[split]} for split in splits},
-        columns=[(column, described(feature), MEANINGS[column]) for column, feature in features.items()],
+        splits=about,
+        columns=[(column, _described(feature), MEANINGS[column]) for column, feature in features.items()],
         first_split=next(iter(splits)),
         repository=name.replace("_", "-"),
     )

@@ -13,58 +13,42 @@ class DataError(ValueError):
     """A dataset cannot be read; the message names the file or folder and says what to do."""
 
 
-VIDEO_FEATURES = Features(
-    {
-        "video_id": Value("string"),
-        "video": Video(decode=False),
-        "frames": List(Image(decode=False)),
-        "num_frames": Value("int32"),
-        "fps": Value("float32"),
-        "width": Value("int32"),
-        "height": Value("int32"),
-        "maps": List(Image(decode=False)),
-        "fixations": List(Image(decode=False)),
-        "fixation_frame": List(Value("int32")),
-        "fixation_x": List(Value("float32")),
-        "fixation_y": List(Value("float32")),
-        "observer": List(Value("int32")),
-    }
+_NAME, _WHOLE, _WHOLES, _NUMBERS = Value("string"), Value("int32"), List(Value("int32")), List(Value("float32"))
+_FILES = List(Image(decode=False))
+# Type of each column, and what it holds.
+_COLUMNS = {
+    "video_id": (_NAME, "name of the video"),
+    "video": (Video(decode=False), "the video file; null where the dataset holds frames"),
+    "frames": (_FILES, "one image per frame, in order; empty where the dataset holds a video file"),
+    "num_frames": (_WHOLE, "number of frames"),
+    "fps": (Value("float32"), "frames per second"),
+    "width": (_WHOLE, "width of the frames, pixels"),
+    "height": (_WHOLE, "height of the frames, pixels"),
+    "maps": (_FILES, "density of fixations, one grey image per frame, in order; empty without labels"),
+    "fixations": (_FILES, "pixels that were fixated, one binary image per frame, in order; empty without labels"),
+    "fixation_frame": (_WHOLES, "in which frame, from 0, each of the following is; empty where observers are unknown"),
+    "image": (Image(decode=False), "the picture"),
+    "image_id": (_NAME, "name of the picture"),
+    "dataset": (_NAME, "which set of images it is from"),
+    "fixation_x": (_NUMBERS, "of all fixations, pixels from the left edge"),
+    "fixation_y": (_NUMBERS, "of all fixations, pixels from the upper edge"),
+    "observer": (_WHOLES, "who looked, one number per fixation; empty where unknown"),
+}
+MEANINGS = {name: meaning for name, (_, meaning) in _COLUMNS.items()}
+"""What the columns hold, as cards of exports say it."""
+
+
+def _features(names: str) -> Features:
+    return Features({name: _COLUMNS[name][0] for name in names.split()})
+
+
+VIDEO_FEATURES = _features(
+    "video_id video frames num_frames fps width height maps fixations fixation_frame fixation_x fixation_y observer"
 )
 """One row per video; see `MEANINGS`. Files are `{"path": …, "bytes": …}`, one of which may be None."""
 
-STILL_FEATURES = Features(
-    {
-        "image": Image(decode=False),
-        "image_id": Value("string"),
-        "dataset": Value("string"),
-        "width": Value("int32"),
-        "height": Value("int32"),
-        "fixation_x": List(Value("float32")),
-        "fixation_y": List(Value("float32")),
-        "observer": List(Value("int32")),
-    }
-)
+STILL_FEATURES = _features("image image_id dataset width height fixation_x fixation_y observer")
 """One row per image, with the fixations of all observers, from the outer corner of the first pixel."""
-
-MEANINGS = {
-    "video_id": "name of the video",
-    "video": "the video file; null where the dataset holds frames",
-    "frames": "one image per frame, in order; empty where the dataset holds a video file",
-    "num_frames": "number of frames",
-    "fps": "frames per second",
-    "width": "width of the frames, pixels",
-    "height": "height of the frames, pixels",
-    "maps": "density of fixations, one grey image per frame, in order; empty without labels",
-    "fixations": "pixels that were fixated, one binary image per frame, in order; empty without labels",
-    "fixation_frame": "in which frame, from 0, each of the following is; empty where observers are unknown",
-    "image": "the picture",
-    "image_id": "name of the picture",
-    "dataset": "which set of images it is from",
-    "fixation_x": "of all fixations, pixels from the left edge",
-    "fixation_y": "of all fixations, pixels from the upper edge",
-    "observer": "who looked, one number per fixation; empty where unknown",
-}
-"""What the columns hold, as cards of exports say it."""
 
 
 def id_column(columns: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 import av
 import numpy as np
@@ -24,9 +24,10 @@ from ..video.reading import demuxed, opened, rate_of, video_stream
 from .features import FRAME_TOLERANCE, DataError
 from .report import Problem, any_fatal, counted, listed_names
 from .samples import GazeVideo
-from .tables import fixation_faults, in_lines, read_columns
+from .tables import fixation_faults, read_columns
 
 MAX_SIDE, MAX_PIXELS = 1 << 14, 89_000_000  # of an image
+GAZE_COLUMNS = ("frame", "x", "y", "observer")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Clip:
     fps: float = 0.0
     width: int = 0
     height: int = 0
+    num_rows: ClassVar = 1
 
     def state(self) -> tuple:
         """What changes with all that the examined clip and its row are made of; cheap: few files are looked at."""
@@ -58,31 +60,30 @@ class Clip:
         if any_fatal(problems):
             return [], problems
         clip = self
+        source = self.video or Path(f"{self.images}{os.sep}{names['images'][min(names['images'])]}")
         try:
             if self.video is not None:
-                source = self.video
-                clip = self._read_header(source, len(names.get("maps", ())))
-            elif self.images is not None:
-                source = self.images / names["images"][min(names["images"])]
+                clip = self._read_header(self.video, len(names.get("maps", ())))
+            else:
                 width, height = examined_image(source).size
                 clip = replace(self, num_frames=len(names["images"]), width=width, height=height)
         except (VideoError, av.FFmpegError) as error:
             problems.append(Problem("unreadable", source, str(error)))
         except OSError as error:
             problems.append(Problem("unreadable", source, f"is not an image ({error})"))
-        if names:
-            reference = clip._reference(names)
-            problems += clip._gaps(names, reference)
-            if "maps" in names:
-                problems += clip._compare(names, reference)
-                clip, more = clip._shorten(len(names["maps"]))
-                problems += more
-        if clip.gaze is not None and clip.num_frames:
+        problems += clip._compare(names)
+        if self.video is not None and self.maps is not None and clip.num_frames not in (0, len(names["maps"])):
+            frames, maps = clip.num_frames, len(names["maps"])
+            kind = "missing maps" if maps < frames else "surplus maps"
+            text = f"has {maps} images, {self.video.name} has {frames} frames"
+            problems.append(Problem(kind, self.maps, text, fatal=abs(frames - maps) > FRAME_TOLERANCE))
+            clip = replace(clip, num_frames=min(frames, maps))
+        if self.gaze is not None and clip.num_frames:
             try:
-                faults = gaze_faults(clip.gaze, clip.num_frames, clip.width, clip.height)
-                problems += [Problem("fixations", clip.gaze, fault) for fault in faults]
+                faults = gaze_faults(self.gaze, clip.num_frames, clip.width, clip.height)
+                problems += [Problem("fixations", self.gaze, fault) for fault in faults]
             except DataError as error:
-                problems.append(Problem("unreadable", clip.gaze, str(error)))
+                problems.append(Problem("unreadable", self.gaze, str(error)))
         return ([] if any_fatal(problems) else [clip]), problems
 
     def decode(self) -> list[Problem]:
@@ -100,14 +101,11 @@ class Clip:
                 try:
                     image = examined_image(folder / name, decode=read is None)
                     blank += read is not None and not read(index).any()
-                except OSError as error:
-                    damaged.append(f"{name} ({reason_of(error)})")
-                    continue
-                except DataError as error:
-                    damaged.append(f"{name} ({reason_of(error.__cause__ or error)})")
-                    continue
-                if image.size != size:
-                    odd.append(f"{name} is {image.width}×{image.height}")
+                    if image.size != size:
+                        odd.append(f"{name} is {image.width}×{image.height}")
+                except (OSError, DataError) as error:
+                    cause = error.__cause__ if isinstance(error, DataError) else None
+                    damaged.append(f"{name} ({reason_of(cause or error)})")
             if damaged:
                 text = f"{counted(len(damaged), 'image')}: {listed_names(damaged)}"
                 problems.append(Problem("unreadable", folder, text))
@@ -119,11 +117,10 @@ class Clip:
                 problems.append(Problem("fixations", folder, text, fatal=blank == len(names)))
         return problems
 
-    def count(self) -> tuple[int, int]:
-        return 1, self.num_frames
-
     def rows(self) -> Iterator[dict]:
         """The row of an examined clip; lists its folders, opens nothing."""
+        unknown = [np.empty(0)] * len(GAZE_COLUMNS)
+        frame, x, y, observer = unknown if self.gaze is None else read_columns(self.gaze, GAZE_COLUMNS)[0].values()
         yield {
             "video_id": self.id,
             "video": self.video and _as_file(self.video),
@@ -134,7 +131,10 @@ class Clip:
             "height": self.height,
             "maps": self._files(self.maps),
             "fixations": self._files(self.fixations),
-            **read_gaze(self.gaze),
+            "fixation_frame": frame.astype(np.int64).tolist(),
+            "fixation_x": x.tolist(),
+            "fixation_y": y.tolist(),
+            "observer": observer.astype(np.int64).tolist(),
         }
 
     def _files(self, folder: Path | None) -> list[dict]:
@@ -177,51 +177,30 @@ class Clip:
             raise VideoError(f"{video} has no frames; copy or download it again.")
         return replace(self, num_frames=frames, fps=rate, width=width, height=height)
 
-    def _reference(self, names: dict[str, dict[tuple, str]]) -> str:
-        """Which of the clip's folders tells the frames that there are."""
-        if "images" in names:
-            return "images"
-        # Maps are missing, rather than fixations too many, where the video has frames for these.
-        return "fixations" if len(names["maps"]) < min(len(names["fixations"]), self.num_frames) else "maps"
-
-    def _gaps(self, names: dict[str, dict[tuple, str]], reference: str) -> list[Problem]:
-        """Holes in the numbers of the frames; fatal where the numbers are the only tie to the frames of a video."""
-        # Keys end with the number and what follows it.
-        numbers = [key[-2] for key in sorted(names[reference]) if len(key) > 1]
-        if reference != "images":
-            numbers = [0, *numbers]
+    def _compare(self, names: dict[str, dict[tuple, str]]) -> Iterator[Problem]:
+        """Whether images, maps and fixations are there for the same frames, by name, and for all up to the last."""
+        if not names:
+            return
+        reference = "images" if "images" in names else "maps"  # The folder that tells the frames that there are.
+        if reference == "maps" and len(names["maps"]) < min(len(names["fixations"]), self.num_frames):
+            reference = "fixations"  # Maps are missing, rather than fixations too many, where the video has frames.
+        frames, of = names[reference], "frames" if reference == "images" else reference
+        # Keys end with the number and what follows it. Numbers may be the only tie to the frames of a video.
+        numbers = [0] * (reference != "images") + [key[-2] for key in sorted(frames) if len(key) > 1]
         holes = [(before + 1, after - 1) for before, after in pairwise(numbers) if after - before > 1]
-        if not holes:
-            return []
-        listed = listed_names(f"{first}" if first == last else f"{first}–{last}" for first, last in holes)
-        return [Problem("gap", getattr(self, reference), f"has no {listed}", fatal=reference != "images")]
-
-    def _compare(self, names: dict[str, dict[tuple, str]], reference: str) -> list[Problem]:
-        """Whether maps and fixations are there for the same frames, by name."""
-        problems = []
-        frames = names[reference]
-        of = "frames" if reference == "images" else reference
-        for part in ("maps", "fixations"):
+        if holes:
+            listed = listed_names(f"{first}" if first == last else f"{first}–{last}" for first, last in holes)
+            yield Problem("gap", getattr(self, reference), f"has no {listed}", fatal=reference != "images")
+        for part in ("maps", "fixations") if "maps" in names else ():
             folder, own = getattr(self, part), names[part]
             if missing := sorted(frames.keys() - own.keys()):
                 listed = listed_names(frames[key] for key in missing)
                 text = f"{len(missing)} of {len(frames)} {of} lack one: {listed}"
-                problems.append(Problem("missing maps", folder, text))
+                yield Problem("missing maps", folder, text)
             if surplus := sorted(own.keys() - frames.keys()):
                 listed = listed_names(own[key] for key in surplus)
                 text = f"{len(surplus)} without one of {len(frames)} {of}: {listed}"
-                problems.append(Problem("surplus maps", folder, text))
-        return problems
-
-    def _shorten(self, num_maps: int) -> tuple["Clip", list[Problem]]:
-        """The clip as far as its video and its maps both go."""
-        frames = self.num_frames
-        if self.video is None or self.maps is None or frames in (0, num_maps):
-            return self, []
-        kind = "missing maps" if num_maps < frames else "surplus maps"
-        fatal = abs(frames - num_maps) > FRAME_TOLERANCE
-        problem = Problem(kind, self.maps, f"has {num_maps} images, {self.video.name} has {frames} frames", fatal)
-        return replace(self, num_frames=min(frames, num_maps)), [problem]
+                yield Problem("surplus maps", folder, text)
 
     def _decode_video(self, video: Path) -> list[Problem]:
         try:
@@ -229,38 +208,23 @@ class Clip:
                 frames = sum(1 for _ in container.decode(video_stream(container)))
         except (VideoError, av.FFmpegError) as error:
             return [Problem("unreadable", video, str(error))]
-        if frames >= self.num_frames:
-            return []
         text = f"only {frames} of {self.num_frames} frames can be decoded"
-        return [Problem("unreadable", video, text, fatal=frames < self.num_frames - FRAME_TOLERANCE)]
-
-
-def read_gaze(path: Path | None) -> dict[str, list]:
-    """The columns of who looked where in a clip, from a table that has been examined."""
-    values = {} if path is None else read_columns(path, ("frame", "x", "y", "observer"))[0]
-    none = np.empty(0)
-    return {
-        "fixation_frame": values.get("frame", none).astype(np.int64).tolist(),
-        "fixation_x": values.get("x", none).tolist(),
-        "fixation_y": values.get("y", none).tolist(),
-        "observer": values.get("observer", none).astype(np.int64).tolist(),
-    }
+        fatal = frames < self.num_frames - FRAME_TOLERANCE
+        return [Problem("unreadable", video, text, fatal)] if frames < self.num_frames else []
 
 
 def gaze_faults(path: Path, num_frames: int, width: int, height: int) -> list[str]:
     """What is wrong with a table of who looked where in a clip of so many frames of a size, in words."""
-    values, _, lines, faults = read_columns(path, ("frame", "x", "y", "observer"))
+    values, _, lines, faults = read_columns(path, GAZE_COLUMNS)
     if not lines:
         return faults
-    frame, observer = values["frame"], values["observer"]
-    for wrong, text in (
+    frame, x, y, observer = values.values()
+    tests = [
         (~np.equal(frame, np.floor(frame)), "whose frame is no whole number"),
         ((frame < 0) | (frame >= num_frames), f"in none of the frames 0 to {num_frames - 1}"),
         (~(np.equal(observer, np.floor(observer)) & (np.abs(observer) < 2**31)), "whose observer is no whole number"),
-    ):
-        if found := np.flatnonzero(wrong).tolist():
-            faults.append(f"{counted(len(found), 'fixation')} {text}, such as {in_lines([lines[n] for n in found])}")
-    return faults + fixation_faults(values["x"], values["y"], width, height, lines)
+    ]
+    return faults + fixation_faults(x, y, width, height, lines, tests)
 
 
 def _as_file(path: str | Path) -> dict:

@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, IterableDataset, load_dataset
 
 from .builder import GazeBuilder
-from .clip_folders import GazeFolder, Hollywood2, UCFSports
-from .dhf1k import DHF1K
 from .features import DataError, id_column
 from .stills import Stills
+from .video_folders import DHF1K, GazeFolder, Hollywood2, UCFSports
 
 DATASETS: dict[str, type[GazeBuilder]] = {
     "dhf1k": DHF1K,
@@ -57,8 +56,7 @@ def splits_of(name: str, data_dir: str | os.PathLike[str]) -> list[str]:
     Raises:
         DataError: the folder is not that of the dataset.
     """
-    info = export_info(data_dir)
-    if info is not None:
+    if (info := export_info(data_dir)) is not None:
         return info["splits"]
     builder = DATASETS[name]
     return [split for split, items in builder.find(builder.find_root(data_dir), None)[0].items() if items]
@@ -118,11 +116,12 @@ def load_export(
         # One row at a time between reading and writing, for rows are large.
         return load_dataset(source, split=split, streaming=streaming, writer_batch_size=1, **options)
     except (FileNotFoundError, ConnectionError, ValueError) as error:
+        text = f"Cannot load the split {split!r} of {path}: {error}"
         if info is None and isinstance(error, OSError):
-            raise DataError(
+            text = (
                 f"There is no folder {path}, and no dataset of that name on the Hub could be reached; check the name."
-            ) from error
-        raise DataError(f"Cannot load the split {split!r} of {path}: {error}") from error
+            )
+        raise DataError(text) from error
 
 
 def held_out(names: Collection[str], fraction: float, seed: int) -> set[str]:
@@ -152,8 +151,8 @@ def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Da
     Raises:
         ValueError: the fraction is not between 0 and 1, or there are not two videos.
     """
-    names = dataset[id_column(dataset.column_names)]
-    groups = [re.sub(r"_[0-9]+$", "", name) if "video_id" in dataset.column_names else name for name in names]
+    column = id_column(dataset.column_names)
+    groups = [re.sub(r"_[0-9]+$", "", name) if column == "video_id" else name for name in dataset[column]]
     held = held_out(set(groups), fraction, seed)
     is_held = np.array([group in held for group in groups])
     return dataset.select(np.flatnonzero(~is_held)), dataset.select(np.flatnonzero(is_held))

@@ -18,17 +18,7 @@ from ..models.video_processing_salfom import SalFoMVideoProcessor, pixels_of
 from .augmentation import Augmentation
 from .clips import EpochDataset, lazy_row
 from .samples import GazeStill
-from .shots import (
-    Picture,
-    Shot,
-    View,
-    cut_out,
-    largest_scale,
-    lying_object,
-    moving_camera,
-    moving_object,
-    resting_camera,
-)
+from .shots import Picture, Shot, View, cut_out, lying_object, moving_camera, moving_object, resting_camera
 
 KINDS = {"camera": 0.33, "object": 0.5, "cut": 0.12, "rest": 0.05}
 """Kinds of clips and how often each is made."""
@@ -77,7 +67,7 @@ def degraded(
         yield image.clamp_(0, 255)
 
 
-class Synthesis:
+class _Synthesis:
     """Draws the shots of one clip of so many frames of a size, of stills with fixations in Arrow's format."""
 
     def __init__(self, dataset: Dataset, num_frames: int, size: tuple[int, int], rng: np.random.Generator):
@@ -89,52 +79,50 @@ class Synthesis:
         """The frames of a clip, as of [`Shot.frames`], and its last shot, which is of that still."""
         kind = self.rng.choice(list(KINDS), p=list(KINDS.values()))
         if kind != "cut":
-            shot = self.shot(kind, index)
+            shot = self._shot(kind, index)
             return shot.frames(0, self.num_frames), shot
         margin = max(1, self.num_frames // 8)
         cut = int(self.rng.integers(margin, max(margin + 1, self.num_frames - margin)))
-        before = self.shot(self.rng.choice(["camera", "object", "rest"]), self.other(index))
-        after = self.shot(self.rng.choice(["camera", "object"]), index)
+        before = self._shot(self.rng.choice(["camera", "object", "rest"]), self._other(index))
+        after = self._shot(self.rng.choice(["camera", "object"]), index)
         return itertools.chain(before.frames(0, cut), after.frames(cut, self.num_frames)), after
 
-    def shot(self, kind: str, index: int) -> Shot:
-        still = self.still(index)
+    def _shot(self, kind: str, index: int) -> Shot:
+        still = self._still(index)
         rests = kind == "rest" or (kind == "object" and self.rng.random() < 0.4)
         make_camera = resting_camera if rests else moving_camera
-        shot = Shot(still, make_camera(still, self.half, self.num_frames, self.rng), self.size)
+        shot = Shot(make_camera(still, self.half, self.num_frames, self.rng), self.size)
         if kind == "object":
             # Half of the time there is one that just lies there, so that having been pasted tells nothing.
             if self.rng.random() < 0.5:
-                self.add_object(shot, index, lying_object, self.rng.uniform(0.1, 0.3))
-            self.add_object(shot, index, moving_object, self.rng.uniform(0.6, 0.9))
+                self._add_object(shot, index, lying_object, self.rng.uniform(0.1, 0.3))
+            self._add_object(shot, index, moving_object, self.rng.uniform(0.6, 0.9))
         return shot
 
-    def add_object(self, shot: Shot, index: int, make_view: Callable[..., View], share: float) -> None:
+    def _add_object(self, shot: Shot, index: int, make_view: Callable[..., View], share: float) -> None:
         """Put a cut-out of another still than that of an index into a shot."""
-        still = self.still(self.other(index))
-        camera = shot.scene.view
-        zoom = camera.scale[-1] / largest_scale(shot.scene.extent, self.half)
-        scale = zoom * largest_scale(still.extent, self.half) * self.rng.uniform(0.7, 1.4)
-        picture, centre = cut_out(still, self.rng)
-        shot.add(picture, make_view(centre, scale, camera, self.half, self.rng), share)
+        still = self._still(self._other(index))
+        zoom = shot.camera.scale[-1] / shot.camera.picture.largest_scale(self.half)
+        scale = zoom * still.largest_scale(self.half) * self.rng.uniform(0.7, 1.4)
+        shot.add(make_view(*cut_out(still, self.rng), scale, shot.camera, self.half, self.rng), share)
 
-    def other(self, index: int) -> int:
+    def _other(self, index: int) -> int:
         """Another still than that of an index, if there is one."""
         count = len(self.dataset)
         return (index + int(self.rng.integers(1, max(2, count)))) % count
 
-    def still(self, index: int) -> Picture:
+    def _still(self, index: int) -> Picture:
         """A still, flipped half of the time, recoloured, and reduced if it is larger than the clip needs."""
         sample = GazeStill(lazy_row(self.dataset[index]))
         (image,) = sample.frames()
-        pixels, extent = pixels_of(image)[0], np.array([image.shape[1], image.shape[0]])
+        still = Picture(pixels_of(image)[0], np.stack([sample.x, sample.y], axis=1).astype(np.float64))
         # Fixations on or beyond the border belong to the outermost pixel.
-        points = np.clip(np.stack([sample.x, sample.y], axis=1).astype(np.float64), 0.5, extent - 0.5)
-        shrink = LARGEST_STILL / largest_scale(extent, self.half)
+        pixels, points = still.pixels, np.clip(still.points, 0.5, still.extent - 0.5)
+        shrink = LARGEST_STILL / still.largest_scale(self.half)
         if shrink < 1:
             size = [max(1, round(side * shrink)) for side in image.shape[:2]]
             pixels = F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
-            points = points * (np.array(size[::-1]) / extent)
+            points = points * (np.array(size[::-1]) / still.extent)
         if self.rng.random() < 0.5:
             pixels = pixels.flip(2)
             points = np.stack([pixels.shape[2] - points[:, 0], points[:, 1]], axis=1)
@@ -199,15 +187,16 @@ class MotionDataset(EpochDataset):
         index = range(len(self))[index]
         rng = np.random.default_rng((self.seed, epoch, index))
         size = self.sizes[rng.integers(len(self.sizes))]
-        synthesis = Synthesis(self.dataset, self.num_frames, size, rng)
+        synthesis = _Synthesis(self.dataset, self.num_frames, size, rng)
         frames, shot = synthesis.clip(index)
         while not len(shot.points):  # Objects may hide all that was looked at.
             frames, shot = synthesis.clip(index)
-        images = (self.processor.prepare_frames(f[None], do_resize=False) for f in degraded(frames, size, rng))
+        images = [self.processor.prepare_frames(frame[None], do_resize=False) for frame in degraded(frames, size, rng)]
+        density, fixations = shot.labels()
         return {
-            "pixel_values_videos": torch.cat(list(images)),
-            "labels": shot.density(),
-            "fixations": shot.fixations(),
+            "pixel_values_videos": torch.cat(images),
+            "labels": density,
+            "fixations": fixations,
             "video_id": self.dataset[index]["image_id"][0].as_py(),
             "frame": self.num_frames - 1,
         }

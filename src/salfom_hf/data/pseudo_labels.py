@@ -7,7 +7,7 @@ output is a point; what labels are made of is the saliency map inside.
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..errors import needs_extra, reason_of
 from ..files import Inputs, check_free
 from ..video.reading import frames_there, probe
 from .features import DataError
-from .recordings import find_videos, in_threads, make_clip_folder, new_gazefolder, reduced_size, write_frame
+from .recordings import find_videos, new_gazefolder, reduced_size, write_clip
 from .shots import video_density
 
 POWER = 0.6  # of the teacher's maps, which are far more peaked than recorded gaze on stills
@@ -105,16 +105,22 @@ def pseudo_density(saliency: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     return video_density(density, SIGMA, PRIOR_SIGMA).numpy()
 
 
-def with_densities(
-    frames: Iterable[np.ndarray], teacher: AttentionCenter, size: tuple[int, int], every: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each frame and its density, of a size: the teacher's of every so many and of the last, others interpolated."""
+def with_labels(
+    frames: Iterable[np.ndarray],
+    teacher: AttentionCenter,
+    size: tuple[int, int],
+    every: int,
+    rng: np.random.Generator,
+) -> Iterator[tuple[np.ndarray, Callable[[], tuple[np.ndarray, np.ndarray]]]]:
+    """Frames and labels as for `write_clip`: the teacher's of every so many and of the last, others interpolated."""
     frames, before, count = iter(frames), None, 1
     while between := list(islice(frames, count)):
-        after = pseudo_density(teacher(between[-1]), size)
+        after = pseudo_density(teacher(between[-1]), size[::-1])
         for step, frame in enumerate(between, 1):
             weight = step / len(between)
-            yield frame, after if before is None else (1 - weight) * before + weight * after
+            density = after if before is None else (1 - weight) * before + weight * after
+            points = draw_points(density, FIXATIONS, rng)
+            yield frame, partial(lambda *labels: labels, density, points)
         before, count = after, every
 
 
@@ -176,27 +182,11 @@ def pseudo_label(
     total = sum(min(info.num_frames or frames, frames) for info in infos.values())
     with new_gazefolder(folder, overwrite, total) as (temporary, progress):
         for video, info in infos.items():
-            width, height = reduced_size(info, longest)
-            parts = make_clip_folder(temporary / "train" / video.stem, info)
+            size = reduced_size(info, longest)
             rng = np.random.default_rng((seed, zlib.crc32(video.stem.encode())))
             images = (frame.image for frame in islice(frames_there(video), frames))
-            labelled = with_densities(images, model, (height, width), every)
-            in_threads(
-                (
-                    partial(
-                        write_frame,
-                        parts,
-                        number,
-                        image,
-                        (height, width),
-                        density,
-                        draw_points(density, FIXATIONS, rng),
-                    )
-                    for number, (image, density) in enumerate(labelled)
-                ),
-                progress,
-            )
-            made[video.stem] = len(os.listdir(parts[0]))
+            labelled = with_labels(images, model, size, every, rng)
+            made[video.stem] = write_clip(temporary / "train" / video.stem, info, size, labelled, progress)
         readme = _README.format(
             version=f"salfom-hf {__version__}",
             teacher=teacher.name,

@@ -20,12 +20,12 @@ from ..inference.cpu import pytorch_threads
 from ..inference.threads import in_background
 from ..models.losses import blur_matrix
 from ..video.reading import VIDEO_SUFFIXES, VideoInfo, frames_there, probe
-from .clip_folders import FPS_FILE, GAZE_FILE, GazeFolder
 from .features import DataError
 from .loading import held_out
 from .report import counted, listed_names
 from .samples import VIDEO_SIGMA, VIDEO_WIDTH
-from .tables import NAMES, GazeTable, read_gaze_table, videos_named
+from .tables import NAMES, GazeTable, read_gaze_table
+from .video_folders import FPS_FILE, GAZE_FILE, GazeFolder
 
 JPEG_QUALITY = 95
 LONGEST = 1 << 16  # All frames as they are.
@@ -78,9 +78,8 @@ def find_videos(path: Path) -> list[Path]:
         raise DataError(f"The folder {path} holds no videos; name a video or another folder.")
     named: dict[str, Path] = {}
     for video in videos:
-        if video.stem in named:
-            raise DataError(f"{named[video.stem]} and {video.name} have the same name; rename one of them.")
-        named[video.stem] = video
+        if (same := named.setdefault(video.stem, video)) != video:
+            raise DataError(f"{same} and {video.name} have the same name; rename one of them.")
     return videos
 
 
@@ -95,46 +94,55 @@ def new_gazefolder(folder: Path, overwrite: bool, total: int | None) -> Iterator
         yield temporary, progress
 
 
-def make_clip_folder(folder: Path, info: VideoInfo) -> list[Path]:
-    """Make the folder of a clip, with its frame rate; the folders of its frames, densities and fixations."""
+def write_clip(
+    folder: Path,
+    info: VideoInfo,
+    size: tuple[int, int],
+    frames: Iterable[tuple[np.ndarray, Callable[[], tuple[np.ndarray, np.ndarray]]]],
+    progress: tqdm,
+) -> int:
+    """
+    Write the folder of a clip; the number of its frames. Each is an image, reduced to a size (width, height), and what
+    gives its labels of that size, float density and bool fixations. There are as many threads as cores, and a few
+    frames in memory.
+    """
     parts = [folder / name for name in ("images", "maps", "fixation")]
     for part in parts:
         part.mkdir(parents=True)
     (folder / FPS_FILE).write_text(f"{float(info.frame_rate):.9g}\n", encoding="utf-8")
-    return parts
 
+    def write(frame: tuple[int, tuple[np.ndarray, Callable]]) -> None:
+        number, (image, labels) = frame
+        picture = Image.fromarray(image)
+        if picture.size != size:
+            picture = picture.resize(size, Image.Resampling.BILINEAR)
+        picture.save(parts[0] / f"{number:06d}.jpg", quality=JPEG_QUALITY)
+        density, points = labels()
+        density = np.rint(density * (255 / (density.max() or 1))).astype(np.uint8)
+        for part, grey in zip(parts[1:], (density, points * np.uint8(255)), strict=True):
+            # In half of the time of the default level.
+            Image.fromarray(grey).save(part / f"{number:06d}.png", compress_level=1)
 
-def in_threads(calls: Iterable[Callable[[], None]], progress: tqdm) -> None:
-    """Make calls in as many threads as there are cores, with a few of them waiting, however many there are."""
-    cores = os.cpu_count() or 1
-    with closing(in_background(lambda call: call(), calls, 2 * cores, cores)) as made:
-        for _ in made:
+    cores, count = os.cpu_count() or 1, 0
+    with closing(in_background(write, enumerate(frames), 2 * cores, cores)) as written:
+        for _ in written:
             progress.update()
+            count += 1
+    return count
 
 
-def write_frame(
-    parts: list[Path], number: int, image: np.ndarray, size: tuple[int, int], density: np.ndarray, points: np.ndarray
-) -> None:
-    """
-    Write a frame, by its number from 0 and reduced to a size (height, width), and its labels, float density and bool
-    fixations of that size, into parts as `make_clip_folder` gives them.
-    """
-    name = f"{number:06d}"
-    picture = Image.fromarray(image)
-    if image.shape[:2] != size:
-        picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
-    picture.save(parts[0] / f"{name}.jpg", quality=JPEG_QUALITY)
-    density = np.rint(density * (255 / (density.max() or 1))).astype(np.uint8)
-    for part, grey in zip(parts[1:], (density, points * np.uint8(255)), strict=True):
-        Image.fromarray(grey).save(part / f"{name}.png", compress_level=1)  # In half of the time of the default level.
+def reduced_size(info: VideoInfo, longest: int) -> tuple[int, int]:
+    """Width and height of a video's frames, reduced to at most so many pixels a side."""
+    factor = min(1.0, longest / max(info.height, info.width))
+    return max(1, round(info.width * factor)), max(1, round(info.height * factor))
 
 
-def write_clip(
+def write_gaze(
     folder: Path, info: VideoInfo, gaze: np.ndarray, table: GazeTable, sigma: float, longest: int, progress: tqdm
 ) -> Counter[str]:
     """
-    Write one video, with a few frames in memory; the number of `"frames"`, of `"fixations"`, and of rows outside the
-    frame or the video. Frames have at most `longest` pixels a side, and sigma is in pixels of a width of 640.
+    Write one video; the number of `"frames"`, of `"fixations"`, and of rows outside the frame or the video. Frames
+    have at most `longest` pixels a side, and sigma is in pixels of a width of 640.
     """
     inside = ((gaze[:, 2:4] >= 0) & (gaze[:, 2:4] < (info.width, info.height))).all(axis=1)
     counts = Counter({OUTSIDE_FRAME: int((~inside).sum())})
@@ -143,7 +151,6 @@ def write_clip(
     gaze = gaze[gaze[:, 0].argsort(kind="stable")]
     begins, ends, observers = gaze[:, 0], gaze[:, 1], gaze[:, 4].astype(np.int64)
     longest_fixation = (ends - begins).max()
-    parts = make_clip_folder(folder, info)
     width, height = reduced_size(info, longest)
     points = gaze[:, 2:4] * (width / info.width, height / info.height)
     columns, rows = points.T.astype(np.int64)
@@ -153,14 +160,14 @@ def write_clip(
     on_a_frame = np.zeros(len(gaze), bool)
     looked = ["frame,x,y,observer\n"]
 
-    def write(number: int, image: np.ndarray, seen: np.ndarray) -> None:
+    def labels(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with pytorch_threads(1):  # This thread has a core of its own.
             density = (vertical[:, rows[seen]] @ horizontal[:, columns[seen]].T).numpy()
         fixations = np.zeros(density.shape, bool)
         fixations[rows[seen], columns[seen]] = True
-        write_frame(parts, number, image, (height, width), density, fixations)
+        return density, fixations
 
-    def calls() -> Iterator[Callable[[], None]]:
+    def frames() -> Iterator[tuple[np.ndarray, Callable]]:
         for number, (image, timestamp, duration) in enumerate(frames_there(info.path)):
             begin, end = float(timestamp), float(timestamp + (duration or 0))
             if table.by_frame:
@@ -178,10 +185,10 @@ def write_clip(
             whose = zip(points[seen], observers[seen], strict=True)
             looked.extend(f"{number},{x:.2f},{y:.2f},{who}\n" for (x, y), who in whose)
             on_a_frame[seen] = True
-            counts.update(frames=1, fixations=len(seen))
-            yield partial(write, number, image, seen)
+            counts["fixations"] += len(seen)
+            yield image, partial(labels, seen)
 
-    in_threads(calls(), progress)
+    counts["frames"] = write_clip(folder, info, (width, height), frames(), progress)
     counts[OUTSIDE_VIDEO] = int((~on_a_frame).sum())
     _refuse_lost(info.path, total, counts)
     if table.observers:
@@ -198,12 +205,6 @@ def _refuse_lost(video: Path, total: int, counts: Counter[str]) -> None:
             "pixels of the frame, and times count from the video's beginning, in seconds: correct the table, say "
             "--time-unit or --from-first-row, or remove those rows."
         )
-
-
-def reduced_size(info: VideoInfo, longest: int) -> tuple[int, int]:
-    """Width and height of a video's frames, reduced to at most so many pixels a side."""
-    factor = min(1.0, longest / max(info.height, info.width))
-    return max(1, round(info.width * factor)), max(1, round(info.height * factor))
 
 
 def make_gazefolder(
@@ -266,42 +267,37 @@ def make_gazefolder(
         raise ValueError(f"time_unit must be s, ms or us, not {time_unit!r}.")
     found = find_videos(videos)
     check_free(folder, overwrite, Inputs(gaze, *found))
-    table = read_gaze_table(gaze, columns, time_unit, from_first_row)
-    assigned, unknown = videos_named(table, found)
-    if not assigned:
+    table = read_gaze_table(gaze, found, columns, time_unit, from_first_row)
+    if not table.rows:
         raise DataError(f"No row of {gaze} is of a video in {videos}; its column video has names of files.")
-    if validation and len(assigned) < 2:
+    if validation and len(table.rows) < 2:
         raise DataError("One video cannot be both in train and in validation; give more, or validation 0.")
-    infos = {video: probe(video) for video in assigned}
-    _check_units(table, assigned, infos, gaze)
-    if without := [video.name for video in found if video not in assigned]:
+    infos = {video: probe(video) for video in table.rows}
+    # Eye trackers report some places outside of the frame, above 1 or below 0.
+    if np.median(np.concatenate([rows[:, 2:4].max(axis=1) for rows in table.rows.values()])) <= 1:
+        raise DataError(f"x and y in most rows of {gaze} are at most 1; give pixels, not shares of the frame.")
+    past = any((rows[:, 0] == infos[video].num_frames).any() for video, rows in table.rows.items())
+    if table.by_frame and past and all((rows[:, 0] >= 1).all() for rows in table.rows.values()):
+        raise DataError(
+            f"{gaze} has rows of the frame after a video's last one and none of frame 0, as if frames were counted "
+            "from 1; subtract 1 in the column frame."
+        )
+    if without := [video.name for video in found if video not in infos]:
         warnings.warn(f"Left out, without gaze: {listed_names(without)}.", stacklevel=2)
-    if table.incomplete > sum(map(len, assigned.values())):
+    if table.incomplete > sum(map(len, table.rows.values())):
         warnings.warn(f"Left out: {counted(table.incomplete, 'row')} of {gaze} without a number.", stacklevel=2)
-    if unknown:
-        warnings.warn(f"Gaze without a video: {listed_names(unknown)}.", stacklevel=2)
-    held = held_out({video.stem for video in assigned}, validation, seed) if validation else set()
+    if table.unknown:
+        warnings.warn(f"Gaze without a video: {listed_names(table.unknown)}.", stacklevel=2)
+    held = held_out({video.stem for video in infos}, validation, seed) if validation else set()
     made: dict[str, list[str]] = defaultdict(list)
-    counts = Counter()
+    counts: Counter[str] = Counter()
     total = sum(info.num_frames or 0 for info in infos.values()) or None
     with new_gazefolder(folder, overwrite, total) as (temporary, progress):
         for video, info in infos.items():
             place = "validation" if video.stem in held else split
             made[place].append(video.stem)
             clip = temporary / place / video.stem
-            counts += write_clip(clip, info, assigned[video], table, sigma, longest, progress)
+            counts += write_gaze(clip, info, table.rows[video], table, sigma, longest, progress)
     dropped = {NO_NUMBER: table.incomplete} | {reason: counts[reason] for reason in (OUTSIDE_FRAME, OUTSIDE_VIDEO)}
     splits = {place: made[place] for place in GazeFolder.OFFICIAL if place in made}
     return Made(splits, counts["frames"], counts["fixations"], dropped, len(table.observers))
-
-
-def _check_units(table: GazeTable, assigned: dict[Path, np.ndarray], infos: dict[Path, VideoInfo], gaze: Path) -> None:
-    # Eye trackers report some places outside of the frame, above 1 or below 0.
-    if np.median(np.concatenate([rows[:, 2:4].max(axis=1) for rows in assigned.values()])) <= 1:
-        raise DataError(f"x and y in most rows of {gaze} are at most 1; give pixels, not shares of the frame.")
-    past = any((rows[:, 0] == infos[video].num_frames).any() for video, rows in assigned.items())
-    if table.by_frame and past and all((rows[:, 0] >= 1).all() for rows in assigned.values()):
-        raise DataError(
-            f"{gaze} has rows of the frame after a video's last one and none of frame 0, as if frames were counted "
-            "from 1; subtract 1 in the column frame."
-        )

@@ -13,7 +13,7 @@ KINDS = {
     "missing annotation": ("No annotation", "unpack the annotation again, or remove the videos"),
     "missing image": ("No image", "copy the images again, or remove their fixations"),
     "missing video": ("No frames", "unpack the videos again, or remove their annotation"),
-    "missing maps": ("Fewer maps than frames", "every frame needs a map and a fixation image: unpack them again"),
+    "missing maps": ("Fewer maps than frames", "unpack them again, for every frame needs a map and a fixation image"),
     "surplus maps": ("More maps than frames", "unpack the frames again, or remove the maps without one"),
     "file for folder": ("A file where a folder is expected", "remove it, or unpack it if it is an archive"),
     "folder for file": ("A folder where a file is expected", "move the file out of it"),
@@ -22,10 +22,13 @@ KINDS = {
     "size": ("Sizes differ", "export frames, maps and fixations at one size, and give that"),
     "duplicate": ("Two of the same number or name", "keep one of them"),
     "missing part": ("Parts are missing", "copy or download all parts of the table"),
-    "gap": ("Numbers are missing", "frames on both sides of a gap are taken as neighbours: unpack them again"),
+    "gap": ("Numbers are missing", "unpack them again, for frames on both sides of a gap are taken as neighbours"),
     "split": ("Not in the official split", "move the videos to the folder of their split"),
     "unexpected": ("Ignored", "move the files elsewhere"),
-    "fixations": ("Fixations", "x and y are pixels of the picture as stored, frames count from 0: correct the table"),
+    "fixations": (
+        "Fixations",
+        "correct the table (x and y in pixels of the picture as stored, frames from 0)",
+    ),
     "fps": ("Frame rates", "write the number of frames per second, such as 25, or remove the file"),
     "columns": ("Tables that do not fit", "correct them as documented"),
 }
@@ -87,33 +90,34 @@ class Report:
         return [problem for problem in self.problems if problem.fatal]
 
     def __str__(self) -> str:
-        fatal = self.fatal
-        warned = [problem for problem in self.problems if not problem.fatal]
-        lines = [f"{self.title} in {self.root}: {counted(len(fatal), 'error')}, {counted(len(warned), 'warning')}."]
-        for severity, problems in (("Error", fatal), ("Warning", warned)):
-            by_kind = defaultdict(list)
-            for problem in problems:
-                by_kind[problem.kind].append(problem)
-            for kind, group in by_kind.items():
-                heading, advice = KINDS[kind]
-                lines.append(f"{severity}: {heading} ({len(group)}); {advice}:")
-                for problem in group[:LISTED]:
-                    place = problem.where
-                    if place.is_relative_to(self.root) and place != self.root:
-                        place = place.relative_to(self.root)
-                    lines.append(f"  {place}: {problem.text}")
-                if len(group) > LISTED:
-                    lines.append(f"  … and {len(group) - LISTED} more")
+        errors = counted(len(self.fatal), "error")
+        warnings = counted(len(self.problems) - len(self.fatal), "warning")
+        lines = [f"{self.title} in {self.root}: {errors}, {warnings}."]
+        groups = defaultdict(list)
+        for problem in self.problems:
+            groups[not problem.fatal, problem.kind].append(problem)
+        # Errors first; Python's sorting keeps the order of all that are equal.
+        for (warns, kind), group in sorted(groups.items(), key=lambda item: item[0][0]):
+            heading, advice = KINDS[kind]
+            lines.append(f"{'Warning' if warns else 'Error'}: {heading} ({len(group)}); {advice}:")
+            for problem in group[:LISTED]:
+                place = problem.where
+                if place.is_relative_to(self.root) and place != self.root:
+                    place = place.relative_to(self.root)
+                lines.append(f"  {place}: {problem.text}")
+            if len(group) > LISTED:
+                lines.append(f"  … and {len(group) - LISTED} more")
+        one = self.unit[:-1]
         for split, found in self.found.items():
-            official = f" of {found.official}" if found.official else ""
-            frames = f", {found.frames} frames" if self.unit == "videos" else ""
-            lines.append(f"Found: {split}: {found.items}{official} {self.unit}{frames}.")
+            items = f"{found.items} of {found.official} {self.unit}" if found.official else counted(found.items, one)
+            frames = f", {counted(found.frames, 'frame')}" if self.unit == "videos" else ""
+            lines.append(f"Found: {split}: {items}{frames}.")
         if self.left_out:
+            left_out = counted(self.left_out, one)
             lines.append(
-                f"Fix the errors, or leave out {counted(self.left_out, self.unit[:-1])} with skip_invalid=True, in "
-                "commands --skip-invalid."
+                f"Fix the errors, or leave out {left_out} with skip_invalid=True, in commands --skip-invalid."
             )
-        elif fatal:
+        elif self.fatal:
             lines.append("Fix the errors.")
         if self.hidden:
             lines.append(

@@ -22,23 +22,26 @@ VIDEO_SIGMA, VIDEO_WIDTH = 30 / math.sqrt(8 * math.log(2)), 640
 """Standard deviation, in pixels of a video of that width, of DHF1K's densities: 30 pixels at half of the maximum."""
 COLOUR = 24  # How much the channels of a grey map may differ, of 255: JPEG files leave traces.
 
+Observers = Sequence[int] | np.ndarray
 
-class GazeVideo:
+
+class GazeSample:
     """
-    A video with where people looked in it.
+    A video or still with where people looked in it.
 
     Args:
         row: of a dataset with `VIDEO_FEATURES`; files may be given by path or by content.
 
     Attributes:
-        id: name of the video.
-        file_name: of the video file, or the id of a video in frames.
+        id: name of the video or still.
+        file_name: of the video file, or the id of a video in frames or a still.
         num_frames: number of frames.
         fps: frames per second.
         size: (height, width) of the frames, in pixels.
         has_labels: whether density and fixations are known.
-        frame_names: names without suffix of the frames' files, or those of the maps, or 0001, 0002, ….
     """
+
+    _kind = "video"
 
     def __init__(self, row: dict):
         self.id: str = row["video_id"]
@@ -48,24 +51,24 @@ class GazeVideo:
         self._video: dict | None = row["video"]
         path = self._video and self._video["path"]
         self.file_name: str = Path(path).name if path else self.id
-        self._frames: list[dict] = row["frames"] or []
-        self._maps: list[dict] = row["maps"] or []
-        self._fixations: list[dict] = row["fixations"] or []
+        self._frames, self._maps, self._fixations = (row[name] or [] for name in ("frames", "maps", "fixations"))
         self.has_labels = bool(self._maps) and bool(self._fixations)
+        self._sigma = VIDEO_SIGMA * self.size[1] / VIDEO_WIDTH
         self._row = row
 
     @cached_property
     def gaze(self) -> np.ndarray:
-        """float64 `(fixations, 4)`: frame, x, y, observer; empty where observers are unknown."""
+        """float64 `(fixations, 4)`: frame, x, y, observer; empty where a video's observers are unknown."""
         columns = (self._row.get(name) or [] for name in ("fixation_frame", "fixation_x", "fixation_y", "observer"))
         return np.array([list(column) for column in columns], np.float64).T
 
-    def observers(self, index: int) -> np.ndarray:
+    def observers(self, index: int = 0) -> np.ndarray:
         """int64: who looks at a frame; empty where that is unknown."""
         return np.unique(self.gaze[self.gaze[:, 0] == index, 3]).astype(np.int64)
 
     @property
     def frame_names(self) -> list[str]:
+        """Names without suffix of the frames' files, or those of the maps, or 0001, 0002, …; of a still, its id."""
         files = self._frames or self._maps
         if not files or not all(file["path"] for file in files):
             return [f"{number:04d}" for number in range(1, self.num_frames + 1)]
@@ -82,19 +85,20 @@ class GazeVideo:
 
         Raises:
             VideoError: a file is missing or cannot be read; on `next`.
+            DataError: the image of a still is not of its size; on `next`.
             ValueError: `first` is negative or `step` not positive.
             IndexError: there is no frame `first`.
         """
-        check_steps(first, step)
-        if first >= self.num_frames:
-            raise self._no_frame(first, self.num_frames)
-        indices = range(first, self.num_frames if stop is None else min(stop, self.num_frames), step)
-        if self._video is None:
-            return (load_image(*self._source(self._frames, index)) for index in indices)
-        return self._decoded(self._video, indices)
+        if first < 0 or step < 1:
+            raise ValueError(f"Frames are read forwards from 0 or later, not from {first} in steps of {step}.")
+        self._check(first)
+        return self._read(range(first, self.num_frames if stop is None else min(stop, self.num_frames), step))
 
-    def _decoded(self, video: dict, indices: range) -> Iterator[np.ndarray]:
-        path, content = video["path"], video["bytes"]
+    def _read(self, indices: range) -> Iterator[np.ndarray]:
+        if self._video is None:
+            yield from (load_image(*self._source(self._frames, index)) for index in indices)
+            return
+        path, content = self._video["path"], self._video["bytes"]
         try:
             yield from read_frames_at(path if content is None else content, indices, missing_at_end=FRAME_TOLERANCE)
         except VideoError as error:
@@ -102,31 +106,34 @@ class GazeVideo:
                 raise
             raise VideoError(f"Cannot read the video {self.id}. {error}") from error
 
-    def density(self, index: int, observers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+    def density(self, index: int = 0, observers: Observers | None = None) -> np.ndarray:
         """
-        The density map of a frame as it is stored: float32 `(height', width')` of the map's own size, values in 0…1,
-        or those of a float TIFF as they are. That of some observers alone, if their ids are given: float32
-        `(height, width)`, their fixations blurred as DHF1K's are, and divided by the maximum.
+        Where people look in a frame, float32. Of a video, the map as it is stored: `(height', width')` of its own
+        size, values in 0…1, or those of a float TIFF as they are. Of a still, or of some observers alone, if their ids
+        are given: `(height, width)`, the fixations, each as often as it was made, blurred with a Gaussian, in a video
+        as DHF1K's are, and divided by the maximum; all 0 if nobody looks anywhere.
 
         Raises:
-            DataError: the video has no labels, or the file is missing, cannot be read or is in colour.
+            DataError: labels or observers are unknown, or the file is missing, cannot be read or is in colour.
             IndexError: there is no such frame.
         """
-        if observers is not None:
-            return blurred(self._counts(index, observers), VIDEO_SIGMA * self.size[1] / VIDEO_WIDTH)
-        return read_map(*self._label(self._maps, index))[0]
+        if observers is None and self._kind == "video":
+            return read_map(*self._label(self._maps, index))[0]
+        density = gaussian_blur(torch.from_numpy(self._counts(index, observers)), self._sigma).numpy()
+        return density / density.max() if density.any() else density
 
-    def fixations(self, index: int, observers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+    def fixations(self, index: int = 0, observers: Observers | None = None) -> np.ndarray:
         """
-        The pixels of a frame that were fixated, bool `(height', width')` of the map's own size: those above 0, or, in
-        a JPEG file, where compression leaves traces around each, above half of the brightest. Those of some observers
-        alone, bool `(height, width)`, if their ids are given.
+        The pixels of a frame that were fixated, bool. Of a video, `(height', width')` of the map's own size: those
+        above 0, or, in a JPEG file, where compression leaves traces around each, above half of the brightest. Of a
+        still, or of some observers alone, if their ids are given: `(height, width)`; of fixations on or beyond the
+        border, the outermost pixels.
 
         Raises:
             DataError: as for [`density`], but for colours; or most of the pixels are fixated.
             IndexError: there is no such frame.
         """
-        if observers is not None:
+        if observers is not None or self._kind == "still":
             return self._counts(index, observers) > 0
         source, name = self._label(self._fixations, index)
         grey, is_lossy = read_map(source, name, allow_colour=True)
@@ -137,10 +144,15 @@ class GazeVideo:
             )
         return fixated
 
-    def _counts(self, index: int, observers: Sequence[int] | np.ndarray) -> np.ndarray:
+    def _counts(self, index: int, observers: Observers | None) -> np.ndarray:
+        """float32 `(height, width)`: number of fixations at each pixel; those beyond the border at the outermost."""
         gaze = self.gaze[self.gaze[:, 0] == index]
-        x, y = gaze[np.isin(gaze[:, 3], observers), 1:3].T
-        return pixel_counts(x, y, self.size)
+        if observers is not None:
+            gaze = gaze[np.isin(gaze[:, 3], observers)]
+        counts = np.zeros(self.size, np.float32)
+        places = zip(gaze[:, 2:0:-1].T, self.size, strict=True)
+        np.add.at(counts, tuple(np.floor(at).astype(np.int64).clip(0, side - 1) for at, side in places), 1)
+        return counts
 
     def _label(self, files: list[dict], index: int) -> tuple[Path | bytes, str]:
         if not self.has_labels:
@@ -149,15 +161,24 @@ class GazeVideo:
 
     def _source(self, files: list[dict], index: int) -> tuple[Path | bytes, str]:
         """Path or content of a frame's file, and what to call it."""
-        if not 0 <= index < len(files):
-            raise self._no_frame(index, len(files))
-        return _source(files[index], f"of the video {self.id}", f"of frame {index}")
+        self._check(index)
+        path, content = files[index]["path"], files[index]["bytes"]
+        called = f"{path or f'of frame {index}'} of the {self._kind} {self.id}"
+        return (Path(path), path) if content is None else (content, called)
 
-    def _no_frame(self, index: int, number: int) -> IndexError:
-        return IndexError(f"The video {self.id} has {number} frames, counted from 0; there is no frame {index}.")
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.num_frames:
+            frames = f"{self.num_frames} frames, counted from 0"
+            if self._kind == "still":
+                frames = "one frame, with the index 0"
+            raise IndexError(f"The {self._kind} {self.id} has {frames}; there is no frame {index}.")
 
 
-class GazeStill:
+class GazeVideo(GazeSample):
+    """A video with where people looked in it."""
+
+
+class GazeStill(GazeSample):
     """
     An image with where people looked in it: a video of one frame.
 
@@ -165,101 +186,48 @@ class GazeStill:
         row: of a dataset with `STILL_FEATURES`; the image may be given by path or by content.
 
     Attributes:
-        id, file_name, num_frames, fps, size, has_labels, frame_names: as those of [`GazeVideo`].
         x, y: float32 `(fixations,)`, in pixels; 0 is the outer edge of the first pixel.
         observer: int32 `(fixations,)`, who looked; empty where that is unknown.
     """
 
-    num_frames = 1
-    fps = float(IMAGE_RATE)
+    _kind = "still"
 
     def __init__(self, row: dict):
-        self.id: str = row["image_id"]
-        self.file_name = self.id
-        self.size: tuple[int, int] = (row["height"], row["width"])
-        self.x = np.asarray(row["fixation_x"], np.float32)
-        self.y = np.asarray(row["fixation_y"], np.float32)
+        video = {"video_id": row["image_id"], "video": None, "frames": [row["image"]], "num_frames": 1}
+        super().__init__(row | video | {"fps": float(IMAGE_RATE), "maps": None, "fixations": None})
+        self.x, self.y = (np.asarray(row[name], np.float32) for name in ("fixation_x", "fixation_y"))
         self.observer = np.asarray(row["observer"], np.int32)
         self.has_labels = len(self.x) > 0
-        self.frame_names = [self.id]
-        self._image: dict = row["image"]
+        self._sigma = BLUR_SIGMA * self.size[1] / BLUR_WIDTH
 
-    def frames(self, first: int = 0, stop: int | None = None, step: int = 1) -> Iterator[np.ndarray]:
-        """
-        The image, as [`GazeVideo.frames`] would yield the frames of a video of length 1.
-
-        Raises:
-            DataError: it is not of the still's size; on `next`.
-        """
-        check_steps(first, step)
-        self._check(first)
-        return (self._frame() for _ in range(first, 1 if stop is None else min(stop, 1), step))
-
-    def _frame(self) -> np.ndarray:
-        frame = load_image(*_source(self._image, f"of the still {self.id}"))
-        if frame.shape[:2] != self.size:
-            (height, width), shown = self.size, frame.shape
-            raise DataError(
-                f"The still {self.id} has fixations on {width}×{height} pixels, but its image has {shown[1]}×"
-                f"{shown[0]} (upright, by its EXIF data); correct its size and fixations, or save it upright."
-            )
-        return frame
-
-    def density(self, index: int = 0, observers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """
-        The fixations, each as often as it was made, blurred with a Gaussian, and divided by the maximum: float32
-        `(height, width)`; all 0 if nobody looked anywhere. Those of some observers alone, if their ids are given.
-        """
-        return blurred(self._counts(index, observers), BLUR_SIGMA * self.size[1] / BLUR_WIDTH)
-
-    def fixations(self, index: int = 0, observers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """
-        The fixated pixels, bool `(height, width)`; of fixations on or beyond the border, the outermost ones. Those of
-        some observers alone, if their ids are given.
-        """
-        return self._counts(index, observers) > 0
+    @cached_property
+    def gaze(self) -> np.ndarray:
+        known = len(self.observer) == len(self.x)
+        return np.stack([0 * self.x, self.x, self.y, self.observer if known else 0 * self.x - 1], 1, dtype=np.float64)
 
     def observers(self, index: int = 0) -> np.ndarray:
-        """int32: who looked at the image; empty where that is unknown."""
         self._check(index)
-        return np.unique(self.observer)
+        return np.unique(self.observer).astype(np.int64)
 
-    def _check(self, index: int) -> None:
-        if index != 0:
-            raise IndexError(f"The still {self.id} has one frame, with the index 0; there is no frame {index}.")
+    @property
+    def frame_names(self) -> list[str]:
+        return [self.id]
 
-    def _counts(self, index: int, observers: Sequence[int] | np.ndarray | None) -> np.ndarray:
-        """float32 `(height, width)`: number of fixations at each pixel."""
+    def _read(self, indices: range) -> Iterator[np.ndarray]:
+        for frame in super()._read(indices):
+            if frame.shape[:2] != self.size:
+                (height, width), shown = self.size, frame.shape
+                raise DataError(
+                    f"The still {self.id} has fixations on {width}×{height} pixels, but its image has {shown[1]}×"
+                    f"{shown[0]} (upright, by its EXIF data); correct its size and fixations, or save it upright."
+                )
+            yield frame
+
+    def _counts(self, index: int, observers: Observers | None) -> np.ndarray:
         self._check(index)
         if observers is not None and len(self.observer) != len(self.x):
             raise DataError(f"The still {self.id} does not tell who made its fixations; use all of them.")
-        chosen = slice(None) if observers is None else np.isin(self.observer, observers)
-        return pixel_counts(self.x[chosen], self.y[chosen], self.size)
-
-
-def pixel_counts(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """float32 `(height, width)`: the number of fixations at each pixel; those beyond the border at the outermost."""
-    counts = np.zeros(size, np.float32)
-    pixels = (np.floor(at).astype(np.int64).clip(0, side - 1) for at, side in zip((y, x), size, strict=True))
-    np.add.at(counts, tuple(pixels), 1)
-    return counts
-
-
-def blurred(counts: np.ndarray, sigma: float) -> np.ndarray:
-    """Counts, float32 `(height, width)`, blurred and divided by the maximum; all 0 if they are."""
-    density = gaussian_blur(torch.from_numpy(counts), sigma).numpy()
-    return density / density.max() if density.any() else density
-
-
-def _source(file: dict, owner: str, unnamed: str = "") -> tuple[Path | bytes, str]:
-    """Path or content of a file of a row, and what to call it."""
-    path, content = file["path"], file["bytes"]
-    return (Path(path), path) if content is None else (content, f"{path or unnamed} {owner}")
-
-
-def check_steps(first: int, step: int) -> None:
-    if first < 0 or step < 1:
-        raise ValueError(f"Frames are read forwards from 0 or later, not from {first} in steps of {step}.")
+        return super()._counts(index, observers)
 
 
 def open_sample(row: dict) -> GazeVideo | GazeStill:

@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,17 +33,17 @@ from .report import Problem, counted
 from .tables import fixation_faults, in_lines, read_columns, shown
 
 _SHARD = re.compile(r"-[0-9]+-of-([0-9]+)$")
-
 MAX_VALUES = 10_000_000  # of a column in a row group
 
 # What the columns of a table are to Arrow, and in words; a column of nothing but nulls is of the type null.
-_WHOLE, _TEXT = "u?int[0-9]+", "(large_)?string|null"
-_LIST = r"(large_)?list<\w+: ({})( not null)?>"
+_WHOLE, _TEXT, _LIST = "u?int[0-9]+", "(large_)?string|null", r"(large_)?list<\w+: ({})( not null)?>"
 _NUMBERS = _LIST.format(f"{_WHOLE}|halffloat|float|double|null"), "a list of numbers"
-_KINDS = {
+_NEEDED = {
     "image": (rf"struct<(bytes: (large_)?(binary|null)|path: ({_TEXT})|, ){{3}}>", "a struct of bytes and path"),
     "fixation_x": _NUMBERS,
     "fixation_y": _NUMBERS,
+}
+_KINDS = _NEEDED | {
     "observer": (_LIST.format(f"{_WHOLE}|{_TEXT}"), "a list of whole numbers or names"),
     "width": (_WHOLE, "a whole number"),
     "height": (_WHOLE, "a whole number"),
@@ -71,26 +71,22 @@ class Stills(GazeBuilder):
     def looks_right(cls, folder: Path) -> bool:
         if folder.is_file():
             return folder.suffix == ".parquet"
-        return is_folder_of_stills(folder) or any(
-            entry.name.endswith(".parquet") or is_folder_of_stills(folder / entry.name)
-            for entry in list_folder(folder)
-        )
+        paths = [folder / entry.name for entry in list_folder(folder)]
+        return any(path.suffix == ".parquet" for path in paths) or any(map(_is_folder, (folder, *paths)))
 
     @classmethod
     def find(
         cls, root: Path, splits: tuple[str, ...] | None
     ) -> tuple[dict[str, list["Table | Folder"]], list[Problem]]:
-        if root.is_file() or is_folder_of_stills(root):
-            one = Table((root,)) if root.is_file() else Folder(root)
-            return {split: [one] for split in splits or ("train",)}, []
+        if root.is_file() or _is_folder(root):
+            return {split: [Table((root,)) if root.is_file() else Folder(root)] for split in splits or ("train",)}, []
         # By split and by number of shards: 0 for a folder, 1 for a table by itself.
-        sources = defaultdict(lambda: defaultdict(list))
-        for entry in list_folder(root):
-            path = root / entry.name
+        sources: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
+        for path in (root / entry.name for entry in list_folder(root)):
             if path.suffix == ".parquet":
                 shard = _SHARD.search(path.stem)
                 sources[_SHARD.sub("", path.stem)][int(shard[1]) if shard else 1].append(path)
-            elif is_folder_of_stills(path):
+            elif _is_folder(path):
                 sources[path.name][0].append(path)
         if unknown := [split for split in splits or () if split not in sources]:
             raise DataError(f"{root} has no split {unknown[0]!r}, but {' and '.join(sources)}.")
@@ -107,7 +103,7 @@ class Stills(GazeBuilder):
         return found, problems
 
 
-def is_folder_of_stills(folder: Path) -> bool:
+def _is_folder(folder: Path) -> bool:
     return (folder / "images").is_dir() and (folder / "fixations.csv").is_file()
 
 
@@ -119,6 +115,7 @@ class Table:
     group: int = 0
     num_rows: int = 0  # that can be used
     left_out: frozenset[int] = frozenset()  # the numbers of those that cannot
+    num_frames: ClassVar = 0
 
     def state(self) -> Any:
         return [stamp(path) for path in self.paths]
@@ -132,23 +129,23 @@ class Table:
             none = []
             try:
                 with pq.ParquetFile(path) as file:
-                    unfit = _column_problems(path, file.schema_arrow)
+                    unfit = list(_column_problems(path, file.schema_arrow))
                     if not (unfit or file.metadata.num_rows):
                         unfit = [Problem("columns", path, "has no rows")]
                     problems += unfit
                     for group in range(0 if unfit else file.num_row_groups):
                         left_out, number = set(), -1
-                        for number, row in _raw_rows(file, group):
-                            still, problem = _still(path.parent, path, row, f"{path.stem}_{group}_{number}")
-                            if not problem and still["image_id"] in seen:
-                                text = f"{shown(still['image_id'])} is in {seen[still['image_id']].name} already"
+                        for number, still, problem in _stills(path, file, group):
+                            name = still["image_id"]
+                            if not problem and name in seen:
+                                text = f"{shown(name)} is in {seen[name].name} already"
                                 problem = Problem("duplicate", path, text)
-                            seen.setdefault(still["image_id"], path)
+                            seen.setdefault(name, path)
                             if problem:
                                 left_out.add(number)
                                 problems.append(problem)
                             elif not still["fixation_x"]:
-                                none.append(still["image_id"])
+                                none.append(name)
                         groups.append(Table((path,), group, number + 1 - len(left_out), frozenset(left_out)))
             except (OSError, pa.ArrowException, UnicodeDecodeError, OverflowError) as error:
                 problems.append(Problem("unreadable", path, f"is not a whole parquet file ({_brief(error)})"))
@@ -156,31 +153,85 @@ class Table:
         return groups, problems
 
     def decode(self) -> list[Problem]:
-        (path,) = self.paths
-        return _undecodable(path, path.parent, self.rows())
-
-    def count(self) -> tuple[int, int]:
-        return self.num_rows, 0
+        return _undecodable(self.paths[0], self.paths[0].parent, self.rows())
 
     def rows(self) -> Iterator[dict]:
         (path,) = self.paths
         with pq.ParquetFile(path) as file:
-            numbers = _observer_numbers(file)
-            for number, row in _raw_rows(file, self.group):
+            numbers = {}
+            if "observer" in file.schema_arrow.names and "string" in str(file.schema_arrow.field("observer").type):
+                names = pc.list_flatten(file.read(columns=["observer"])["observer"]).unique()
+                numbers = {name: number for number, name in enumerate(names.to_pylist())}
+            for number, still, _ in _stills(path, file, self.group):
                 if number not in self.left_out:
-                    still, _ = _still(path.parent, path, row, f"{path.stem}_{self.group}_{number}")
                     yield {**still, "observer": [numbers.get(name, name) for name in still["observer"]]}
 
 
-def _raw_rows(file: pq.ParquetFile, group: int) -> Iterator[tuple[int, dict]]:
-    """The rows of a row group, numbered, a few in memory."""
+@dataclass(frozen=True)
+class Folder:
+    """A folder with `images` and `fixations.csv`, or, examined, one still of it."""
+
+    path: Path
+    still: dict = field(default_factory=dict)
+    num_rows: ClassVar = 1
+    num_frames: ClassVar = 0
+
+    def state(self) -> Any:
+        return image_stamps(self.path / "images"), stamp(self.path / "fixations.csv")
+
+    def examine(self) -> tuple[list["Folder"], list[Problem]]:
+        table, images = self.path / "fixations.csv", self.path / "images"
+        try:
+            numbers, texts, lines, faults = read_columns(table, ("x", "y"), ("image",), ("observer",))
+        except DataError as error:
+            return [], [Problem("unreadable", table, str(error))]
+        problems = [Problem("columns", table, fault) for fault in faults]
+        if not lines:
+            return [], problems
+        rows_of = defaultdict(list)
+        for number, name in enumerate(texts["image"]):
+            rows_of[name].append(number)
+        observers = texts.get("observer", [])
+        numbered = _numbered(observers)
+        names = [entry.name for entry in list_folder(images) if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES]
+        for name in sorted(rows_of.keys() - set(names)):
+            where = in_lines([lines[n] for n in rows_of[name]])
+            text = f"{shown(name)} does not exist there, but has fixations: {where}"
+            problems.append(Problem("missing image", images, text))
+        stills = []
+        for name in names:
+            rows = rows_of[name]
+            row = {f"fixation_{axis}": column[rows].tolist() for axis, column in numbers.items()}
+            row |= {"observer": [numbered.get(observers[n]) for n in rows]} if observers else {}
+            row |= {"image": {"bytes": None, "path": name}, "dataset": self.path.name}
+            still, problem = _still(images, table, row, name, [lines[n] for n in rows])
+            if problem:
+                problems.append(problem)
+            else:
+                stills.append(still)
+        keys = zip(texts["image"], *numbers.values(), observers or lines, strict=True)
+        if twice := sum(count - 1 for count in Counter(keys).values()):
+            problems.append(Problem("duplicate", table, f"{counted(twice, 'row')} repeated", fatal=False))
+        none = [still["image_id"] for still in stills if not still["fixation_x"]]
+        return [Folder(self.path, still) for still in stills], problems + _without_fixations(table, none)
+
+    def decode(self) -> list[Problem]:
+        return _undecodable(self.path / "images", self.path / "images", self.rows())
+
+    def rows(self) -> Iterator[dict]:
+        yield self.still
+
+
+def _stills(path: Path, file: pq.ParquetFile, group: int) -> Iterator[tuple[int, dict, Problem | None]]:
+    """The rows of a row group, numbered, each as `_still` gives it; a few are in memory."""
     about = file.metadata.row_group(group)
     most = max(about.column(number).num_values for number in range(about.num_columns))
     if most > MAX_VALUES:  # Repetitions take no room in a file.
         raise OSError(f"it has {most} values in a row group; write smaller ones")
     kept = [name for name in file.schema_arrow.names if name in STILL_FEATURES]
     batches = file.iter_batches(16, row_groups=[group], columns=kept)
-    yield from enumerate(row for batch in batches for row in batch.to_pylist())
+    for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+        yield number, *_still(path.parent, path, row, f"{path.stem}_{group}_{number}")
 
 
 def _still(
@@ -196,13 +247,13 @@ def _still(
     path = PureWindowsPath(image["path"] or "")
     name = row.get("image_id") or (path.name if _leads_out(path) else image["path"]) or unnamed
     told = row.get("width"), row.get("height")
-    kind, faults, width, height = "fixations", [], 0, 0
+    kind, faults = "fixations", []
     if len(name) > 255 or not name.isprintable() or _leads_out(PureWindowsPath(name)):
         kind, faults = "columns", ["an image_id that can be no name of a file"]
     try:
         file = _file_of(folder, image)
         width, height = examined_image(file).size
-        if image["bytes"] is None:
+        if isinstance(file, Path):
             image = {"path": str(file), "bytes": None}
         if None not in told and told != (width, height):
             kind, faults = "size", [*faults, f"an image of {width}×{height}, not {told[0]}×{told[1]} pixels"]
@@ -262,87 +313,20 @@ def _brief(error: Exception) -> str:
     return " ".join(reason_of(error).split())[:200]
 
 
-def _observer_numbers(file: pq.ParquetFile) -> dict[str, int]:
-    """Numbers for the names of observers, in the order in which the table has them; nothing if they are numbers."""
-    names = file.schema_arrow.names
-    if "observer" not in names or "string" not in str(file.schema_arrow.field("observer").type):
-        return {}
-    names = pc.list_flatten(file.read(columns=["observer"])["observer"]).unique()
-    return {name: number for number, name in enumerate(names.to_pylist())}
-
-
-def _column_problems(path: Path, schema: pa.Schema) -> list[Problem]:
-    problems = []
+def _column_problems(path: Path, schema: pa.Schema) -> Iterator[Problem]:
     for name, (kind, expected) in _KINDS.items():
         if schema.names.count(name) > 1:
-            problems.append(Problem("columns", path, f"has two columns {name}"))
+            yield Problem("columns", path, f"has two columns {name}")
         elif name not in schema.names:
-            if name in ("image", "fixation_x", "fixation_y"):
-                problems.append(Problem("columns", path, f"has no column {name}"))
+            if name in _NEEDED:
+                yield Problem("columns", path, f"has no column {name}")
         elif not re.fullmatch(kind, found := str(schema.field(name).type)):
-            problems.append(Problem("columns", path, f"column {name} is {found[:200]}, not {expected}"))
-    return problems
+            yield Problem("columns", path, f"column {name} is {found[:200]}, not {expected}")
 
 
 def _without_fixations(where: Path, names: list[str]) -> list[Problem]:
     text = f"{len(names)} have no fixations, such as {shown(names[0])}" if names else ""
     return [Problem("fixations", where, text, fatal=False)] if names else []
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder with `images` and `fixations.csv`, or, examined, one still of it."""
-
-    path: Path
-    still: dict = field(default_factory=dict)
-
-    def state(self) -> Any:
-        return image_stamps(self.path / "images"), stamp(self.path / "fixations.csv")
-
-    def examine(self) -> tuple[list["Folder"], list[Problem]]:
-        table, images = self.path / "fixations.csv", self.path / "images"
-        try:
-            numbers, texts, lines, faults = read_columns(table, ("x", "y"), ("image",), ("observer",))
-        except DataError as error:
-            return [], [Problem("unreadable", table, str(error))]
-        problems = [Problem("columns", table, fault) for fault in faults]
-        rows_of = defaultdict(list)
-        for number, name in enumerate(texts.get("image", ())):
-            rows_of[name].append(number)
-        observers = texts.get("observer", [])
-        numbered = _numbered(observers)
-        names = [entry.name for entry in list_folder(images) if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES]
-        for name in sorted(rows_of.keys() - set(names)):
-            text = (
-                f"{shown(name)} does not exist there, but has fixations: {in_lines([lines[n] for n in rows_of[name]])}"
-            )
-            problems.append(Problem("missing image", images, text))
-        stills, none = [], []
-        for name in names if lines else ():
-            rows = rows_of[name]
-            row = {f"fixation_{axis}": column[rows].tolist() for axis, column in numbers.items()}
-            row |= {"observer": [numbered.get(observers[n]) for n in rows]} if observers else {}
-            row |= {"image": {"bytes": None, "path": name}, "dataset": self.path.name}
-            still, problem = _still(images, table, row, name, [lines[n] for n in rows])
-            if problem:
-                problems.append(problem)
-                continue
-            stills.append(still)
-            none += [] if rows else [name]
-        keys = zip(texts.get("image", ()), *numbers.values(), observers or lines, strict=True) if lines else ()
-        if twice := sum(count - 1 for count in Counter(keys).values()):
-            problems.append(Problem("duplicate", table, f"{counted(twice, 'row')} repeated", fatal=False))
-        return [Folder(self.path, still) for still in stills], problems + _without_fixations(table, none)
-
-    def decode(self) -> list[Problem]:
-        images = self.path / "images"
-        return _undecodable(images, images, [self.still])
-
-    def count(self) -> tuple[int, int]:
-        return 1, 0
-
-    def rows(self) -> Iterator[dict]:
-        yield self.still
 
 
 def _numbered(observers: list[str]) -> dict[str, int]:

@@ -73,7 +73,7 @@ def _line(text: str) -> str:
     return text
 
 
-def number_in(cell: str) -> float:
+def _number(cell: str) -> float:
     """The number in a cell, NaN where it says that there is none; a `ValueError` if it is something else."""
     return math.nan if cell.lower() in MISSING else float(cell)
 
@@ -83,19 +83,30 @@ def shown(cell: str) -> str:
     return repr(cell if len(cell) <= 40 else f"{cell[:40]}…")
 
 
-def named(header: list[str]) -> str:
-    """The names of a table's columns as a message lists them."""
+def _listed(header: list[str]) -> str:
     return ", ".join(name[:40] for name in header[:30]) or "is empty"
 
 
 def fixation_faults(
-    x: np.ndarray, y: np.ndarray, width: int, height: int, lines: Sequence[int] | None = None
+    x: np.ndarray,
+    y: np.ndarray,
+    width: int,
+    height: int,
+    lines: Sequence[int] | None = None,
+    tests: Sequence[tuple[np.ndarray, str]] = (),
 ) -> list[str]:
-    """What is wrong with places, float64 `(fixations,)` each, in a picture, in words; lines are those of a table."""
+    """
+    What is wrong with places, float64 `(fixations,)` each, in a picture, in words; lines are those of a table, and
+    other tests say which fixations fail, bool `(fixations,)`, and why.
+    """
     known = np.isfinite(x) & np.isfinite(y)
     outside = known & ((x < 0) | (x > width) | (y < 0) | (y > height))
     faults = []
-    for wrong, text in ((~known, "whose x or y is no number"), (outside, f"outside of its {width}×{height} pixels")):
+    for wrong, text in (
+        *tests,
+        (~known, "whose x or y is no number"),
+        (outside, f"outside of its {width}×{height} pixels"),
+    ):
         if found := np.flatnonzero(wrong).tolist():
             first = found[0]
             places = f"({x[first]:g}, {y[first]:g})" if lines is None else in_lines([lines[n] for n in found])
@@ -124,32 +135,34 @@ def read_columns(
         for name in (*numbers, *texts):
             if header.count(name) != 1:
                 number = "two columns" if name in header else "no column"
-                return {}, {}, [], [f"has {number} {name}, but {named(header)}"]
-        columns = {name: array("d") for name in numbers}
-        words: dict[str, list[str]] = {name: [] for name in texts}
-        places = {name: header.index(name) for name in (*numbers, *texts)}
+                return {}, {}, [], [f"has {number} {name}, but {_listed(header)}"]
+        columns = {name: (header.index(name), array("d")) for name in numbers}
+        words: dict[str, tuple[int, list[str]]] = {name: (header.index(name), []) for name in texts}
         for line, row in rows:
             if len(row) != len(header):
                 odd.append(line)
                 continue
             lines.append(line)
-            for name, column in columns.items():
+            for place, column in columns.values():
                 try:
-                    column.append(number_in(row[places[name]]))
+                    column.append(_number(row[place]))
                 except ValueError:
                     column.append(math.nan)
-            for name, cells in words.items():
-                cells.append(row[places[name]])
+            for place, cells in words.values():
+                cells.append(row[place])
     faults = [f"{counted(len(odd), 'row')} with more or fewer cells than line 1: {in_lines(odd)}"] if odd else []
     if not (lines or odd):
         faults.append("has no rows")
-    return {name: np.array(column) for name, column in columns.items()}, words, lines, faults
+    found = {name: np.array(column) for name, (_, column) in columns.items()}
+    return found, {name: cells for name, (_, cells) in words.items()}, lines, faults
 
 
 class GazeTable(NamedTuple):
-    """Where people looked."""
+    """Where people looked in some videos."""
 
-    rows: dict[str, array]  # for each name of a video, `begin, end, x, y, observer, begin, end, …`
+    # Of each video that has some gaze, float64 `(rows, 5)`: begin, end, x, y, observer.
+    rows: dict[Path, np.ndarray]
+    unknown: list[str]  # names that are of no video
     by_frame: bool  # `begin` is the number of a frame, from 0; otherwise seconds, and `end` the same for a moment
     observers: list[str]  # whose numbers, from 0, the rows hold; empty if unknown
     incomplete: int  # number of rows left out because a number is missing
@@ -163,7 +176,7 @@ class Column(NamedTuple):
     name: str  # as in line 1
 
 
-def columns_of(header: list[str], given: Mapping[str, str], time_unit: str | None) -> dict[str, list[Column]]:
+def _columns_of(header: list[str], given: Mapping[str, str], time_unit: str | None) -> dict[str, list[Column]]:
     """The columns of `NAMES` in a table, some given by other names; several where a name is there more than once."""
     found: dict[str, list[Column]] = defaultdict(list)
     for place, name in enumerate(header):
@@ -175,38 +188,39 @@ def columns_of(header: list[str], given: Mapping[str, str], time_unit: str | Non
         unit = UNITS[told or ("ms" if known in IN_MILLISECONDS else "s")]
         for key in {known, f"given: {name}"}:
             found[key].append(Column(place, unit, name))
-    columns = {}
-    for ours, names in NAMES.items():
-        wanted = [f"given: {given[ours]}"] if ours in given else names
-        if same := next((found[name] for name in wanted if name in found), []):
-            columns[ours] = same
-    return columns
+    wanted = {ours: [f"given: {given[ours]}"] if ours in given else names for ours, names in NAMES.items()}
+    columns = {ours: next((found[name] for name in names if name in found), []) for ours, names in wanted.items()}
+    return {ours: same for ours, same in columns.items() if same}
 
 
 def read_gaze_table(
-    path: Path, columns: Mapping[str, str], time_unit: str | None = None, from_first_row: bool = False
+    path: Path,
+    videos: Sequence[Path],
+    columns: Mapping[str, str],
+    time_unit: str | None = None,
+    from_first_row: bool = False,
 ) -> GazeTable:
     """Read a table as for [`make_gazefolder`], of which 40 bytes per row are kept; a `DataError` if it is unfit."""
     with opened_table(path) as (header, rows):
-        found = columns_of(header, columns, time_unit)
+        found = _columns_of(header, columns, time_unit)
         if "frame" in found and "time" in found:
             raise DataError(f"{path} has the columns time and frame; leave one of them.")
-        lasting = "frame" not in found and "start" in found and ("duration" in found or "time" not in found)
-        clock = "frame" if "frame" in found else "start" if lasting else "time"
+        by_frame = "frame" in found
+        lasting = not by_frame and "start" in found and ("duration" in found or "time" not in found)
+        clocks = ["frame"] if by_frame else ["start", "duration"] if lasting else ["time"]
         spoken = {"time": "time or start (seconds) or frame (from 0)", "duration": "duration (seconds)"}
-        for ours in ("video", "x", "y", clock, *(["duration"] if lasting else [])):
-            if ours not in found:
+        for ours in ("video", "x", "y", *clocks, "observer"):
+            if ours not in found and ours != "observer":
                 asked = columns.get(ours) or spoken.get(ours, ours)
                 advice = "name it in line 1, or by --columns"
-                raise DataError(f"{path} has no column {asked}, but {named(header)}; {advice}.")
-        for ours in ("video", clock, *(["duration"] if lasting else []), "x", "y", "observer"):
+                raise DataError(f"{path} has no column {asked}, but {_listed(header)}; {advice}.")
             if len(found.get(ours, [])) > 1:
                 raise DataError(f"{path} has two columns {ours}; remove or rename one of them.")
-        times = [] if clock == "frame" else [found[ours][0] for ours in (clock, "duration")[: 1 + lasting]]
-        numbers = [*(times or found["frame"]), found["x"][0], found["y"][0]]
+        units = [1.0 if by_frame else found[ours][0].unit for ours in clocks] + [1.0, 1.0]
+        numbers = [found[ours][0] for ours in (*clocks, "x", "y")]
         at_video = found["video"][0].place
         at_observer, at_event = (found[ours][0].place if ours in found else None for ours in ("observer", "event"))
-        table: dict[str, array] = defaultdict(lambda: array("d"))
+        table: dict[str, array] = defaultdict(lambda: array("d"))  # `begin, end, x, y, observer, begin, end, …`
         observers: dict[str, int] = {}
         began: dict[tuple[str, str], float] = {}
         latest: dict[tuple[str, str], list[float]] = {}
@@ -214,9 +228,15 @@ def read_gaze_table(
         for line, row in rows:
             if len(row) != len(header):
                 raise DataError(f"{path}, line {line}: {len(row)} cells, but the header has {len(header)}.")
-            values = [_number(path, line, row, column) for column in numbers]
-            for place, column in enumerate(times):
-                values[place] *= column.unit
+            values = []
+            for column, unit in zip(numbers, units, strict=True):
+                cell = row[column.place]
+                try:
+                    values.append(_number(cell) * unit)
+                except ValueError as error:
+                    advice = "write decimals with a point" if "," in cell else "leave it empty if it is unknown"
+                    where = f"{path}, line {line}, column {column.name.lower()}"
+                    raise DataError(f"{where}: {shown(cell)} is not a number; {advice}.") from error
             begin, *duration, x, y = values
             name = row[at_observer] if at_observer is not None else ""
             of = row[at_video], name
@@ -227,38 +247,25 @@ def read_gaze_table(
             if not (row[at_video] and all(map(math.isfinite, values)) and min(duration, default=0) >= 0):
                 incomplete += 1
                 continue
-            if clock == "frame" and not begin.is_integer():
+            if by_frame and not begin.is_integer():
                 raise DataError(
                     f"{path}, line {line}, column frame: {begin} is not a whole number; call the column time if it "
                     "holds seconds."
                 )
             if lasting:
-                before, latest[of] = latest.get(of), [begin, *values[1:]]
+                before = latest.get(of)
                 if before and before[1:] == values[1:] and before[0] <= begin < before[0] + before[1]:
-                    latest[of] = before
                     continue  # Exports of samples repeat a fixation for each of them.
+                latest[of] = [begin, *values[1:]]
             number = observers.setdefault(name, len(observers)) if name else UNKNOWN
             table[row[at_video]].extend((begin, sum(duration, begin), x, y, number))
-    return GazeTable(dict(table), clock == "frame", list(observers), incomplete)
-
-
-def _number(path: Path, line: int, row: list[str], column: Column) -> float:
-    cell = row[column.place]
-    try:
-        return number_in(cell)
-    except ValueError as error:
-        advice = "write decimals with a point" if "," in cell else "leave it empty if it is unknown"
-        where = f"{path}, line {line}, column {column.name.lower()}"
-        raise DataError(f"{where}: {shown(cell)} is not a number; {advice}.") from error
-
-
-def videos_named(table: GazeTable, videos: list[Path]) -> tuple[dict[Path, np.ndarray], list[str]]:
-    """The gaze in each video that has some, float64 `(rows, 5)` as in the table; and names that are of no video."""
     named = {video.stem: video for video in videos} | {video.name: video for video in videos}
-    parts = defaultdict(list)
-    for name, rows in table.rows.items():
+    parts, unknown = defaultdict(list), []
+    for name, numbers_of in table.items():
         # Trackers may name the file as it lay on their computer.
-        video = named.get(name) or named.get(PureWindowsPath(name).name)
-        parts[video].append((name, np.frombuffer(rows).reshape(-1, 5)))
-    unknown = [name for name, _ in parts.pop(None, [])]
-    return {video: np.concatenate([rows for _, rows in parts[video]]) for video in videos if video in parts}, unknown
+        if video := named.get(name) or named.get(PureWindowsPath(name).name):
+            parts[video].append(np.frombuffer(numbers_of).reshape(-1, 5))
+        else:
+            unknown.append(name)
+    assigned = {video: np.concatenate(parts[video]) for video in videos if video in parts}
+    return GazeTable(assigned, unknown, by_frame, list(observers), incomplete)

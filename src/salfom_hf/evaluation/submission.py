@@ -9,8 +9,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import __version__
-from ..data.dhf1k import DHF1K, split_of
 from ..data.samples import GazeVideo
+from ..data.video_folders import DHF1K, split_of
 from ..errors import check_file
 from ..files import atomic_output
 from ..video.drawing import to_gray
