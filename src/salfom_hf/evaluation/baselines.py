@@ -73,11 +73,10 @@ class Center(Method):
                 frames = np.linspace(0, sample.num_frames - 1, min(KDE_FRAMES, sample.num_frames)).round().astype(int)
                 points = [fixated_points(sample.fixations(int(index)), (1, 1)) for index in frames]
             gaze[sample.id if left_out else f"{row}"] = np.concatenate(points, axis=1).T
-        kind, frames = "video", f"up to {KDE_FRAMES} frames per video"
-        if "image_id" in dataset.features:
-            kind, frames = "image", "all images"
-        whose = f"the other {kind}s' fixations" if left_out else f"the fixations of the split {split}"
-        return cls(gaze, aspect, f"{whose} ({frames})")
+        stills = "image_id" in dataset.features
+        others = f"the other {'images' if stills else 'videos'}' fixations"
+        of = "all images" if stills else f"up to {KDE_FRAMES} frames per video"
+        return cls(gaze, aspect, f"{others if left_out else f'the fixations of the split {split}'} ({of})")
 
     def _count(self, points: np.ndarray) -> np.ndarray:
         counts = np.zeros(self.shape)

@@ -82,8 +82,8 @@ class Model(Method):
     def __init__(self, name: str, predictor: SaliencyPredictor, last_frame_alone: bool = False):
         model, stride = predictor.model, predictor.stride
         self.predictor, self._last_frame_alone = predictor, last_frame_alone
-        how = {"device": str(model.device), "dtype": model.dtype, "stride": stride, "batch_size": predictor.batch_size}
-        self._load = partial(type(predictor).from_pretrained, name, **how)
+        how = str(model.device), model.dtype, stride, predictor.batch_size
+        self._load = partial(type(predictor).from_pretrained, name, *how)
         if last_frame_alone:
             self.name, self.description = f"{name}, last frame alone", "every frame by itself, as a still"
         else:

@@ -120,8 +120,8 @@ def sim(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
 def kldiv(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     """
     KLD: `Σ Q · log(ε + Q / (P + ε))`, with the saliency P and the density Q divided by their sums and ε = 2^-52;
-    float64 `(batch,)` or scalar, at least 0 (within ε), in nats; smaller is better. Saliency that is 0 everywhere stays
-    0, and is then as far away as ε allows.
+    float64 `(batch,)` or scalar, at least 0 (within ε), in nats; smaller is better. Saliency that is 0 everywhere
+    stays 0, and is then as far away as ε allows.
 
     Args:
         saliency, density: `(batch, height, width)` or `(height, width)`, on any scale, not negative.

@@ -17,8 +17,8 @@ class SaliencyColumn:
     """
     A function for `datasets.map` that gives each row of a gaze dataset, exported or not, the maps of its frames as the
     column `saliency`: `[{"path": name, "bytes": PNG}, …]`, one grey PNG file per frame, of the frame's size, from the
-    map's minimum (0) to its maximum (255). The maps of one row at a time are in memory, if `writer_batch_size` is 1: by
-    default, `datasets` collects those of 1000 rows. A frame that cannot be read is a VideoError.
+    map's minimum (0) to its maximum (255). The maps of one row at a time are in memory, if `writer_batch_size` is 1:
+    by default, `datasets` collects those of 1000 rows. A frame that cannot be read is a VideoError.
 
     Args:
         name: of the model, as for `SaliencyPredictor.from_pretrained`; other processes load it again.
