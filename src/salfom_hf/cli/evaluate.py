@@ -1,6 +1,7 @@
 """`salfom evaluate` and `salfom submit`: scores on gaze, and maps for the DHF1K server."""
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,7 +131,7 @@ def methods_for(args: argparse.Namespace, dataset: "Dataset") -> "list[Method]":
     predictors = [(name, load_predictor(name, args)) for name in names]
     methods: list[Method] = [Model(name, predictor, alone) for name, predictor in predictors for alone in kinds]
     methods += [Predictions(folder, args.partial) for folder in args.predictions]
-    make = {
+    make: dict[str, Callable[[], Method]] = {
         "center": partial(center_for, args, dataset),
         "spectral-residual": SpectralResidual,
         "inter-observer": InterObserver,
