@@ -623,8 +623,14 @@ def test_predicting_on_a_gpu(tmp_path, dtype, tolerance):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals.")
-@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", None)])
-@pytest.mark.parametrize("command", ["predict {} -o {}", "predict {} -o {} --format npz", "export hub"])
+@pytest.mark.parametrize(
+    ("number", "command"),
+    [
+        (signal.SIGTERM, "predict {} -o {}"),
+        (getattr(signal, "SIGHUP", None), "predict {} -o {} --format npz"),
+        (signal.SIGTERM, "export hub"),
+    ],
+)
 def test_every_signal_that_ends_a_program_leaves_nothing(number, command, model_folder, clip, tmp_path, monkeypatch):
     """It comes when all is written and not yet in its place."""
     monkeypatch.setattr(files, "_finish_files", lambda *_: os.kill(os.getpid(), number))

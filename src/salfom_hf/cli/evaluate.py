@@ -154,32 +154,24 @@ def evaluate(args: argparse.Namespace) -> int:
     remove_unfinished(output, below=True)
     dataset = data.load(args.dataset, args.data_dir, split, skip_invalid=args.skip_invalid)
     metrics = tuple(args.metrics or (*evaluation.DEFAULT_METRICS, "information_gain"))
-    given = {name: getattr(args, name) for name in ("blur", "first", "every", "max_frames", "seed")}
-    protocol = evaluation.Protocol(metrics, **given)
+    options = {name: getattr(args, name) for name in ("blur", "first", "every", "max_frames", "seed")}
+    protocol = evaluation.Protocol(metrics, **options)
     evaluation.check_dataset(dataset)
     methods, prior = methods_for(args, dataset), None
     if "information_gain" in metrics:
         center = (method for method in methods if isinstance(method, evaluation.Center))
         prior = next(center, None) or center_for(args, dataset)
     about = {"dataset": args.dataset, "split": split}
-    scores = evaluation.evaluate(
-        dataset,
-        methods,
-        output,
-        protocol,
-        prior=prior,
-        processes=args.processes,
-        overwrite=args.overwrite,
-        about=about,
-    )
-    scores += evaluation.kept_scores(dataset, methods, output, protocol)
+    given = dataset, methods, output, protocol
+    scores = evaluation.evaluate(*given, prior=prior, processes=args.processes, overwrite=args.overwrite, about=about)
+    scores += evaluation.kept_scores(*given)
 
     stills = args.dataset == "stills"
     unit = ("image" if stills else "video") + ("" if len(dataset) == 1 else "s")
     title = f"{args.dataset}, split {split}: {len(dataset):,} {unit}"
     print(evaluation.table(scores, protocol, title, stills, prior))
-    options = ("stride", "batch_size", "device", "dtype", "runtime", "processes")
-    run = {"data_dir": str(args.data_dir), "options": {name: getattr(args, name) for name in options}}
+    how = ("stride", "batch_size", "device", "dtype", "runtime", "processes")
+    run = {"data_dir": str(args.data_dir), "options": {name: getattr(args, name) for name in how}}
     evaluation.write_reports(output, scores, protocol, {**about, **run}, prior)
     picture = evaluation.picture(evaluation.Scorer(dataset, protocol, prior), methods, scores[: len(methods)])
     if picture is not None:

@@ -54,12 +54,9 @@ class Center(Method):
     @classmethod
     def fitted(cls, dataset: Dataset, split: str, left_out: bool = False) -> "Center":
         """
-        The density of all fixations of a dataset, in coordinates relative to the frame; one more is spread evenly.
-
-        Args:
-            dataset: with labels; of each video up to 20 frames are read, evenly spaced.
-            split: its name.
-            left_out: the dataset is itself scored: each video, or image, has the density of all others.
+        The density of all fixations of a dataset with labels, in coordinates relative to the frame; one more is spread
+        evenly. Of each video up to 20 frames are read, evenly spaced. `left_out`: the dataset is itself scored: each
+        video, or image, has the density of all others.
         """
         shape = dataset.select_columns(["width", "height"])[:]
         aspect = float(np.median(np.array(shape["height"]) / np.array(shape["width"])))

@@ -41,12 +41,8 @@ CELL = (320, 240)  # largest width and height of one picture
 
 def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool, prior: Center | None = None) -> str:
     """
-    The scores in markdown: methods side by side, as means over frames and over videos, and how they were made.
-
-    Args:
-        title: names what was scored.
-        stills: whether each video is one image, for which both means are the same.
-        prior: the center that information gain is measured over.
+    The scores in markdown: methods side by side, as means over frames and over videos (of `stills` the same), and how
+    they were made; `prior`: the center that information gain is measured over.
     """
     one, many, units = ("image", "images", "images") if stills else ("frame", "frames", "videos")
     metrics, base, lines = protocol.metrics, scores[0], [title]
@@ -135,11 +131,8 @@ def write_reports(
     output: Path, scores: Sequence[Scores], protocol: Protocol, about: dict, prior: Center | None = None
 ) -> None:
     """
-    Write `results.json`, with everything that the numbers depend on, and `videos.csv`, one line per method and video.
-
-    Args:
-        output: folder for both.
-        about: what was scored and how it was run.
+    Write `results.json`, with everything that the numbers depend on, such as `about`, what was scored and how it was
+    run, and `videos.csv`, one line per method and video, into the folder.
     """
     metrics = protocol.metrics
     how = {"maps": blur_text(protocol), "constant_maps": CONSTANT_MAPS, "definitions": definitions(protocol, prior)}
@@ -184,10 +177,8 @@ def number(value: float) -> float | None:
 # --------------------------------------------------------------------------------------------- best and worst frames
 def picture(scorer: Scorer, methods: Sequence[Method], scores: Sequence[Scores]) -> Image.Image | None:
     """
-    The frames on which the first method does best and worst, each with people's gaze and every method's map.
-
-    Returns:
-        RGB, or None if there are fewer than two frames to show.
+    The frames on which the first method does best and worst, each with people's gaze and every method's map; None if
+    there are fewer than two frames to show.
     """
     metrics, first = scorer.protocol.metrics, scores[0]
     metric = next((name for name in ("nss", "cc") if name in metrics), metrics[0])

@@ -184,12 +184,7 @@ def scores_of(jobs: Sequence[Job], name: str, description: str, fingerprint: str
 def kept_scores(
     dataset: Dataset, methods: Sequence[Method], output: str | os.PathLike, protocol: Protocol
 ) -> list[Scores]:
-    """
-    The scores of the other methods in a folder of results: those of earlier runs that are complete.
-
-    Args:
-        dataset, methods, output, protocol: as [`evaluate`] was just called with.
-    """
+    """The scores that earlier runs have completed of other methods than those [`evaluate`] was just called with."""
     others = read_json(Path(output, SETTINGS))["methods"]
     jobs = planned(Scorer(dataset, protocol), others, Path(output))
     left = {method.name for method in methods} | {job.method for job in jobs if not job.path.is_file()}

@@ -169,14 +169,7 @@ def mean(values: np.ndarray) -> float:
 
 
 class Scorer:
-    """
-    Scores the rows of a dataset; the same numbers in any process and order.
-
-    Args:
-        dataset: rows of a gaze dataset with labels.
-        protocol: how to score.
-        prior: the method whose maps information gain is measured over; needed for that metric only.
-    """
+    """Scores the rows of a dataset with labels; the same numbers in any process and order. `prior`: see `evaluate`."""
 
     def __init__(self, dataset: Dataset, protocol: Protocol, prior: Center | None = None):
         self.to_score = dataset, protocol, prior
@@ -196,12 +189,8 @@ class Scorer:
         self, method: Method, row: int, indices: Sequence[int], maps: Iterable[np.ndarray] | None = None
     ) -> FrameScores:
         """
-        Score some frames of one video or still; `maps`: of these frames, if the method is not to give them here.
-
-        Raises:
-            EvaluationError: the method's maps cannot be scored: they hold NaN or infinity or, for KLD and information
-                gain, negative values.
-            DataError, VideoError: a file of the dataset cannot be read.
+        Score some frames of one video or still; `maps`: of these frames, if the method is not to give them here. Maps
+        that cannot be scored, as negative ones by KLD and information gain, are an EvaluationError.
         """
         sample, scores = self.sample(row), FrameScores()
         maps = method.finite_maps(sample, indices) if maps is None else maps
@@ -262,8 +251,7 @@ class Scorer:
     ) -> tuple[tuple[np.ndarray, np.ndarray], torch.Generator]:
         """
         What shuffled AUC of a frame draws from: the numbers of the pixels that were fixated in 10 random other frames
-        of the whole dataset, and how often; of the frame's `size` (height, width), to which others are moved in
-        proportion. And the frame's own source of chance.
+        of the dataset, moved in proportion to the frame's `size`, and how often; and the frame's own source of chance.
         """
         rng = np.random.default_rng([self.protocol.seed, row, index])
         total, own = int(self._starts[-1]), int(self._starts[row]) + index

@@ -22,10 +22,8 @@ LISTED = 10  # problems that are named one by one
 
 def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike, *, overwrite: bool = False) -> int:
     """
-    Write `output/VIDEO/FRAME.png`, each map scaled from its minimum…maximum to 0…255, at the size of the video.
-
-    Each video appears when it is complete, and one that is there already and without fault is kept: a stopped run goes
-    on.
+    Write `output/VIDEO/FRAME.png`, each map scaled from its minimum…maximum to 0…255, at the size of the video. Each
+    video appears when it is complete, and one that is there without fault is kept: a stopped run goes on.
 
     Args:
         dataset: rows of DHF1K; labels are not needed.
@@ -66,8 +64,8 @@ def claim_folder(output: Path, videos: list[str], method: Method, overwrite: boo
     Note how the maps are made, next to the folder: inside, the note would be uploaded. Raise an EvaluationError if
     maps that are there were made otherwise, or nobody knows how.
     """
-    note = {"package": "salfom-hf", "version": __version__, "model": method.name, "maps": method.description,
-            "fingerprint": method.fingerprint}  # fmt: skip
+    note = {"package": "salfom-hf", "version": __version__, "model": method.name, "maps": method.description}
+    note["fingerprint"] = method.fingerprint
     place = output.with_name(f"{output.name}.json")
     earlier = noted(place, "fingerprint", str)
     if earlier is None and os.path.lexists(place):
@@ -88,17 +86,8 @@ def claim_folder(output: Path, videos: list[str], method: Method, overwrite: boo
 
 def check_submission(dataset: Dataset, folder: str | os.PathLike) -> str:
     """
-    Whether a folder holds one grey PNG of the right name and size for every frame, and nothing else.
-
-    Args:
-        dataset: the rows of the split that it was made for.
-        folder: of the submission, made by any program.
-
-    Returns:
-        What was found, in one line.
-
-    Raises:
-        EvaluationError: what is missing, wrong or too much.
+    Whether a folder, made by any program, holds one grey PNG of the right name and size for every frame of the split,
+    and nothing else: in one line, or as an EvaluationError that says what is missing, wrong or too much.
     """
     folder = Path(folder)
     if not folder.is_dir():
