@@ -333,15 +333,6 @@ def test_scores_of_other_labels_are_not_taken_for_these(dhf1k_frames, tmp_path):
             evaluate(changed, [Shifted(9)], tmp_path / "out", FAST)
 
 
-def test_methods_are_added_to_results(val, tmp_path):
-    evaluate(val, [Shifted()], tmp_path / "out", FAST)
-    first, second = Shifted(), Shifted(3, name="folder/other")
-    scores = evaluate(val, [first, second], tmp_path / "out", FAST)
-    assert (first.asked, second.asked) == ([], ["0601", "0602"])
-    assert [method.name for method in scores] == ["shifted", "folder/other"]
-    assert scores[0].mean_over_frames("cc") > scores[1].mean_over_frames("cc")
-
-
 def test_a_process_that_ends_is_one_sentence(val, tmp_path):
     with pytest.raises(EvaluationError, match="A process was ended"):
         evaluate(val.select([0]), [Killed()], tmp_path / "out", FAST, processes=2)
@@ -372,18 +363,6 @@ def test_what_cannot_be_scored_is_refused(dhf1k_frames, val, tmp_path):
 def test_bad_protocols(options):
     with pytest.raises(EvaluationError, match="must be"):
         Protocol(**options)
-
-
-def test_videos_decode_like_frames(dhf1k_official, framewise_model, processor, tmp_path):
-    """The same model on an AVI file and on the frames decoded from it."""
-    dataset = load_dhf1k(dhf1k_official, "val").select([0])
-    model = Model("tiny", SaliencyPredictor(framewise_model, processor))
-    (scores,) = evaluate(dataset, [model], tmp_path / "out", Protocol(("nss",), max_frames=5))
-    sample = open_sample(dataset[0])
-    maps = model.predictor.predict(np.stack(list(sample.frames())))
-    (video,) = scores.videos
-    expected = [nss_by_hand(maps[index].astype(float), sample.fixations(index)) for index in video["frames"]]
-    np.testing.assert_allclose(video["scores"]["nss"], expected, rtol=1e-3)
 
 
 def test_a_still_is_predicted_as_a_still(stills_parquet, framewise_model, processor):

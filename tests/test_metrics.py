@@ -239,12 +239,6 @@ def test_sampled_score_without_other_fixations_is_undefined():
         assert found.isnan().tolist() == [False, True, True, False, False, False]
 
 
-def test_ties_cost_area():
-    saliency, _, fixations, _ = random_maps(3, 40, 60, levels=3)
-    noise = 1e-7 * torch.rand(saliency.shape, generator=torch.Generator().manual_seed(0))
-    assert (metrics.auc_judd(saliency, fixations)[:2] < metrics.auc_judd(saliency + noise, fixations)[:2] - 0.05).all()
-
-
 def test_scale_and_offset():
     saliency, density, fixations, other = random_maps()
     moved = 3 * saliency + 40
