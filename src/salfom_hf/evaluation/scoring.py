@@ -173,9 +173,10 @@ class Scorer:
 
     def __init__(self, dataset: Dataset, protocol: Protocol, prior: Center | None = None):
         self.to_score = dataset, protocol, prior
-        self.rows_at_once = 1 if "num_frames" in dataset.features else STILLS_AT_ONCE
         self.protocol, self.prior = protocol, prior
-        counts = frame_counts(dataset)
+        self.rows_at_once, counts = STILLS_AT_ONCE, [1] * len(dataset)
+        if "num_frames" in dataset.features:
+            self.rows_at_once, counts = 1, list(dataset["num_frames"])
         self.chosen = chosen_frames(counts, protocol)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         self.sample: Callable[[int], Sample] = lru_cache(1)(lambda row: open_sample(dataset[row]))
@@ -289,10 +290,6 @@ def opencv_blur(saliency: np.ndarray, sigma: float) -> np.ndarray:
 def blur_radius(sigma: float) -> int:
     """Pixels that the kernel of `opencv_blur` reaches in every direction."""
     return max(1, round(2.5 * sigma))
-
-
-def frame_counts(dataset: Dataset) -> list[int]:
-    return list(dataset["num_frames"]) if "num_frames" in dataset.features else [1] * len(dataset)
 
 
 def chosen_frames(counts: Sequence[int], protocol: Protocol) -> list[list[int]]:
