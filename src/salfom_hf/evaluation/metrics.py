@@ -42,15 +42,12 @@ FEW = 100  # fixations up to which comparing all pixels with each is faster than
 
 def auc_judd(saliency: torch.Tensor, fixations: torch.Tensor) -> torch.Tensor:
     """
-    AUC-Judd: how well the saliency separates the fixated pixels from all others; float64 `(batch,)` or scalar, at most
-    1, and below 0 at worst, with ties.
+    AUC-Judd: how well saliency separates the fixated pixels, those above 0, from all others, both maps
+    `(batch, height, width)` or `(height, width)`: float64 `(batch,)` or scalar, at most 1; with ties perhaps below 0.
 
     As published with the MIT benchmark, without its random jitter: the thresholds are the N fixated values in
     descending order, with repeats; at the i-th of them `tp = i / N` and
     `fp = (#{saliency ≥ threshold} − i) / (pixels − N)`. Tied fixated values cost area.
-
-    Args:
-        saliency, fixations: `(batch, height, width)` or `(height, width)`; fixated where above 0.
     """
     return _scored("auc_judd", saliency, fixations)
 
@@ -86,22 +83,17 @@ def auc_shuffled(
 
 def nss(saliency: torch.Tensor, fixations: torch.Tensor) -> torch.Tensor:
     """
-    NSS: mean at the fixations of the map with mean 0 and standard deviation 1 (of the sample, as in the MIT code);
-    float64 `(batch,)` or scalar. For scores; `losses.normalized_scanpath_saliency`, for gradients, takes the deviation
-    of all pixels.
-
-    Args:
-        saliency, fixations: `(batch, height, width)` or `(height, width)`; fixated where above 0.
+    NSS: mean at the fixated pixels, those above 0, of the map with mean 0 and standard deviation 1 (of the sample, as
+    in the MIT code), both maps `(batch, height, width)` or `(height, width)`: float64 `(batch,)` or scalar. For
+    scores; `losses.normalized_scanpath_saliency`, for gradients, takes the deviation of all pixels.
     """
     return _scored("nss", saliency, fixations)
 
 
 def cc(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     """
-    CC: Pearson's correlation over the pixels; float64 `(batch,)` or scalar, in −1…1.
-
-    Args:
-        saliency, density: `(batch, height, width)` or `(height, width)`, on any scale; the density is not negative.
+    CC: Pearson's correlation over the pixels, float64 `(batch,)` or scalar, in −1…1. Both maps are
+    `(batch, height, width)` or `(height, width)`, on any scale, the density not negative.
     """
     return _scored("cc", saliency, density)
 
@@ -109,10 +101,8 @@ def cc(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
 def sim(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     """
     SIM: the histogram intersection `Σ min(P, Q)` of both maps, scaled to 0…1 and then divided by their sums; float64
-    `(batch,)` or scalar, in 0…1; 0 for constant saliency, nothing of which is left after scaling.
-
-    Args:
-        saliency, density: `(batch, height, width)` or `(height, width)`, on any scale; the density is not negative.
+    `(batch,)` or scalar, in 0…1; 0 for constant saliency, nothing of which is left after scaling. Both maps are
+    `(batch, height, width)` or `(height, width)`, on any scale, the density not negative.
     """
     return _scored("sim", saliency, density)
 
@@ -121,10 +111,8 @@ def kldiv(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     """
     KLD: `Σ Q · log(ε + Q / (P + ε))`, with the saliency P and the density Q divided by their sums and ε = 2^-52;
     float64 `(batch,)` or scalar, at least 0 (within ε), in nats; smaller is better. Saliency that is 0 everywhere
-    stays 0, and is then as far away as ε allows.
-
-    Args:
-        saliency, density: `(batch, height, width)` or `(height, width)`, on any scale, not negative.
+    stays 0, and is then as far away as ε allows. Both maps are `(batch, height, width)` or `(height, width)`, on any
+    scale, not negative.
     """
     return _scored("kldiv", saliency, density)
 
@@ -296,13 +284,9 @@ OF_ONE: dict[str, tuple[Callable[..., Score], tuple[str, ...], float]] = {
 
 def score_of(metric: str, saliency: Map, truth: Mapping[str, Any], chance: bool = True) -> float:
     """
-    The score of one map, as [`counted`] or, without `chance`, as published.
-
-    Args:
-        metric: a name in `OF_ONE`.
-        truth: by those names what it compares with: `fixations`, the numbers of the fixated pixels, int64 `(n,)`;
-            `density` and `prior`, each a [`Map`]; `other`, the numbers of the pixels that were fixated in other
-            frames, ascending, and how often, both `(n,)`; `generator`.
+    The score of one map, as [`counted`] or, without `chance`, as published. The truth, by name: `fixations`, the
+    numbers of the fixated pixels, int64 `(n,)`; `density` and `prior`, each a [`Map`]; `other`, the numbers of the
+    pixels that were fixated in other frames, ascending, and how often, both `(n,)`; `generator`.
     """
     function, names, at_chance = OF_ONE[metric]
     score = function(saliency, *(truth[name] for name in names))
