@@ -10,7 +10,7 @@ from PIL import Image
 from salfom_hf import SaliencyPredictor
 from salfom_hf.data import load_dhf1k, load_stills, load_ucf_sports
 from salfom_hf.data.samples import open_sample
-from salfom_hf.evaluation import Center, EvaluationError, InterObserver, Model, Predictions, SpectralResidual
+from salfom_hf.evaluation import Center, EvaluationError, InterObserver, Model, Predictions
 from salfom_hf.evaluation.baselines import spectral_residual
 
 
@@ -116,13 +116,6 @@ def test_spectral_residual_by_its_formula():
     np.testing.assert_allclose(spectral_residual(image), expected, rtol=1e-6)
 
 
-def test_spectral_residual_of_some_frames(video):
-    frames = list(video.frames())
-    maps = list(SpectralResidual().maps(video, [2, 7]))
-    for found, index in zip(maps, (2, 7), strict=True):
-        np.testing.assert_array_equal(found, spectral_residual(frames[index]))
-
-
 def test_observers_predict_the_others(stills_parquet):
     sample = open_sample(load_stills(stills_parquet, "train")[0])
     (saliency,) = InterObserver().maps(sample, [0])
@@ -167,12 +160,10 @@ def test_observers_of_videos_predict_the_others(one):
     assert len(splits) > 1  # Every frame has its own.
 
 
-@pytest.mark.parametrize("one", [False, True])
-def test_one_observer_alone_has_no_bound(one):
-    sample, method = watched([7]), InterObserver(one)
-    fixations, _ = method.truth(sample, 0)
+def test_one_observer_alone_has_no_bound():
+    fixations, _ = InterObserver().truth(watched([7]), 0)
     assert not fixations.any()  # So that the frame is left out.
-    assert np.isfinite(next(method.maps(sample, [0]))).all()
+    assert np.isfinite(next(InterObserver(one=True).maps(watched([7]), [0]))).all()
 
 
 def test_the_centre_of_the_other_videos(training):
@@ -182,11 +173,6 @@ def test_the_centre_of_the_other_videos(training):
         (found,) = center.maps(open_sample(both[row]), [0])
         other = Center.fitted(both.select([1 - row]), "train")
         np.testing.assert_allclose(found, next(other.maps(open_sample(both[row]), [0])), rtol=1e-6)
-
-
-def test_videos_do_not_tell_who_looked(testing):
-    with pytest.raises(EvaluationError, match="inter-observer"):
-        InterObserver().check(testing)
 
 
 @pytest.mark.parametrize(("stride", "indices"), [(1, [0, 9, 10, 19]), (1, [12]), (3, [1, 2, 13]), (3, [18])])
@@ -222,17 +208,14 @@ def test_a_model_goes_to_another_process_by_its_name(model_folder, video):
 
 
 def test_a_models_fingerprint_tells_weights_and_options(model_folder):
-    def fingerprint(change=0.0, configured=None, **options):
+    def fingerprint(change=0.0, **options):
         predictor = SaliencyPredictor.from_pretrained(model_folder, **options)
-        predictor.model.config.update(configured or {})
         with torch.no_grad():
             next(predictor.model.parameters()).add_(change)
         return Model("tiny", predictor).fingerprint
 
     assert fingerprint() == fingerprint(batch_size=9)
-    others = (fingerprint(0.01), fingerprint(stride=2), fingerprint(dtype=torch.bfloat16),
-              fingerprint(configured={"num_frames": 8}))  # fmt: skip
-    assert len({fingerprint(), *others}) == 5
+    assert len({fingerprint(), fingerprint(0.01), fingerprint(stride=2), fingerprint(dtype=torch.bfloat16)}) == 4
 
 
 # Maps made by others.
@@ -261,18 +244,13 @@ def test_maps_may_be_of_several_kinds(predictions, testing, video):
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_maps_of_a_video_may_be_one_archive(tmp_path, testing, video, save):
-    maps = np.random.default_rng(0).random((video.num_frames, 5, 7)).astype(np.float16)
+    # Two more than there are labels: the video may end after them.
+    maps = np.random.default_rng(0).random((video.num_frames + 2, 5, 7)).astype(np.float16)
     save(tmp_path / f"{video.id}.npz", maps=maps, timestamps=np.zeros(3))
     method = Predictions(tmp_path)
     method.check(testing)
     found = np.stack(list(method.maps(video, [2, 3, 19])))
     np.testing.assert_array_equal(found, maps[[2, 3, 19]])
-
-
-def test_a_video_may_end_after_its_labels(tmp_path, video):
-    maps = np.random.default_rng(0).random((video.num_frames + 2, 5, 7))
-    np.savez(tmp_path / f"{video.id}.npz", maps=maps)
-    np.testing.assert_allclose(next(Predictions(tmp_path).maps(video, [19])), maps[19], rtol=1e-6)
 
 
 @pytest.mark.parametrize("end", ["_npz.npz", ".npz", "_maps", ""])
@@ -372,22 +350,6 @@ def test_changed_maps_have_another_fingerprint(predictions, video):
     assert Predictions(predictions).fingerprint == before
     (predictions / video.id / f"{video.frame_names[0]}.png").write_bytes(b"something else")
     assert Predictions(predictions).fingerprint != before
-
-
-@pytest.mark.parametrize(
-    "content", [b"no picture", np.zeros((3, 4, 5)), np.full((3, 4), np.nan), np.array([[object()]])]
-)
-def test_damaged_maps_are_named(predictions, video, content):
-    file = predictions / video.id / f"{video.frame_names[0]}.png"
-    if isinstance(content, bytes):
-        file.write_bytes(content)
-    else:
-        file.unlink()
-        file = file.with_suffix(".npy")
-        np.save(file, content)
-    with pytest.raises(EvaluationError) as error:
-        list(Predictions(predictions).maps(video, [0]))
-    assert str(file) in str(error.value)
 
 
 @pytest.mark.parametrize("case", ["number", "more", "dimensions", "name", "damaged"])

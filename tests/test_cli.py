@@ -23,11 +23,10 @@ from salfom_hf import SaliencyPredictor, cli, files
 from salfom_hf.cli import predict_many
 from salfom_hf.cli.common import note_emulated
 from salfom_hf.errors import VideoError
-from salfom_hf.export import convert
 from salfom_hf.inference import results as output_module
 from salfom_hf.inference.profiling import STAGES
 from salfom_hf.models import names as pretrained
-from salfom_hf.video.drawing import heatmap, overlay, side_by_side, to_gray
+from salfom_hf.video.drawing import overlay, side_by_side, to_gray
 from salfom_hf.video.reading import probe, read_frames
 from salfom_hf.video.writing import VideoWriter
 
@@ -46,7 +45,7 @@ def salfom(model_folder, capsys):
     def run(*arguments, model=model_folder):
         capsys.readouterr()
         try:
-            code = cli.main(["predict", *map(str, arguments), "--model", str(model), "--device", "cpu"])
+            code = cli.main(["predict", "--model", str(model), "--device", "cpu", *map(str, arguments)])
         except SystemExit as stop:
             code = stop.code
         return code, capsys.readouterr()
@@ -88,12 +87,10 @@ def test_an_overlay_stands_beside_the_video(folder, salfom, expected):
     assert np.abs(found - drawn).mean() < np.abs(pictures("clip.mp4") - drawn).mean()
 
 
-@pytest.mark.parametrize(("style", "draw"), [("heatmap", lambda _, saliency: heatmap(saliency, "gray")),
-                                             ("side-by-side", lambda *both: side_by_side(*both, "gray"))])  # fmt: skip
-def test_other_videos(folder, salfom, expected, style, draw):
-    assert salfom("clip.mp4", "--format", style, "--colormap", "gray")[0] == 0
-    drawn = np.stack([draw(frame.image, frame.saliency) for frame in expected])
-    found = pictures(f"clip_{style}.mp4")
+def test_a_video_of_both_side_by_side(folder, salfom, expected):
+    assert salfom("clip.mp4", "--format", "side-by-side", "--colormap", "gray")[0] == 0
+    drawn = np.stack([side_by_side(frame.image, frame.saliency, "gray") for frame in expected])
+    found = pictures("clip_side-by-side.mp4")
     assert found.shape == drawn.shape
     assert np.abs(found - drawn).mean() < 12
 
@@ -117,13 +114,12 @@ def test_maps_are_numbered_grey_pictures(folder, salfom, expected):
             assert np.abs(np.asarray(image).astype(int) - to_gray(frame.saliency)).max() <= 1
 
 
-@pytest.mark.parametrize(("style", "size"), [("overlay", (80, 48)), ("side-by-side", (160, 48))])
-def test_a_picture_gives_a_picture(tmp_path, salfom, style, size):
+def test_a_picture_gives_a_picture(tmp_path, salfom):
     Image.fromarray(noise(1, 48, 80)[0]).save(tmp_path / "a.jpg")
-    assert salfom(tmp_path / "a.jpg", "--format", style)[0] == 0
-    with Image.open(tmp_path / f"a_{style}.png") as image:
-        assert image.size == size
-    assert tree(tmp_path) == ["a.jpg", f"a_{style}.png"]
+    assert salfom(tmp_path / "a.jpg", "--format", "side-by-side")[0] == 0
+    with Image.open(tmp_path / "a_side-by-side.png") as image:
+        assert image.size == (160, 48)
+    assert tree(tmp_path) == ["a.jpg", "a_side-by-side.png"]
 
 
 @pytest.mark.parametrize("here", [False, True])
@@ -177,42 +173,6 @@ def test_one_bad_file_does_not_stop_the_others(folder, salfom):
     assert [line[:12] for line in (first, last)] == ["salfom: out/"] * 2  # how large they will be
 
 
-def make_bad(kind, good):
-    data = good.read_bytes()
-    if kind == "pipe":
-        os.mkfifo("bad.mp4")
-    elif kind == "picture pipe":
-        os.mkfifo("bad.png")
-        return "bad.png"
-    elif kind == "device":
-        Path("bad.mp4").symlink_to("/dev/zero")
-    elif kind == "photo":
-        Path("bad.heic").write_bytes(b"\0\0\0\x18ftypheic" * 9)
-        return "bad.heic"
-    if kind == "text":
-        Path("bad.mp4").write_text("This is no video.\n" * 50)
-    elif kind == "truncated":
-        Path("bad.mp4").write_bytes(data[: len(data) // 3])
-    elif kind == "empty":
-        Path("bad.mp4").write_bytes(b"")
-    elif kind == "no frames":
-        with av.open("bad.mp4", "w") as output:
-            tone = output.add_stream("aac", rate=48000, layout="mono")
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            frame.sample_rate = 48000
-            output.mux(tone.encode(frame))
-            output.mux(tone.encode(None))
-    elif kind == "tiny":
-        write_clip("bad.mp4", frames=2, height=2, width=2, sound=False)
-    elif kind == "picture":
-        Path("bad.png").write_bytes(b"\x89PNG broken")
-        return "bad.png"
-    elif kind == "empty folder":
-        Path("bad").mkdir()
-        return "bad"
-    return "bad.mp4"
-
-
 def assert_refused(code, said, words):
     assert code == 2
     assert said.err.splitlines()[-1].startswith("salfom")
@@ -220,44 +180,49 @@ def assert_refused(code, said, words):
     assert words in said.err
 
 
-@pytest.mark.parametrize("style", ["overlay", "maps", "npz"])
+def without_frames(path):
+    with av.open(str(path), "w") as output:
+        tone = output.add_stream("aac", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48000
+        output.mux([*tone.encode(frame), *tone.encode(None)])
+
+
 @pytest.mark.parametrize(
-    "kind",
+    ("name", "make", "style", "words"),
     [
-        *("text", "truncated", "empty", "no frames", "tiny", "picture", "empty folder", "missing"),
-        *("pipe", "picture pipe", "device", "photo"),
+        ("bad.mp4", lambda path: path.write_text("This is no video.\n" * 50), "overlay", "bad.mp4"),
+        ("bad.mp4", lambda path: path.write_bytes(Path("clip.mp4").read_bytes()[:-6000]), "maps", "bad.mp4"),
+        ("bad.mp4", lambda path: path.write_bytes(b""), "npz", "bad.mp4"),
+        ("bad.mp4", without_frames, "overlay", "bad.mp4"),
+        ("bad.mp4", lambda path: write_clip(path, frames=2, height=2, width=2, sound=False), "maps", "bad.mp4"),
+        ("bad.png", lambda path: path.write_bytes(b"\x89PNG broken"), "npz", "bad.png"),
+        ("bad", Path.mkdir, "overlay", "bad"),
+        ("bad.mp4", lambda path: None, "maps", "bad.mp4"),
+        ("bad.mp4", os.mkfifo, "npz", "`salfom live -`"),
+        ("bad.png", os.mkfifo, "overlay", "`salfom live -`"),
+        ("bad.mp4", lambda path: path.symlink_to("/dev/zero"), "maps", "`salfom live -`"),
+        ("bad.heic", lambda path: path.write_bytes(b"\0\0\0\x18ftypheic" * 9), "npz", "convert it to JPEG"),
     ],
 )
-def test_bad_inputs_are_one_line_and_leave_nothing(folder, salfom, kind, style):
-    bad = make_bad(kind, folder / "clip.mp4")
+def test_bad_inputs_are_one_line_and_leave_nothing(folder, salfom, name, make, style, words):
+    make(Path(name))
     before = tree(folder)
-    code, said = salfom(bad, "--format", style)
-    assert_refused(code, said, "bad")
-    assert said.err.count("\n") == 1
-    words = {"photo": "convert it to JPEG"} | dict.fromkeys(["pipe", "picture pipe", "device"], "`salfom live -`")
-    assert words.get(kind, "") in said.err
-    assert tree(folder) == before
+    code, said = salfom(name, "--format", style)
+    assert_refused(code, said, words)
+    assert (said.err.count("\n"), name in said.err, tree(folder)) == (1, True, before)
 
 
-@pytest.mark.parametrize("place", [-1, 0])
-def test_debug_prints_tracebacks(folder, salfom, capsys, place):
+@pytest.mark.parametrize(
+    "command", ["predict bad.mp4 --debug", "--debug predict bad.mp4", "data make clip.mp4 n.csv out"]
+)
+def test_debug_prints_tracebacks(folder, capsys, command):
     Path("bad.mp4").write_text("no video")
-    assert "Traceback" not in salfom("bad.mp4")[1].err
-    capsys.readouterr()
-    arguments = ["predict", "bad.mp4"]
-    arguments.insert(len(arguments) if place else 0, "--debug")
-    assert cli.main(arguments) == 2
-    said = capsys.readouterr().err
-    assert "Traceback" in said
-    assert "av.error.InvalidDataError" in said
-    assert said.splitlines()[-1].startswith("salfom: Cannot read bad.mp4 as a video")
-
-
-def test_debug_prints_tracebacks_of_reports(folder, capsys):
-    for arguments, count in (([], 0), (["--debug"], 1)):
-        assert cli.main(["data", "make", "clip.mp4", "none.csv", "out", *arguments]) == 2
+    for words in (command.replace("--debug", ""), f"{command} --debug" if command.startswith("data") else command):
+        assert cli.main(words.split()) == 2
         said = capsys.readouterr().err
-        assert (said.count("Traceback (most"), "salfom: Cannot read none.csv" in said) == (2 * count, True)
+        assert ("Traceback (most" in said) == ("--debug" in words)
+        assert any(line.startswith("salfom: Cannot read") for line in said.splitlines())
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -266,11 +231,11 @@ def test_an_unreadable_folder(folder, salfom):
     assert_refused(*salfom("locked"), "permissions")
 
 
-@pytest.mark.parametrize("style", ["overlay", "maps", "npz"])
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--start", "5"], "range"),
+        (["--start", "1e300"], "No frame at or after 1000000000.00 s"),
         (["--duration", "0"], "duration"),
         (["-o", "clip.mp4/below/out.mp4"], "Cannot write"),
         (["-o", f"{'x' * 300}.mp4"], "choose a shorter name"),
@@ -287,14 +252,10 @@ def test_an_unreadable_folder(folder, salfom):
         (["--format", "film"], "--format"),
     ],
 )
-def test_bad_options_are_one_line_and_leave_nothing(folder, model_folder, capsys, options, words, style):
+def test_bad_options_are_one_line_and_leave_nothing(folder, salfom, options, words):
     Path("taken.mp4").write_text("precious")
     before = tree(folder)
-    try:
-        code = cli.main(["predict", "clip.mp4", "--model", str(model_folder), "--format", style, *options])
-    except SystemExit as stop:
-        code = stop.code
-    assert_refused(code, capsys.readouterr(), words)
+    assert_refused(*salfom("clip.mp4", *options), words)
     assert tree(folder) == before
     assert Path("taken.mp4").read_text() == "precious"
 
@@ -311,10 +272,14 @@ def test_bad_models(folder, salfom, model_folder, monkeypatch, model):
     assert tree(folder) == before
 
 
-@pytest.mark.parametrize("command", ["predict clip.mp4", "live clip.mp4 -o live.mp4"])
 @pytest.mark.parametrize(
-    ("dtype", "units", "told"),
-    [("bfloat16", False, [EMULATED]), ("bfloat16", True, []), ("float16", False, []), ("float32", False, [])],
+    ("command", "dtype", "units", "told"),
+    [
+        ("predict clip.mp4", "bfloat16", False, [EMULATED]),
+        ("live clip.mp4 -o live.mp4", "bfloat16", False, [EMULATED]),
+        ("predict clip.mp4", "bfloat16", True, []),
+        ("predict clip.mp4", "float32", False, []),
+    ],
 )
 def test_one_line_where_bfloat16_is_emulated(folder, model_folder, emulates, capsys, command, dtype, units, told):
     emulates(*([] if units else ["bfloat16"]))
@@ -424,14 +389,11 @@ def test_an_output_never_lands_on_another_input(folder, salfom):
 @pytest.mark.parametrize(
     ("output", "style"),
     [
-        ("out.csv", "npz"),
         ("out.mp4", "npz"),
-        ("maps.raw", "npz"),
         ("out.npz", "overlay"),
         ("out.txt", "heatmap"),
         ("out.avi", "side-by-side"),
         ("out.mp4", "maps"),
-        ("out.npz", "maps"),
         ("taken", "maps"),
     ],
 )
@@ -456,10 +418,9 @@ def test_what_stands_among_frames_is_replaced(folder, salfom):
         assert salfom("frames", "-o", "frames/out.npz", "--format", "npz", "--overwrite")[0] == 0
 
 
-@pytest.mark.parametrize("output", ["out.mp4", "out.npz", "out.png"])
-def test_several_inputs_need_a_folder(folder, salfom, output):
+def test_several_inputs_need_a_folder(folder, salfom):
     shutil.copy("clip.mp4", "b.mp4")
-    assert_refused(*salfom("clip.mp4", "b.mp4", "-o", output), "folder")
+    assert_refused(*salfom("clip.mp4", "b.mp4", "-o", "out.npz"), "folder")
     assert tree(folder) == ["b.mp4", "clip.mp4"]
 
 
@@ -481,7 +442,7 @@ def no_thread_is_left():
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows sends its signals otherwise.")
-@pytest.mark.parametrize("drawn", [1, 3, 40])
+@pytest.mark.parametrize("drawn", [1, 40])
 def test_ctrl_c_at_any_time_leaves_nothing(folder, salfom, monkeypatch, no_thread_is_left, drawn):
     """The signal comes while the threads that decode and write are at work."""
     write_clip("long.mp4", frames=60)
@@ -506,15 +467,14 @@ def test_ctrl_c_at_any_time_leaves_nothing(folder, salfom, monkeypatch, no_threa
     assert drawn <= count < 60
 
 
-@pytest.mark.parametrize("written", [0, 3, 5])
+@pytest.mark.parametrize("written", [0, 3])
 def test_an_error_of_writing_is_one_line(folder, salfom, monkeypatch, no_thread_is_left, written):
-    write, count = VideoWriter.write, 0
+    write, frames = VideoWriter.write, []
 
     def failing(self, *arguments):
-        nonlocal count
-        if count == written:
+        if len(frames) == written:
             raise VideoError("Cannot write clip_overlay.mp4 (no space)")
-        count += 1
+        frames.append(arguments)
         write(self, *arguments)
 
     monkeypatch.setattr(VideoWriter, "write", failing)
@@ -534,14 +494,12 @@ def test_a_profile_is_a_table_of_the_stages(folder, salfom):
     code, said = salfom("clip.mp4", "--profile")
     assert code == 0
     lines = said.err.splitlines()
-    stages = [line.split()[0] for line in lines]
-    assert stages == ["stage", *(stage for stage in STAGES if stage != "network"), "sum", "end"]
+    assert [line.split()[0] for line in lines] == ["stage", *(s for s in STAGES if s != "network"), "sum", "end"]
     times = [float(line.split()[1]) for line in lines[1:-2]]
-    assert min(times) > 0
     # Each number is rounded to hundredths of a millisecond.
     assert float(lines[-2].split()[1]) == pytest.approx(sum(times), abs=0.05)
+    assert 0 < min(times) <= max(times) <= float(lines[-1].split()[3])
     assert re.search(rf"{SPEED}$", lines[-1])
-    assert max(times) <= float(lines[-1].split()[3])
 
 
 @pytest.mark.parametrize(
@@ -566,19 +524,9 @@ def test_errors_say_what_they_are(folder, salfom, monkeypatch, error, words):
     assert tree(folder) == ["clip.mp4"]
 
 
-def test_a_full_disk_is_one_line(folder, salfom, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", full)
-    assert_refused(*salfom("clip.mp4", "--format", "maps"), "No space left on device); free some space")
-    assert tree(folder) == ["clip.mp4"]
-
-
 @pytest.mark.parametrize(
-    ("options", "frames"), [(["--start", "0.08"], 4), (["--duration", "0.12"], 3),
-                            (["--start", "0.04", "--duration", "0.08"], 2), (["--stride", "4"], 6)],
-)  # fmt: skip
+    ("options", "frames"), [(["--start", "0.08"], 4), (["--start", "0.04", "--duration", "0.08"], 2)]
+)
 def test_parts_of_a_video(folder, salfom, options, frames):
     assert salfom("clip.mp4", *options)[0] == 0
     assert len(pictures("clip_overlay.mp4")) == frames
@@ -607,16 +555,6 @@ def test_conversions_that_fail(folder, capsys, arguments, words):
     code = cli.main(["convert", *arguments])
     assert_refused(code, capsys.readouterr(), words)
     assert tree(folder) == ["clip.mp4"]
-
-
-def test_conversions_that_succeed(folder, capsys, monkeypatch):
-    calls = []
-    monkeypatch.setattr(convert, "convert_checkpoint", lambda *arguments: calls.append(arguments) or "All used.")
-    assert cli.main(["convert", "a.pth", "out"]) == 0
-    assert cli.main(["convert", "a.pth", "--install", "--overwrite"]) == 0
-    large = pretrained.installed("salfom-large")
-    assert calls == [(Path("a.pth"), Path("out"), False), (Path("a.pth"), large, True)]
-    assert capsys.readouterr().out == "All used.\nAll used.\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["predict"], ["paint", "clip.mp4"]])
@@ -684,8 +622,14 @@ def test_predicting_on_a_gpu(tmp_path, dtype, tolerance):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals.")
-@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", None)])
-@pytest.mark.parametrize("command", ["predict {} -o {}", "predict {} -o {} --format npz", "export hub"])
+@pytest.mark.parametrize(
+    ("number", "command"),
+    [
+        (signal.SIGTERM, "predict {} -o {}"),
+        (getattr(signal, "SIGHUP", None), "predict {} -o {} --format npz"),
+        (signal.SIGTERM, "export hub"),
+    ],
+)
 def test_every_signal_that_ends_a_program_leaves_nothing(number, command, model_folder, clip, tmp_path, monkeypatch):
     """It comes when all is written and not yet in its place."""
     monkeypatch.setattr(files, "_finish_files", lambda *_: os.kill(os.getpid(), number))
@@ -700,15 +644,18 @@ def test_every_signal_that_ends_a_program_leaves_nothing(number, command, model_
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit.")
 @pytest.mark.parametrize("command", ["predict mp4", "predict npz", "export onnx", "export torch-export", "export hub"])
-def test_where_no_file_can_grow_the_output_is_named(command, model_folder, clip, tmp_path, capsys):
+def test_where_no_file_can_grow_the_output_is_named(command, model_folder, clip, tmp_path, monkeypatch, capsys):
     """As on a full disk, but for any user."""
     import resource
 
     name, kind = command.split()
     out = tmp_path / {"predict": f"out.{kind}"}.get(name, "out.pt2" if kind == "torch-export" else "out")
-    words = ["predict", clip, "--model", model_folder, "-o", out, "--format", "npz" if kind == "npz" else "overlay"]
-    size = [] if kind == "hub" else ["--size", "64", "64"]  # For all sizes takes three times as long.
-    words = words if name == "predict" else [name, kind, model_folder, out, *size]
+    words = [name, kind, model_folder, out]
+    if name == "predict":
+        words = [name, clip, "--model", model_folder, "-o", out, "--format", "npz" if kind == "npz" else "overlay"]
+    elif kind != "hub":  # What is written is another, small network: to trace the model takes a minute.
+        program = torch.export.export(torch.nn.Linear(40, 40), (torch.zeros(1, 40),))
+        monkeypatch.setattr("salfom_hf.export.onnx.Export.program", lambda _: program)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
     try:
@@ -719,12 +666,6 @@ def test_where_no_file_can_grow_the_output_is_named(command, model_folder, clip,
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("salfom: Cannot")]
     assert line.startswith(f"salfom: Cannot write {out} (File too large); files there may not be so large")
     assert os.listdir(tmp_path) == []
-
-
-def test_a_start_beyond_all_numbers(model_folder, clip, tmp_path, capsys):
-    words = ["predict", clip, "--model", model_folder, "-o", tmp_path / "out.mp4", "--start", "1e300"]
-    assert cli.main([str(word) for word in words]) == 2
-    assert "No frame at or after 1000000000.00 s" in capsys.readouterr().err
 
 
 def parsers(parser):
@@ -745,11 +686,9 @@ def test_help_says_defaults_and_has_examples_that_are_commands():
         for line in examples.splitlines():
             if line.startswith("  salfom "):
                 cli.parser().parse_args(line.split()[1:])
-        text = " ".join(parser.format_help().split())
         for action in parser._actions:
             if action.option_strings and action.default not in (None, False, [], argparse.SUPPRESS):
                 assert "default" in parser._get_formatter()._get_help_string(action), (name, action.dest)
-        assert "k-th" not in text
     overview = found["salfom"].format_help()
     commands = {name.split()[1] for name in found if name.startswith("salfom ")}
     assert all(re.search(rf"^  {command} ", overview, re.M) for command in commands)

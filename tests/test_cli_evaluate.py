@@ -98,13 +98,6 @@ def test_without_a_training_split_the_centre_is_a_gaussian_or_of_the_other_video
     assert any("density of the other videos' fixations (" in line for line in out)
 
 
-def test_the_centre_is_not_fitted_to_the_images_that_are_scored(salfom, stills_parquet):
-    # The only table of all: it is the split "dev" as well as "train".
-    _, out, _ = salfom("evaluate", "--dataset", "stills", "--data-dir", stills_parquet / "train.parquet", "--baseline",
-                       "center", "--metrics", "nss", model=False)  # fmt: skip
-    assert any("density of the other images' fixations (" in line for line in out)
-
-
 @pytest.mark.parametrize("single", ["table", "folder", "export"])
 def test_the_only_split_is_scored_and_named(salfom, stills_parquet, stills_folder, single):
     if single == "export":
@@ -113,6 +106,8 @@ def test_the_only_split_is_scored_and_named(salfom, stills_parquet, stills_folde
     code, out, _ = salfom("evaluate", "--dataset", "stills", "--data-dir", place, "--baseline", "center",
                           "--metrics", "nss", model=False)  # fmt: skip
     assert (code, out[0]) == (0, "stills, split train: 4 images")
+    # A single table is the split "train" as well, and the center is not fitted to the images that it is scored on.
+    assert any("density of the other images' fixations (" in line for line in out)
     assert json.loads(Path("evaluation_stills_train/results.json").read_text())["split"] == "train"
     _, out, _ = salfom("evaluate", "--dataset", "stills", "--data-dir", stills_folder, "--baseline", "center",
                        "--metrics", "nss", "--max-frames", "1", "--seed", "4", model=False)  # fmt: skip
@@ -180,6 +175,13 @@ def test_partial_predictions_are_scored_and_reported_as_such(salfom, dhf1k_frame
     arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "perfect", "--metrics", "cc",
                  "--baseline", "center", "-o", "out")  # fmt: skip
     refused(salfom("evaluate", *arguments, model=False), "or score those there are with --partial")
+    alone = arguments[:4]
+    refused(salfom("evaluate", *alone, "--partial", model=False), "name their folder with --predictions")
+    Path("none").mkdir()
+    refused(
+        salfom("evaluate", *alone, "--partial", "--predictions", "none", model=False),
+        "40 of 40 predictions are missing",
+    )
     code, out, _ = salfom("evaluate", *arguments, "--partial", model=False)
     assert code == 0
     # Nobody looks at frame 3.
@@ -197,27 +199,6 @@ def test_partial_predictions_are_scored_and_reported_as_such(salfom, dhf1k_frame
                                     "means"):])[1]  # fmt: skip
     of_center = json.loads(Path("out/videos/center/000000.json").read_text())[0]["scores"]["cc"]
     assert difference == ["center", f"{np.mean(of_center[:4]) - 1:+.3f}", "1"]
-
-
-def test_the_picture_shows_frames_that_partial_predictions_lack(salfom, dhf1k_frames):
-    perfect_maps(dhf1k_frames, [range(20), range(20)])
-    shutil.copytree("perfect", "part")
-    for file in Path("part/0602").iterdir():
-        file.unlink()
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "perfect", "--predictions", "part",
-                 "--partial", "--metrics", "cc", "-o", "out")  # fmt: skip
-    code, out, _ = salfom("evaluate", *arguments, model=False)
-    assert (code, [row[0] for row in rows(out)[1:]]) == (0, ["perfect", "part (20 of 40 predicted)"])
-    assert Path("out/frames.png").is_file()
-
-
-def test_partial_is_of_predictions(salfom, dhf1k_frames):
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--partial")
-    refused(salfom("evaluate", *arguments, model=False), "name their folder with --predictions")
-    perfect_maps(dhf1k_frames, [(), ()])
-    refused(
-        salfom("evaluate", *arguments, "--predictions", "perfect", model=False), "40 of 40 predictions are missing"
-    )
 
 
 def test_an_archive_may_be_partial(salfom, dhf1k_frames):
@@ -248,7 +229,11 @@ def test_progress_is_told_where_there_is_no_terminal(salfom, dhf1k_frames, monke
         ("0005.npy", np.zeros((3, 4, 4)), "0602/0005.npy must hold one map (height, width), not the shape (3, 4, 4)"),
         ("0005.npy", np.zeros((0, 4)), "0602/0005.npy must hold one map"),
         ("0005.npy", np.zeros((4, 4), complex), "0602/0005.npy (it holds complex128 instead of real numbers)"),
-        ("0005.npy", np.eye(4) - 0.5, "on any scale (frame 4, 0005)."),
+        (
+            "0005.npy",
+            np.eye(4) - 0.5,
+            "0602: saliency holds negative values; give it as non-negative numbers, on any scale (frame 4, 0005).",
+        ),
     ],
 )
 def test_predictions_that_are_no_maps_are_named(salfom, dhf1k_frames, name, content, words):
@@ -431,17 +416,7 @@ def test_running_out_of_memory_is_one_line(salfom, dhf1k_frames, monkeypatch):
 
     monkeypatch.setattr("salfom_hf.inference.predictor.SaliencyPredictor.stream", stream)
     refused(salfom("evaluate", "--dataset", "dhf1k", "--data-dir", dhf1k_frames), "Out of memory")
-    refused(salfom("submit", "--data-dir", dhf1k_frames), "Out of memory")
     assert not list(Path().glob("**/*.png"))
-
-
-def test_maps_that_a_metric_does_not_take_are_named(salfom, dhf1k_frames):
-    for video in ("0601", "0602"):
-        Path("logs").mkdir(exist_ok=True)
-        np.savez(f"logs/{video}.npz", maps=np.random.default_rng(0).normal(size=(20, 8, 8)))
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "logs", "--metrics")
-    refused(salfom("evaluate", *arguments, "kldiv", model=False), "Cannot score logs on 0601: saliency holds negative")
-    assert salfom("evaluate", *arguments, "nss", "-o", "out", model=False)[0] == 0
 
 
 def test_a_submission_is_written_and_checked(salfom, dhf1k_official):

@@ -84,23 +84,17 @@ def area_over_thresholds(positives, negatives, thresholds):
     return np.trapezoid(tp, fp) if hasattr(np, "trapezoid") else np.trapz(tp, fp)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("name", EXPECTED)
-def test_published_values(name, score, dtype, tolerance):
-    found = SCORES[score](load(name, dtype))
-    assert (found.dtype, found.shape) == (torch.float64, ())
-    assert found.item() == pytest.approx(float(EXPECTED[name][score]), abs=tolerance, nan_ok=True)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-6)])
-@pytest.mark.parametrize("score", SCORES)
-def test_published_values_in_one_batch(score, dtype, tolerance):
-    # Numbers of fixations differ, one map has none, one is constant.
-    found = SCORES[score](batch_of(SMALL, dtype))
+def test_published_values(score):
+    for name, expected in EXPECTED.items():
+        for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
+            found = SCORES[score](load(name, dtype))
+            assert (found.dtype, found.shape) == (torch.float64, ())
+            assert found.item() == pytest.approx(float(expected[score]), abs=tolerance, nan_ok=True), name
+    # In a batch, numbers of fixations differ, one map has none, one is constant.
+    found = SCORES[score](batch_of(SMALL, torch.float64))
     assert (found.dtype, found.shape) == (torch.float64, (len(SMALL),))
-    expected = [float(EXPECTED[name][score]) for name in SMALL]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(found, [float(EXPECTED[name][score]) for name in SMALL], rtol=0, atol=1e-9)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -117,7 +111,7 @@ def test_published_values_on_a_gpu():
     torch.testing.assert_close(found, expected, equal_nan=True)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_areas_are_those_of_the_curves(seed):
     # Without ties, which cost AUC-Judd area, its curve is the one over all thresholds.
     saliency, _, fixations, other = random_maps(levels=10**9, seed=seed)
@@ -136,7 +130,7 @@ def test_areas_are_those_of_the_curves(seed):
         assert shuffled[index].item() == pytest.approx(area, abs=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_linear_scores_are_their_formulas(seed):
     saliency, density, fixations, other = random_maps(seed=seed)
     fixations[2, 3, 4] = True
@@ -243,12 +237,6 @@ def test_sampled_score_without_other_fixations_is_undefined():
     for variant in ("sampled", "exact"):
         found = metrics.auc_shuffled(saliency, fixations, other, variant=variant)
         assert found.isnan().tolist() == [False, True, True, False, False, False]
-
-
-def test_ties_cost_area():
-    saliency, _, fixations, _ = random_maps(3, 40, 60, levels=3)
-    noise = 1e-7 * torch.rand(saliency.shape, generator=torch.Generator().manual_seed(0))
-    assert (metrics.auc_judd(saliency, fixations)[:2] < metrics.auc_judd(saliency + noise, fixations)[:2] - 0.05).all()
 
 
 def test_scale_and_offset():

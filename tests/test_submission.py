@@ -11,15 +11,7 @@ from PIL import Image
 from salfom_hf import SaliencyPredictor
 from salfom_hf.data import VIDEO_FEATURES, load_dhf1k
 from salfom_hf.data.samples import open_sample
-from salfom_hf.evaluation import (
-    EvaluationError,
-    Model,
-    Predictions,
-    Protocol,
-    check_submission,
-    evaluate,
-    write_submission,
-)
+from salfom_hf.evaluation import EvaluationError, Model, check_submission, write_submission
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +66,6 @@ def test_only_300_videos_are_complete(tmp_path):
     assert "but 299 of 300 test videos" in check_submission(dataset.select(range(299)), tmp_path)
 
 
-def test_a_submission_scores_like_its_model(submission, model, val, tmp_path):
-    protocol = Protocol(("nss", "cc"))
-    methods = [model, Predictions(submission)]
-    own, read = evaluate(val, methods, tmp_path / "out", protocol)
-    for metric in protocol.metrics:
-        assert read.mean_over_frames(metric) == pytest.approx(own.mean_over_frames(metric), abs=0.02)
-
-
 def test_a_stopped_submission_goes_on(val, model, tmp_path, monkeypatch):
     asked, maps = [], model.maps
 
@@ -123,7 +107,7 @@ def test_other_folders_are_left_alone(val, model, tmp_path, overwrite):
     assert (tmp_path / "0601" / "0001.png").read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("options", [{"mode": "RGB"}, {"size": (64, 96)}, None])
+@pytest.mark.parametrize("options", [{"mode": "RGB"}, None])
 def test_what_does_not_pass_is_written_anew(submission, val, model, options):
     before = {path: path.read_bytes() for path in submission.rglob("*.png")}
     spoilt = submission / "0601" / "0002.png"
@@ -146,15 +130,6 @@ def test_other_files_among_maps_to_be_written_anew_are_kept(submission, val, mod
     assert (submission / "0601" / "notes.png").read_bytes() == b"mine"
 
 
-def remove(folder):
-    for number in (4, 9):
-        (folder / "0601" / f"000{number}.png").unlink()
-
-
-def three_digits(folder):
-    (folder / "0602").rename(folder / "602")
-
-
 def save(**options):
     def change(folder):
         image = Image.new(options.get("mode", "L"), options.get("size", (96, 64)))
@@ -166,9 +141,11 @@ def save(**options):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (remove, "0601 lacks 2 of 20 maps, the first is 0004.png"),
-        (three_digits, "the folder 0602 is missing; 602 does not belong here"),
-        (lambda folder: shutil.copytree(folder / "0601", folder / "0999"), "0999 does not belong here"),
+        (lambda folder: (folder / "0601" / "0004.png").unlink(), "0601 lacks 1 of 20 maps, the first is 0004.png"),
+        (
+            lambda folder: (folder / "0602").rename(folder / "602"),
+            "the folder 0602 is missing; 602 does not belong here",
+        ),
         (lambda folder: (folder / "notes.txt").touch(), "notes.txt does not belong here"),
         (lambda folder: (folder / "0601" / "0021.png").touch(), "0601 has 1 other files, the first is 0021.png"),
         (save(mode="RGB"), "0601/0002.png is PNG RGB 96x64 instead of PNG L 96x64"),

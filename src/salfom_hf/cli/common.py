@@ -5,6 +5,8 @@ import gc
 import sys
 import traceback
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,25 +76,20 @@ def whole_number(text: str, least: int = 0) -> int:
     return int(text)
 
 
+at_least_one = partial(whole_number, least=1)
+
+
 def port_number(text: str) -> int:
-    number = whole_number(text)
-    if number > 65535:
+    if whole_number(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text} is no port; those are up to 65535")
-    return number
-
-
-def at_least_one(text: str) -> int:
-    return whole_number(text, 1)
+    return int(text)
 
 
 def not_negative(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
-    return value
+    with suppress(ValueError):
+        if 0 <= float(text) < float("inf"):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
 
 
 def add_model_options(command: argparse.ArgumentParser, batches: bool = True) -> None:
@@ -165,15 +162,15 @@ def load_predictor(name: str, args: argparse.Namespace, keep_memory: bool = True
             transformers.logging.set_verbosity_error()
             return OnnxPredictor.from_pretrained(name, args.device or "cpu", dtype, args.stride, args.batch_size)
         device = usable_device(args.device)
-        loaded = SaliencyPredictor.from_pretrained(name, device, dtype)
+        try:
+            how = args.stride, args.batch_size, args.compile
+            predictor = SaliencyPredictor.from_pretrained(name, device, dtype, *how)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
         if not vars(args).get("emulation_noted"):  # A command may load several models.
             note_emulated([args.dtype], device)
             args.emulation_noted = True
-        try:
-            how = args.stride, args.batch_size, args.compile
-            return SaliencyPredictor(loaded.model, loaded.processor, *how)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        return predictor
     finally:
         if collects:
             gc.enable()
@@ -196,13 +193,13 @@ def in_words(error: Exception) -> Exception:
     """What a user reads of an error: the error itself if it is a sentence, else one with what kind it is."""
     if is_sentence(error):
         return error
+    what, advice = f"Unexpected error: {described(error)}", "run it again with --debug to see where it is from"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        told = UsageError("torch.compile does not work on this machine; leave out --compile.")
+        what, advice = "torch.compile does not work on this machine", "leave out --compile"
     elif is_out_of_memory(error):
-        told = UsageError(f"Out of memory ({described(error)}); ask for less at once, or use another --device.")
+        what, advice = f"Out of memory ({described(error)})", "ask for less at once, or use another --device"
     elif isinstance(error, OSError):
-        told = UsageError(f"{error}; {advice_for(error, 'run it again with --debug to see where it is from')}.")
-    else:
-        told = UsageError(f"Unexpected error: {described(error)}; run it again with --debug to see where it is from.")
+        what, advice = f"{error}", advice_for(error, advice)
+    told = UsageError(f"{what}; {advice}.")
     told.__cause__ = error
     return told

@@ -32,67 +32,48 @@ def add(commands: argparse._SubParsersAction) -> None:
         "be added later. It writes results.json, and videos.csv with a line per method and video.",
         example="salfom evaluate --dataset gazefolder --data-dir my-dataset --model salfom --baseline center",
     )
-    option = command.add_argument
+    option, several = command.add_argument, partial(command.add_argument, action="append", default=[])
     option("--dataset", required=True, choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
     option("--data-dir", required=True, type=some_path, help="folder of the dataset")
-    option(
-        "--split",
-        help="default: the only one there is, or val (dhf1k), dev (stills), validation (gazefolder), else test",
-    )
+    splits = "default: the only one there is, or val (dhf1k), dev (stills), validation (gazefolder), else test"
+    option("--split", help=splits)
     add_skip_invalid(command)
     option("-o", "--output", type=some_path, help="folder of the results; default: evaluation_DATASET_SPLIT")
-    option("--model", action="append", default=[], help=f"{known}; may be repeated")
-    option(
-        "--last-frame-alone",
-        action="store_true",
-        help="next to each model with its window, the same model on every frame by itself: what it gains from time",
-    )
-    option(
-        "--baseline",
-        action="append",
-        default=[],
-        choices=BASELINES,
-        metavar="NAME",
-        help="center (density of the training split's fixations, or of the other videos' if there is none), "
+    several("--model", help=f"{known}; may be repeated")
+    alone = "next to each model with its window, the same model on every frame by itself: what it gains from time"
+    option("--last-frame-alone", action="store_true", help=alone)
+    baselines = (
+        "center (density of the training split's fixations, or of the other videos' if there is none), "
         "spectral-residual, inter-observer (half of the observers predict the others) or one-observer (all but one "
-        "predict that one); may be repeated",
+        "predict that one); may be repeated"
     )
-    option(
-        "--predictions",
-        action="append",
-        default=[],
-        type=some_path,
-        metavar="DIR",
-        help="maps made by any model, as DIR/VIDEO/FRAME.png (or .jpg, .npy), DIR/VIDEO.npz with the array 'maps', or "
-        "for stills DIR/IMAGE.png; or the output folder of salfom predict --format maps or npz; may be repeated",
+    several("--baseline", choices=BASELINES, metavar="NAME", help=baselines)
+    predictions = (
+        "maps made by any model, as DIR/VIDEO/FRAME.png (or .jpg, .npy), DIR/VIDEO.npz with the array 'maps', or "
+        "for stills DIR/IMAGE.png; or the output folder of salfom predict --format maps or npz; may be repeated"
     )
-    option(
-        "--partial",
-        action="store_true",
-        help="score the --predictions that there are, and tell how many; default: that some are missing is an error",
+    several("--predictions", type=some_path, metavar="DIR", help=predictions)
+    some = "score the --predictions that there are, and tell how many; default: that some are missing is an error"
+    option("--partial", action="store_true", help=some)
+    metrics = (
+        "auc_judd, auc_shuffled, auc_shuffled_exact, nss, cc, sim, kldiv, information_gain; default: all but "
+        "auc_shuffled_exact"
     )
-    option(
-        "--metrics",
-        nargs="+",
-        metavar="NAME",
-        help="auc_judd, auc_shuffled, auc_shuffled_exact, nss, cc, sim, kldiv, information_gain; default: all but "
-        "auc_shuffled_exact",
-    )
+    option("--metrics", nargs="+", metavar="NAME", help=metrics)
     blur = "blur every map before it is scored; 2 is the field's 11x11 kernel"
     option("--blur", type=not_negative, default=0.0, metavar="SIGMA", help=blur)
     option("--first", type=whole_number, default=0, metavar="N", help="score no frame before N, from 0; default 0")
     option("--every", type=at_least_one, default=1, metavar="N", help="score every N-th frame from there, default 1")
     option("--max-frames", type=at_least_one, help="score so many random frames; the official script: 50000")
     option("--seed", type=whole_number, default=0, help="of random frames and of shuffled AUC, default 0")
-    option(
-        "--processes",
-        type=at_least_one,
-        help="how many score maps at once, while models predict in another; default: one per core, fewer if there is "
-        "little to score; 1 does all in one",
+    processes = (
+        "how many score maps at once, while models predict in another; default: one per core, fewer if there is "
+        "little to score; 1 does all in one"
     )
+    option("--processes", type=at_least_one, help=processes)
     add_model_options(command)
     option("--overwrite", action="store_true", help="forget what the output folder holds")
-    command.set_defaults(run=lambda args: reporting(evaluate, args), stopped=STOPPED)
+    command.set_defaults(run=partial(reporting, evaluate), stopped=STOPPED)
 
     command = commands.add_parser(
         "submit",
@@ -108,7 +89,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     add_model_options(command)
     option("--check", type=some_path, metavar="DIR", help="only check this folder, made by any program")
     option("--overwrite", action="store_true", help="write all videos again")
-    command.set_defaults(run=lambda args: reporting(submit, args), stopped=STOPPED)
+    command.set_defaults(run=partial(reporting, submit), stopped=STOPPED)
 
 
 def center_for(args: argparse.Namespace, dataset: "Dataset") -> "Center":
@@ -119,21 +100,20 @@ def center_for(args: argparse.Namespace, dataset: "Dataset") -> "Center":
     from ..data import DataError, load
     from ..evaluation import Center
 
+    def keys(split: "Dataset") -> set[str]:
+        """What identifies rows; names may be numbers that begin again in every split."""
+        videos = ("video_id", "num_frames", "width", "height")
+        names = videos if "video_id" in split.features else ("image_id", "fixation_x")
+        return set(map(repr, zip(*(split[name] for name in names), strict=True)))
+
     try:
         training = load(args.dataset, args.data_dir, "train", skip_invalid=args.skip_invalid)
     except DataError:
         training = dataset
     # A single table of stills is any split that is asked for, so names do not tell.
-    if row_keys(training).isdisjoint(row_keys(dataset)):
+    if keys(training).isdisjoint(keys(dataset)):
         return Center.fitted(training, "train")
     return Center.fitted(dataset, "scored", left_out=True) if len(dataset) > 1 else Center(source="one video alone")
-
-
-def row_keys(dataset: "Dataset") -> set:
-    """What identifies a row of a dataset; names may be numbers that begin again in every split."""
-    if "video_id" in dataset.features:
-        return set(zip(*(dataset[name] for name in ("video_id", "num_frames", "width", "height")), strict=True))
-    return set(zip(dataset["image_id"], map(tuple, dataset["fixation_x"]), strict=True))
 
 
 def methods_for(args: argparse.Namespace, dataset: "Dataset") -> "list[Method]":
@@ -152,60 +132,46 @@ def methods_for(args: argparse.Namespace, dataset: "Dataset") -> "list[Method]":
     methods: list[Method] = [Model(name, predictor, alone) for name, predictor in predictors for alone in kinds]
     methods += [Predictions(folder, args.partial) for folder in args.predictions]
     make: dict[str, Callable[[], Method]] = {
+        "center": partial(center_for, args, dataset),
         "spectral-residual": SpectralResidual,
         "inter-observer": InterObserver,
         "one-observer": partial(InterObserver, one=True),
     }
-    return methods + [make[name]() if name in make else center_for(args, dataset) for name in args.baseline]
-
-
-def default_split(args: argparse.Namespace) -> str:
-    """The split that the dataset is usually scored on, unless its folder holds a single other one."""
-    from ..data import DATASETS, splits_of
-
-    usual, found = SPLITS.get(args.dataset, "test"), splits_of(args.dataset, args.data_dir)
-    _, names = DATASETS[args.dataset].official_split(usual)
-    return usual if len(found) != 1 or found == names else found[0]
+    return methods + [make[name]() for name in args.baseline]
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from .. import evaluation
-    from ..data import load
+    from .. import data, evaluation
 
-    split = args.split or default_split(args)
+    split = args.split
+    if not split:  # The one that the dataset is usually scored on, unless its folder holds a single other one.
+        split, found = SPLITS.get(args.dataset, "test"), data.splits_of(args.dataset, args.data_dir)
+        if len(found) == 1 and found != data.DATASETS[args.dataset].official_split(split)[1]:
+            (split,) = found
     output = args.output or Path(f"evaluation_{args.dataset}_{split}")
     if args.overwrite:
         Inputs(args.data_dir, *args.predictions, *local(*args.model)).refuse(output)
     remove_unfinished(output, below=True)
-    dataset = load(args.dataset, args.data_dir, split, skip_invalid=args.skip_invalid)
+    dataset = data.load(args.dataset, args.data_dir, split, skip_invalid=args.skip_invalid)
     metrics = tuple(args.metrics or (*evaluation.DEFAULT_METRICS, "information_gain"))
-    given = {name: getattr(args, name) for name in ("blur", "first", "every", "max_frames", "seed")}
-    protocol = evaluation.Protocol(metrics, **given)
+    options = {name: getattr(args, name) for name in ("blur", "first", "every", "max_frames", "seed")}
+    protocol = evaluation.Protocol(metrics, **options)
     evaluation.check_dataset(dataset)
-    methods = methods_for(args, dataset)
-    prior = None
+    methods, prior = methods_for(args, dataset), None
     if "information_gain" in metrics:
-        prior = next((method for method in methods if isinstance(method, evaluation.Center)), None)
-        prior = prior or center_for(args, dataset)
+        center = (method for method in methods if isinstance(method, evaluation.Center))
+        prior = next(center, None) or center_for(args, dataset)
     about = {"dataset": args.dataset, "split": split}
-    scores = evaluation.evaluate(
-        dataset,
-        methods,
-        output,
-        protocol,
-        prior=prior,
-        processes=args.processes,
-        overwrite=args.overwrite,
-        about=about,
-    )
-    scores += evaluation.kept_scores(dataset, methods, output, protocol)
+    given = dataset, methods, output, protocol
+    scores = evaluation.evaluate(*given, prior=prior, processes=args.processes, overwrite=args.overwrite, about=about)
+    scores += evaluation.kept_scores(*given)
 
     stills = args.dataset == "stills"
     unit = ("image" if stills else "video") + ("" if len(dataset) == 1 else "s")
     title = f"{args.dataset}, split {split}: {len(dataset):,} {unit}"
     print(evaluation.table(scores, protocol, title, stills, prior))
-    options = ("stride", "batch_size", "device", "dtype", "runtime", "processes")
-    run = {"data_dir": str(args.data_dir), "options": {name: getattr(args, name) for name in options}}
+    how = ("stride", "batch_size", "device", "dtype", "runtime", "processes")
+    run = {"data_dir": str(args.data_dir), "options": {name: getattr(args, name) for name in how}}
     evaluation.write_reports(output, scores, protocol, {**about, **run}, prior)
     picture = evaluation.picture(evaluation.Scorer(dataset, protocol, prior), methods, scores[: len(methods)])
     if picture is not None:

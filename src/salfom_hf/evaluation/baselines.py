@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..data.augmentation import fixated_points
 from ..data.samples import GazeStill, open_sample
 from ..models.losses import gaussian_blur
-from .methods import EvaluationError, Method, Sample, frames_at
+from .methods import EvaluationError, Method, Sample, frames_at, resized
 
 CENTER_SIGMA = 0.22  # of each side
 KDE_SIGMA = 24 / 512  # of the width
@@ -54,24 +54,26 @@ class Center(Method):
     @classmethod
     def fitted(cls, dataset: Dataset, split: str, left_out: bool = False) -> "Center":
         """
-        The density of all fixations of a dataset, in coordinates relative to the frame; one more is spread evenly.
-
-        Args:
-            dataset: with labels; of each video up to 20 frames are read, evenly spaced.
-            split: its name.
-            left_out: the dataset is itself scored: each video, or image, has the density of all others.
+        The density of all fixations of a dataset with labels, in coordinates relative to the frame; one more is spread
+        evenly. Of each video up to 20 frames are read, evenly spaced. `left_out`: the dataset is itself scored: each
+        video, or image, has the density of all others.
         """
         shape = dataset.select_columns(["width", "height"])[:]
         aspect = float(np.median(np.array(shape["height"]) / np.array(shape["width"])))
         open_row, gaze = gaze_alone(dataset), {}
         for row in tqdm(range(len(dataset)), desc="center", unit="row", disable=None, dynamic_ncols=True):
             sample = open_row(row)
-            name = sample.id if left_out else f"{row}"
-            gaze[name] = np.concatenate([np.stack(points, axis=1) for points in relative_fixations(sample)])
-        kind = "image" if "image_id" in dataset.features else "video"
-        frames = "all images" if kind == "image" else f"up to {KDE_FRAMES} frames per video"
-        whose = f"the other {kind}s' fixations" if left_out else f"the fixations of the split {split}"
-        return cls(gaze, aspect, f"{whose} ({frames})")
+            if isinstance(sample, GazeStill):
+                height, width = sample.size
+                points = [(sample.y.astype(float) / height, sample.x.astype(float) / width)]
+            else:
+                frames = np.linspace(0, sample.num_frames - 1, min(KDE_FRAMES, sample.num_frames)).round().astype(int)
+                points = [fixated_points(sample.fixations(int(index)), (1, 1)) for index in frames]
+            gaze[sample.id if left_out else f"{row}"] = np.concatenate(points, axis=1).T
+        stills = "image_id" in dataset.features
+        others = f"the other {'images' if stills else 'videos'}' fixations"
+        of = "all images" if stills else f"up to {KDE_FRAMES} frames per video"
+        return cls(gaze, aspect, f"{others if left_out else f'the fixations of the split {split}'} ({of})")
 
     def _count(self, points: np.ndarray) -> np.ndarray:
         counts = np.zeros(self.shape)
@@ -87,22 +89,20 @@ class Center(Method):
         return prior / prior.sum()
 
     def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        height, width = sample.size
         if self.gaze is None:
-            y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in (height, width))
+            y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in sample.size)
             saliency = np.exp(-0.5 * ((y[:, None] / CENTER_SIGMA) ** 2 + (x / CENTER_SIGMA) ** 2))
         else:
             own = self.gaze.get(sample.id)
             prior = self.prior if own is None else self._density(self.counts - self._count(own))
-            saliency = resized(prior, (height, width))
+            saliency = resized(prior, sample.size, antialias=True)
         for _ in indices:
             yield saliency
 
 
 def gaze_alone(dataset: Dataset) -> Callable[[int], Sample]:
     """Opens rows of a dataset, which may hold whole videos, for their fixations: nothing else is read."""
-    unneeded = {"image", "video", "frames", "maps"} & set(dataset.features)
-    light = dataset.remove_columns(sorted(unneeded))
+    light = dataset.remove_columns(sorted({"image", "video", "frames", "maps"} & set(dataset.features)))
 
     def open_row(index: int) -> Sample:
         row = light[index]
@@ -110,17 +110,6 @@ def gaze_alone(dataset: Dataset) -> Callable[[int], Sample]:
         return open_sample({"image": None, "video": None, "frames": [], "maps": row.get("fixations"), **row})
 
     return open_row
-
-
-def relative_fixations(sample: Sample) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The fixations of a still, or those of evenly spaced frames of a video: (y, x) in 0…1 of the frame."""
-    if isinstance(sample, GazeStill):
-        height, width = sample.size
-        yield sample.y.astype(float) / height, sample.x.astype(float) / width
-        return
-    count = min(KDE_FRAMES, sample.num_frames)
-    for index in np.linspace(0, sample.num_frames - 1, count).round().astype(int):
-        yield fixated_points(sample.fixations(int(index)), (1, 1))
 
 
 class SpectralResidual(Method):
@@ -131,28 +120,21 @@ class SpectralResidual(Method):
     fingerprint = description
 
     def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        for image in frames_at(sample, indices):
-            yield spectral_residual(image)
+        return map(spectral_residual, frames_at(sample, indices))
 
 
 def spectral_residual(image: np.ndarray) -> np.ndarray:
     """Of an image, uint8 `(height, width, 3)`: non-negative float64 `(height, width)`."""
     height, width = image.shape[:2]
     rows = max(1, (RESIDUAL_WIDTH * height + width // 2) // width)
-    grey = resized(image @ np.array([0.299, 0.587, 0.114]), (rows, RESIDUAL_WIDTH))
+    grey = resized(image @ np.array([0.299, 0.587, 0.114]), (rows, RESIDUAL_WIDTH), antialias=True)
     spectrum = np.fft.fft2(grey)
     log_amplitude = np.log(np.abs(spectrum) + 1e-12)
     surroundings = torch.from_numpy(np.pad(log_amplitude, 1, mode="wrap"))[None, None]
     residual = log_amplitude - F.avg_pool2d(surroundings, 3, stride=1)[0, 0].numpy()
     saliency = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
-    blurred = gaussian_blur(torch.from_numpy(saliency), RESIDUAL_SIGMA, border="reflect")
-    return resized(blurred, (height, width)).clip(min=0)
-
-
-def resized(saliency: np.ndarray | torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """One map, resized bilinearly, with antialiasing: float64 of that (height, width)."""
-    tensor = torch.as_tensor(saliency, dtype=torch.float64)[None, None]
-    return F.interpolate(tensor, size=size, mode="bilinear", antialias=True)[0, 0].numpy()
+    blurred = gaussian_blur(torch.from_numpy(saliency), RESIDUAL_SIGMA, border="reflect").numpy()
+    return resized(blurred, (height, width), antialias=True).clip(min=0)
 
 
 class InterObserver(Method):
@@ -196,11 +178,11 @@ class InterObserver(Method):
 
     def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
         for index in indices:
-            observers = self.split(sample, index)[0]
+            observers, _ = self.split(sample, index)
             density = sample.density(index, observers=observers)
             # One more observer looks anywhere: KLD and information gain forgive no place that is impossible.
             yield density / max(density.sum(), 1e-9) + 1 / (max(len(observers), 1) * density.size)
 
     def truth(self, sample: Sample, index: int) -> tuple[np.ndarray, np.ndarray]:
-        predicted = self.split(sample, index)[1]
+        _, predicted = self.split(sample, index)
         return sample.fixations(index, observers=predicted), sample.density(index, observers=predicted)

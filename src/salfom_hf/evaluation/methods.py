@@ -1,11 +1,14 @@
 """What gives maps to score: the interface of all methods, and a model."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import TypeVar
 
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.nn import functional as F
 
 from ..data.samples import GazeStill, GazeVideo
 from ..inference.predictor import SaliencyPredictor
@@ -14,6 +17,7 @@ from ..inference.sliding_window import sees_single_frames
 RUN_GAP = 16  # frames that are rather decoded than skipped by seeking
 
 Sample = GazeVideo | GazeStill
+Item = TypeVar("Item")
 
 
 class EvaluationError(Exception):
@@ -40,16 +44,7 @@ class Method:
         """Raise an EvaluationError if the method has no maps for the dataset."""
 
     def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """
-        The maps of some frames.
-
-        Args:
-            sample: a video or a still.
-            indices: of the frames, ascending.
-
-        Yields:
-            float `(height, width)` of any size and scale, one per index.
-        """
+        """The maps of some frames, of ascending indices: each float `(height, width)` of any size and scale."""
         raise NotImplementedError
 
     def available(self, sample: Sample, indices: Sequence[int]) -> Sequence[int]:
@@ -85,45 +80,35 @@ class Model(Method):
     in_main = True
 
     def __init__(self, name: str, predictor: SaliencyPredictor, last_frame_alone: bool = False):
-        self.name = f"{name}, last frame alone" if last_frame_alone else name
-        self._source, self._predictor, self._last_frame_alone = name, predictor, last_frame_alone
-        self._load = type(predictor).from_pretrained
-        self._options = {
-            "device": str(predictor.model.device),
-            "dtype": predictor.model.dtype,
-            "stride": predictor.stride,
-            "batch_size": predictor.batch_size,
-        }
+        model, stride = predictor.model, predictor.stride
+        self.predictor, self._last_frame_alone = predictor, last_frame_alone
+        how = str(model.device), model.dtype, stride, predictor.batch_size
+        self._load = partial(type(predictor).from_pretrained, name, *how)
         if last_frame_alone:
-            self.description = "every frame by itself, as a still"
+            self.name, self.description = f"{name}, last frame alone", "every frame by itself, as a still"
         else:
-            self.description = f"causal sliding window of {predictor.model.config.num_frames} frames"
-            if predictor.stride > 1:
-                self.description += f", maps between every {predictor.stride}th frame interpolated"
-        if sees_single_frames(predictor.model):
+            self.name, self.description = name, f"causal sliding window of {model.config.num_frames} frames"
+            if stride > 1:
+                self.description += f", maps between every {stride}th frame interpolated"
+        if sees_single_frames(model):
             self.description += (
                 "; of stills, the mean of the maps of the image and of its mirror image, blurred by 1.2 % of the width"
             )
-        self.fingerprint = self._hash()
-
-    def _hash(self) -> str:
-        model, digest = self.predictor.model, hashlib.sha256()
-        for name, weight in model.state_dict().items():
-            digest.update(name.encode())
+        digest = hashlib.sha256()
+        for key, weight in model.state_dict().items():
+            digest.update(key.encode())
             digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         config = {**model.config.to_dict(), "_name_or_path": None, "transformers_version": None}
         digest.update(repr((self.description, str(model.dtype), config)).encode())
-        digest.update(self.predictor.processor.to_json_string().encode())
-        return digest.hexdigest()[:16]
+        digest.update(predictor.processor.to_json_string().encode())
+        self.fingerprint = digest.hexdigest()[:16]
 
-    @property
+    @cached_property
     def predictor(self) -> SaliencyPredictor:
-        if self._predictor is None:
-            self._predictor = self._load(self._source, **self._options)
-        return self._predictor
+        return self._load()
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_predictor": None}
+        return {name: value for name, value in self.__dict__.items() if name != "predictor"}
 
     def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
         if self._last_frame_alone:
@@ -133,30 +118,39 @@ class Model(Method):
         window, stride = self.predictor.model.config.num_frames, self.predictor.stride
         # A map depends on its window alone: with gaps longer than that, what lies between is not computed.
         for run in runs(indices, window) if stride == 1 else [indices]:
-            wanted = set(run)
             first = max(0, run[0] - window + 1) if stride == 1 else 0
             # Maps between two key frames need the second one, and a video's first frame without the next is a still.
             stop = min(sample.num_frames, max(run[-1] + stride, 2))
-            for index, frame in enumerate(self.predictor.stream(sample.frames(first, stop)), first):
-                if index in wanted:
-                    yield frame.saliency
+            for frame in picked(self.predictor.stream(sample.frames(first, stop)), first, run):
+                yield frame.saliency
 
 
 def frames_at(sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
     """Some frames of a sample: uint8 `(height, width, 3)`."""
     for run in runs(indices, RUN_GAP):
-        wanted = set(run)
-        for index, image in enumerate(sample.frames(run[0], run[-1] + 1), run[0]):
-            if index in wanted:
-                yield image
+        yield from picked(sample.frames(run[0], run[-1] + 1), run[0], run)
+
+
+def picked(items: Iterable[Item], first: int, indices: Sequence[int]) -> Iterator[Item]:
+    """Those of the items, counted from `first`, of these indices."""
+    wanted = set(indices)
+    return (item for index, item in enumerate(items, first) if index in wanted)
 
 
 def runs(indices: Sequence[int], gap: int) -> list[list[int]]:
     """Ascending indices in groups with steps of at most `gap`."""
     groups: list[list[int]] = []
     for index in indices:
-        if groups and index - groups[-1][-1] <= gap:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
+        if not groups or index - groups[-1][-1] > gap:
+            groups.append([])
+        groups[-1].append(index)
     return groups
+
+
+def resized(saliency: np.ndarray, size: tuple[int, ...], antialias: bool = False) -> np.ndarray:
+    """One map, resized bilinearly: float64 of that (height, width)."""
+    saliency = np.ascontiguousarray(saliency, np.float64)
+    if saliency.shape == size:
+        return saliency
+    tensor = torch.from_numpy(saliency)[None, None]
+    return F.interpolate(tensor, size=size, mode="bilinear", antialias=antialias)[0, 0].numpy()

@@ -42,18 +42,12 @@ FEW = 100  # fixations up to which comparing all pixels with each is faster than
 
 def auc_judd(saliency: torch.Tensor, fixations: torch.Tensor) -> torch.Tensor:
     """
-    AUC-Judd: how well the saliency separates the fixated pixels from all others.
+    AUC-Judd: how well saliency separates the fixated pixels, those above 0, from all others, both maps
+    `(batch, height, width)` or `(height, width)`: float64 `(batch,)` or scalar, at most 1; with ties perhaps below 0.
 
     As published with the MIT benchmark, without its random jitter: the thresholds are the N fixated values in
     descending order, with repeats; at the i-th of them `tp = i / N` and
     `fp = (#{saliency ≥ threshold} − i) / (pixels − N)`. Tied fixated values cost area.
-
-    Args:
-        saliency: `(batch, height, width)` or `(height, width)`.
-        fixations: of the same shape; fixated where above 0.
-
-    Returns:
-        float64 `(batch,)` or scalar, at most 1; it can fall below 0 with ties.
     """
     return _scored("auc_judd", saliency, fixations)
 
@@ -67,24 +61,19 @@ def auc_shuffled(
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """
-    Shuffled AUC: the negatives are fixations of other frames, so that a centre bias is worth nothing.
-
-    - `"sampled"`: as published by Borji. The map is scaled to 0…1; each of 100 splits draws as many negatives as there
-      are fixations (or as many as there are), without replacement, from the pixels that were fixated in other frames;
-      the thresholds are 0, 0.1, …, 1; the areas of all splits are averaged.
-    - `"exact"`: the exact area against all other fixations, with multiplicity, ties counting ½, as in pysaliency.
+    Shuffled AUC: the negatives are fixations of other frames, so that a centre bias is worth nothing; float64
+    `(batch,)` or scalar, in 0…1.
 
     Args:
-        saliency: `(batch, height, width)` or `(height, width)`.
-        fixations: of the same shape; fixated where above 0.
+        saliency, fixations: `(batch, height, width)` or `(height, width)`; fixated where above 0.
         other: number of other frames' fixations at each pixel (their sum, not a stack), of the same shape, or one
             `(height, width)` for the whole batch.
-        variant: `"sampled"` or `"exact"`.
+        variant: `"sampled"`, as published by Borji: the map is scaled to 0…1; each of 100 splits draws as many
+            negatives as there are fixations (or as many as there are), without replacement, from the pixels that were
+            fixated in other frames; the thresholds are 0, 0.1, …, 1; the areas of all splits are averaged. Or
+            `"exact"`: the area against all other fixations, with multiplicity, ties counting ½, as in pysaliency.
         generator: draws the negatives, on its device; without one, torch's global CPU generator does. A batch draws as
             its maps would one after the other.
-
-    Returns:
-        float64 `(batch,)` or scalar, in 0…1.
     """
     if variant not in ("sampled", "exact"):
         raise ValueError(f'There is no shuffled AUC variant {variant!r}; take "sampled" or "exact".')
@@ -94,76 +83,53 @@ def auc_shuffled(
 
 def nss(saliency: torch.Tensor, fixations: torch.Tensor) -> torch.Tensor:
     """
-    NSS: mean at the fixations of the map with mean 0 and standard deviation 1 (of the sample, as in the MIT code).
-    For scores; `losses.normalized_scanpath_saliency`, for gradients, takes the deviation of all pixels.
-
-    Args:
-        saliency: `(batch, height, width)` or `(height, width)`.
-        fixations: of the same shape; fixated where above 0.
-
-    Returns:
-        float64 `(batch,)` or scalar.
+    NSS: mean at the fixated pixels, those above 0, of the map with mean 0 and standard deviation 1 (of the sample, as
+    in the MIT code), both maps `(batch, height, width)` or `(height, width)`: float64 `(batch,)` or scalar. For
+    scores; `losses.normalized_scanpath_saliency`, for gradients, takes the deviation of all pixels.
     """
     return _scored("nss", saliency, fixations)
 
 
 def cc(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     """
-    CC: Pearson's correlation over the pixels.
-
-    Args:
-        saliency, density: `(batch, height, width)` or `(height, width)`, on any scale; the density is not negative.
-
-    Returns:
-        float64 `(batch,)` or scalar, in −1…1.
+    CC: Pearson's correlation over the pixels, float64 `(batch,)` or scalar, in −1…1. Both maps are
+    `(batch, height, width)` or `(height, width)`, on any scale, the density not negative.
     """
     return _scored("cc", saliency, density)
 
 
 def sim(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     """
-    SIM: the histogram intersection `Σ min(P, Q)` of both maps, scaled to 0…1 and then divided by their sums.
-
-    Args:
-        saliency, density: `(batch, height, width)` or `(height, width)`, on any scale; the density is not negative.
-
-    Returns:
-        float64 `(batch,)` or scalar, in 0…1; 0 for constant saliency, nothing of which is left after scaling.
+    SIM: the histogram intersection `Σ min(P, Q)` of both maps, scaled to 0…1 and then divided by their sums; float64
+    `(batch,)` or scalar, in 0…1; 0 for constant saliency, nothing of which is left after scaling. Both maps are
+    `(batch, height, width)` or `(height, width)`, on any scale, the density not negative.
     """
     return _scored("sim", saliency, density)
 
 
 def kldiv(saliency: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     """
-    KLD: `Σ Q · log(ε + Q / (P + ε))`, with the saliency P and the density Q divided by their sums and ε = 2^-52.
-
-    Saliency that is 0 everywhere stays 0, and is then as far away as ε allows.
-
-    Args:
-        saliency, density: `(batch, height, width)` or `(height, width)`, on any scale, not negative.
-
-    Returns:
-        float64 `(batch,)` or scalar, at least 0 (within ε), in nats; smaller is better.
+    KLD: `Σ Q · log(ε + Q / (P + ε))`, with the saliency P and the density Q divided by their sums and ε = 2^-52;
+    float64 `(batch,)` or scalar, at least 0 (within ε), in nats; smaller is better. Saliency that is 0 everywhere
+    stays 0, and is then as far away as ε allows. Both maps are `(batch, height, width)` or `(height, width)`, on any
+    scale, not negative.
     """
     return _scored("kldiv", saliency, density)
 
 
 def information_gain(saliency: torch.Tensor, fixations: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
     """
-    Information gain: by how many bits per fixation the saliency predicts the fixations better than the prior.
+    Information gain: by how many bits per fixation the saliency predicts the fixations better than the prior; float64
+    `(batch,)` or scalar, 0 for the prior itself.
 
     `1/N · Σ_i [log2(ε + P(x_i)) − log2(ε + B(x_i))]` over the fixated pixels x_i, with saliency P and prior B divided
     by their sums (Kümmerer, Wallis and Bethge, PNAS 2015) and ε = 2^-52, as in the MIT benchmark's code. Unlike there,
     maps are not scaled to a minimum of 0 first, which would change the probabilities that a model states.
 
     Args:
-        saliency: non-negative `(batch, height, width)` or `(height, width)`.
-        fixations: of the same shape; fixated where above 0.
+        saliency, fixations: `(batch, height, width)` or `(height, width)`, no saliency below 0; fixated where above 0.
         prior: not negative, nor 0 everywhere; usually the blurred fixations of other frames (a centre bias); of the
             same shape, or one `(height, width)` for the whole batch.
-
-    Returns:
-        float64 `(batch,)` or scalar, in bits per fixation; 0 for the prior itself.
     """
     return _scored("information_gain", saliency, fixations, prior)
 
@@ -176,28 +142,18 @@ def counted(
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """
-    A metric by which nothing is gained by predicting nothing: constant maps, empty or not, score as chance, AUC 0.5,
-    NSS and CC 0 (SIM is 0 by itself; KLD and information gain follow their formulas). NaN is left only where the
-    ground truth defines no score, whatever is predicted.
-
-    Args:
-        metric: one of this module's functions; what follows are its arguments.
+    A metric, one of this module's functions with its arguments, by which nothing is gained by predicting nothing:
+    constant maps, empty or not, score as chance, AUC 0.5, NSS and CC 0 (SIM is 0 by itself; KLD and information gain
+    follow their formulas). NaN is left only where the ground truth defines no score, whatever is predicted.
     """
     name = metric.__name__ + ("_exact" if variant == "exact" else "")
     return _scored(name, saliency, *truth, generator=generator, chance=True)
 
 
-# ------------------------------------------------------------------------------------------------------------ one map
 class Map:
     """
-    A prediction or a density, and what several metrics need of it, computed once.
-
-    Args:
-        values: `(height, width)` or `(pixels,)`, on any scale.
-        name: what an error calls it.
-
-    Raises:
-        ValueError: a value is not finite.
+    A prediction or a density, `(height, width)` or `(pixels,)` on any scale, and what several metrics need of it,
+    computed once. A value that is not finite is a ValueError, which calls the map by its `name`.
     """
 
     def __init__(self, values: np.ndarray, name: str = "saliency"):
@@ -228,8 +184,7 @@ class Map:
     @cached_property
     def shares(self) -> np.ndarray:
         """Divided by the sum; all 0 if it is."""
-        total = self.values.sum()
-        return self.values / total if total else self.values
+        return self.values / (self.values.sum() or 1)
 
     @cached_property
     def raised_shares(self) -> np.ndarray:
@@ -241,6 +196,7 @@ class Map:
 # Of one map: its score, NaN where the ground truth does not define it, and None where a constant map scores as chance
 # or, as published, NaN. Fixations are numbers of pixels, ascending; of others also how often.
 Score = float | None
+Counts = tuple[np.ndarray, np.ndarray]
 
 
 def _judd(saliency: Map, fixations: np.ndarray) -> Score:
@@ -258,9 +214,7 @@ def _judd(saliency: Map, fixations: np.ndarray) -> Score:
     return float(_area((above - hits) / (len(values) - number), hits / number))
 
 
-def _shuffled(
-    saliency: Map, fixations: np.ndarray, other: tuple[np.ndarray, np.ndarray], generator: torch.Generator | None
-) -> Score:
+def _shuffled(saliency: Map, fixations: np.ndarray, other: Counts, generator: torch.Generator | None) -> Score:
     draws = _draw(len(other[0]), len(fixations), generator)
     if not draws.size:
         return math.nan
@@ -274,7 +228,7 @@ def _shuffled(
     return float(_area(alarms / alarms[:, :1], hits / hits[:, :1]).mean())
 
 
-def _shuffled_exact(saliency: Map, fixations: np.ndarray, other: tuple[np.ndarray, np.ndarray]) -> Score:
+def _shuffled_exact(saliency: Map, fixations: np.ndarray, other: Counts) -> Score:
     (places, counts), number = other, len(fixations)
     if not number or not len(places):
         return math.nan
@@ -292,17 +246,15 @@ def _nss(saliency: Map, fixations: np.ndarray) -> Score:
 
 
 def _cc(saliency: Map, density: Map) -> Score:
-    if density.constant:
-        return math.nan
-    if saliency.constant:
-        return None
+    if density.constant or saliency.constant:
+        return math.nan if density.constant else None
     return min(max(float(saliency.centred @ density.centred) / (saliency.norm * density.norm), -1.0), 1.0)
 
 
 def _sim(saliency: Map, density: Map) -> Score:
-    if density.constant:
-        return math.nan
-    return 0.0 if saliency.constant else float(np.minimum(saliency.raised_shares, density.raised_shares).sum())
+    if density.constant or saliency.constant:
+        return math.nan if density.constant else 0.0
+    return float(np.minimum(saliency.raised_shares, density.raised_shares).sum())
 
 
 def _kldiv(saliency: Map, density: Map) -> Score:
@@ -332,13 +284,9 @@ OF_ONE: dict[str, tuple[Callable[..., Score], tuple[str, ...], float]] = {
 
 def score_of(metric: str, saliency: Map, truth: Mapping[str, Any], chance: bool = True) -> float:
     """
-    The score of one map, as [`counted`] or, without `chance`, as published.
-
-    Args:
-        metric: a name in `OF_ONE`.
-        truth: by those names what it compares with: `fixations`, the numbers of the fixated pixels, int64 `(n,)`;
-            `density` and `prior`, each a [`Map`]; `other`, the numbers of the pixels that were fixated in other
-            frames, ascending, and how often, both `(n,)`; `generator`.
+    The score of one map, as [`counted`] or, without `chance`, as published. The truth, by name: `fixations`, the
+    numbers of the fixated pixels, int64 `(n,)`; `density` and `prior`, each a [`Map`]; `other`, the numbers of the
+    pixels that were fixated in other frames, ascending, and how often, both `(n,)`; `generator`.
     """
     function, names, at_chance = OF_ONE[metric]
     score = function(saliency, *(truth[name] for name in names))
@@ -353,12 +301,12 @@ def _scored(
     chance: bool = False,
 ) -> torch.Tensor:
     """The scores of all maps, after checking them."""
-    saliency, names = torch.as_tensor(saliency), [name for name in OF_ONE[metric][1] if name != "generator"]
-    shape = saliency.shape
+    saliency = torch.as_tensor(saliency)
+    names = ("saliency", *(name for name in OF_ONE[metric][1] if name != "generator"))
+    shape, rows = saliency.shape, []
     if len(shape) not in (2, 3) or 0 in shape[-2:]:
         raise ValueError(f"saliency must be (batch, height, width) or (height, width), not {tuple(shape)}.")
-    rows = []
-    for name, maps in zip(("saliency", *names), map(torch.as_tensor, (saliency, *given)), strict=True):
+    for name, maps in zip(names, map(torch.as_tensor, (saliency, *given)), strict=True):
         if maps.shape != shape and not (name in ("other", "prior") and maps.shape == shape[-2:]):
             raise ValueError(
                 f"{name} has the shape {tuple(maps.shape)}, but saliency has {tuple(shape)}; bring both to one size."
@@ -366,20 +314,18 @@ def _scored(
         array = maps.detach().to("cpu", torch.float64).numpy()
         rows.append(np.broadcast_to(array, shape).reshape(-1, shape[-2:].numel()))
     scores = []
-    for predicted, *compared in zip(*rows, strict=True):
-        truth: dict[str, Any] = {name: _part(name, row) for name, row in zip(names, compared, strict=True)}
-        scores.append(score_of(metric, Map(predicted), {**truth, "generator": generator}, chance))
+    for each in zip(*rows, strict=True):
+        truth: dict[str, Any] = {"generator": generator}
+        for name, row in zip(names, each, strict=True):
+            truth[name] = Map(row, name)
+            if name == "fixations":
+                truth[name] = np.flatnonzero(row > 0)
+            elif name != "saliency":
+                truth[name].non_negative()
+            if name == "other":
+                truth[name] = np.flatnonzero(row), row[row > 0]
+        scores.append(score_of(metric, truth["saliency"], truth, chance))
     return torch.tensor(scores, dtype=torch.float64).reshape(shape[:-2]).to(saliency.device)
-
-
-def _part(name: str, row: np.ndarray) -> Any:
-    """What [`score_of`] takes by this name."""
-    values = Map(row, name)
-    if name == "fixations":
-        return np.flatnonzero(row > 0)
-    values.non_negative()
-    places = np.flatnonzero(row)
-    return (places, row[places]) if name == "other" else values
 
 
 def _draw(places: int, number: int, generator: torch.Generator | None) -> np.ndarray:
@@ -401,12 +347,7 @@ def _reaching(level: np.ndarray, thresholds: int) -> np.ndarray:
 
 def _area(fp: np.ndarray, tp: np.ndarray) -> np.ndarray:
     """Area under ROC curves from (0, 0) to (1, 1), by straight lines; rates `(…, points)` descend."""
-
-    def closed(rates: np.ndarray) -> np.ndarray:
-        end = np.ones_like(rates[..., :1])
-        return np.concatenate([end, rates, 0 * end], axis=-1)
-
-    fp, tp = closed(fp), closed(tp)
+    fp, tp = (np.concatenate([0 * rates[..., :1] + 1, rates, 0 * rates[..., :1]], axis=-1) for rates in (fp, tp))
     return ((fp[..., :-1] - fp[..., 1:]) * (tp[..., :-1] + tp[..., 1:])).sum(axis=-1) / 2
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -45,16 +45,13 @@ class Predictions(Method):
         digest = hashlib.sha256(self.description.encode())
         for file in sorted(self.folder.rglob("*")):
             name, stat = file.relative_to(self.folder), file.stat()
-            if any(part.startswith(".") for part in name.parts):  # Such as .DS_Store, which comes by itself.
-                continue
-            digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            if not any(part.startswith(".") for part in name.parts):  # Such as .DS_Store, which comes by itself.
+                digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         self.fingerprint = digest.hexdigest()[:16]
 
     def check(self, dataset: Dataset) -> None:
         missing, expected, owners = [], 0, {}
-        for row in dataset:
-            sample = open_sample(row)
-            expected += sample.num_frames
+        for sample in map(open_sample, dataset):
             archives, frames = places(sample)
             found = [name for name in dict.fromkeys([*archives, *frames[0]]) if (self.folder / name).is_file()]
             if len(found) > 1:
@@ -70,7 +67,8 @@ class Predictions(Method):
                 owners[name] = sample.id
                 if not isinstance(sample, GazeStill) and name not in archives:
                     check_numbers(self.folder / name, sample)
-            there = set(self._with_maps(sample))
+            there = self._with_maps(sample)
+            expected += sample.num_frames
             missing += [self.folder / names[0] for index, names in enumerate(frames) if index not in there]
         if missing and not (self.partial and len(missing) < expected):
             others = "add them" if self.partial else "add them, or score those there are with --partial"
@@ -80,16 +78,15 @@ class Predictions(Method):
             )
 
     def available(self, sample: Sample, indices: Sequence[int]) -> Sequence[int]:
-        there = set(self._with_maps(sample)) if self.partial else set(indices)
+        there = self._with_maps(sample) if self.partial else set(indices)
         return [index for index in indices if index in there]
 
-    def _with_maps(self, sample: Sample) -> Iterable[int]:
+    def _with_maps(self, sample: Sample) -> set[int]:
         """The frames of which there are maps; all, where an archive holds a wrong number, which is an error later."""
         archives, frames = places(sample)
-        archive = self._existing(archives)
-        if archive is not None:
-            return range(len_of(archive) if self.partial else sample.num_frames)
-        return (index for index, names in enumerate(frames) if self._existing(names) is not None)
+        if archive := self._existing(archives):
+            return set(range(len_of(archive) if self.partial else sample.num_frames))
+        return {index for index, names in enumerate(frames) if self._existing(names)}
 
     def _existing(self, names: list[str]) -> Path | None:
         """The first of some places where there is a file."""
@@ -97,12 +94,11 @@ class Predictions(Method):
 
     def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
         archives, frames = places(sample)
-        archive = self._existing(archives)
-        if archive is None:
+        if archive := self._existing(archives):
+            read = ((archive, saliency) for saliency in read_archive(archive, sample, indices, self.partial))
+        else:
             files = (self._existing(frames[index]) or self.folder / frames[index][0] for index in indices)
             read = ((file, read_prediction(file)) for file in files)
-        else:
-            read = ((archive, saliency) for saliency in read_archive(archive, sample, indices, self.partial))
         for file, saliency in read:
             if saliency.ndim != 2 or 0 in saliency.shape:
                 raise EvaluationError(f"{file} must hold one map (height, width), not the shape {saliency.shape}.")
@@ -120,7 +116,6 @@ class Predictions(Method):
 def places(sample: Sample) -> tuple[list[str], list[list[str]]]:
     """Where maps may be in a folder: in archives of the whole sample; frame by frame. The usual place is first."""
     names = list(dict.fromkeys(name for own in (sample.id, sample.file_name) for name in spellings(own)))
-    archives = [f"{name}{end}" for name in names for end in (".npz", "_npz.npz")]
     frames = []
     for number, frame in enumerate(sample.frame_names, 1):
         stems = names
@@ -128,7 +123,7 @@ def places(sample: Sample) -> tuple[list[str], list[list[str]]]:
             stems = [f"{name}/{stem}" for name in names for stem in spellings(frame)]
         files = [f"{stem}{suffix}" for stem in stems for suffix in MAP_SUFFIXES]
         frames.append(files + [f"{name}_maps/{number:04d}.png" for name in names])
-    return archives, frames
+    return [f"{name}{end}" for name in names for end in (".npz", "_npz.npz")], frames
 
 
 def spellings(name: str) -> list[str]:
@@ -136,9 +131,7 @@ def spellings(name: str) -> list[str]:
     names = [name]
     if Path(name).suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
         names.append(Path(name).stem)
-    if name.isdecimal():
-        names.append(f"{int(name):03d}")
-    return names
+    return [*names, f"{int(name):03d}"] if name.isdecimal() else names
 
 
 def check_numbers(first: Path, sample: Sample) -> None:
@@ -146,10 +139,8 @@ def check_numbers(first: Path, sample: Sample) -> None:
     Refuse maps whose numbers may not be those of the frames: next to the map of the first frame are some of frames
     that the video lacks, before that one or more than the one or two at the end that `salfom predict` may write.
     """
-    if natural_key(first.stem) == natural_key(sample.frame_names[0]):
-        frames = {natural_key(name) for name in sample.frame_names}
-    else:
-        frames = {natural_key(f"{number}") for number in range(1, sample.num_frames + 1)}
+    own, names = natural_key(first.stem) == natural_key(sample.frame_names[0]), sample.frame_names
+    frames = set(map(natural_key, names if own else map(str, range(1, sample.num_frames + 1))))
     start = min(frames)
     keys = {natural_key(file.stem): file.name for file in first.parent.iterdir() if file.suffix in MAP_SUFFIXES}
     # Files of other names, such as pictures of the same maps, are no maps of frames.
@@ -157,8 +148,20 @@ def check_numbers(first: Path, sample: Sample) -> None:
     if others and (others[0] < start or len(others) > FRAME_TOLERANCE):
         raise EvaluationError(
             f"{first.parent} has {len(others)} maps that are of no frame of {sample.id}, such as {keys[others[0]]}; "
-            f"its {sample.num_frames} frames begin with {sample.frame_names[0]}: name each map as its frame."
+            f"its {sample.num_frames} frames begin with {names[0]}: name each map as its frame."
         )
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with a file, any error where NumPy meets a damaged header, into one that names it."""
+    try:
+        check_file(path)
+        yield
+    except (DataError, EvaluationError) as error:
+        raise EvaluationError(str(error)) from error
+    except Exception as error:
+        raise EvaluationError(f"Cannot read the prediction {path} ({reason_of(error)}); write it again.") from error
 
 
 def real(values: np.ndarray) -> np.ndarray:
@@ -171,33 +174,25 @@ def real(values: np.ndarray) -> np.ndarray:
 
 def read_prediction(path: Path) -> np.ndarray:
     """One map from a grey picture or .npy, float32 `(height, width)`."""
-    try:
-        check_file(path)
+    with readable(path):
         if path.suffix.lower() == ".npy":
             return real(np.load(path, allow_pickle=False))
         return read_map(path, str(path))[0]
-    except DataError as error:
-        raise EvaluationError(str(error)) from error
-    except Exception as error:  # NumPy raises errors of any type for damaged headers.
-        raise EvaluationError(f"Cannot read the prediction {path} ({reason_of(error)}); write it again.") from error
 
 
 @contextmanager
 def opened_archive(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
     """The maps in an .npz, which may be larger than memory: their bytes, shape and dtype."""
-    try:
-        check_file(path)
-        with zipfile.ZipFile(path) as archive, archive.open("maps.npy") as entry:
-            shape, fortran, dtype = READ_HEADER[np.lib.format.read_magic(entry)](entry)
-            if len(shape) != 3 or 0 in shape or fortran or dtype.hasobject:
-                raise EvaluationError(
-                    f"`maps` in {path} has the shape {shape}; write one map (height, width) per frame."
-                )
-            yield entry, shape, dtype
-    except EvaluationError:
-        raise
-    except Exception as error:  # Archives and NumPy raise errors of any type for damaged headers.
-        raise EvaluationError(f"Cannot read the predictions {path} ({reason_of(error)}); write them again.") from error
+    with readable(path), zipfile.ZipFile(path) as archive, archive.open("maps.npy") as entry:
+        shape, fortran, dtype = READ_HEADER[np.lib.format.read_magic(entry)](entry)
+        if len(shape) != 3 or 0 in shape or fortran or dtype.hasobject:
+            raise EvaluationError(f"`maps` in {path} has the shape {shape}; write one map (height, width) per frame.")
+        yield entry, shape, dtype
+
+
+def len_of(path: Path) -> int:
+    with opened_archive(path) as (_, shape, _):
+        return shape[0]
 
 
 def read_archive(path: Path, sample: Sample, indices: Sequence[int], partial: bool) -> Iterator[np.ndarray]:
@@ -216,8 +211,3 @@ def read_archive(path: Path, sample: Sample, indices: Sequence[int], partial: bo
                 raise EOFError("it breaks off")
             if index in wanted:
                 yield real(np.frombuffer(data, dtype).reshape(shape[1:]))
-
-
-def len_of(path: Path) -> int:
-    with opened_archive(path) as (_, shape, _):
-        return shape[0]

@@ -2,7 +2,8 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,20 +17,20 @@ from ..inference.profiling import aligned
 from .baselines import Center
 from .methods import Method
 from .running import write_json
-from .scoring import METRICS, OTHER_FRAMES, WITHOUT_PREDICTION, Protocol, Scorer, Scores, blur_radius, mean
+from .scoring import (
+    DEFINITIONS,
+    METRICS,
+    OTHER_FRAMES,
+    WITHOUT_PREDICTION,
+    Protocol,
+    Scorer,
+    Scores,
+    blur_radius,
+    defined,
+    mean,
+)
 
 LOWER_IS_BETTER = {"kldiv"}
-DEFINITIONS = {
-    "auc_judd": "AUC-Judd as in the MIT benchmark, without jitter",
-    "auc_shuffled": "shuffled AUC as published (sampled: 100 splits, thresholds in steps of 0.1)",
-    "auc_shuffled_exact": "exact area of shuffled AUC",
-    "nss": "standard deviation with ddof 1, as the MIT benchmark; each fixated pixel once",
-    "cc": "Pearson's correlation with the density",
-    "sim": "histogram intersection with the density, both scaled to 0…1, then divided by their sums",
-    "kldiv": "Kullback-Leibler divergence from the density in nats, epsilon 2^-52",
-    "information_gain": "information gain in bits per fixation",
-}
-
 CONSTANT_MAPS = "A map that is constant or empty counts as chance: AUC 0.5, NSS, CC and SIM 0."
 
 RESAMPLES = 10_000  # of videos, for the interval of a difference
@@ -40,36 +41,49 @@ CELL = (320, 240)  # largest width and height of one picture
 
 def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool, prior: Center | None = None) -> str:
     """
-    The scores in markdown: methods side by side, as means over frames and over videos, and how they were made.
-
-    Args:
-        title: names what was scored.
-        stills: whether each video is one image, for which both means are the same.
-        prior: the center that information gain is measured over.
+    The scores in markdown: methods side by side, as means over frames and over videos (of `stills` the same), and how
+    they were made; `prior`: the center that information gain is measured over.
     """
     one, many, units = ("image", "images", "images") if stills else ("frame", "frames", "videos")
-    parts = [title]
+    metrics, base, lines = protocol.metrics, scores[0], [title]
+
+    def add(heading: str, methods: Sequence[Scores], cells: Callable[[Scores], list[str]], counted: str) -> None:
+        headings = [f"{METRICS[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in metrics]
+        rows = [[label(method), *cells(method)] for method in methods]
+        lines.extend(["", heading, "", *aligned(["method", *headings, counted], rows)])
+
+    def over_frames(method: Scores) -> list[str]:
+        return [*(f"{method.mean_over_frames(metric):.3f}" for metric in metrics), f"{method.num_frames:,}"]
+
+    def over_videos(method: Scores) -> list[str]:
+        means = [(method.mean_over_videos(metric), method.standard_error(metric)) for metric in metrics]
+        cells = (f"{value:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}") for value, error in means)
+        return [*cells, f"{method.num_videos:,}"]
+
+    def differences(method: Scores) -> list[str]:
+        values = [defined(method.difference(base, metric)) for metric in metrics]
+        return [*map(with_interval, values), f"{max(map(len, values)):,}"]
+
     if not stills:
-        rows = [
-            [label(method), *(f"{method.mean_over_frames(m):.3f}" for m in protocol.metrics), f"{method.num_frames:,}"]
-            for method in scores
-        ]
-        parts += ["", "Mean over frames", "", *grid(rows, protocol, "frames")]
-    rows = [row_of_means(method, protocol) for method in scores]
-    has_errors = any("±" in cell for row in rows for cell in row)
+        add("Mean over frames", scores, over_frames, "frames")
+    has_errors = any("±" in cell for method in scores for cell in over_videos(method))
     heading = "Mean over images" if stills else "Mean over videos (of each video's mean over its frames)"
-    parts += ["", heading + " ± standard error" * has_errors, "", *grid(rows, protocol, units)]
+    add(heading + " ± standard error" * has_errors, scores, over_videos, units)
     if has_errors and len(scores) > 1:
         # What is hard for one method is hard for all: differences are surer than the errors of the means tell.
-        rows = [row_of_differences(method, scores[0], protocol) for method in scores[1:]]
-        heading = (
-            f"Difference from {scores[0].name} on the same {units}: mean, and 95 % of {RESAMPLES:,} bootstrap means"
-        )
-        parts += ["", heading, "", *grid(rows, protocol, units)]
-    parts += ["", *(f"{method.name}: {method.description}." for method in scores)]
-    parts += [f"{METRICS[metric]}: {definition}." for metric, definition in definitions(protocol, prior).items()]
-    how = f"Maps: resized bilinearly to the native size as floating-point numbers, {blur_text(protocol)}."
-    return "\n".join([*parts, how, CONSTANT_MAPS, *omissions(scores, protocol, one, many)])
+        of = f"mean, and 95 % of {RESAMPLES:,} bootstrap means"
+        add(f"Difference from {base.name} on the same {units}: {of}", scores[1:], differences, units)
+    lines += ["", *(f"{method.name}: {method.description}." for method in scores)]
+    lines += [f"{METRICS[metric]}: {definition}." for metric, definition in definitions(protocol, prior).items()]
+    lines += [f"Maps: resized bilinearly to the native size as floating-point numbers, {blur_text(protocol)}."]
+    lines += [CONSTANT_MAPS]
+    if protocol.max_frames is not None:
+        lines += [f"At most {protocol.max_frames:,} {many} are scored, drawn at random with seed {protocol.seed}."]
+    omitted = defaultdict(list)  # Methods with the same omissions share a line.
+    for method in scores:
+        omitted[omissions(method, metrics, one, many)].append(method.name)
+    lines += [f"{', '.join(names)}: {text}." if len(omitted) > 1 else f"{text}." for text, names in omitted.items()]
+    return "\n".join(lines)
 
 
 def label(method: Scores) -> str:
@@ -78,34 +92,13 @@ def label(method: Scores) -> str:
     return f"{method.name} ({told['frames']:,} of {told['of_frames']:,} predicted)" if told else method.name
 
 
-def row_of_means(method: Scores, protocol: Protocol) -> list[str]:
-    cells = []
-    for metric in protocol.metrics:
-        error = method.standard_error(metric)
-        cells.append(f"{method.mean_over_videos(metric):.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}"))
-    return [label(method), *cells, f"{method.num_videos:,}"]
-
-
-def row_of_differences(method: Scores, base: Scores, protocol: Protocol) -> list[str]:
-    values = [method.difference(base, metric) for metric in protocol.metrics]
-    cells = []
-    for each in values:
-        each = each[~np.isnan(each)]
-        spread = "" if len(each) < 2 else " [{:+.3f}, {:+.3f}]".format(*bootstrap_interval(each))
-        cells.append(f"{mean(each):+.3f}{spread}")
-    return [label(method), *cells, f"{max(int((~np.isnan(each)).sum()) for each in values):,}"]
-
-
-def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of the means of as many values, drawn with replacement."""
+def with_interval(values: np.ndarray) -> str:
+    """The mean, and the middle 95 % of the means of as many values, drawn with replacement."""
+    if len(values) < 2:
+        return f"{mean(values):+.3f}"
     means = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975)).tolist()
-    return low, high
-
-
-def grid(rows: Sequence[Sequence[str]], protocol: Protocol, counted: str) -> list[str]:
-    headings = [f"{METRICS[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in protocol.metrics]
-    return aligned(["method", *headings, counted], rows)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return f"{mean(values):+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def definitions(protocol: Protocol, prior: Center | None) -> dict[str, str]:
@@ -124,106 +117,86 @@ def blur_text(protocol: Protocol) -> str:
     return f"blurred with a Gaussian of sigma {protocol.blur:g} pixels (kernel {side}×{side})"
 
 
-def omissions(scores: Sequence[Scores], protocol: Protocol, one: str, many: str) -> list[str]:
-    """Which frames were left out, and why; methods with the same omissions share a line."""
-    sampled = []
-    if protocol.max_frames is not None:
-        sampled = [f"At most {protocol.max_frames:,} {many} are scored, drawn at random with seed {protocol.seed}."]
-    lines: dict[str, list[str]] = {}
-    for method in scores:
-        total = method.num_frames + sum(method.left_out.values())
-        reasons = [f"{count:,} {reason}" for reason, count in method.left_out.items()]
-        text = f"{method.num_frames:,} of {total:,} {one if total == 1 else many} scored"
-        text += f"; left out: {', '.join(reasons)}" if reasons else ", none left out"
-        undefined = [f"{METRICS[m]} for {count:,}" for m in protocol.metrics if (count := method.undefined(m))]
-        text += f"; not defined by the ground truth: {', '.join(undefined)}" if undefined else ""
-        lines.setdefault(text, []).append(method.name)
-    if len(lines) == 1:
-        return [*sampled, f"{next(iter(lines))}."]
-    return [*sampled, *(f"{', '.join(names)}: {text}." for text, names in lines.items())]
+def omissions(method: Scores, metrics: Sequence[str], one: str, many: str) -> str:
+    """How many frames of a method were scored, and why not the others."""
+    total = method.num_frames + sum(method.left_out.values())
+    reasons = [f"{count:,} {reason}" for reason, count in method.left_out.items()]
+    undefined = [f"{METRICS[metric]} for {count:,}" for metric in metrics if (count := method.undefined(metric))]
+    text = f"{method.num_frames:,} of {total:,} {one if total == 1 else many} scored"
+    text += f"; left out: {', '.join(reasons)}" if reasons else ", none left out"
+    return text + (f"; not defined by the ground truth: {', '.join(undefined)}" if undefined else "")
 
 
 def write_reports(
     output: Path, scores: Sequence[Scores], protocol: Protocol, about: dict, prior: Center | None = None
 ) -> None:
     """
-    Write `results.json`, with everything that the numbers depend on, and `videos.csv`, one line per method and video.
-
-    Args:
-        output: folder for both.
-        about: what was scored and how it was run.
+    Write `results.json`, with everything that the numbers depend on, such as `about`, what was scored and how it was
+    run, and `videos.csv`, one line per method and video, into the folder.
     """
-    results = {
-        "package": "salfom-hf",
-        "version": __version__,
-        **about,
-        "protocol": {
-            **asdict(protocol),
-            "maps": blur_text(protocol),
-            "constant_maps": CONSTANT_MAPS,
-            "definitions": definitions(protocol, prior),
-        },
-        "methods": [
-            {
-                "name": method.name,
-                "description": method.description,
-                "fingerprint": method.fingerprint,
-                "frames": method.num_frames,
-                "videos": method.num_videos,
-                "left_out": method.left_out,
-                "partial": method.partial,
-                "undefined": {metric: method.undefined(metric) for metric in protocol.metrics},
-                "mean_over_frames": {m: number(method.mean_over_frames(m)) for m in protocol.metrics},
-                "mean_over_videos": {m: number(method.mean_over_videos(m)) for m in protocol.metrics},
-                "standard_error": {m: number(method.standard_error(m)) for m in protocol.metrics},
-            }
-            for method in scores
-        ],
-    }
-    write_json(output / "results.json", results)
+    metrics = protocol.metrics
+    how = {"maps": blur_text(protocol), "constant_maps": CONSTANT_MAPS, "definitions": definitions(protocol, prior)}
+    methods = [
+        {
+            "name": method.name,
+            "description": method.description,
+            "fingerprint": method.fingerprint,
+            "frames": method.num_frames,
+            "videos": method.num_videos,
+            "left_out": method.left_out,
+            "partial": method.partial,
+            "undefined": {metric: method.undefined(metric) for metric in metrics},
+            "mean_over_frames": {metric: number(method.mean_over_frames(metric)) for metric in metrics},
+            "mean_over_videos": {metric: number(method.mean_over_videos(metric)) for metric in metrics},
+            "standard_error": {metric: number(method.standard_error(metric)) for metric in metrics},
+        }
+        for method in scores
+    ]
+    package = {"package": "salfom-hf", "version": __version__}
+    write_json(output / "results.json", {**package, **about, "protocol": asdict(protocol) | how, "methods": methods})
     with (
         atomic_output(output / "videos.csv", overwrite=True) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["method", "video_id", "frames", "left_out", "without_prediction", *protocol.metrics])
+        writer.writerow(["method", "video_id", "frames", "left_out", "without_prediction", *metrics])
         for method in scores:
-            columns = zip(*(method.values(metric) for metric in protocol.metrics), strict=True)
-            for video, values in zip(method.videos, columns, strict=True):
+            means = zip(*(method.video_means(metric) for metric in metrics), strict=True)
+            for video, row in zip(method.videos, means, strict=True):
                 left_out = sum(video["left_out"].values()), video["left_out"].get(WITHOUT_PREDICTION, 0)
                 # The writer leaves the cells of numbers that do not exist empty.
-                means = [number(mean(column)) for column in values]
-                writer.writerow([method.name, video["video_id"], len(video["frames"]), *left_out, *means])
+                cells = map(number, row)
+                writer.writerow([method.name, video["video_id"], len(video["frames"]), *left_out, *cells])
 
 
 def number(value: float) -> float | None:
     """The value, or None for NaN, which JSON lacks."""
-    return None if math.isnan(value) else value
+    return None if math.isnan(value) else float(value)
 
 
 # --------------------------------------------------------------------------------------------- best and worst frames
 def picture(scorer: Scorer, methods: Sequence[Method], scores: Sequence[Scores]) -> Image.Image | None:
     """
-    The frames on which the first method does best and worst, each with people's gaze and every method's map.
-
-    Returns:
-        RGB, or None if there are fewer than two frames to show.
+    The frames on which the first method does best and worst, each with people's gaze and every method's map; None if
+    there are fewer than two frames to show.
     """
-    metric = next((name for name in ("nss", "cc") if name in scorer.protocol.metrics), scorer.protocol.metrics[0])
-    ranked = ranking(scores[0], metric)
+    metrics, first = scorer.protocol.metrics, scores[0]
+    metric = next((name for name in ("nss", "cc") if name in metrics), metrics[0])
+    ranked = ranking(first, metric)
     count = min(ROWS, len(ranked) // 2)
     if not count:
         return None
-    best = dissimilar(ranked, count, scores[0])
-    worst = dissimilar([place for place in reversed(ranked) if place not in best], count, scores[0])
-    shown = [name for name in dict.fromkeys((metric, "cc")) if name in scorer.protocol.metrics]
-    strips = [
-        strip(scorer, list(zip(methods, scores, strict=True)), shown, f"{rank} {number}", *place)
+    best = dissimilar(ranked, count, first)
+    worst = dissimilar([place for place in reversed(ranked) if place not in best], count, first)
+    shown = [name for name in dict.fromkeys((metric, "cc")) if name in metrics]
+    scored = list(zip(methods, scores, strict=True))
+    heading = f"Frames on which {first.name} has the highest and the lowest {METRICS[metric]}"
+    rows = [
+        (heading if (rank, number) == ("best", 1) else "", strip(scorer, scored, shown, f"{rank} {number}", *place))
         for rank, places in (("best", best), ("worst", worst))
         for number, place in enumerate(places, 1)
     ]
-    heading = f"Frames on which {scores[0].name} has the highest and the lowest {METRICS[metric]}"
-    return sheet([(heading if cells is strips[0] else "", cells) for cells in strips], CELL)
+    return sheet(rows, CELL)
 
 
 def ranking(scores: Scores, metric: str) -> list[tuple[int, int]]:
@@ -240,16 +213,11 @@ def ranking(scores: Scores, metric: str) -> list[tuple[int, int]]:
 
 def dissimilar(ranked: list[tuple[int, int]], count: int, scores: Scores) -> list[tuple[int, int]]:
     """The first of a ranking that look different: of different videos or, of few videos, well apart in time."""
-    apart = len(scores.videos) >= 2 * count
-
-    def alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
-        near = len(scores.videos[one[0]]["frames"]) / (2 * count)
-        return one[0] == other[0] and (apart or abs(one[1] - other[1]) < near)
-
-    chosen: list[tuple[int, int]] = []
-    for place in ranked:
-        if len(chosen) < count and not any(alike(place, other) for other in chosen):
-            chosen.append(place)
+    apart, chosen = len(scores.videos) >= 2 * count, []
+    for row, frame in ranked:
+        near = len(scores.videos[row]["frames"]) / (2 * count)
+        if len(chosen) < count and not any(row == other and (apart or abs(frame - at) < near) for other, at in chosen):
+            chosen.append((row, frame))
     # Similar ones are better than none.
     return (chosen + [place for place in ranked if place not in chosen])[:count]
 
@@ -265,19 +233,11 @@ def strip(
     gaze = dotted(heated(frame, sample.density(index)), points)
     cells = [Cell(rank, where, [frame]), Cell("human gaze", f"density and {len(points)} fixated pixels", [gaze])]
     for method, found in scored:
-        drawn = frame
+        drawn, video, told = frame, found.videos[row], "not scored"
         if method.available(sample, [index]):
             drawn = heated(frame, scorer.prepare(next(method.maps(sample, [index])), image.shape[:2]))
-        cells.append(Cell(method.name, score_text(found, row, index, metrics), [drawn]))
+        if index in video["frames"]:
+            values = [(m, video["scores"][m][video["frames"].index(index)]) for m in metrics]
+            told = "   ".join(f"{METRICS[m]} {'undefined' if v is None else f'{v:.2f}'}" for m, v in values)
+        cells.append(Cell(method.name, told, [drawn]))
     return cells
-
-
-def score_text(scores: Scores, row: int, index: int, metrics: list[str]) -> str:
-    """The scores of one frame, in words."""
-    video = scores.videos[row]
-    if index not in video["frames"]:
-        return "not scored"
-    values = [video["scores"][metric][video["frames"].index(index)] for metric in metrics]
-    return "   ".join(
-        f"{METRICS[m]} {'undefined' if v is None else f'{v:.2f}'}" for m, v in zip(metrics, values, strict=True)
-    )

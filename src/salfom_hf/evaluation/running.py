@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -30,9 +30,7 @@ from ..inference.cpu import keep_freed_memory
 from ..inference.sliding_window import batched
 from .baselines import Center
 from .methods import EvaluationError, Method
-from .scoring import RECORD, VERSION, Protocol, Scorer, Scores, chosen_frames, frame_counts
-
-STILLS_AT_ONCE = 10  # images per unit of work
+from .scoring import RECORD, VERSION, FrameScores, Protocol, Scorer, Scores
 
 # Starting a process takes seconds, in which as many frames are scored.
 FRAMES_PER_PROCESS = 500
@@ -40,6 +38,15 @@ FIRST_LINE, NEXT_LINES = 5, 15  # seconds from line to line of progress, where t
 
 SETTINGS = "settings.json"
 REPORTS = ("results.json", "videos.csv", "frames.png")  # next to the scores of each video
+
+
+class Job(NamedTuple):
+    """Rows, one video or some stills, that the method of this name is scored on, and the file for their records."""
+
+    method: str
+    rows: list[int]
+    path: Path
+    frames: int
 
 
 def check_dataset(dataset: Dataset) -> None:
@@ -69,19 +76,6 @@ def light_rows(dataset: Dataset, columns: list[str]) -> Iterator[dict]:
     """Some columns of all rows; lists of files, which may be held in the rows, are not read until they are used."""
     light = dataset.select_columns(columns).with_format("arrow")
     return (lazy_row(light[index]) for index in range(len(light)))
-
-
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Job:
-    """Rows that the method of this name is scored on, and the file for their records."""
-
-    method: str
-    rows: list[int]
-    path: Path
-    frames: int
 
 
 def evaluate(
@@ -128,13 +122,14 @@ def evaluate(
     ```
     """
     protocol, output = protocol or Protocol(), Path(output)
-    repeated = [name for name, count in Counter(method.name for method in methods).items() if count > 1]
-    if repeated:
+    names = Counter(method.name for method in methods)
+    if repeated := [name for name, count in names.items() if count > 1]:
         raise EvaluationError(f"Two methods are called {repeated[0]}; name each once.")
     if "information_gain" in protocol.metrics and prior is None:
         raise EvaluationError("Information gain needs a prior to be measured over; name the center.")
     check_dataset(dataset)
-    if not any(chosen_frames(frame_counts(dataset), protocol)):
+    scorer = Scorer(dataset, protocol, prior)
+    if not any(scorer.chosen):
         raise EvaluationError(f"No video has a frame {protocol.first}; choose an earlier one, from 0, as first.")
     for method in methods:
         method.check(dataset)
@@ -148,52 +143,27 @@ def evaluate(
     }
     claim(output, settings, methods, overwrite)
 
-    jobs = list(planned(dataset, [method.name for method in methods], protocol, output))
+    jobs = planned(scorer, names, output)
     waiting = [job for job in jobs if not job.path.is_file()]
     total, left = (sum(job.frames for job in some) for some in (jobs, waiting))
     if processes is None:
-        processes = min(usable_cores(), left // FRAMES_PER_PROCESS)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        processes = min(cores, left // FRAMES_PER_PROCESS)
     progress = Progress(total, total - left)
     with closing(progress.bar):
-        run(waiting, methods, Scorer(dataset, protocol, prior), processes, progress.advance)
-    return [scores_of(method.name, jobs, method.description, method.fingerprint) for method in methods]
+        run(waiting, methods, scorer, processes, progress.advance)
+    return [scores_of(jobs, method.name, method.description, method.fingerprint) for method in methods]
 
 
-def scores_of(name: str, jobs: Sequence[Job], description: str, fingerprint: str) -> Scores:
-    records = []
-    for job in jobs:
-        if job.method == name:
-            try:
-                found = read_json(job.path)
-                records += [{key: record[key] for key in RECORD} for record in found]
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise EvaluationError(f"{job.path} is damaged; delete it, and run the same command again.") from error
-    return Scores(name, description, fingerprint, records)
-
-
-def kept_scores(
-    dataset: Dataset, methods: Sequence[Method], output: str | os.PathLike, protocol: Protocol
-) -> list[Scores]:
-    """
-    The scores of the other methods in a folder of results: those of earlier runs that are complete.
-
-    Args:
-        dataset, methods, output, protocol: as [`evaluate`] was just called with.
-    """
-    noted_methods = read_json(Path(output, SETTINGS))["methods"]
-    jobs = list(planned(dataset, list(noted_methods), protocol, Path(output)))
-    left = {method.name for method in methods} | {job.method for job in jobs if not job.path.is_file()}
-    return [scores_of(name, jobs, **about) for name, about in noted_methods.items() if name not in left]
-
-
-def planned(dataset: Dataset, methods: Sequence[str], protocol: Protocol, output: Path) -> Iterator[Job]:
-    """The units of work, one video or some stills each, for methods of these names."""
-    frames = [len(chosen) for chosen in chosen_frames(frame_counts(dataset), protocol)]
-    size = 1 if "num_frames" in dataset.features else STILLS_AT_ONCE
-    for name in methods:
-        for rows in batched(range(len(dataset)), size):
-            path = output / "videos" / folder_name(name) / f"{rows[0]:06d}.json"
-            yield Job(name, rows, path, sum(frames[row] for row in rows))
+def planned(scorer: Scorer, methods: Iterable[str], output: Path) -> list[Job]:
+    """The units of work for methods of these names."""
+    units = list(batched(range(len(scorer.chosen)), scorer.rows_at_once))
+    frames = [sum(len(scorer.chosen[row]) for row in rows) for rows in units]
+    return [
+        Job(name, rows, output / "videos" / folder_name(name) / f"{rows[0]:06d}.json", count)
+        for name in methods
+        for rows, count in zip(units, frames, strict=True)
+    ]
 
 
 def folder_name(name: str) -> str:
@@ -201,6 +171,27 @@ def folder_name(name: str) -> str:
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
+def scores_of(jobs: Sequence[Job], name: str, description: str, fingerprint: str) -> Scores:
+    records = []
+    for path in (job.path for job in jobs if job.method == name):
+        try:
+            records += [{key: record[key] for key in RECORD} for record in read_json(path)]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EvaluationError(f"{path} is damaged; delete it, and run the same command again.") from error
+    return Scores(name, description, fingerprint, records)
+
+
+def kept_scores(
+    dataset: Dataset, methods: Sequence[Method], output: str | os.PathLike, protocol: Protocol
+) -> list[Scores]:
+    """The scores that earlier runs have completed of other methods than those [`evaluate`] was just called with."""
+    others = read_json(Path(output, SETTINGS))["methods"]
+    jobs = planned(Scorer(dataset, protocol), others, Path(output))
+    left = {method.name for method in methods} | {job.method for job in jobs if not job.path.is_file()}
+    return [scores_of(jobs, name, **about) for name, about in others.items() if name not in left]
+
+
+# ------------------------------------------------------------------------------------------- what the folder holds
 def claim(output: Path, settings: dict, methods: Sequence[Method], overwrite: bool) -> None:
     """Note the settings in the folder. Raise an EvaluationError if it holds results of others, or other files."""
     maps = {m.name: {"description": m.description, "fingerprint": m.fingerprint} for m in methods}
@@ -219,9 +210,13 @@ def claim(output: Path, settings: dict, methods: Sequence[Method], overwrite: bo
                 "--overwrite."
             )
         maps = {**earlier_maps, **maps}
-    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+    elif holds_something(output):
         raise EvaluationError(f"{output} holds other files; choose a new folder for the results.")
     write_json(output / SETTINGS, {**settings, "methods": maps})
+
+
+def holds_something(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def digest_of(dataset: Dataset) -> str:
@@ -233,10 +228,10 @@ def digest_of(dataset: Dataset) -> str:
     videos = ["video_id", "width", "height", "num_frames", "frames", "maps", "fixations"]
     digest = hashlib.sha256()
     for row in light_rows(dataset, videos if "video_id" in dataset.features else stills):
-        files = [row.pop(name) for name in ("frames", "maps", "fixations") if name in row]
+        files = [row.pop(name) for name in videos[-3:] if name in row]
         digest.update(repr([list(value) if isinstance(value, LazyList) else value for value in row.values()]).encode())
-        for part in files:
-            for frame in sorted({0, len(part) // 2, len(part) - 1}) if part else ():
+        for part in filter(None, files):
+            for frame in sorted({0, len(part) // 2, len(part) - 1}):
                 file = part[frame]
                 digest.update(Path(file["path"]).read_bytes() if file["bytes"] is None else file["bytes"])
     return digest.hexdigest()[:16]
@@ -260,6 +255,7 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+# ----------------------------------------------------------------------------------------------- the work itself
 class Progress:
     """Of so many frames: a bar on a terminal; elsewhere, such as in a log, a line now and then."""
 
@@ -277,12 +273,8 @@ class Progress:
             print(f"salfom: {self.done:,} of {self.total:,} frames scored, {took}", file=sys.stderr, flush=True)
 
 
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# A row, some of its frames, and what gives their scores; after all parts of a job, the job.
-Part = tuple[int, Sequence[int], Callable[[], list]]
+# A row and what gives scores of frames of it; after all of a job, the job.
+Part = tuple[int, Callable[[], FrameScores]]
 
 
 def run(
@@ -297,24 +289,22 @@ def run(
     by_name = {method.name: method for method in methods}
     # Long videos first: the processes then finish at about the same time.
     jobs = sorted(jobs, key=lambda job: (not by_name[job.method].in_main, -job.frames))
-    found: defaultdict[int, tuple[list, list]] = defaultdict(lambda: ([], []))
+    found: defaultdict[int, FrameScores] = defaultdict(dict)
     with ExitStack() as stack:
         pool = None
         if processes > 1 and jobs:
             context = multiprocessing.get_context("spawn")
-            pool = stack.enter_context(
-                ProcessPoolExecutor(processes, context, start_process, (scorer.to_score, by_name))
-            )
+            pool = ProcessPoolExecutor(processes, context, start_process, (scorer.to_score, by_name))
             stack.callback(pool.shutdown, cancel_futures=True)
         try:
-            for item in ahead(parts(jobs, by_name, scorer, pool), 2 * processes if pool else 0):
-                if isinstance(item, Job):
-                    write_json(item.path, [scorer.record(row, *found.pop(row, ([], []))) for row in item.rows])
-                    continue
-                row, indices, scores = item
-                found[row][0].extend(indices)
-                found[row][1].extend(scores())
-                advance(len(indices))
+            for part in ahead(parts(jobs, by_name, scorer, pool), 2 * processes if pool else 0):
+                if isinstance(part, Job):
+                    write_json(part.path, [scorer.record(row, found.pop(row, {})) for row in part.rows])
+                else:
+                    row, score = part
+                    scores = score()
+                    found[row] |= scores
+                    advance(len(scores))
         except BrokenProcessPool as error:
             raise EvaluationError(
                 "A process was ended, perhaps because memory ran out; run it again with fewer --processes, to "
@@ -331,20 +321,20 @@ def parts(
             sample = scorer.sample(row)
             indices = method.available(sample, scorer.chosen[row])
             if pool and indices and not method.in_main:
-                yield row, indices, pool.submit(score_in_process, method.name, row, indices).result
+                yield row, pool.submit(score_in_process, method.name, row, indices).result
             elif indices:
                 for index, saliency in zip(indices, method.finite_maps(sample, indices), strict=True):
+                    given = row, [index], [saliency]
                     if pool:
-                        one = pool.submit(score_in_process, method.name, row, [index], [saliency]).result
+                        yield row, pool.submit(score_in_process, method.name, *given).result
                     else:
-                        one = partial(scorer.score_frames, method, row, [index], [saliency])
-                    yield row, [index], one
+                        yield row, partial(scorer.score_frames, method, *given)
         yield job
 
 
-def ahead(items: Iterable[Item], size: int) -> Iterator[Item]:
+def ahead(items: Iterable[Part | Job], size: int) -> Iterator[Part | Job]:
     """The items, each taken from where they come when `size` more have been."""
-    queue: deque[Item] = deque()
+    queue: deque[Part | Job] = deque()
     for item in items:
         queue.append(item)
         if len(queue) > size:
@@ -373,5 +363,5 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def score_in_process(method: str, *given: Any) -> list:
+def score_in_process(method: str, *given: Any) -> FrameScores:
     return _scorer.score_frames(_methods[method], *given)

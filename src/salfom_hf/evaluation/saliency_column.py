@@ -12,15 +12,13 @@ from ..inference.predictor import SaliencyPredictor
 from ..video.drawing import to_gray
 from .methods import Model
 
-COLUMN = "saliency"
-
 
 class SaliencyColumn:
     """
-    A function for `datasets.map` that gives each row of a gaze dataset, exported or not, the maps of its frames.
-
-    The new column holds a PNG file per frame, grey, from the map's minimum (0) to its maximum (255). The maps of one
-    row at a time are in memory, if `writer_batch_size` is 1: by default, `datasets` collects those of 1000 rows.
+    A function for `datasets.map` that gives each row of a gaze dataset, exported or not, the maps of its frames as the
+    column `saliency`: `[{"path": name, "bytes": PNG}, …]`, one grey PNG file per frame, of the frame's size, from the
+    map's minimum (0) to its maximum (255). The maps of one row at a time are in memory, if `writer_batch_size` is 1:
+    by default, `datasets` collects those of 1000 rows. A frame that cannot be read is a VideoError.
 
     Args:
         name: of the model, as for `SaliencyPredictor.from_pretrained`; other processes load it again.
@@ -42,23 +40,13 @@ class SaliencyColumn:
 
     def features(self, features: Features) -> Features:
         """What the rows hold afterwards, for the argument `features` of `datasets.map`."""
-        return Features({**features, COLUMN: List(Image(decode=False))})
+        return Features({**features, "saliency": List(Image(decode=False))})
 
     def __call__(self, row: dict) -> dict[str, list[dict]]:
-        """
-        Args:
-            row: of a dataset with `VIDEO_FEATURES` or `STILL_FEATURES`.
-
-        Returns:
-            `{"saliency": [{"path": name, "bytes": PNG}, …]}`, one per frame, of the frame's size.
-
-        Raises:
-            VideoError: a frame cannot be read.
-        """
         sample, pictures = open_sample(row), []
         maps = self.model.maps(sample, range(sample.num_frames))
         for name, saliency in zip(sample.frame_names, maps, strict=True):
             content = io.BytesIO()
             Picture.fromarray(to_gray(saliency)).save(content, "PNG")
             pictures.append({"path": f"{name}.png", "bytes": content.getvalue()})
-        return {COLUMN: pictures}
+        return {"saliency": pictures}

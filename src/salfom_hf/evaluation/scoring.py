@@ -1,40 +1,45 @@
 """Scores of saliency maps, frame by frame, as the field computes them."""
 
-import functools
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from torch.nn import functional as F
 
 from ..data.features import DataError
 from ..data.samples import open_sample
 from .baselines import Center, gaze_alone
-from .methods import EvaluationError, Method, Sample
+from .methods import EvaluationError, Method, Sample, resized
 from .metrics import Map, score_of
 
-# Name → heading in tables.
-METRICS = {
-    "auc_judd": "AUC-J",
-    "auc_shuffled": "s-AUC",
-    "auc_shuffled_exact": "s-AUC (exact)",
-    "nss": "NSS",
-    "cc": "CC",
-    "sim": "SIM",
-    "kldiv": "KLD",
-    "information_gain": "IG",
+# Name → heading in tables, and definition.
+_METRICS = {
+    "auc_judd": ("AUC-J", "AUC-Judd as in the MIT benchmark, without jitter"),
+    "auc_shuffled": ("s-AUC", "shuffled AUC as published (sampled: 100 splits, thresholds in steps of 0.1)"),
+    "auc_shuffled_exact": ("s-AUC (exact)", "exact area of shuffled AUC"),
+    "nss": ("NSS", "standard deviation with ddof 1, as the MIT benchmark; each fixated pixel once"),
+    "cc": ("CC", "Pearson's correlation with the density"),
+    "sim": ("SIM", "histogram intersection with the density, both scaled to 0…1, then divided by their sums"),
+    "kldiv": ("KLD", "Kullback-Leibler divergence from the density in nats, epsilon 2^-52"),
+    "information_gain": ("IG", "information gain in bits per fixation"),
 }
+METRICS = {name: heading for name, (heading, _) in _METRICS.items()}
+DEFINITIONS = {name: definition for name, (_, definition) in _METRICS.items()}
 DEFAULT_METRICS = ("auc_judd", "auc_shuffled", "nss", "cc", "sim", "kldiv")
 
+STILLS_AT_ONCE = 10  # images per unit of work
 OTHER_FRAMES = 10  # from which the negatives of shuffled AUC come
 
 WITHOUT_FIXATIONS, WITHOUT_PREDICTION = "without fixations", "without a prediction"
 RECORD = ("video_id", "frames", "scores", "left_out")  # of one video
+# By frame a number per metric of the protocol, None where the truth does not define it; None without fixations.
+FrameScores = dict[int, list[float | None] | None]
 # Raised when scores of the same maps change, so that no run goes on with scores of another kind.
 VERSION = 2
 
@@ -106,8 +111,7 @@ class Scores:
 
     def standard_error(self, metric: str) -> float:
         """Standard error of the mean over videos, how far others of the kind would move it; NaN for fewer than two."""
-        values = self.video_means(metric)
-        values = values[~np.isnan(values)]
+        values = defined(self.video_means(metric))
         return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else math.nan
 
     @property
@@ -134,75 +138,67 @@ class Scores:
         """Of partial predictions, how many there are and of how many: `frames`, `of_frames`, `videos`, `of_videos`."""
         if WITHOUT_PREDICTION not in self.left_out:
             return None
-        totals = [len(video["frames"]) + sum(video["left_out"].values()) for video in self.videos]
-        lacking = [video["left_out"].get(WITHOUT_PREDICTION, 0) for video in self.videos]
-        there = [total - missing for total, missing in zip(totals, lacking, strict=True)]
-        counts = sum(there), sum(totals), sum(map(bool, there)), sum(map(bool, totals))
-        return dict(zip(("frames", "of_frames", "videos", "of_videos"), counts, strict=True))
+        total = np.array([len(video["frames"]) + sum(video["left_out"].values()) for video in self.videos])
+        there = total - [video["left_out"].get(WITHOUT_PREDICTION, 0) for video in self.videos]
+        counts = {
+            "frames": there.sum(),
+            "of_frames": total.sum(),
+            "videos": (there > 0).sum(),
+            "of_videos": (total > 0).sum(),
+        }
+        return {name: int(count) for name, count in counts.items()}
 
     def difference(self, base: "Scores", metric: str) -> np.ndarray:
         """By how much each video's mean is above that of `base` on the frames that both have, float64 `(videos,)`."""
         found = []
         for video, other in zip(self.videos, base.videos, strict=True):
-            values = dict(zip(other["frames"], other["scores"][metric], strict=True))
-            pairs = ((own, values.get(at)) for at, own in zip(video["frames"], video["scores"][metric], strict=True))
-            found.append(mean(np.array([own - theirs for own, theirs in pairs if None not in (own, theirs)])))
+            theirs = dict(zip(other["frames"], other["scores"][metric], strict=True))
+            pairs = [(own, theirs.get(at)) for at, own in zip(video["frames"], video["scores"][metric], strict=True)]
+            found.append(mean(np.array([own - base for own, base in pairs if None not in (own, base)])))
         return np.array(found)
+
+
+def defined(values: np.ndarray) -> np.ndarray:
+    return values[~np.isnan(values)]
 
 
 def mean(values: np.ndarray) -> float:
     """The mean without NaN; NaN if nothing else is there."""
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else float("nan")
+    values = defined(values)
+    return float(values.mean()) if len(values) else math.nan
 
 
 class Scorer:
-    """
-    Scores the rows of a dataset; the same numbers in any process and order.
-
-    Args:
-        dataset: rows of a gaze dataset with labels.
-        protocol: how to score.
-        prior: the method whose maps information gain is measured over; needed for that metric only.
-    """
+    """Scores the rows of a dataset with labels; the same numbers in any process and order. `prior`: see `evaluate`."""
 
     def __init__(self, dataset: Dataset, protocol: Protocol, prior: Center | None = None):
         self.to_score = dataset, protocol, prior
         self.protocol, self.prior = protocol, prior
-        counts = frame_counts(dataset)
+        self.rows_at_once, counts = STILLS_AT_ONCE, [1] * len(dataset)
+        if "num_frames" in dataset.features:
+            self.rows_at_once, counts = 1, list(dataset["num_frames"])
         self.chosen = chosen_frames(counts, protocol)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
-        self.sample: Callable[[int], Sample] = functools.lru_cache(1)(lambda row: open_sample(dataset[row]))
+        self.sample: Callable[[int], Sample] = lru_cache(1)(lambda row: open_sample(dataset[row]))
         # Negatives come from all over the dataset; every frame is drawn about ten times.
-        self._gaze = functools.lru_cache(256)(gaze_alone(dataset))
+        self._gaze = lru_cache(256)(gaze_alone(dataset))
         # DHF1K's validation split as a whole; of larger ones as much as some 200 MB hold.
-        self._fixated = functools.lru_cache(2**16)(self._read_fixated)
-        self._prior_map = functools.lru_cache(1)(self._make_prior_map)
+        self._fixated = lru_cache(2**16)(self._read_fixated)
+        self._prior_map = lru_cache(1)(self._make_prior_map)
 
     def score_frames(
         self, method: Method, row: int, indices: Sequence[int], maps: Iterable[np.ndarray] | None = None
-    ) -> list[list[float | None] | None]:
+    ) -> FrameScores:
         """
-        Score some frames of one video or still.
-
-        Args:
-            maps: of these frames, if the method is not to give them here.
-
-        Returns:
-            Of each frame a number per metric of the protocol, `None` where the truth does not define it; `None` for a
-            frame without fixations.
-
-        Raises:
-            EvaluationError: the method's maps cannot be scored: they hold NaN or infinity or, for KLD and information
-                gain, negative values.
-            DataError, VideoError: a file of the dataset cannot be read.
+        Score some frames of one video or still; `maps`: of these frames, if the method is not to give them here. Maps
+        that cannot be scored, as negative ones by KLD and information gain, are an EvaluationError.
         """
-        sample, scores = self.sample(row), []
+        sample, scores = self.sample(row), FrameScores()
         maps = method.finite_maps(sample, indices) if maps is None else maps
         for index, saliency in zip(indices, maps, strict=True):
-            fixations, density = method.truth(sample, index)
+            truth = method.truth(sample, index)
             try:
-                found = self._score_frame(row, index, saliency, fixations, density) if fixations.any() else None
+                scores[index] = self._score_frame(row, index, saliency, *truth) if truth[0].any() else None
             except DataError:
                 raise
             except ValueError as error:
@@ -210,29 +206,14 @@ class Scorer:
                 raise EvaluationError(
                     f"Cannot score {method.name} on {sample.id}: {told} (frame {index}, {sample.frame_names[index]})."
                 ) from error
-            scores.append(found)
         return scores
-
-    def record(self, row: int, indices: Sequence[int], scores: Sequence[list[float | None] | None]) -> dict:
-        """What [`Scores`] has of one video or still, of which the frames `indices` have maps, and these scores."""
-        scored = [(index, values) for index, values in zip(indices, scores, strict=True) if values is not None]
-        left_out = {
-            WITHOUT_FIXATIONS: len(indices) - len(scored),
-            WITHOUT_PREDICTION: len(self.chosen[row]) - len(indices),
-        }
-        return {
-            "video_id": self.sample(row).id,
-            "frames": [index for index, _ in scored],
-            "scores": {metric: [values[n] for _, values in scored] for n, metric in enumerate(self.protocol.metrics)},
-            "left_out": {reason: count for reason, count in left_out.items() if count},
-        }
 
     def _score_frame(
         self, row: int, index: int, predicted: np.ndarray, fixated: np.ndarray, looked_at: np.ndarray
     ) -> list[float | None]:
         size, wanted = fixated.shape, self.protocol.metrics
         saliency = Map(self.prepare(predicted, size))
-        density = Map(resized_bilinearly(looked_at, size).clip(min=0), "density")
+        density = Map(resized(looked_at, size).clip(min=0), "density")
         truth: dict[str, Any] = {"fixations": np.flatnonzero(fixated), "density": density}
         if "information_gain" in wanted:
             truth["prior"] = self._prior_map(row, size)
@@ -241,10 +222,26 @@ class Scorer:
         values = (score_of(metric, saliency, truth) for metric in wanted)
         return [None if math.isnan(value) else value for value in values]
 
+    def record(self, row: int, found: FrameScores) -> dict:
+        """What [`Scores`] has of one video or still, of which these frames have maps."""
+        scored = {index: values for index, values in found.items() if values is not None}
+        left_out = {
+            WITHOUT_FIXATIONS: len(found) - len(scored),
+            WITHOUT_PREDICTION: len(self.chosen[row]) - len(found),
+        }
+        return {
+            "video_id": self.sample(row).id,
+            "frames": list(scored),
+            "scores": {
+                metric: [values[n] for values in scored.values()] for n, metric in enumerate(self.protocol.metrics)
+            },
+            "left_out": {reason: count for reason, count in left_out.items() if count},
+        }
+
     def prepare(self, saliency: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
         """A method's map as it is scored: resized bilinearly to `size`, blurred if the protocol says so, float64."""
-        resized = resized_bilinearly(saliency, size)
-        return opencv_blur(resized, self.protocol.blur) if self.protocol.blur else resized
+        saliency = resized(saliency, size)
+        return opencv_blur(saliency, self.protocol.blur) if self.protocol.blur else saliency
 
     def _make_prior_map(self, row: int, size: tuple[int, ...]) -> Map:
         assert self.prior is not None
@@ -255,34 +252,24 @@ class Scorer:
     ) -> tuple[tuple[np.ndarray, np.ndarray], torch.Generator]:
         """
         What shuffled AUC of a frame draws from: the numbers of the pixels that were fixated in 10 random other frames
-        of the whole dataset, and how often; of the frame's `size` (height, width), to which others are moved in
-        proportion. And the frame's own source of chance.
+        of the dataset, moved in proportion to the frame's `size`, and how often; and the frame's own source of chance.
         """
         rng = np.random.default_rng([self.protocol.seed, row, index])
         total, own = int(self._starts[-1]), int(self._starts[row]) + index
         drawn = rng.choice(total - 1, min(OTHER_FRAMES, total - 1), replace=False)
-        pixels = []
+        pixels = [np.empty(0, int)]
         for frame in drawn + (drawn >= own):
             other_row = int(np.searchsorted(self._starts, frame, side="right")) - 1
             (height, width), rows, columns = self._fixated(other_row, int(frame - self._starts[other_row]))
             y, x = ((rows + 0.5) * size[0] / height).astype(int), ((columns + 0.5) * size[1] / width).astype(int)
             pixels.append(y * size[1] + x)
-        places, counts = np.unique(np.concatenate(pixels or [np.empty(0, int)]), return_counts=True)
+        places, counts = np.unique(np.concatenate(pixels), return_counts=True)
         return (places, counts), torch.Generator().manual_seed(int(rng.integers(2**62)))
 
     def _read_fixated(self, row: int, index: int) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
         fixations = self._gaze(row).fixations(index)
         rows, columns = np.divmod(np.flatnonzero(fixations).astype(np.int32), fixations.shape[1])
         return fixations.shape, rows, columns
-
-
-def resized_bilinearly(saliency: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """One map, resized bilinearly: float64 of that (height, width)."""
-    saliency = saliency.astype(np.float64, copy=False)
-    if saliency.shape == size:
-        return saliency
-    tensor = torch.from_numpy(np.ascontiguousarray(saliency))[None, None]
-    return F.interpolate(tensor, size=size, mode="bilinear", align_corners=False)[0, 0].numpy()
 
 
 def opencv_blur(saliency: np.ndarray, sigma: float) -> np.ndarray:
@@ -305,18 +292,11 @@ def blur_radius(sigma: float) -> int:
     return max(1, round(2.5 * sigma))
 
 
-def frame_counts(dataset: Dataset) -> list[int]:
-    return list(dataset["num_frames"]) if "num_frames" in dataset.features else [1] * len(dataset)
-
-
 def chosen_frames(counts: Sequence[int], protocol: Protocol) -> list[list[int]]:
     """The indices, ascending, of the frames of each row that are scored."""
     chosen = [list(range(protocol.first, count, protocol.every)) for count in counts]
-    total = sum(map(len, chosen))
-    if protocol.max_frames is None or total <= protocol.max_frames:
+    total, most = sum(map(len, chosen)), protocol.max_frames
+    if most is None or total <= most:
         return chosen
-    drawn = np.random.default_rng(protocol.seed).choice(total, protocol.max_frames, replace=False)
-    mask = np.zeros(total, dtype=bool)
-    mask[drawn] = True
-    parts = np.split(mask, np.cumsum([len(frames) for frames in chosen])[:-1])
-    return [[frame for frame, kept in zip(*pair, strict=True) if kept] for pair in zip(chosen, parts, strict=True)]
+    drawn, numbers = set(np.random.default_rng(protocol.seed).choice(total, most, replace=False)), itertools.count()
+    return [[frame for frame in frames if next(numbers) in drawn] for frames in chosen]

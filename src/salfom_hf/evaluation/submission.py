@@ -15,17 +15,15 @@ from ..errors import check_file
 from ..files import atomic_output
 from ..video.drawing import to_gray
 from .methods import EvaluationError, Method
-from .running import noted, write_json
+from .running import holds_something, noted, write_json
 
 LISTED = 10  # problems that are named one by one
 
 
 def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike, *, overwrite: bool = False) -> int:
     """
-    Write `output/VIDEO/FRAME.png`, each map scaled from its minimum…maximum to 0…255, at the size of the video.
-
-    Each video appears when it is complete, and one that is there already and without fault is kept: a stopped run goes
-    on.
+    Write `output/VIDEO/FRAME.png`, each map scaled from its minimum…maximum to 0…255, at the size of the video. Each
+    video appears when it is complete, and one that is there without fault is kept: a stopped run goes on.
 
     Args:
         dataset: rows of DHF1K; labels are not needed.
@@ -66,49 +64,37 @@ def claim_folder(output: Path, videos: list[str], method: Method, overwrite: boo
     Note how the maps are made, next to the folder: inside, the note would be uploaded. Raise an EvaluationError if
     maps that are there were made otherwise, or nobody knows how.
     """
-    note = {"package": "salfom-hf", "version": __version__, "model": method.name, "maps": method.description,
-            "fingerprint": method.fingerprint}  # fmt: skip
+    note = {"package": "salfom-hf", "version": __version__, "model": method.name, "maps": method.description}
+    note["fingerprint"] = method.fingerprint
     place = output.with_name(f"{output.name}.json")
     earlier = noted(place, "fingerprint", str)
     if earlier is None and os.path.lexists(place):
         raise EvaluationError(f"{place} is not the note on how maps were made; choose another --output.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if holds_something(output):
         if earlier is None:
             raise EvaluationError(f"{output} holds files of unknown origin; choose a new folder as --output.")
-        if overwrite:
-            # All at once: maps of both models would be mixed if this run were stopped.
-            for video_id in videos:
-                shutil.rmtree(output / video_id, ignore_errors=True)
-        elif earlier["fingerprint"] != method.fingerprint:
+        if earlier["fingerprint"] != method.fingerprint and not overwrite:
             raise EvaluationError(
                 f"{output} holds maps of {earlier['model']}, or of other options; choose another --output or pass "
                 "--overwrite."
             )
+    # All at once: maps of both models would be mixed if this run were stopped.
+    for video_id in videos if overwrite else ():
+        shutil.rmtree(output / video_id, ignore_errors=True)
     write_json(place, note)
 
 
 def check_submission(dataset: Dataset, folder: str | os.PathLike) -> str:
     """
-    Whether a folder holds one grey PNG of the right name and size for every frame, and nothing else.
-
-    Args:
-        dataset: the rows of the split that it was made for.
-        folder: of the submission, made by any program.
-
-    Returns:
-        What was found, in one line.
-
-    Raises:
-        EvaluationError: what is missing, wrong or too much.
+    Whether a folder, made by any program, holds one grey PNG of the right name and size for every frame of the split,
+    and nothing else: in one line, or as an EvaluationError that says what is missing, wrong or too much.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise EvaluationError(f"There is no folder {folder} to check; check the path.")
-    problems: list[str] = []
-    expected: set[str] = set()
+    problems, expected = [], set(dataset["video_id"])
     with frame_bar(dataset, "checking") as bar:
         for sample in map(GazeVideo, dataset):
-            expected.add(sample.id)
             problems += faults(sample, folder / sample.id) + strays(sample, folder / sample.id)
             bar.update(sample.num_frames)
     problems += [f"{name} does not belong here" for name in sorted({p.name for p in folder.iterdir()} - expected)]
@@ -133,9 +119,8 @@ def frame_bar(dataset: Dataset, what: str) -> tqdm:
 
 def strays(sample: GazeVideo, folder: Path) -> list[str]:
     """Which other files are in the folder of a video, in words."""
-    if not folder.is_dir():
-        return []
-    surplus = sorted({path.name for path in folder.iterdir()} - {f"{name}.png" for name in sample.frame_names})
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    surplus = sorted(there - {f"{name}.png" for name in sample.frame_names})
     return [f"{folder.name} has {len(surplus)} other files, the first is {surplus[0]}"] if surplus else []
 
 
@@ -143,13 +128,11 @@ def faults(sample: GazeVideo, folder: Path) -> list[str]:
     """What is wrong with the maps of one video, in words."""
     if not folder.is_dir():
         return [f"the folder {folder.name} is missing"]
-    files = [folder / f"{name}.png" for name in sample.frame_names]
-    problems = []
-    if missing := [file.name for file in files if not file.exists()]:
-        problems.append(f"{folder.name} lacks {len(missing)} of {len(files)} maps, the first is {missing[0]}")
-    height, width = sample.size
-    for file in files:
-        if file.name in missing:
+    (height, width), missing, problems = sample.size, [], []
+    for name in sample.frame_names:
+        file = folder / f"{name}.png"
+        if not file.exists():
+            missing.append(file.name)
             continue
         try:
             check_file(file)
@@ -163,4 +146,7 @@ def faults(sample: GazeVideo, folder: Path) -> list[str]:
                 f"{folder.name}/{file.name} is {image.format} {image.mode} {image.width}x{image.height} instead of "
                 f"PNG L {width}x{height}"
             )
+    if missing:
+        lack = f"{folder.name} lacks {len(missing)} of {sample.num_frames} maps, the first is {missing[0]}"
+        problems.insert(0, lack)
     return problems
