@@ -137,8 +137,8 @@ def test_every_preset_takes_steps(run, encoders, model_folder, tmp_path, dhf1k_f
 
 
 def test_light_preset_learns(run):
-    settings = {"size": [64, 96], "warmup_steps": 5, "learning_rate": 3e-3, "evaluate_every": 4}
-    code, folder = run(epochs=32, clips_per_video=2, batch_size=4, **settings)
+    settings = {"size": [64, 96], "warmup_steps": 5, "learning_rate": 3e-3, "evaluate_every": 10}
+    code, folder = run(epochs=20, clips_per_video=2, batch_size=4, **settings)
     assert code == 0
     loss = losses(folder)
     assert np.mean(loss[-5:]) < np.mean(loss[:5]) - 0.2
@@ -296,10 +296,9 @@ def test_held_out_part_is_seeded_and_never_trained_on(run, ucf_sports, monkeypat
 
     monkeypatch.setattr(loop, "build_clips", noting)
     settings = {"preset": "ucf_sports", "data": ucf_sports, "hold_out": 0.3, "max_steps": 1}
-    for number, seed in enumerate((0, 0, 5)):
-        assert run(folder=str(number), seed=seed, **settings)[0] == 0
-    assert seen[0] == seen[1]
-    for seed, (training, validation) in zip((0, 0, 5), seen, strict=True):
+    for seed in (0, 5):
+        assert run(folder=str(seed), seed=seed, **settings)[0] == 0
+    for seed, (training, validation) in zip((0, 5), seen, strict=True):
         rows = load("ucf_sports", ucf_sports, "train")
         assert (training, validation) == tuple(set(part["video_id"]) for part in hold_out(rows, 0.3, seed))
         assert not training & validation
@@ -378,15 +377,7 @@ def flip_byte(path):
     path.write_bytes(path.read_bytes()[:-1] + b"!")
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda data, _: shutil.rmtree(data / "train" / "0001"), "dhf1k:train"),
-        (lambda data, _: flip_byte(min((data / "val" / "0601" / "maps").iterdir())), "dhf1k:validation"),
-        (lambda _, stills: shutil.copy(stills / "dev.parquet", stills / "train.parquet"), "stills:train"),
-    ],
-)
-def test_resuming_on_changed_data(run, data, stills_parquet, tmp_path, capsys, change, named):
+def test_resuming_on_changed_data(run, data, stills_parquet, tmp_path, capsys):
     """Data may move, copied by any means; what changes is noticed wherever it comes from."""
     places = [shutil.copytree(source, tmp_path / source.name) for source in (data, stills_parquet)]
     settings = {"train": ["dhf1k:train", "stills:train"], "validation": "dhf1k:validation", "max_steps": 1}
@@ -398,12 +389,18 @@ def test_resuming_on_changed_data(run, data, stills_parquet, tmp_path, capsys, c
     for place in places:
         shutil.copytree(place, tmp_path / "moved" / place.name, copy_function=shutil.copyfile)
         shutil.rmtree(place)
-    places = [tmp_path / "moved" / place.name for place in places]
+    places = videos, stills = [tmp_path / "moved" / place.name for place in places]
     assert begin("--resume")[0] == 0
     capsys.readouterr()
-    change(*places)
-    assert begin("--resume")[0] == 2
-    assert f"{folder} was begun with other data ({named})" in capsys.readouterr().err
+    file = min((videos / "val" / "0601" / "maps").iterdir())
+    for change, named in (
+        (lambda: file.write_bytes(file.read_bytes()[:-1] + b"!"), "dhf1k:validation"),  # As large as before.
+        (lambda: shutil.rmtree(videos / "train" / "0001"), "dhf1k:train, dhf1k:validation"),
+        (lambda: shutil.copy(stills / "dev.parquet", stills / "train.parquet"), "dhf1k:train, stills:train, dhf1k:v"),
+    ):
+        change()
+        assert begin("--resume")[0] == 2
+        assert f"{folder} was begun with other data ({named}" in capsys.readouterr().err
     # Runs of earlier versions have no note of their data.
     (folder / "data.json").unlink()
     assert begin("--resume")[0] == 0
@@ -616,8 +613,8 @@ def test_errors_of_a_step_are_said_in_a_sentence(run, monkeypatch, capsys, error
 @pytest.mark.parametrize(
     ("values", "settings", "best"),
     [
-        ([0.2, 0.3, 0.4], {"metric": "cc"}, 12),
-        ([0.2, 0.3, 0.4], {"metric": "kldiv"}, 4),
+        ([0.2, 0.3], {"metric": "cc"}, 8),
+        ([0.2, 0.3], {"metric": "kldiv"}, 4),
         ([math.nan, 0.1], {}, 8),
         ([0.1, 0.3, 0.2, math.nan, 0.25, 0.9], {"patience": 3}, 8),
     ],
@@ -631,10 +628,8 @@ def test_the_best_is_kept(run, monkeypatch, capsys, values, settings, best):
     stopped = "patience" in settings
     assert ("No better cc for 3 validations" in capsys.readouterr().out) == stopped
     # It has ended: resuming takes no further step.
-    last = 20 if stopped else 4 * len(values)
-    for options in ((), ("--resume",)):
-        assert read_log(folder)[-1]["step"] == last, options
-        assert run("--resume", **settings)[0] == 0
+    assert run("--resume", **settings)[0] == 0
+    assert read_log(folder)[-1]["step"] == (20 if stopped else 4 * len(values))
 
 
 def test_a_start_that_nothing_betters_is_kept(run, model_folder, monkeypatch):
@@ -749,9 +744,8 @@ def test_precision_in_training_and_in_the_file(run):
 def test_loss_terms(run):
     _, plain = run(folder="plain", max_steps=1)
     _, more = run(folder="more", max_steps=1, kl_weight=0, cc_weight=0, sim_weight=1, nss_weight=0.5)
-    assert losses(plain) != losses(more)
     # KL − CC is above −1, and −SIM − NSS / 2 below 1.
-    assert losses(more)[0] < 1
+    assert losses(more)[0] < min(1, losses(plain)[0])
 
 
 def test_worker_processes_change_nothing(run):
