@@ -6,6 +6,7 @@ import difflib
 import math
 import typing
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_origin
@@ -61,6 +62,13 @@ def one_of(*choices: str) -> Limit:
     return f"is one of {', '.join(filter(None, choices))}", lambda value: value in choices
 
 
+def is_repository(name: str) -> bool:
+    with suppress(HFValidationError):
+        validate_repo_id(name or "none")
+        return True
+    return False
+
+
 ABOVE_0: Limit = "must be above 0", lambda value: value > 0
 FROM_0: Limit = "must be at least 0", lambda value: value >= 0
 FINITE: Limit = "must be at least 0 and finite", lambda value: 0 <= value < math.inf
@@ -68,6 +76,7 @@ SHARE: Limit = "must be at least 0 and below 1", lambda value: 0 <= value < 1
 FACTOR: Limit = "must be above 0 and at most 1", lambda value: 0 < value <= 1
 SEED: Limit = "must be at least 0 and below 2**32", lambda value: 0 <= value < 2**32
 SIDES: Limit = "needs a height and a width", lambda sides: len(sides) in (0, 2) and all(side > 0 for side in sides)
+REPOSITORY: Limit = "must be a repository such as org/name", is_repository
 METRICS = one_of("cc", "sim", "nss", "auc_judd", "kldiv")
 DTYPES = one_of("float32", "float16", "bfloat16")
 
@@ -95,7 +104,7 @@ class TrainingConfig:
     seed: Annotated[int, "of everything that is drawn", SEED] = 0
     patience: Annotated[int, "validations without improvement until the run ends; 0: no end", FROM_0] = 0
     metric: Annotated[str, "that the best checkpoint has", METRICS] = "cc"
-    push_to_hub: Annotated[str, "repository, such as org/name, to send the result to"] = ""
+    push_to_hub: Annotated[str, "repository, such as org/name, to send the result to", REPOSITORY] = ""
     private: Annotated[bool, "make that repository private"] = False
 
     weights: Annotated[list[float], "share of each dataset of train in every step; none: by their sizes"] = values()
@@ -164,12 +173,6 @@ class TrainingConfig:
             Augmentation(**self.augmentation)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"augmentation: {error}") from error
-        try:
-            if self.push_to_hub:  # Now, not after days of training.
-                validate_repo_id(self.push_to_hub)
-        except HFValidationError as error:
-            message = f"push_to_hub must be a repository such as org/name, not '{self.push_to_hub}'."
-            raise ConfigError(message) from error
 
     def check_data(self) -> None:
         demand(self.train, "Name at least one DATASET:SPLIT to train on.")

@@ -16,10 +16,7 @@ ENCODER = "salfom.encoder."
 
 
 def encoder_depths(model: nn.Module) -> dict[str, int]:
-    """
-    How deep each trained parameter of the encoder lies: 0 for the embeddings, the layer's number + 1 in the layers,
-    and the depth of the last layer for what follows them.
-    """
+    """0 before the encoder's layers, in them their number + 1, after them the last one's; of what is trained."""
     names = [name for name, p in model.named_parameters() if name.startswith(ENCODER) and p.requires_grad]
     numbered = {name: int(found[1]) + 1 for name in names if (found := LAYER.search(name.removeprefix(ENCODER)))}
     depths, depth = {}, 0

@@ -19,11 +19,7 @@ SCORES = ("loss", "cc", "sim", "nss", "auc_judd", "kldiv")
 
 @torch.no_grad()
 def validate(
-    model: nn.Module,
-    loader: DataLoader,
-    accelerator: Accelerator,
-    loss_weights: dict[str, float],
-    check: Callable[[bool], None],
+    model: nn.Module, loader: DataLoader, accelerator: Accelerator, weights: dict[str, float], check: Callable
 ) -> dict[str, float]:
     """
     Mean `SCORES` over the validation clips of all processes, each counted once, at the clips' size, and the number of
@@ -36,7 +32,7 @@ def validate(
     for batches in loader:
         logits = [model(batch["pixel_values_videos"]).logits.float() for batch in batches]
         check(all(bool(part.isfinite().all()) for part in logits))
-        scores = torch.cat([scores_of(part, batch, loss_weights) for part, batch in zip(logits, batches, strict=True)])
+        scores = torch.cat([scores_of(part, batch, weights) for part, batch in zip(logits, batches, strict=True)])
         # In the order of the clips: those that only fill the last batches up are dropped from the end.
         places = torch.cat([batch["place"] for batch in batches])
         rows.append(accelerator.gather_for_metrics(scores[places.argsort()]).cpu())
