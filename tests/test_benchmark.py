@@ -316,15 +316,6 @@ def test_training_steps_side_by_side(script, umt_folder, tmp_path, capsys):
     assert len(cells_of(capsys.readouterr().out)[1]) == 2
 
 
-def test_steps_that_do_not_fit_are_dashes(script, capsys, monkeypatch):
-    training_step = script("training_step")
-    monkeypatch.setattr(training_step, "in_own_process", lambda function, *arguments: None)
-    training_step.main(["--device", "cpu", "--dtype", "float32"])
-    said = capsys.readouterr().out
-    assert all(row[-2:] == ["–", "–"] for row in cells_of(said)[1])
-    assert "could take 20 GiB" in said
-
-
 # What makes the page's commands quick, added to each, by program.
 QUICK = {
     "salfom": shlex.split("--device cpu --rounds 1 --size 64 96 --threads 1"),
@@ -397,28 +388,3 @@ def test_many_videos_times_a_command_that_runs(script, model_folder, clip, tmp_p
     found = many_videos.measure(1, tmp_path, args)
     assert found["frames_per_second"] > 0
     assert found["seconds"] > 0
-
-
-def test_startup_runs_what_it_names(script, monkeypatch, capsys, model_folder, tmp_path):
-    """In this process: starting one for each would take the tests longer."""
-    startup = script("startup")
-    monkeypatch.setitem(pretrained.KNOWN, "salfom", model_folder)
-
-    def measured(arguments):
-        if arguments[0] == "-c":
-            exec(arguments[1], {})
-        elif "--help" in arguments or "--version" in arguments:
-            with pytest.raises(SystemExit, match=r"^0$"):
-                cli.main(arguments[2:])
-        else:
-            assert arguments[:2] == startup.SALFOM
-            assert cli.main(arguments[2:]) == 0
-        capsys.readouterr()
-        return 1.25, 2.5
-
-    monkeypatch.setattr(startup, "measured", measured)
-    output = tmp_path / "found.json"
-    startup.main(["--runs", "1", "-o", str(output)])
-    told = capsys.readouterr().out
-    assert re.search(r"\| `salfom predict, first map` +\| +1.2 \| +2.5 \|\n$", told)
-    assert json.loads(output.read_text(encoding="utf-8"))["markdown"] == told.rstrip("\n")

@@ -51,8 +51,12 @@ def test_time_is_used(now):
     assert np.corrcoef(now["still"].ravel(), now["clip"].ravel())[0, 1] < 0.98
 
 
-def test_weights_are_small_and_loaded_whole():
-    assert WEIGHTS.stat().st_size < 40e6
+def test_weights_are_small_loaded_whole_and_say_what_they_are():
+    assert 1e6 < WEIGHTS.stat().st_size < 40e6
+    card = (WEIGHTS.parent / "README.md").read_text(encoding="utf-8").removeprefix("---").split("---", 1)[1]
+    opening = " ".join(line for line in card.strip().splitlines()[:8] if not line.startswith("#"))
+    assert "not" in opening
+    assert "paper" in opening
     with safe_open(WEIGHTS, "pt") as file:
         assert {str(file.get_tensor(key).dtype) for key in file.keys()} <= {"torch.float16", "torch.int64"}  # noqa: SIM118
     model = SalFoMForVideoSaliencyPrediction.from_pretrained("salfom")

@@ -19,14 +19,8 @@ DATA = ("--data-dir", "data")
 
 def test_override_goes_before_preset_and_preset_before_default():
     config = parse(["light", *DATA, "--epochs", "3", "--learning-rate", "2e-4"])
-    assert (config.epochs, config.learning_rate) == (3, 2e-4)
-    assert config.batch_size == 8
-    assert config.patience == 0
-
-
-def test_every_preset_is_a_configuration():
-    for name in preset_names():
-        assert parse([name, *DATA]).train
+    assert (config.epochs, config.learning_rate, config.batch_size, config.patience) == (3, 2e-4, 8, 0)
+    assert all(parse([name, *DATA]).train for name in preset_names())
 
 
 @pytest.mark.parametrize(
@@ -73,7 +67,6 @@ def test_saved_settings_are_a_configuration(tmp_path):
     [
         (["--learning-rat", "1"], "no option '--learning-rat'; did you mean --learning-rate?"),
         (["--epochs", "many"], "epochs must be of type int, not 'many'"),
-        (["--epochs", "1.5"], "epochs must be of type int"),
         (["--epochs", "inf"], "epochs must be of type int"),
         (["--epochs", "0"], "epochs must be above 0"),
         (["--ema-decay", "1"], "ema_decay must be at least 0 and below 1"),
@@ -82,16 +75,12 @@ def test_saved_settings_are_a_configuration(tmp_path):
         (["--model-config", '{"drop_path": 0}'], "'drop_path'; did you mean drop_path_rate?"),
         (["--augmentation", '{"horizontal_flipp": 1}'], "did you mean horizontal_flip?"),
         (["--metric", "CC"], "metric is one of"),
-        (["--schedule", "linear"], "schedule is one of constant, cosine"),
         (["--mixed-precision", "half"], "mixed_precision is one of no, bf16, fp16, not 'half'"),
-        (["--teachers", "salfom"], "no option '--teachers'"),
         (["--train", "dhf1k"], "write DATASET:SPLIT"),
         (["--train", "dhf1k:test"], "test split"),
-        (["--validation", "dhf1k:test"], "test split"),
         (["--validation", "ucf_sports:testing"], "test split"),
         (["--validation", "dhf1k:validation+test[:10%]"], "test split"),
         (["--validation", "--hold-out", "0"], "nothing to choose checkpoints on"),
-        (["--validation", "dhf1k:train", "--hold-out", "0"], "nothing to choose checkpoints on"),
         (["--validation", "motion:train"], "name another validation split"),
         (["--train", "motion:train", "--validation"], "need a validation split"),
         (["--encoder-from-stills"], "encoder_from_stills needs stills"),
@@ -104,8 +93,8 @@ def test_saved_settings_are_a_configuration(tmp_path):
         (["--size", "64"], "size needs a height and a width"),
         (["--seed", "-1"], "seed must be at least 0"),
         (["--push-to-hub", "not a name"], "push_to_hub must be a repository"),
+        (["--data-dir"], "--data-dir FOLDER"),
         (["--model", "a", "--encoder", "b"], "either a model to go on from or an encoder"),
-        (["--nss-weight", "-1"], "nss_weight must be at least 0 and finite, not -1.0."),
         (["--kl-weight", "nan"], "kl_weight must be at least 0 and finite, not nan."),
         (["--weights", "inf"], "weights needs one positive number for each of the 1 datasets"),
     ],
@@ -121,14 +110,12 @@ def test_what_cannot_be_is_said_in_a_sentence(options, message):
     ("content", "message"),
     [
         ("learning_rat: 1\n", "unknown key 'learning_rat'; did you mean learning_rate?"),
-        ("zzz: 1\n", "unknown key 'zzz'."),
         ("- a\n", "must hold `key: value` lines"),
         ("a: [\n", "is no YAML"),
         ("base: lite\n", "no preset 'lite'; did you mean light?"),
         ("base: missing.yaml\n", "Cannot read the configuration"),
         ("base: pipe.yaml\n", "it is a pipe and not a file"),
         ("compile: 3\n", "compile must be of type bool"),
-        ("teachers: [salfom]\n", "unknown key 'teachers'"),
     ],
 )
 def test_what_is_wrong_with_a_file(tmp_path, content, message):
@@ -145,11 +132,6 @@ def test_files_that_build_on_each_other_in_a_circle(tmp_path):
     (tmp_path / "sub" / "other.yaml").write_text("base: ../mine.yaml\n")
     with pytest.raises(ConfigError, match=r"mine\.yaml builds on itself"):
         parse([str(tmp_path / "mine.yaml"), *DATA])
-
-
-def test_no_data_dir():
-    with pytest.raises(ConfigError, match="--data-dir FOLDER"):
-        parse(["light"])
 
 
 @pytest.mark.parametrize("name", ["light", "fsdp2"])

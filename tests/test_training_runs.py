@@ -28,7 +28,6 @@ from salfom_hf.evaluation import metrics
 from salfom_hf.hub import publish
 from salfom_hf.models.names import KNOWN
 from salfom_hf.training import loop
-from salfom_hf.training import run as runs
 from salfom_hf.training.config import preset_names, read_settings
 from salfom_hf.training.fingerprints import files_fingerprint, fingerprints, model_fingerprint
 from salfom_hf.training.log import read_log
@@ -86,21 +85,11 @@ def losses(folder):
 # --- Presets ---
 
 # The small encoder that stands in for the one that a preset names.
-STANDS_IN = {
-    "umt-large": "umt",
-    "efficientnet-lite0": "efficientnet_lite",
-    "facebook/convnextv2-large-22k-224": "convnextv2",
-    "facebook/dinov2-large": "dinov2",
-    "facebook/dinov3-vitl16-pretrain-lvd1689m": "dinov3_vit",
-    "google/efficientnet-b4": "efficientnet",
-    "facebook/timesformer-base-finetuned-k400": "timesformer",
-    "MCG-NJU/videomae-large-finetuned-kinetics": "videomae",
-    "google/vivit-b-16x2-kinetics400": "vivit",
-    "facebook/vjepa2-vitl-fpc64-256": "vjepa2",
-}
+STANDS_IN = {"umt-large": "umt", "efficientnet-lite0": "efficientnet_lite"}
 
 
-@pytest.mark.parametrize("name", preset_names())
+# Those of other encoders are `dhf1k` with them, and tests/test_training_parts.py has a decoder on every encoder.
+@pytest.mark.parametrize("name", [name for name in preset_names() if not name.startswith("ablation-encoder")])
 def test_every_preset_takes_steps(run, encoders, model_folder, tmp_path, dhf1k_frames, ucf_sports, name):
     preset = read_settings(name)
     # Shots of two films, so that one can be held out.
@@ -115,15 +104,8 @@ def test_every_preset_takes_steps(run, encoders, model_folder, tmp_path, dhf1k_f
     folders = {"dhf1k": dhf1k_frames, "ucf_sports": ucf_sports, "hollywood2": hollywood2, "stills": stills}
     folders["gazefolder"] = mine
     options = [f"{dataset}={folder}" for dataset, folder in folders.items()]
-    code, folder = run(
-        preset=name,
-        data_dir=options,
-        size=[64, 64],
-        max_steps=1,
-        batch_size=1,
-        validation_spacing=20,
-        **start,
-    )
+    settings = {"size": [64, 64], "max_steps": 1, "batch_size": 1, "validation_spacing": 20}
+    code, folder = run(preset=name, data_dir=options, **settings, **start)
     assert code == 0
     assert np.isfinite(losses(folder)).tolist() == [True]
     model = SalFoMForVideoSaliencyPrediction.from_pretrained(folder / "model")
@@ -138,8 +120,8 @@ def test_every_preset_takes_steps(run, encoders, model_folder, tmp_path, dhf1k_f
 
 
 def test_light_preset_learns(run):
-    settings = {"size": [64, 96], "warmup_steps": 5, "learning_rate": 3e-3, "evaluate_every": 4}
-    code, folder = run(epochs=32, clips_per_video=2, batch_size=4, **settings)
+    settings = {"size": [64, 96], "warmup_steps": 5, "learning_rate": 3e-3, "evaluate_every": 10}
+    code, folder = run(epochs=20, clips_per_video=2, batch_size=4, **settings)
     assert code == 0
     loss = losses(folder)
     assert np.mean(loss[-5:]) < np.mean(loss[:5]) - 0.2
@@ -286,7 +268,7 @@ def test_only_stills_train_the_encoder(mixed, monkeypatch):
 
 def test_held_out_part_is_seeded_and_never_trained_on(run, ucf_sports, monkeypatch):
     seen = []
-    build = runs.build_clips
+    build = loop.build_clips
 
     def noting(config, processor):
         training, validation = build(config, processor)
@@ -295,12 +277,11 @@ def test_held_out_part_is_seeded_and_never_trained_on(run, ucf_sports, monkeypat
         )
         return training, validation
 
-    monkeypatch.setattr(runs, "build_clips", noting)
+    monkeypatch.setattr(loop, "build_clips", noting)
     settings = {"preset": "ucf_sports", "data": ucf_sports, "hold_out": 0.3, "max_steps": 1}
-    for number, seed in enumerate((0, 0, 5)):
-        assert run(folder=str(number), seed=seed, **settings)[0] == 0
-    assert seen[0] == seen[1]
-    for seed, (training, validation) in zip((0, 0, 5), seen, strict=True):
+    for seed in (0, 5):
+        assert run(folder=str(seed), seed=seed, **settings)[0] == 0
+    for seed, (training, validation) in zip((0, 5), seen, strict=True):
         rows = load("ucf_sports", ucf_sports, "train")
         assert (training, validation) == tuple(set(part["video_id"]) for part in hold_out(rows, 0.3, seed))
         assert not training & validation
@@ -379,15 +360,7 @@ def flip_byte(path):
     path.write_bytes(path.read_bytes()[:-1] + b"!")
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda data, _: shutil.rmtree(data / "train" / "0001"), "dhf1k:train"),
-        (lambda data, _: flip_byte(min((data / "val" / "0601" / "maps").iterdir())), "dhf1k:validation"),
-        (lambda _, stills: shutil.copy(stills / "dev.parquet", stills / "train.parquet"), "stills:train"),
-    ],
-)
-def test_resuming_on_changed_data(run, data, stills_parquet, tmp_path, capsys, change, named):
+def test_resuming_on_changed_data(run, data, stills_parquet, tmp_path, capsys):
     """Data may move, copied by any means; what changes is noticed wherever it comes from."""
     places = [shutil.copytree(source, tmp_path / source.name) for source in (data, stills_parquet)]
     settings = {"train": ["dhf1k:train", "stills:train"], "validation": "dhf1k:validation", "max_steps": 1}
@@ -399,12 +372,18 @@ def test_resuming_on_changed_data(run, data, stills_parquet, tmp_path, capsys, c
     for place in places:
         shutil.copytree(place, tmp_path / "moved" / place.name, copy_function=shutil.copyfile)
         shutil.rmtree(place)
-    places = [tmp_path / "moved" / place.name for place in places]
+    places = videos, stills = [tmp_path / "moved" / place.name for place in places]
     assert begin("--resume")[0] == 0
     capsys.readouterr()
-    change(*places)
-    assert begin("--resume")[0] == 2
-    assert f"{folder} was begun with other data ({named})" in capsys.readouterr().err
+    file = min((videos / "val" / "0601" / "maps").iterdir())
+    for change, named in (
+        (lambda: file.write_bytes(file.read_bytes()[:-1] + b"!"), "dhf1k:validation"),  # As large as before.
+        (lambda: shutil.rmtree(videos / "train" / "0001"), "dhf1k:train, dhf1k:validation"),
+        (lambda: shutil.copy(stills / "dev.parquet", stills / "train.parquet"), "dhf1k:train, stills:train, dhf1k:v"),
+    ):
+        change()
+        assert begin("--resume")[0] == 2
+        assert f"{folder} was begun with other data ({named}" in capsys.readouterr().err
     # Runs of earlier versions have no note of their data.
     (folder / "data.json").unlink()
     assert begin("--resume")[0] == 0
@@ -533,20 +512,21 @@ def test_full_disk(run, capsys):
 
 
 @pytest.mark.parametrize(
-    ("room", "trackers", "words"),
+    ("room", "cached", "trackers", "words"),
     [
-        (100, [], "salfom: Cannot write {}/config.yaml (File too large); "),
-        (3000, [], "salfom: Cannot write {}/log.jsonl (File too large); "),
-        (
-            3000,
-            ["tensorboard"],
-            "salfom: A tracker cannot write to {}/trackers (File too large); ",
-        ),
+        (100, False, [], "Cannot write or read a file of the run ([Errno 27] File too large); "),
+        (100, True, [], "Cannot write {}/config.yaml (File too large); "),
+        (3000, True, [], "Cannot write {}/log.jsonl (File too large); "),
+        (3000, True, ["tensorboard"], "A tracker cannot write to {}/trackers (File too large); "),
     ],
 )
-def test_full_disk_before_the_first_checkpoint(run, capsys, room, trackers, words):
+def test_full_disk_before_the_first_checkpoint(run, tmp_path, capsys, room, cached, trackers, words):
+    """Nothing but a sentence, also while `datasets` fills its cache with data that it has not seen before."""
+    data = gaze_data.write_dhf1k(tmp_path / "D", "frames", {"train": 4, "val": 1}, frames=8)
+    if cached:
+        load("dhf1k", data, "train"), load("dhf1k", data, "validation")
+    settings = {"data": data, "epochs": 6, "evaluate_every": 9, "trackers": trackers}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    settings = {"epochs": 6, "evaluate_every": 9, "trackers": trackers}
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         code, folder = run(**settings)
@@ -554,7 +534,7 @@ def test_full_disk_before_the_first_checkpoint(run, capsys, room, trackers, word
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 2
     error = capsys.readouterr().err
-    assert error.startswith(words.format(folder))
+    assert error.startswith(f"salfom: {words.format(folder)}")
     assert error.count("\n") == 1
     assert all(path.is_file() or any(path.iterdir()) for path in folder.glob("*"))
     assert run(**settings)[0] == 0
@@ -616,8 +596,8 @@ def test_errors_of_a_step_are_said_in_a_sentence(run, monkeypatch, capsys, error
 @pytest.mark.parametrize(
     ("values", "settings", "best"),
     [
-        ([0.2, 0.3, 0.4], {"metric": "cc"}, 12),
-        ([0.2, 0.3, 0.4], {"metric": "kldiv"}, 4),
+        ([0.2, 0.3], {"metric": "cc"}, 8),
+        ([0.2, 0.3], {"metric": "kldiv"}, 4),
         ([math.nan, 0.1], {}, 8),
         ([0.1, 0.3, 0.2, math.nan, 0.25, 0.9], {"patience": 3}, 8),
     ],
@@ -631,10 +611,8 @@ def test_the_best_is_kept(run, monkeypatch, capsys, values, settings, best):
     stopped = "patience" in settings
     assert ("No better cc for 3 validations" in capsys.readouterr().out) == stopped
     # It has ended: resuming takes no further step.
-    last = 20 if stopped else 4 * len(values)
-    for options in ((), ("--resume",)):
-        assert read_log(folder)[-1]["step"] == last, options
-        assert run("--resume", **settings)[0] == 0
+    assert run("--resume", **settings)[0] == 0
+    assert read_log(folder)[-1]["step"] == (20 if stopped else 4 * len(values))
 
 
 def test_a_start_that_nothing_betters_is_kept(run, model_folder, monkeypatch):
@@ -703,7 +681,7 @@ def test_the_average_is_what_is_saved_and_the_weights_are_what_goes_on(run):
     _, folder = run(learning_rate=1e-2, warmup_steps=0)
     last = folder / "checkpoints" / "checkpoint-4"
     saved = load_file(last / "average.safetensors")
-    averages = [saved[str(index)] for index in range(len(saved) - 1)]
+    averages = [saved[str(index)] for index in range(len(saved))]
     model = SalFoMForVideoSaliencyPrediction.from_pretrained(folder / "model")
     raw = weights(last)
     named = dict(model.named_parameters())
@@ -749,9 +727,8 @@ def test_precision_in_training_and_in_the_file(run):
 def test_loss_terms(run):
     _, plain = run(folder="plain", max_steps=1)
     _, more = run(folder="more", max_steps=1, kl_weight=0, cc_weight=0, sim_weight=1, nss_weight=0.5)
-    assert losses(plain) != losses(more)
     # KL − CC is above −1, and −SIM − NSS / 2 below 1.
-    assert losses(more)[0] < 1
+    assert losses(more)[0] < min(1, losses(plain)[0])
 
 
 def test_worker_processes_change_nothing(run):
@@ -765,12 +742,12 @@ def test_worker_processes_change_nothing(run):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled(run, monkeypatch):
-    """Traced whole, but for the code generator, which is slow and torch's own business."""
+    """Traced whole; what is made of the trace is slow, and torch's own business."""
     compiled, real = [], torch.compile
 
     def traced(model, *args, **kwargs):
         compiled.append(model)
-        return real(model, *args, **{**kwargs, "backend": "aot_eager"})
+        return real(model, *args, **{**kwargs, "backend": "eager"})
 
     monkeypatch.setattr(torch, "compile", traced)
     only = {"use_tcfe": False, "use_sfd": False}

@@ -3,13 +3,9 @@
 import argparse
 import copy
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 from ..models.loading import loading
 from .common import COMPILE, DEVICE, DTYPES, MODEL, UsageError, at_least_one, load_predictor, usable_device
-
-if TYPE_CHECKING:
-    from ..inference.predictor import SaliencyPredictor
 
 REAL_TIME = 30  # frames per second
 
@@ -38,34 +34,16 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=benchmark, stride=1, runtime="torch")
 
 
-def load(args: argparse.Namespace, dtype: str) -> "SaliencyPredictor":
-    """A predictor in this dtype."""
-    import torch
-
-    from ..inference.benchmarking import random_model
-    from ..inference.predictor import SaliencyPredictor
-    from ..models.video_processing_salfom import SalFoMVideoProcessor
-
-    if not args.random_weights:
-        return load_predictor(args.model, argparse.Namespace(**vars(args) | {"dtype": dtype, "batch_size": 1}))
-    device = usable_device(args.device)
-    # What need not be installed cannot be checked.
-    with nullcontext() if args.model == "salfom-large" else loading(args.model):
-        model = random_model(args.model, device).to(getattr(torch, dtype))
-    height, width = model.config.image_height_width
-    processor = SalFoMVideoProcessor(size={"height": height, "width": width})
-    return SaliencyPredictor(model, processor, compile=args.compile)
-
-
 def benchmark(args: argparse.Namespace) -> int:
     import torch
     from transformers.image_utils import SizeDict
 
     from .. import __version__
-    from ..inference.benchmarking import EXAMPLE, maps_per_second
+    from ..inference.benchmarking import EXAMPLE, SaliencyPredictor, maps_per_second, random_model
     from ..inference.cpu import exact_float32, keep_freed_memory
     from ..inference.profiling import aligned
     from ..models.encoders import check_clips
+    from ..models.video_processing_salfom import SalFoMVideoProcessor
     from ..video.reading import probe
 
     keep_freed_memory()
@@ -73,21 +51,30 @@ def benchmark(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     info, predictors = probe(EXAMPLE), {}
-    for dtype in dict.fromkeys(args.dtype):
-        try:
-            predictor = load(args, dtype)
+    try:
+        for dtype in dict.fromkeys(args.dtype):
+            if args.random_weights:
+                device = usable_device(args.device)
+                # What need not be installed cannot be checked.
+                with nullcontext() if args.model == "salfom-large" else loading(args.model):
+                    model = random_model(args.model, device).to(getattr(torch, dtype))
+                sides = dict(zip(("height", "width"), model.config.image_height_width, strict=True))
+                predictor = SaliencyPredictor(model, SalFoMVideoProcessor(size=sides), compile=args.compile)
+            else:
+                of_dtype = argparse.Namespace(**vars(args) | {"dtype": dtype, "batch_size": 1})
+                predictor = load_predictor(args.model, of_dtype)
             model, processor = predictor.model, predictor.processor
             if args.size is not None:
                 processor.size, processor.keep_aspect_ratio = SizeDict(height=args.size[0], width=args.size[1]), False
             height, width = processor.target_size(info.height, info.width)
             still = torch.empty(1, 1, 3, height, width, device="meta")
             check_clips(still, model.config.num_frames, model.salfom.adapter.stride(model.salfom.encoder.config))
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        for batch_size in dict.fromkeys(args.batch_size):
-            predictors[dtype, batch_size] = copy.copy(predictor)
-            predictors[dtype, batch_size].batch_size = batch_size
-    rates = maps_per_second(list(predictors.values()), args.rounds)
+            for batch_size in dict.fromkeys(args.batch_size):
+                predictors[dtype, batch_size] = copy.copy(predictor)
+                predictors[dtype, batch_size].batch_size = batch_size
+        rates = maps_per_second(list(predictors.values()), args.rounds)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
     print(
         f"{args.model}{' with random weights' * args.random_weights}, windows of {model.config.num_frames} frames of "
@@ -99,9 +86,9 @@ def benchmark(args: argparse.Namespace) -> int:
         for (dtype, batch_size), rate in zip(predictors, rates, strict=True)
     ]
     print(*aligned(["dtype", "batch", "ms per map", "maps per second", "times real time"], rows), sep="\n")
-    (dtype, batch_size), rate = max(zip(predictors, rates, strict=True), key=lambda way: way[1])
+    dtype, batch_size, _, speed, times = max(zip(rates, rows, strict=True), key=lambda way: way[0])[1]
     print(
-        f"\nFastest: --dtype {dtype} --batch-size {batch_size}, {rate:.3g} maps per second, {rate / REAL_TIME:.2g} "
-        f"times as fast as a video of {REAL_TIME} frames per second plays"
+        f"\nFastest: --dtype {dtype} --batch-size {batch_size}, {speed} maps per second, {times} times as fast as a "
+        f"video of {REAL_TIME} frames per second plays"
     )
     return 0

@@ -53,7 +53,6 @@ def demo(args: argparse.Namespace) -> int:
             if error.name:  # Not our own sentence.
                 raise
             raise UsageError(str(error)) from error
-
         names = dict.fromkeys([args.model, *available_models()])
         port = args.port or free_port(args.host)
         page = build({name: partial(load_predictor, name, args, keep_memory=False) for name in names}, args.stride)

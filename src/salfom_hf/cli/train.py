@@ -14,16 +14,16 @@ import datasets
 import transformers
 from safetensors import SafetensorError
 
-from ..errors import FULL, VideoError, advice_for, errno_of, is_out_of_memory, is_sentence
+from ..errors import FULL, VideoError, advice_for, causes, errno_of, is_out_of_memory, is_sentence
 from ..files import ENDING, on_signals
 from ..inference.cpu import keep_freed_memory
 from ..inference.processes import LOST, OtherProcessError, lost_connection
 from ..training import config
-from ..training.checkpoints import CHECKPOINTS
+from ..training.checkpoints import CHECKPOINTS, checkpoints_of
 from ..training.config import ConfigError, TrainingConfig
 from ..training.log import LOG, PICTURES, TRACKERS
 from ..training.loop import TrainingStoppedError
-from ..training.run import has_checkpoint, train
+from ..training.run import train
 from .common import FAILURE, CommandParser, UsageError, report
 
 # What a run leaves next to its model.
@@ -33,18 +33,6 @@ LEFT = {
     TRACKERS: "for tensorboard --logdir",
     LOG: "all numbers",
 }
-
-
-class ShowPath(argparse.Action):
-    """`PRESET --path`: where a file that ships is, for copying it or for `accelerate launch --config_file`."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object) -> None:
-        for folder in (config.PRESETS, config.LAUNCH_CONFIGS):
-            path = folder / f"{namespace.preset}.yaml"
-            if path.is_file():
-                print(path)
-                parser.exit()
-        parser.error(f"there is no preset and no accelerate configuration {namespace.preset}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,24 +46,27 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("preset", help="a preset, or a YAML file with any of the settings below")
     path_help = "print the path of the preset, or of the accelerate configuration, named so"
-    made.add_argument("--path", action=ShowPath, nargs=0, help=path_help)
+    made.add_argument("--path", action="store_true", help=path_help)
     group = made.add_argument_group()
     for name, value in dataclasses.asdict(TrainingConfig()).items():
-        kind = config.TYPES[name]
+        kind, (text, *limits) = config.TYPES[name], config.ABOUT[name]
         if name in config.GROUPS:
             group = made.add_argument_group(config.GROUPS[name])
+        text += "".join(f"; {words.removeprefix('is ')}" for words, _ in limits if words.startswith("is "))
         default = " ".join(map(str, value)) if isinstance(value, list) else "no" if value is False else str(value)
-        if value in ("", [], {}):
-            default = "none"
-        text = f"{config.HELP[name]} (default: {default})".replace("%", "%%")
+        text += f" (default: {'none' if value in ('', [], {}) else default})"
         if kind is bool:
             options: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         elif get_origin(kind) is list:
             options = {"nargs": "*", "metavar": kind.__args__[0].__name__.upper()}
         else:
             options = {"metavar": "JSON" if get_origin(kind) is dict else kind.__name__.upper()}
-        group.add_argument(f"--{name.replace('_', '-')}", help=text, **options)
+        group.add_argument(flag(name), help=text.replace("%", "%%"), **options)
     return made
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def parse(arguments: list[str] | None = None) -> TrainingConfig:
@@ -86,18 +77,23 @@ def parse(arguments: list[str] | None = None) -> TrainingConfig:
         ConfigError: a setting is unknown or impossible.
     """
     given, unknown = parser().parse_known_args(arguments)
-    if unknown:
-        flags = [f"--{name.replace('_', '-')}" for name in config.TYPES]
-        raise ConfigError(f"There is no option '{unknown[0]}'{config.suggestion(unknown[0], flags)} See --help.")
-    settings = config.read_settings(given.preset)
     options = {key: value for key, value in vars(given).items() if key in config.TYPES}
+    if "path" in given:  # Of a file that ships, for copying it or for `accelerate launch --config_file`.
+        for folder in (config.PRESETS, config.LAUNCH_CONFIGS):
+            if (path := folder / f"{given.preset}.yaml").is_file():
+                print(path)
+                sys.exit(0)
+        parser().error(f"there is no preset and no accelerate configuration {given.preset}")
+    if unknown:
+        close = config.suggestion(unknown[0], map(flag, config.TYPES))
+        raise ConfigError(f"There is no option '{unknown[0]}'{close} See --help.")
     for key, value in options.items():
         if get_origin(config.TYPES[key]) is dict:
             try:
                 options[key] = json.loads(value)
             except json.JSONDecodeError as error:
                 raise ConfigError(f"{key} must be JSON such as '{{\"key\": 1}}', not {value!r}.") from error
-    made = TrainingConfig(**config.merged(settings, options))
+    made = TrainingConfig(**config.merged(config.read_settings(given.preset), options))
     made.check()
     return made
 
@@ -110,7 +106,6 @@ def main(arguments: list[str] | None = None) -> int:
     transformers.logging.disable_progress_bar()
     if not (speaks and sys.stderr.isatty()):
         datasets.disable_progress_bars()
-    failure: Exception
     settings, code = None, FAILURE
     with on_signals(stop):
         try:
@@ -121,17 +116,16 @@ def main(arguments: list[str] | None = None) -> int:
                 left = ", ".join(f"{name} ({what})" for name, what in LEFT.items() if (folder.parent / name).exists())
                 print(f"Next to it: {left}.")
             return 0
-        except KeyboardInterrupt as stopped:
-            saved = "between two steps, so nothing is lost; go on with --resume"
-            done = saved if begun(settings) else "before training began"
-            failure, code = UsageError(f"Stopped {done}."), 128 + stopped.args[0]
-        except TrainingStoppedError as error:
-            failure, code = error, 128 + error.signal if error.signal else FAILURE
-        except Exception as error:
-            told = in_a_sentence(error, begun(settings))
-            if told is None:
+        except (Exception, KeyboardInterrupt) as error:
+            # Whether there is a checkpoint to go on from.
+            begun = settings is not None and bool(checkpoints_of(Path(settings.output_dir)))
+            failure = in_a_sentence(error, begun)
+            if failure is None:
                 raise
-            failure = told
+            if isinstance(error, KeyboardInterrupt):
+                code = 128 + error.args[0]
+            elif isinstance(error, TrainingStoppedError) and error.signal:
+                code = 128 + error.signal
         finally:
             end_readers()
     alike = isinstance(failure, (ConfigError, TrainingStoppedError, UsageError))
@@ -148,22 +142,23 @@ def stop(number: int, _: object) -> None:
     raise KeyboardInterrupt(number)
 
 
-def begun(settings: TrainingConfig | None) -> bool:
-    """Whether there is a checkpoint to go on from."""
-    return settings is not None and has_checkpoint(Path(settings.output_dir))
-
-
-def in_a_sentence(error: Exception, begun: bool) -> Exception | None:
+def in_a_sentence(error: BaseException, begun: bool) -> Exception | None:
     """An error as users read it; `None` for one that is not expected, of which they need the traceback."""
-    if is_sentence(error):
-        full = isinstance(error, VideoError) and errno_of(error) in FULL
-        return VideoError(f"{str(error).removesuffix('.')}, and go on with --resume.") if full and begun else error
+    if isinstance(error, KeyboardInterrupt):
+        saved = "between two steps, so nothing is lost; go on with --resume" if begun else "before training began"
+        return UsageError(f"Stopped {saved}.")
+    full = errno_of(error) in FULL
+    if isinstance(error, Exception) and is_sentence(error):
+        resumes = full and begun and isinstance(error, VideoError)
+        return VideoError(f"{str(error).removesuffix('.')}, and go on with --resume.") if resumes else error
     if is_out_of_memory(error):
         told: Exception = MemoryError("Out of memory; lower --batch-size or --size, or set --gradient-checkpointing.")
     elif isinstance(error, RuntimeError) and lost_connection(error):
         told = OtherProcessError(LOST)
-    elif isinstance(error, (OSError, SafetensorError)):
-        reason, advice = " ".join(str(error).split()), advice_for(error, "try again")
+    elif full or isinstance(error, (OSError, SafetensorError)):
+        # A library may have put its own error around that of the disk, as datasets does when it fills its cache.
+        reason = " ".join(str(next((cause for cause in causes(error) if isinstance(cause, OSError)), error)).split())
+        advice = advice_for(error, "try again")
         told = OSError(f"Cannot write or read a file of the run ({reason}); its checkpoints are kept: {advice}.")
     else:
         return None

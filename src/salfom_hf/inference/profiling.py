@@ -16,6 +16,7 @@ STAGES = ("decode", "preprocess", "network", "encoder", "branches", "fusion", "o
 Item = TypeVar("Item")
 
 _profile: "Profile | None" = None
+_lock = threading.Lock()  # Two threads may be in one stage.
 
 
 class Profile:
@@ -26,7 +27,6 @@ class Profile:
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)  # by the clock
-        self.lock = threading.Lock()  # Two threads may be in one stage.
 
     def __enter__(self) -> "Profile":
         global _profile
@@ -39,9 +39,8 @@ class Profile:
 
     def rows(self, frames: int) -> dict[str, tuple[float, float]]:
         """Stage to (milliseconds per frame, share of the sum of all stages in 0…1), in order."""
-        total = sum(self.seconds.values())
-        found = [stage for stage in STAGES if stage in self.seconds]
-        return {stage: (1000 * self.seconds[stage] / frames, self.seconds[stage] / total) for stage in found}
+        found = {stage: self.seconds[stage] for stage in STAGES if stage in self.seconds}
+        return {stage: (1000 * took / frames, took / sum(found.values())) for stage, took in found.items()}
 
     def table(self, frames: int, seconds: float, frame_rate: Fraction) -> str:
         """The rows as text, and the speed from end to end: of so many frames in so many seconds (see [`speed`])."""
@@ -65,9 +64,8 @@ def stage(name: str) -> Iterator[None]:
         yield
         wait_for_device()
     finally:
-        passed = time.perf_counter() - begin
-        with profile.lock:
-            profile.seconds[name] += passed
+        with _lock:
+            profile.seconds[name] += time.perf_counter() - begin
 
 
 def timed(name: str, items: Generator[Item]) -> Generator[Item]:
@@ -96,11 +94,10 @@ def speed(frames: int, seconds: float, frame_rate: Fraction) -> str:
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A markdown table whose columns have one width each; all but the first are set to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
-        return f"| {' | '.join(padded)} |"
-
-    rule = [f"{'-' * widths[0]}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
-    return [line(header), line(rule), *map(line, rows)]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = []
+    for first, *others in (header, rule, *rows):
+        padded = [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
+        lines.append(f"| {' | '.join(padded)} |")
+    return lines

@@ -6,48 +6,49 @@ import math
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import yaml
+from accelerate import Accelerator
 
 from ..hub.cards import TEMPLATES, UNNAMED, measured, model_data, page_of, render
-from .config import MOTION
+from .config import MOTION, TrainingConfig
 from .model import LITE0
-
-if TYPE_CHECKING:
-    from .loop import Trainer
 
 # What is known to be under Apache-2.0. Other encoders and models have licences of their own, some non-commercial.
 FREE_STARTS = ("salfom", LITE0)
 PACKAGES = ("salfom-hf", "torch", "transformers", "accelerate", "datasets")
 
 
-def write_report(folder: Path, trainer: "Trainer", scores: dict[str, float]) -> None:
-    """Write `metrics.json` and `README.md`, the model card, into a model's folder; `scores` chose the model."""
-    config, progress, accelerator = trainer.config, trainer.progress, trainer.accelerator
+def write_report(
+    folder: Path,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    scores: dict[str, float],
+    counts: dict[str, int],
+    total_steps: int,
+) -> None:
+    """
+    Write `metrics.json` and `README.md`, the model card, into a model's folder; `scores` chose the model. `counts`:
+    step, epoch (from 1), training_clips, parameters and clips_per_step.
+    """
     kind = accelerator.device.type
     chip = torch.cuda.get_device_name(accelerator.device) if kind == "cuda" else platform.machine() or "CPU"
-    facts = {
-        "step": progress.step,
-        "epoch": progress.epoch + 1,
-        # JSON has no NaN.
-        "validation": {name: None if math.isnan(score) else score for name, score in scores.items()},
-        "training_clips": len(trainer.dataset),
-        "parameters": trainer.num_parameters,
-        "clips_per_step": trainer.clips_per_step,
+    facts = counts | {
         "hardware": f"{accelerator.num_processes} × {kind} ({chip})",
         "precision": accelerator.mixed_precision,
         "date": datetime.date.today().isoformat(),
         "versions": {name: version(name) for name in PACKAGES},
     }
-    (folder / "metrics.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # JSON has no NaN.
+    validation = {name: None if math.isnan(score) else score for name, score in scores.items()}
+    written = json.dumps(facts | {"validation": validation}, indent=2, ensure_ascii=False)
+    (folder / "metrics.json").write_text(written + "\n", encoding="utf-8")
     start = config.model or config.encoder
     licence = "apache-2.0" if start in FREE_STARTS else None
     names = {source.partition(":")[0] for source in config.train}
     datasets = sorted({"stills" if name == MOTION else name for name in names})
     held = f"{config.hold_out:.0%} of "
-    validation = [f"{held}{source}, held out" if source in config.train else source for source in config.validated]
     name = config.push_to_hub or Path(config.output_dir).resolve().name
     dataset, _, split = config.validated[0].partition(":")
     data = model_data(
@@ -79,9 +80,10 @@ def write_report(folder: Path, trainer: "Trainer", scores: dict[str, float]) -> 
         licence=licence,
         training=", ".join(config.train),
         settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).strip(),
-        **{**facts, "validation": ", ".join(validation)},
+        validation=", ".join(f"{held}{part}, held out" if part in config.train else part for part in config.validated),
         scores=scores,
-        total_steps=trainer.total_steps,
+        total_steps=total_steps,
         metric=config.metric,
+        **facts,
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -3,25 +3,23 @@
 import errno
 import json
 import os
-import re
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
 
 from ..errors import advice_for, described, errno_of
 from ..files import atomic_output
 from ..inference.processes import OtherProcessError, all_or_none
-from .optimizer import ExponentialMovingAverage
 
 CHECKPOINTS = "checkpoints"  # in the folder of a run
-NAME = re.compile(r"checkpoint-(\d+)")
-PROGRESS = "progress.json"
-AVERAGE = "average.safetensors"
-UNFINISHED = ".unfinished"
+PROGRESS, AVERAGE = "progress.json", "average.safetensors"  # in a checkpoint
+UNFINISHED = ".unfinished"  # at the end of the name of what is being written or removed
 
 
 class CheckpointError(Exception):
@@ -42,30 +40,25 @@ class Progress:
     finished: bool = False  # nothing is left to do, not even a validation
 
 
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run's folder, the oldest first."""
+    steps = {path.name.removeprefix("checkpoint-"): path for path in folder.glob(f"{CHECKPOINTS}/checkpoint-*")}
+    return [steps[step] for step in sorted(filter(str.isdecimal, steps), key=int)]
+
+
 class Checkpoints:
     """
-    The folder of a run's checkpoints, the last `keep` of which stay.
+    The checkpoints of a run's folder, the last `keep` of which stay.
 
     Every process calls every method: a checkpoint of a sharded model has a part from each. It is written under another
-    name and renamed when all parts are on disk.
+    name and renamed when all parts are on disk. `averages` are kept with what the accelerator has prepared.
     """
 
-    def __init__(
-        self, folder: Path, keep: int, accelerator: Accelerator, average: ExponentialMovingAverage | None = None
-    ):
-        self.folder, self.keep, self.accelerator, self.average = folder, keep, accelerator, average
-        with all_or_none(accelerator):
-            if accelerator.is_main_process:
-                for left in folder.glob(f"*{UNFINISHED}"):
-                    shutil.rmtree(left)
-
-    def found(self) -> list[Path]:
-        """Whole checkpoints, the oldest first."""
-        matches = [(NAME.fullmatch(path.name), path) for path in self.folder.glob("checkpoint-*")]
-        return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match)]
+    def __init__(self, folder: Path, keep: int, accelerator: Accelerator, averages: list[torch.Tensor]):
+        self.folder, self.keep, self.accelerator, self.averages = folder, keep, accelerator, averages
 
     def path(self, progress: Progress) -> Path:
-        return self.folder / f"checkpoint-{progress.step}"
+        return self.folder / CHECKPOINTS / f"checkpoint-{progress.step}"
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint, unless this step has one; a [`CheckpointError`] leaves earlier ones untouched."""
@@ -78,38 +71,31 @@ class Checkpoints:
                 self.accelerator.save_state(str(unfinished))
                 if self.accelerator.is_main_process:
                     # Not through accelerate, which would read it as a pickle of any objects.
-                    if self.average is not None:
-                        self.average.save(unfinished / AVERAGE)
+                    if self.averages:
+                        averages = {str(i): average.contiguous() for i, average in enumerate(self.averages)}
+                        save_file(averages, unfinished / AVERAGE)
                     (unfinished / PROGRESS).write_text(json.dumps(asdict(progress)))
             with all_or_none(self.accelerator):
                 if self.accelerator.is_main_process:
                     unfinished.rename(final)
-                    self.remove_old()
+                    for old in checkpoints_of(self.folder)[: -self.keep]:
+                        # Killed while it removes files, a process leaves nothing that looks like a checkpoint.
+                        shutil.rmtree(old.rename(old.with_name(old.name + UNFINISHED)), ignore_errors=True)
         except OtherProcessError:
             raise
-        except Exception as error:  # Writers report a full disk by errors of many types.
-            kept, number = self.found(), errno_of(error) or self.full()
-            reason = os.strerror(number) if number else described(error)
-            advice = advice_for(OSError(number, reason), "check the folder")
-            then = f"go on from {kept[-1]} with --resume" if kept else "start again"
-            raise CheckpointError(f"Cannot write {final} ({reason}); {advice}, and {then}.") from error
+        except Exception as error:  # Writers report a full disk by errors of many types, and torch.save not at all.
+            kept, number = checkpoints_of(self.folder), errno_of(error)
+            with suppress(OSError):  # The folder may be gone.
+                number = number or (errno.ENOSPC if shutil.disk_usage(final.parent).free < 2**20 else None)
+            reason = OSError(number, os.strerror(number)) if number else error
+            advice = f"{advice_for(reason, 'check the folder')}, and "
+            advice += f"go on from {kept[-1]} with --resume" if kept else "start again"
+            raise CheckpointError(f"Cannot write {final} ({described(reason)}); {advice}.") from error
         finally:
             if self.accelerator.is_main_process:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 with suppress(OSError):  # Only of an empty folder.
-                    self.folder.rmdir()
-
-    def full(self) -> int | None:
-        """The system's number of a full disk if it is, which torch.save does not say."""
-        with suppress(OSError):  # The folder may be gone.
-            return errno.ENOSPC if shutil.disk_usage(self.folder).free < 2**20 else None
-        return None
-
-    def remove_old(self) -> None:
-        for old in self.found()[: -self.keep]:
-            # Killed while it removes files, a process leaves nothing that looks like a checkpoint.
-            leaving = old.rename(old.with_name(old.name + UNFINISHED))
-            shutil.rmtree(leaving, ignore_errors=True)
+                    final.parent.rmdir()
 
     def note(self, progress: Progress) -> None:
         """Replace what the checkpoint of this step says of the progress, after a validation."""
@@ -120,11 +106,11 @@ class Checkpoints:
 
     def load_last(self) -> Progress | None:
         """Bring model, optimizer and averages to where the last checkpoint left them; `None` when there is none."""
-        last = next(reversed(self.found()), None)
+        last = next(reversed(checkpoints_of(self.folder)), None)
         if len(set(gather_object([last and last.name]))) > 1:
             raise CheckpointError(
-                f"The processes find different checkpoints in {self.folder}; the folder of a run must be one that all "
-                "machines share."
+                f"The processes find different checkpoints in {self.folder / CHECKPOINTS}; the folder of a run must "
+                "be one that all machines share."
             )
         if last is None:
             return None
@@ -134,8 +120,9 @@ class Checkpoints:
                 now = self.accelerator.num_processes
                 if progress.processes == now:
                     self.accelerator.load_state(str(last))
-                    if self.average is not None:
-                        self.average.load(last / AVERAGE)
+                    saved = load_file(last / AVERAGE) if self.averages else {}
+                    for index, average in enumerate(self.averages):
+                        average.copy_(saved[str(index)])
             except Exception as error:  # A damaged file may cause any.
                 raise CheckpointError(
                     f"Cannot go on from {last} ({described(error)}); it is damaged: remove it to go on from the one "

@@ -5,6 +5,8 @@ import dataclasses
 import difflib
 import math
 import typing
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_origin
@@ -19,12 +21,7 @@ from ..models.configuration_salfom import SalFoMConfig
 
 PRESETS = Path(__file__).parent / "presets"
 LAUNCH_CONFIGS = Path(__file__).parent / "accelerate"
-CHOICES = {
-    "schedule": ("constant", "cosine"),
-    "mixed_precision": ("", "no", "bf16", "fp16"),
-    "metric": ("cc", "sim", "nss", "auc_judd", "kldiv"),
-    "save_dtype": ("float32", "float16", "bfloat16"),
-}
+YAML = (".yaml", ".yml")
 # Moving pictures made of stills: a dataset to train on, by the name that stands before the split.
 MOTION = "motion"
 # The first setting of each group in --help, which has those that most runs set first.
@@ -36,6 +33,12 @@ GROUPS = {
     "model_config": "experiments and ablations",
 }
 LOSS_TERMS = ("kl_weight", "cc_weight", "sim_weight", "nss_weight")
+# Settings that take the place of others.
+EXCLUDED = {
+    "encoder": ("model",),
+    "size": ("still_size",),
+    "model": ("encoder", "model_config", "keep_aspect_ratio", "still_size"),
+}
 
 
 class ConfigError(ValueError):
@@ -52,85 +55,104 @@ def values(*default: str) -> Any:
     return field(default_factory=lambda: list(default))
 
 
+Limit = tuple[str, Callable[[Any], bool]]  # what holds of a setting, in words and as a test
+
+
+def one_of(*choices: str) -> Limit:
+    return f"is one of {', '.join(filter(None, choices))}", lambda value: value in choices
+
+
+def is_repository(name: str) -> bool:
+    with suppress(HFValidationError):
+        validate_repo_id(name or "none")
+        return True
+    return False
+
+
+ABOVE_0: Limit = "must be above 0", lambda value: value > 0
+FROM_0: Limit = "must be at least 0", lambda value: value >= 0
+FINITE: Limit = "must be at least 0 and finite", lambda value: 0 <= value < math.inf
+SHARE: Limit = "must be at least 0 and below 1", lambda value: 0 <= value < 1
+FACTOR: Limit = "must be above 0 and at most 1", lambda value: 0 < value <= 1
+SEED: Limit = "must be at least 0 and below 2**32", lambda value: 0 <= value < 2**32
+SIDES: Limit = "needs a height and a width", lambda sides: len(sides) in (0, 2) and all(side > 0 for side in sides)
+REPOSITORY: Limit = "must be a repository such as org/name", is_repository
+METRICS = one_of("cc", "sim", "nss", "auc_judd", "kldiv")
+DTYPES = one_of("float32", "float16", "bfloat16")
+
+
 @dataclass(kw_only=True)
 class TrainingConfig:
     """All settings of a run. Every field is a key of the YAML file and an option of the command line."""
 
-    # What most runs set
     data_dir: Annotated[list[str], "folder of the data, or DATASET=FOLDER for each"] = values()
-    train: Annotated[list[str], "DATASET:SPLIT, several for joint training; motion:SPLIT is made of stills:SPLIT"] = (
-        values()
-    )
-    validation: Annotated[
-        list[str], "DATASET:SPLIT to choose checkpoints on; one that is also in train is divided; none: all of train"
-    ] = values()
-    hold_out: Annotated[float, "share of a divided dataset's videos, or images, that is not trained on"] = 0.1
+    train: Annotated[list[str], "DATASET:SPLIT, one or more; motion:SPLIT is made of stills:SPLIT"] = values()
+    validation: Annotated[list[str], "DATASET:SPLIT to choose checkpoints on; none: those of train"] = values()
+    hold_out: Annotated[float, "share of a dataset in train and in validation that is not trained on", SHARE] = 0.1
     model: Annotated[str, "SalFoM model to go on from: a name, a folder, or a Hub name"] = ""
     encoder: Annotated[str, "encoder under a fresh decoder: a folder, a Hub name, or efficientnet-lite0"] = ""
     output_dir: Annotated[str, "folder of the run"] = "run"
     resume: Annotated[bool, "go on from the last checkpoint of the folder"] = False
-    epochs: Annotated[int, "passes over the videos; of several datasets, over the first"] = 10
-    max_steps: Annotated[int, "end after this many optimizer steps; 0: after the epochs"] = 0
-    batch_size: Annotated[int, "clips per step and process"] = 1
-    size: Annotated[list[int], "height and width of all clips in pixels; none: as in inference"] = values()
-    learning_rate: Annotated[float, "of the decoder, at its highest"] = 1e-4
-    encoder_learning_rate: Annotated[float, "of the encoder's last layer, at its highest"] = 1e-5
-    mixed_precision: Annotated[str, "no, bf16 or fp16; none: as accelerate is configured"] = ""
-    num_workers: Annotated[int, "processes that read clips, for each training process"] = 2
-    seed: Annotated[int, "of everything that is drawn"] = 0
-    patience: Annotated[int, "validations without improvement until the run ends; 0: no end"] = 0
-    metric: Annotated[str, "that the best checkpoint has: cc, sim, nss, auc_judd, kldiv"] = "cc"
-    push_to_hub: Annotated[str, "repository, such as org/name, to send the result to"] = ""
+    epochs: Annotated[int, "passes over the videos; of several datasets, over the first", ABOVE_0] = 10
+    max_steps: Annotated[int, "end after this many optimizer steps; 0: after the epochs", FROM_0] = 0
+    batch_size: Annotated[int, "clips per step and process", ABOVE_0] = 1
+    size: Annotated[list[int], "height and width of all clips in pixels; none: as in inference", SIDES] = values()
+    learning_rate: Annotated[float, "of the decoder, at its highest", ABOVE_0] = 1e-4
+    encoder_learning_rate: Annotated[float, "of the encoder's last layer, at its highest", FROM_0] = 1e-5
+    mixed_precision: Annotated[str, "none: as accelerate is configured", one_of("", "no", "bf16", "fp16")] = ""
+    num_workers: Annotated[int, "processes that read clips, for each training process", FROM_0] = 2
+    seed: Annotated[int, "of everything that is drawn", SEED] = 0
+    patience: Annotated[int, "validations without improvement until the run ends; 0: no end", FROM_0] = 0
+    metric: Annotated[str, "that the best checkpoint has", METRICS] = "cc"
+    push_to_hub: Annotated[str, "repository, such as org/name, to send the result to", REPOSITORY] = ""
     private: Annotated[bool, "make that repository private"] = False
 
-    # Clips
     weights: Annotated[list[float], "share of each dataset of train in every step; none: by their sizes"] = values()
-    clips_per_video: Annotated[int, "random clips of each video and epoch"] = 1
+    clips_per_video: Annotated[int, "random clips of each video and epoch", ABOVE_0] = 1
     augmentation: Annotated[dict[str, Any], "fields of salfom_hf.data.Augmentation"] = field(default_factory=dict)
     keep_aspect_ratio: Annotated[bool, "a fresh decoder's clips have the shape of their video, without size"] = False
-    still_size: Annotated[list[int], "a fresh decoder's size for stills in inference; none: as for videos"] = values()
-    train_size: Annotated[list[int], "size of training clips alone; none: as in validation and inference"] = values()
-    train_still_size: Annotated[list[int], "size of stills in training; none: as other training clips"] = values()
-    validation_spacing: Annotated[int, "frames between the validation maps of a video"] = 16
+    still_size: Annotated[list[int], "size of a fresh decoder for stills; none: as for videos", SIDES] = values()
+    train_size: Annotated[list[int], "size of training clips alone; none: as in inference", SIDES] = values()
+    train_still_size: Annotated[list[int], "size of stills in training; none: as other training clips", SIDES] = (
+        values()
+    )
+    validation_spacing: Annotated[int, "frames between the validation maps of a video", ABOVE_0] = 16
 
-    # Optimisation
-    gradient_accumulation_steps: Annotated[int, "batches per optimizer step"] = 1
-    schedule: Annotated[str, "of the rates after the warm-up: constant or cosine"] = "constant"
-    warmup_steps: Annotated[int, "optimizer steps in which the rates grow from 0"] = 0
-    weight_decay: Annotated[float, "of AdamW; biases and norms have none"] = 0.0
-    max_grad_norm: Annotated[float, "gradients are clipped to this norm; 0: never"] = 0.0
-    ema_decay: Annotated[float, "of the average of the weights that is validated and saved; 0: none"] = 0.0
-    average_with_start: Annotated[
-        float, "share of the weights that training began with in those validated and saved"
-    ] = 0.0
-    frozen_encoder_epochs: Annotated[int, "epochs in which the encoder rests, at the beginning"] = 0
+    gradient_accumulation_steps: Annotated[int, "batches per optimizer step", ABOVE_0] = 1
+    schedule: Annotated[str, "of the rates after the warm-up", one_of("constant", "cosine")] = "constant"
+    warmup_steps: Annotated[int, "optimizer steps in which the rates grow from 0", FROM_0] = 0
+    weight_decay: Annotated[float, "of AdamW; biases and norms have none", FROM_0] = 0.0
+    max_grad_norm: Annotated[float, "gradients are clipped to this norm; 0: never", FROM_0] = 0.0
+    ema_decay: Annotated[float, "of the average of the weights that is validated and saved; 0: none", SHARE] = 0.0
+    average_with_start: Annotated[float, "share of the weights at the start in those validated and saved", SHARE] = 0.0
+    frozen_encoder_epochs: Annotated[int, "epochs in which the encoder rests, at the beginning", FROM_0] = 0
     gradient_checkpointing: Annotated[bool, "compute activations again in the backward pass: less memory"] = False
     compile: Annotated[bool, "torch.compile the model"] = False
-    lora_rank: Annotated[int, "train the encoder by LoRA of this rank (needs peft); 0: train its weights"] = 0
+    lora_rank: Annotated[int, "train the encoder by LoRA of this rank (needs peft); 0: train its weights", FROM_0] = 0
 
-    # Checkpoints and log
-    evaluate_every: Annotated[int, "epochs between validations"] = 1
-    save_every: Annotated[int, "optimizer steps between checkpoints; there is one at each validation, too"] = 500
-    keep_checkpoints: Annotated[int, "how many checkpoints to keep"] = 2
-    log_every: Annotated[int, "optimizer steps between log lines"] = 10
+    evaluate_every: Annotated[int, "epochs between validations", ABOVE_0] = 1
+    save_every: Annotated[int, "optimizer steps between checkpoints; there is one at each validation, too", FROM_0] = (
+        500
+    )
+    keep_checkpoints: Annotated[int, "how many checkpoints to keep", ABOVE_0] = 2
+    log_every: Annotated[int, "optimizer steps between log lines", ABOVE_0] = 10
     trackers: Annotated[list[str], "of accelerate: tensorboard, wandb, trackio, …"] = values("tensorboard")
-    pictures: Annotated[int, "validation clips drawn at every validation"] = 4
-    save_dtype: Annotated[str, "of the weights in the model's file; they are loaded in float32"] = "float32"
+    pictures: Annotated[int, "validation clips drawn at every validation", FROM_0] = 4
+    save_dtype: Annotated[str, "of the weights in the model's file; they are loaded in float32", DTYPES] = "float32"
 
-    # Experiments and ablations
     model_config: Annotated[dict[str, Any], "fields of SalFoMConfig for a fresh decoder"] = field(default_factory=dict)
     encoder_from_stills: Annotated[bool, "only stills train the encoder; clips train what is above it"] = False
-    feature_dropout: Annotated[float, "share of the feature channels that are left out at random in training"] = 0.0
-    layer_decay: Annotated[float, "factor of the rate from one encoder layer to the one below"] = 1.0
-    kl_weight: Annotated[float, "weight of KL(gt ‖ pred) in the loss"] = 1.0
-    cc_weight: Annotated[float, "weight of −CC in the loss"] = 1.0
-    sim_weight: Annotated[float, "weight of −SIM in the loss"] = 0.0
-    nss_weight: Annotated[float, "weight of −NSS in the loss"] = 0.0
+    feature_dropout: Annotated[float, "share of feature channels left out at random in training", SHARE] = 0.0
+    layer_decay: Annotated[float, "factor of the rate from one encoder layer to the one below", FACTOR] = 1.0
+    kl_weight: Annotated[float, "weight of KL(gt ‖ pred) in the loss", FINITE] = 1.0
+    cc_weight: Annotated[float, "weight of −CC in the loss", FINITE] = 1.0
+    sim_weight: Annotated[float, "weight of −SIM in the loss", FINITE] = 0.0
+    nss_weight: Annotated[float, "weight of −NSS in the loss", FINITE] = 0.0
 
     def check(self) -> None:
         """Raise a [`ConfigError`] where a value is impossible, or two contradict each other."""
         demand(bool(self.model) != bool(self.encoder), "Name either a model to go on from or an encoder, not both.")
-        for name in ("model_config", "keep_aspect_ratio", "still_size"):
+        for name in EXCLUDED["model"][1:]:
             fine = not (self.model and getattr(self, name))
             demand(fine, f"{name} is for a fresh decoder; leave it out with model.")
         demand(not (self.size and self.still_size), "size is for stills, too; leave it or still_size out.")
@@ -138,22 +160,19 @@ class TrainingConfig:
             known = [key for key in cls.__annotations__ if key != "encoder_config"]
             for key in getattr(self, name):
                 demand(key in known, f"{name} has the unknown key '{key}'{suggestion(key, known)}")
+        self.check_data()
+        for name, (_, *limits) in ABOUT.items():
+            for words, holds in limits:
+                demand(holds(getattr(self, name)), f"{name} {words}, not {getattr(self, name)!r}.")
+        demand(any(self.loss_weights.values()), f"The loss needs a term: {', '.join(LOSS_TERMS)} are all 0.")
+        demand(
+            not (self.lora_rank and self.average_with_start),
+            "lora_rank adds to the weights that training begins with; leave average_with_start out.",
+        )
         try:
             Augmentation(**self.augmentation)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"augmentation: {error}") from error
-        self.check_data()
-        self.check_numbers()
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            demand(value in choices, f"{name} is one of {', '.join(filter(None, choices))}, not '{value}'.")
-        if self.push_to_hub:
-            # Now, not after days of training.
-            try:
-                validate_repo_id(self.push_to_hub)
-            except HFValidationError as error:
-                message = f"push_to_hub must be a repository such as org/name, not '{self.push_to_hub}'."
-                raise ConfigError(message) from error
 
     def check_data(self) -> None:
         demand(self.train, "Name at least one DATASET:SPLIT to train on.")
@@ -181,28 +200,6 @@ class TrainingConfig:
             "encoder_from_stills needs stills: name stills:SPLIT in train, or leave it out.",
         )
 
-    def check_numbers(self) -> None:
-        for name in ("size", "still_size", "train_size", "train_still_size"):
-            sides = getattr(self, name)
-            demand(len(sides) in (0, 2) and all(side > 0 for side in sides), f"{name} needs a height and a width.")
-        positive = ("epochs", "batch_size", "gradient_accumulation_steps", "clips_per_video", "validation_spacing")
-        for name in (*positive, "evaluate_every", "keep_checkpoints", "log_every", "learning_rate"):
-            demand(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}.")
-        not_negative = ("max_steps", "warmup_steps", "patience", "save_every", "num_workers", "lora_rank", "pictures")
-        for name in (*not_negative, "frozen_encoder_epochs", "weight_decay", "max_grad_norm", "encoder_learning_rate"):
-            demand(getattr(self, name) >= 0, f"{name} must be at least 0, not {getattr(self, name)}.")
-        for name in ("ema_decay", "hold_out", "feature_dropout", "average_with_start"):
-            demand(0 <= getattr(self, name) < 1, f"{name} must be at least 0 and below 1, not {getattr(self, name)}.")
-        demand(
-            not (self.lora_rank and self.average_with_start),
-            "lora_rank adds to the weights that training begins with; leave average_with_start out.",
-        )
-        demand(0 <= self.seed < 2**32, f"seed must be at least 0 and below 2**32, not {self.seed}.")
-        demand(0 < self.layer_decay <= 1, f"layer_decay must be above 0 and at most 1, not {self.layer_decay}.")
-        for name, weight in self.loss_weights.items():
-            demand(0 <= weight < math.inf, f"{name} must be at least 0 and finite, not {weight}.")
-        demand(any(self.loss_weights.values()), f"The loss needs a term: {', '.join(LOSS_TERMS)} are all 0.")
-
     @property
     def validated(self) -> list[str]:
         """The sources to choose checkpoints on; of one that is trained on too, a share is held out."""
@@ -219,9 +216,8 @@ class TrainingConfig:
 
 
 TYPES = typing.get_type_hints(TrainingConfig)
-HELP = {
-    name: hint.__metadata__[0] for name, hint in typing.get_type_hints(TrainingConfig, include_extras=True).items()
-}
+# Of each: its help, and its limits.
+ABOUT = {name: hint.__metadata__ for name, hint in typing.get_type_hints(TrainingConfig, include_extras=True).items()}
 
 
 def preset_names() -> list[str]:
@@ -245,12 +241,10 @@ def convert(name: str, value: Any) -> Any:
             return [item(part) for part in (value if isinstance(value, list) else [value])]
         if get_origin(wanted) is dict:
             return dict(value)
-        if wanted is bool and not isinstance(value, bool):
-            raise ValueError
-        if wanted is int and float(value) != int(float(value)):
+        if (wanted is bool and not isinstance(value, bool)) or (wanted is int and float(value) % 1):
             raise ValueError
         return wanted(float(value)) if wanted is int else wanted(value)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError) as error:
         kind = wanted if get_origin(wanted) else wanted.__name__
         raise ConfigError(f"{name} must be of type {kind}, not {value!r}.") from error
 
@@ -258,11 +252,11 @@ def convert(name: str, value: Any) -> Any:
 def read_settings(name: str, over: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The settings of a preset or a YAML file, which may name another one as its `base`; `over`: files based on it."""
     path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in YAML:
         path, known = PRESETS / f"{name}.yaml", preset_names()
+        close = suggestion(name, known)
         demand(
-            path.is_file(),
-            f"There is no preset '{name}'{suggestion(name, known)} Presets: {', '.join(known)}; or name a .yaml file.",
+            path.is_file(), f"There is no preset '{name}'{close} Presets: {', '.join(known)}; or name a .yaml file."
         )
     demand(path.resolve() not in over, f"{path} builds on itself; change the base of it or of a file between.")
     try:
@@ -273,11 +267,10 @@ def read_settings(name: str, over: tuple[Path, ...] = ()) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
     demand(isinstance(own, dict), f"{path} must hold `key: value` lines.")
-    settings, base = {}, own.pop("base", None)
-    if base is not None:
-        beside = path.parent / str(base)
-        name = str(beside) if beside.suffix in (".yaml", ".yml") else str(base)
-        settings = read_settings(name, (*over, path.resolve()))
+    base, settings = str(own.pop("base", None) or ""), {}
+    if base:
+        place = str(path.parent / base) if base.endswith(YAML) else base
+        settings = read_settings(place, (*over, path.resolve()))
     for key in own:
         demand(key in TYPES, f"{path} has the unknown key '{key}'{suggestion(str(key), TYPES)}")
     return merged(settings, own)
@@ -286,9 +279,7 @@ def read_settings(name: str, over: tuple[Path, ...] = ()) -> dict[str, Any]:
 def merged(settings: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
     """Settings and further ones over them, which of a dictionary replace single entries, and what they exclude."""
     further = {key: convert(key, value) for key, value in further.items()}
-    excluded: dict[str, tuple[str, ...]] = {"encoder": ("model",), "size": ("still_size",)}
-    excluded["model"] = ("encoder", "model_config", "keep_aspect_ratio", "still_size")
-    gone = {other for key, others in excluded.items() if further.get(key) for other in others}
+    gone = {other for key, others in EXCLUDED.items() if further.get(key) for other in others}
     result = {key: value for key, value in settings.items() if key not in gone}
     for key, value in further.items():
         result[key] = {**result.get(key, {}), **value} if isinstance(value, dict) else value

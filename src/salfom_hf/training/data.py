@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -12,9 +13,10 @@ from transformers.image_utils import SizeDict
 from ..data import DATASETS, Augmentation, ClipDataset, DataError, MixtureDataset, hold_out, load
 from ..data.motion import MotionDataset
 from ..models.video_processing_salfom import SalFoMVideoProcessor
-from .config import MOTION, ConfigError, TrainingConfig, suggestion
+from .config import MOTION, ConfigError, TrainingConfig, demand, suggestion
 
 TrainingClips = ClipDataset | MotionDataset | MixtureDataset
+KNOWN = (*DATASETS, MOTION)
 
 
 class EpochSampler(Sampler[int]):
@@ -34,9 +36,9 @@ class EpochSampler(Sampler[int]):
         return self.count
 
     def __iter__(self) -> Iterator[int]:
-        if self.seed is None:
-            return iter(range(self.count))
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        order = np.arange(self.length)
+        if self.seed is not None:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
         return iter(order[: self.count].tolist())
 
 
@@ -45,21 +47,18 @@ def folder_of(dataset: str, config: TrainingConfig) -> Path:
     folders: dict[str, str] = {}
     for entry in config.data_dir:
         name, equals, place = entry.partition("=")
-        folders |= {name: place} if equals and name in (*DATASETS, MOTION) else {"": entry}
+        folders |= {name: place} if equals and name in KNOWN else {"": entry}
     if dataset == MOTION and MOTION not in folders:
         dataset = "stills"
-    folder = folders.get(dataset, folders.get(""))
-    if folder is None:
-        raise ConfigError(f"Say where {dataset} is: --data-dir {dataset}=FOLDER.")
-    return Path(folder)
+    demand(dataset in folders or "" in folders, f"Say where {dataset} is: --data-dir {dataset}=FOLDER.")
+    return Path(folders.get(dataset) or folders[""])
 
 
 def rows_of(source: str, config: TrainingConfig) -> datasets.Dataset:
     """The rows of DATASET:SPLIT; of motion, those of the stills."""
     dataset, _, split = source.partition(":")
-    known = (*DATASETS, MOTION)
-    if dataset not in known:
-        raise ConfigError(f"There is no dataset '{dataset}'{suggestion(dataset, known)} Known: {', '.join(known)}.")
+    known = f"There is no dataset '{dataset}'{suggestion(dataset, KNOWN)} Known: {', '.join(KNOWN)}."
+    demand(dataset in KNOWN, known)
     try:
         return load("stills" if dataset == MOTION else dataset, folder_of(dataset, config), split)
     except (DataError, ConfigError):
@@ -93,25 +92,19 @@ def build_clips(config: TrainingConfig, processor: SalFoMVideoProcessor) -> tupl
     its first dataset is gone through once.
     """
     training, validation = divide(config)
-    of_training = copy.copy(processor)
+    of_training, frames, seed = copy.copy(processor), processor.num_frames, config.seed
     if config.train_size:
         height, width = config.train_size
         of_training.size, of_training.still_size = SizeDict(height=height, width=width), None
     if config.train_still_size:
         of_training.still_size = dict(zip(("height", "width"), config.train_still_size, strict=True))
-    augmentation = Augmentation(**config.augmentation)
+    shared: dict[str, Any] = {"num_frames": frames, "seed": seed}
+    number, augmentation = config.clips_per_video, Augmentation(**config.augmentation)
     try:
         clips = [
-            MotionDataset(rows, of_training, num_frames=processor.num_frames, seed=config.seed)
+            MotionDataset(rows, of_training, **shared)
             if source.startswith(f"{MOTION}:")
-            else ClipDataset(
-                rows,
-                of_training,
-                num_frames=processor.num_frames,
-                clips_per_video=config.clips_per_video,
-                augmentation=augmentation,
-                seed=config.seed,
-            )
+            else ClipDataset(rows, of_training, **shared, clips_per_video=number, augmentation=augmentation)
             for source, rows in zip(config.train, training, strict=True)
         ]
     except ValueError as error:
@@ -120,10 +113,9 @@ def build_clips(config: TrainingConfig, processor: SalFoMVideoProcessor) -> tupl
     if len(clips) > 1:
         weights = config.weights or [len(part) for part in clips]
         length = round(len(clips[0]) * sum(weights) / weights[0])
-        training_clips = MixtureDataset(clips, weights, length, config.seed)
-    return training_clips, ConcatDataset(
-        ClipDataset(
-            rows, processor, num_frames=processor.num_frames, sampling="regular", spacing=config.validation_spacing
-        )
+        training_clips = MixtureDataset(clips, weights, length, seed)
+    held = [
+        ClipDataset(rows, processor, num_frames=frames, sampling="regular", spacing=config.validation_spacing)
         for rows in validation
-    )
+    ]
+    return training_clips, ConcatDataset(held)

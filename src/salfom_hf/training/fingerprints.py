@@ -28,14 +28,12 @@ def fingerprints(config: TrainingConfig) -> dict[str, str]:
 def rows_fingerprint(rows: datasets.Dataset) -> str:
     """Of rows and the files that they name, wherever those are."""
     digest = hashlib.sha256()
-    for table in rows.with_format("arrow").iter(16):
-        for row in range(len(table)):
-            for column in table.columns:
-                values = next(chunk for chunk in column.slice(row, 1).chunks if len(chunk))
-                while pa.types.is_list(values.type):
-                    values = values.flatten()
-                content = files_fingerprint(values) if pa.types.is_struct(values.type) else values.to_pylist()
-                digest.update(repr(content).encode())
+    for table in rows.with_format("arrow").iter(1):
+        for values in map(pa.ChunkedArray.combine_chunks, table.columns):
+            while pa.types.is_list(values.type):
+                values = values.flatten()
+            content = files_fingerprint(values) if pa.types.is_struct(values.type) else values.to_pylist()
+            digest.update(repr(content).encode())
     return digest.hexdigest()[:16]
 
 

