@@ -38,7 +38,7 @@ from transformers.image_utils import SizeDict
 
 from measuring import circumstances, described, memory_status, table, tell, timed
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor
-from salfom_hf.inference import cpu, shared_windows
+from salfom_hf.inference import cpu, encoder_graph
 from salfom_hf.inference.benchmarking import EXAMPLE, random_model
 from salfom_hf.inference.predictor import saliency_maps
 from salfom_hf.inference.sliding_window import sees_single_frames
@@ -130,8 +130,8 @@ def maps_by_stream(
         yield torch.stack(list(islice(maps, batch_size)))
 
 
-def packed_operations(features, weight, *arguments, out_shape, **options) -> int:
-    """Of a convolution whose weight is in oneDNN's layout, from shapes; PyTorch's counter does not know it."""
+def fused_operations(features, weight, *arguments, out_shape, **options) -> int:
+    """Of a convolution of the encoder in bfloat16, from shapes; PyTorch's counter does not know it."""
     return 2 * math.prod(out_shape) * math.prod(weight) // out_shape[1]
 
 
@@ -139,7 +139,7 @@ def operations_of(calls: Iterator[torch.Tensor]) -> int:
     """Multiplications and additions in the products of the next call, as `torch.utils.flop_counter` counts them."""
     known = {}
     with suppress(AttributeError):  # Not in every build of PyTorch.
-        known[torch.ops.mkldnn._convolution_pointwise] = packed_operations
+        known[torch.ops.mkldnn._convolution_pointwise] = fused_operations
     with closing(calls), FlopCounterMode(display=False, custom_mapping=known) as counter:
         next(calls)
     return counter.get_total_flops()
@@ -156,7 +156,7 @@ def window_operations(model: SalFoMForVideoSaliencyPrediction, clip: torch.Tenso
 def stream_operations(model: SalFoMForVideoSaliencyPrediction, frames: torch.Tensor) -> int:
     """Those of one more map of a stream."""
     # One frame at a time: larger batches are encoded in a thread, where the counter sees nothing.
-    with patch.object(shared_windows, "can_be_a_graph", lambda _: False):  # Nor does it see what onnxruntime computes.
+    with patch.object(encoder_graph, "can_be_a_graph", lambda _: False):  # Nor does it see what onnxruntime computes.
         calls = maps_by_stream(model, frames, 1)
         next(calls)
         return operations_of(calls)

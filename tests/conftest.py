@@ -209,7 +209,7 @@ def reproducible(set_threads):
 @pytest.fixture
 def encoded(monkeypatch):
     """How many frames each call of an encoder on a CPU gets, in a list that grows."""
-    from salfom_hf.inference.shared_windows import FrameEncoder
+    from salfom_hf.inference.encoder_graph import FrameEncoder
 
     sizes, call = [], FrameEncoder.__call__
     monkeypatch.setattr(FrameEncoder, "__call__", lambda self, pixels: sizes.append(len(pixels)) or call(self, pixels))

@@ -1,4 +1,4 @@
-"""What makes the CPU faster: kept memory, packed convolutions, the ways of UMT's encoder; all give the same."""
+"""What makes the CPU faster: kept memory, and the ways of UMT's encoder, which give the same."""
 
 import copy
 import os
@@ -9,14 +9,12 @@ import sys
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SaliencyPredictor
 from salfom_hf.inference import cpu
 from salfom_hf.inference.cpu import (
     TILED,
     OneDNNLinear,
-    PackedConvolution,
     computes_in_hardware,
     prepare_for_inference,
     tiled_attention,
@@ -60,82 +58,6 @@ def test_other_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr(cpu.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(cpu.ctypes, "CDLL", lambda _: pytest.fail("The C library was touched."))
     cpu.keep_freed_memory()
-
-
-# Packed convolutions, against a convolution in double precision.
-
-CASES = [
-    {"inputs": 8, "outputs": 12, "kernel": 1},
-    {"inputs": 8, "outputs": 12, "kernel": 3, "padding": (1, 1), "activation": "relu"},
-    {"inputs": 3, "outputs": 16, "kernel": 4, "stride": (2, 2), "padding": (1, 1), "activation": "relu6"},
-    {"inputs": 16, "outputs": 16, "kernel": 5, "padding": (2, 2), "groups": 16, "activation": "relu6"},
-    {"inputs": 6, "outputs": 1, "kernel": 3, "padding": (1, 1), "bias": False},
-]
-
-
-def case(inputs, outputs, kernel, bias=True, **options):
-    generator = torch.Generator().manual_seed(0)
-    weight = 4 * torch.randn(outputs, inputs // options.get("groups", 1), kernel, kernel, generator=generator)
-    return weight, torch.randn(outputs, generator=generator) if bias else None, options
-
-
-def exact(features, weight, bias, stride=(1, 1), padding=(0, 0), groups=1, activation=None):
-    bias = None if bias is None else bias.double()
-    result = F.conv2d(features.double(), weight.double(), bias, stride, padding, 1, groups)
-    return result.clamp(0, {"relu": float("inf"), "relu6": 6.0}[activation]) if activation else result
-
-
-@pytest.fixture(params=["fused", "plain"])
-def way(request, monkeypatch):
-    """Both ways; that the public one is taken where the other is not offered."""
-    if request.param == "fused" and not torch.backends.mkldnn.is_available():
-        pytest.skip("PyTorch was built without oneDNN.")
-    if request.param == "plain":
-        monkeypatch.delattr(cpu.torch._C._nn, "mkldnn_reorder_conv2d_weight")
-    return request.param
-
-
-@pytest.mark.parametrize("options", CASES, ids=str)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
-def test_any_number_and_size_of_inputs(way, options, dtype, tolerance):
-    weight, bias, options = case(**options)
-    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-    convolution = PackedConvolution(nn.Parameter(weight), bias, **options)
-    # The weight is laid out for the first of these, and holds for all.
-    for count, rows, columns in ((2, 12, 20), (1, 12, 20), (5, 12, 20), (2, 7, 9)):
-        features = torch.randn(count, weight.shape[1] * options.get("groups", 1), rows, columns).to(dtype)
-        features = features.contiguous(memory_format=torch.channels_last)
-        given = features.clone()
-        found = convolution(features)
-        wanted = exact(features, weight, bias, **options)
-        assert (found.dtype, found.requires_grad) == (dtype, False)
-        assert found.is_contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(found.double(), wanted, atol=tolerance * float(wanted.abs().max()), rtol=0)
-        assert torch.equal(features, given)
-    offered = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    assert (convolution.packed is not None) == (way == "fused" and offered)
-
-
-def test_errors_are_those_of_a_convolution(way):
-    weight, bias, options = case(**CASES[1])
-    with pytest.raises(RuntimeError, match="channels"):
-        PackedConvolution(weight, bias, **options)(torch.zeros(1, 5, 12, 20))
-
-
-def test_what_went_well_before_stays_packed(monkeypatch):
-    weight, bias, options = case(**CASES[1])
-    convolution = PackedConvolution(weight, bias, **options)
-    features = torch.randn(1, 8, 12, 20).contiguous(memory_format=torch.channels_last)
-    expected = convolution(features)
-
-    def full(*_):
-        raise RuntimeError("not enough memory")
-
-    monkeypatch.setattr(convolution, "fused", full)
-    with pytest.raises(RuntimeError, match="memory"):
-        convolution(features)
-    monkeypatch.undo()
-    assert torch.equal(convolution(features), expected)
 
 
 # The encoder of the paper's model.

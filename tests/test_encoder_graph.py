@@ -1,5 +1,7 @@
 """The light encoder as an ONNX graph: valid, and with the features of PyTorch's network; and when it is used."""
 
+import copy
+
 import onnx
 import pytest
 import torch
@@ -7,8 +9,7 @@ from torch import nn
 
 from conftest import DECODER
 from salfom_hf import EfficientNetLiteConfig, SalFoMConfig, SalFoMForVideoSaliencyPrediction
-from salfom_hf.inference.encoder_graph import can_be_a_graph, encoder_model, encoder_session
-from salfom_hf.inference.shared_windows import FrameEncoder
+from salfom_hf.inference.encoder_graph import FrameEncoder, can_be_a_graph, encoder_model, encoder_session
 
 SMALL = {"stem_channels": 8, "stage_channels": (8,) * 7, "stage_depths": (1,) * 7}
 
@@ -58,11 +59,26 @@ def test_the_shipped_model_uses_it():
     torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
 
 
-def test_what_pytorch_computes():
-    assert can_be_a_graph(network(**SMALL).salfom)
-    for model in (network(projected=None, **SMALL), network(**SMALL).to(torch.bfloat16)):
-        pixels = torch.randn(1, 3, 64, 64, dtype=model.dtype)
+@pytest.mark.parametrize(
+    ("options", "dtype", "tolerance"),
+    [
+        ({"projected": None, **SMALL}, torch.float32, 1e-5),
+        ({}, torch.bfloat16, 0.05),
+        ({**SMALL, "stage_kernels": (5,) * 7}, torch.bfloat16, 0.05),
+    ],
+    ids=str,
+)
+def test_what_pytorch_computes(options, dtype, tolerance):
+    model = network(**options).to(dtype)
+    graph = FrameEncoder(model.salfom)
+    assert not can_be_a_graph(model.salfom)
+    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        norms = any(isinstance(part, nn.BatchNorm2d) for part in graph.encode.args[0].modules())
+        assert norms == (dtype == torch.float32)
+    for size in ((64, 64), (96, 160)):
+        pixels = torch.randn(2, 3, *size, dtype=dtype)
         with torch.inference_mode():
-            expected, found = model.encode_frames(pixels), FrameEncoder(model.salfom)(pixels)
-        assert not can_be_a_graph(model.salfom)
-        torch.testing.assert_close(found, expected, atol=0.05 * float(expected.abs().max()), rtol=0)
+            # Of the same weights, but computed in float32.
+            expected, found = copy.deepcopy(model).float().encode_frames(pixels.float()), graph(pixels)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), expected, atol=tolerance * float(expected.abs().max()), rtol=0)

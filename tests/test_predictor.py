@@ -14,8 +14,8 @@ from PIL import Image
 
 from conftest import noise, write_clip
 from salfom_hf import SalFoMVideoProcessor, SaliencyPredictor, VideoError
+from salfom_hf.inference.encoder_graph import FrameEncoder
 from salfom_hf.inference.predictor import saliency_maps
-from salfom_hf.inference.shared_windows import FrameEncoder
 from salfom_hf.inference.sliding_window import sees_single_frames
 from salfom_hf.models.losses import gaussian_blur
 from salfom_hf.models.video_processing_salfom import STILL_BLUR

@@ -13,7 +13,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-# Module of transformers → what looks for classes of this package; of a class, its methods below.
+# Module of transformers → what looks for classes of this package; of a class, `from_pretrained` and `from_config`.
 ENTRANCES = {
     "transformers.models.auto.configuration_auto": ("AutoConfig",),
     "transformers.models.auto.modeling_auto": ("AutoModel", "AutoModelForImageToImage"),
@@ -30,25 +30,21 @@ def register() -> None:
     from transformers.models.auto.video_processing_auto import AutoVideoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from ..models.modeling_efficientnet_lite import EfficientNetLiteModel
-    from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction, SalFoMModel
-    from ..models.modeling_umt import UMTModel
+    from .. import EfficientNetLiteModel, SalFoMConfig, SalFoMModel, SalFoMVideoProcessor, UMTModel
+    from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
     from ..models.names import KNOWN
-    from ..models.video_processing_salfom import SalFoMVideoProcessor
     from .pipeline import TASK, VideoSaliencyPipeline
 
     for model in (UMTModel, EfficientNetLiteModel, SalFoMModel):
         config: Any = model.config_class
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)
-    # The last configuration is SalFoM's. transformers has no Auto class for saliency: this is the one for models that
-    # make a picture of pictures.
-    AutoModelForImageToImage.register(config, SalFoMForVideoSaliencyPrediction, exist_ok=True)
-    AutoProcessor.register(config, SalFoMVideoProcessor, exist_ok=True)
-    AutoVideoProcessor.register(config, SalFoMVideoProcessor, exist_ok=True)
+    # transformers has no Auto class for saliency: this is the one for models that make a picture of pictures.
+    AutoModelForImageToImage.register(SalFoMConfig, SalFoMForVideoSaliencyPrediction, exist_ok=True)
+    for processors in (AutoProcessor, AutoVideoProcessor):
+        processors.register(SalFoMConfig, SalFoMVideoProcessor, exist_ok=True)
     default = {"model": (str(KNOWN["salfom"]), "main")}
-    models = (AutoModelForImageToImage,)
-    PIPELINE_REGISTRY.register_pipeline(TASK, VideoSaliencyPipeline, models, default, type="video")
+    PIPELINE_REGISTRY.register_pipeline(TASK, VideoSaliencyPipeline, (AutoModelForImageToImage,), default, "video")
 
 
 def registering(function: Callable) -> Callable:
@@ -62,9 +58,8 @@ def registering(function: Callable) -> Callable:
             return resolve(value) if isinstance(value, (str, os.PathLike)) else value
 
         register()
-        for name in {"pretrained_model_name_or_path", "model"} & kwargs.keys():
-            kwargs[name] = known(kwargs[name])
-        return function(*map(known, args), **kwargs)
+        named = {name: known(kwargs[name]) for name in {"pretrained_model_name_or_path", "model"} & kwargs.keys()}
+        return function(*map(known, args), **kwargs | named)
 
     return call
 

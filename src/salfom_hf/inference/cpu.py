@@ -1,6 +1,5 @@
-"""Computing faster on a CPU: memory that is kept, threads, packed weights, and what UMT's encoder gains."""
+"""Computing faster on a CPU: memory that is kept, threads, and what UMT's encoder gains."""
 
-import copy
 import ctypes
 import os
 import platform
@@ -12,11 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ..models.modeling_efficientnet_lite import ConvNorm
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 
 # From glibc's malloc.h.
@@ -69,100 +66,6 @@ def pytorch_threads(count: int) -> Iterator[None]:
     finally:
         set_openmp_threads(before)
         set_mkl_threads(before_mkl)
-
-
-# What follows, as oneDNN calls it: name, arguments.
-ACTIVATIONS = {None: ("none", []), "relu": ("relu", []), "relu6": ("hardtanh", [0.0, 6.0])}
-
-
-class PackedConvolution:
-    """
-    A 2-D convolution of channels-last features with a weight that stays as it is, and an activation that is named in
-    `ACTIVATIONS`; without gradients.
-
-    On a CPU, oneDNN computes both in one go, with the weight in the layout that suits the size of the first input; a
-    plain convolution would bring the weight into it with every call. Elsewhere, and in builds of PyTorch that do not
-    offer this, it is a plain convolution.
-    """
-
-    def __init__(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None = None,
-        stride: tuple[int, int] = (1, 1),
-        padding: tuple[int, int] = (0, 0),
-        groups: int = 1,
-        activation: str | None = None,
-    ):
-        self.weight = weight.detach().contiguous(memory_format=torch.channels_last)
-        self.bias, self.activation = None if bias is None else bias.detach(), activation
-        self.geometry = padding, stride, (1, 1), groups
-        self.packed: torch.Tensor | None = None
-        self.can_pack = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
-
-    @torch.no_grad()
-    def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """`(batch, inputs, rows, columns)` to `(batch, outputs, …)`, both channels-last."""
-        if self.can_pack:
-            try:
-                return self.fused(features)
-            except (AttributeError, RuntimeError):  # These are not part of PyTorch's public interface.
-                if self.packed is not None:  # What went well before fails for another reason, such as lack of memory.
-                    raise
-                self.can_pack = False
-        return self.plain(features)
-
-    def fused(self, features: torch.Tensor) -> torch.Tensor:
-        packed = self.packed
-        if packed is None:
-            pack: Callable = torch._C._nn.mkldnn_reorder_conv2d_weight  # PyTorch's annotations lack an argument.
-            packed = pack(self.weight.to_mkldnn(), *self.geometry, features.shape)
-        name, arguments = ACTIVATIONS[self.activation]
-        result = torch.ops.mkldnn._convolution_pointwise(
-            features, packed, self.bias, *self.geometry, name, arguments, ""
-        )
-        self.packed = packed
-        return result
-
-    def plain(self, features: torch.Tensor) -> torch.Tensor:
-        padding, stride, dilation, groups = self.geometry
-        features = F.conv2d(features, self.weight, self.bias, stride, padding, dilation, groups)
-        if self.activation == "relu":
-            features.relu_()
-        elif self.activation == "relu6":
-            features.clamp_(0, 6)
-        return features
-
-
-class FoldedConvNorm(nn.Module):
-    """What a [`ConvNorm`] computes in evaluation mode, as one convolution."""
-
-    def __init__(self, norm: ConvNorm):
-        super().__init__()
-        dtype = norm[0].weight.dtype
-        self.convolution = fuse_conv_bn_eval(*copy.deepcopy(norm).float()).to(dtype).requires_grad_(False)
-        weight, padding = self.convolution.weight, self.convolution.padding
-        if norm.asymmetric:
-            # A zero in front of the kernel makes the padding symmetric, without a padded copy of the input.
-            weight, padding = F.pad(weight, (1, 0, 1, 0)), (norm.kernel // 2,) * 2
-        stride, groups = self.convolution.stride, self.convolution.groups
-        activation = "relu6" if norm.activation else None
-        self.packed = PackedConvolution(weight, self.convolution.bias, stride, padding, groups, activation)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.packed(features)
-
-
-def folded(encoder: PreTrainedModel) -> PreTrainedModel:
-    """A copy with the batch norms of EfficientNet-Lite folded into packed convolutions; any other encoder as it is."""
-    if not any(isinstance(module, ConvNorm) for module in encoder.modules()):
-        return encoder
-    model = copy.deepcopy(encoder)
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, ConvNorm):
-                setattr(parent, name, FoldedConvNorm(child))
-    return model
 
 
 # What `torch.cpu.get_capabilities` calls the instructions that compute in a dtype: of x86, then of ARM.
@@ -234,15 +137,12 @@ def tiled_attention_forward(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """[`tiled_attention`] for transformers, and PyTorch's fused attention in training or with a mask."""
-    if eligible(query) and attention_mask is None and not dropout:
+    if eligible(query) and attention_mask is None and not kwargs.get("dropout"):
         return tiled_attention(query, key, value, scaling).transpose(1, 2), None
-    return sdpa_attention_forward(
-        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-    )
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 
 # The name under which transformers knows it. Encoders may be set to it by hand, too.
@@ -259,24 +159,18 @@ def exact_float32() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
-def accelerable(encoder: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether this module has ways of its own for an encoder, in a dtype and on a device."""
-    return encoder.config.model_type == "umt" and dtype in (torch.float32, torch.bfloat16) and device.type == "cpu"
-
-
 def prepare_for_inference(model: SalFoMForVideoSaliencyPrediction) -> SalFoMForVideoSaliencyPrediction:
     """
     Have the encoder of the paper's model compute faster on a CPU, in place, for the model's device and dtype as they
     are now; other models, and an attention that was chosen by hand, are left as they are. Results stay what they are
     up to rounding; weights, their names and training are not touched.
     """
-    encoder = model.salfom.encoder
-    if not accelerable(encoder, model.dtype, model.device):
+    encoder, dtype = model.salfom.encoder, model.dtype
+    if encoder.config.model_type != "umt" or model.device.type != "cpu":
         return model
-    if model.dtype == torch.bfloat16:
-        if computes_in_hardware(torch.bfloat16) and encoder.config._attn_implementation == "sdpa":
-            encoder.set_attn_implementation(TILED)
-    elif torch.backends.cpu.get_cpu_capability() == "AVX512":
+    if dtype == torch.bfloat16 and computes_in_hardware(dtype) and encoder.config._attn_implementation == "sdpa":
+        encoder.set_attn_implementation(TILED)
+    if dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX512":
         for module in encoder.modules():
             if type(module) is nn.Linear:
                 # Changing the class keeps parameters, names and loaded weights as they are.

@@ -5,7 +5,7 @@ A window that holds two shots predicts both: what was watched in the old shot st
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,31 +19,19 @@ STRUCTURE, COLORS = 0.4, 0.2
 LEVELS = 4  # of red, of green and of blue
 
 
-class Look(NamedTuple):
-    """What a frame looks like from far away."""
-
-    structure: torch.Tensor  # float32 `(108,)`: 9×12 cells, how bright, of mean 0 and norm 1
-    colors: torch.Tensor  # float32 `(64,)`: share of each colour
-
-    @classmethod
-    def of(cls, image: np.ndarray) -> "Look":
-        """That of an image `(height, width, 3)`, uint8."""
-        step = max(1, min(image.shape[:2]) // 72)
-        pixels = torch.from_numpy(np.ascontiguousarray(image[::step, ::step])).permute(2, 0, 1).float()
-        small = F.adaptive_avg_pool2d(pixels, (36, 48))
-        levels = (small * (LEVELS / 256)).long()
-        kinds = (levels[0] * LEVELS + levels[1]) * LEVELS + levels[2]
-        cells = F.adaptive_avg_pool2d(small.mean(dim=0, keepdim=True), (9, 12)).flatten()
-        cells = cells - cells.mean()
-        colors = kinds.flatten().bincount(minlength=LEVELS**3) / kinds.numel()
-        return cls(cells / cells.norm().clamp_min(1e-6), colors)
-
-
-def is_cut(before: Look, after: Look) -> bool:
-    """Whether a shot ends between two consecutive frames."""
-    structure = 1 - float(before.structure @ after.structure)
-    colors = float((before.colors - after.colors).abs().sum()) / 2
-    return structure > STRUCTURE and colors > COLORS
+def look_of(image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    What an image `(height, width, 3)`, uint8, looks like from far away: how bright 9×12 cells are, float32 `(108,)` of
+    mean 0 and norm 1, and the share of each colour, float32 `(64,)`.
+    """
+    step = max(1, min(image.shape[:2]) // 72)
+    pixels = torch.from_numpy(np.ascontiguousarray(image[::step, ::step])).permute(2, 0, 1).float()
+    small = F.adaptive_avg_pool2d(pixels, (36, 48))
+    levels = (small * (LEVELS / 256)).long()
+    kinds = (levels[0] * LEVELS + levels[1]) * LEVELS + levels[2]
+    cells = F.adaptive_avg_pool2d(small.mean(dim=0, keepdim=True), (9, 12)).flatten()
+    cells = cells - cells.mean()
+    return cells / cells.norm().clamp_min(1e-6), kinds.flatten().bincount(minlength=LEVELS**3) / kinds.numel()
 
 
 def shots(frames: Iterable[Item], image: Callable[[Item], np.ndarray]) -> Iterator[Iterator[Item]]:
@@ -52,14 +40,24 @@ def shots(frames: Iterable[Item], image: Callable[[Item], np.ndarray]) -> Iterat
 
     Args:
         image: gives a frame's pixels, uint8 `(height, width, 3)`.
+
+    Raises:
+        ValueError: the frames have several sizes.
     """
-    before: Look | None = None
+    before: tuple[torch.Tensor, torch.Tensor] | None = None
+    shape: tuple[int, ...] = ()
     number = 0
 
     def shot_of(frame: Item) -> int:
-        nonlocal before, number
-        look = Look.of(image(frame))
-        number += before is not None and is_cut(before, look)
+        nonlocal before, shape, number
+        pixels = image(frame)
+        shape = shape or pixels.shape
+        if pixels.shape != shape:
+            raise ValueError("All frames of a video must have one size; resize them to the first one's.")
+        look = look_of(pixels)
+        cells, colors = before or look
+        structure_differs = 1 - float(cells @ look[0]) > STRUCTURE
+        number += structure_differs and float((colors - look[1]).abs().sum()) / 2 > COLORS
         before = look
         return number
 

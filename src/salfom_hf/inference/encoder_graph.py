@@ -1,14 +1,25 @@
-"""The light model's encoder as an ONNX graph in memory: onnxruntime computes it in two thirds of PyTorch's time."""
+"""
+Frame-wise encoders, ready to run. The light one in float32 is an ONNX graph in memory: onnxruntime computes it in two
+thirds of PyTorch's time. In bfloat16, oneDNN computes each convolution with its norm and activation in one call.
+"""
 
+import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import onnxruntime
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from transformers import PreTrainedModel
 
+from ..models.encoders import encode
+from ..models.modeling_efficientnet_lite import ConvNorm, EfficientNetLiteModel
 from ..models.modeling_salfom import SalFoMModel
+from .profiling import stage
 
 # Of ONNX: operators and file format of the year 2020, which every onnxruntime that is in use can read.
 OPSET, FORMAT = 13, 7
@@ -95,4 +106,62 @@ def encoder_session(network: SalFoMModel, threads: int) -> onnxruntime.Inference
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-__all__ = ["can_be_a_graph", "encoder_model", "encoder_session"]
+class FusedConvNorm(nn.Module):
+    """What a [`ConvNorm`] computes in evaluation mode, with what follows, by one call of oneDNN; without gradients."""
+
+    def __init__(self, norm: ConvNorm):
+        super().__init__()
+        fused = fuse_conv_bn_eval(*copy.deepcopy(norm).float()).to(norm[0].weight.dtype).requires_grad_(False)
+        weight, padding = fused.weight, fused.padding
+        if norm.asymmetric:
+            # A zero in front of the kernel makes the padding symmetric, without a padded copy of the input.
+            weight, padding = F.pad(weight, (1, 0, 1, 0)), (norm.kernel // 2,) * 2
+        self.weight, self.bias = weight.detach().contiguous(memory_format=torch.channels_last), fused.bias
+        self.packed: torch.Tensor | None = None
+        self.geometry = padding, fused.stride, fused.dilation, fused.groups
+        self.activation = ("hardtanh", [0.0, 6.0]) if norm.activation else ("none", [])
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        features = features.contiguous(memory_format=torch.channels_last)
+        if self.packed is None:  # In the layout that suits this size best, and holds for others, too.
+            pack: Callable = torch._C._nn.mkldnn_reorder_conv2d_weight  # PyTorch's annotations lack an argument.
+            self.packed = pack(self.weight.to_mkldnn(), *self.geometry, features.shape)
+        return torch.ops.mkldnn._convolution_pointwise(
+            features, self.packed, self.bias, *self.geometry, *self.activation, ""
+        )
+
+
+def fused(encoder: PreTrainedModel) -> PreTrainedModel:
+    """A copy of an EfficientNet-Lite in bfloat16, with its batch norms folded; any other encoder as it is."""
+    offered = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if encoder.dtype != torch.bfloat16 or not isinstance(encoder, EfficientNetLiteModel) or not offered:
+        return encoder
+    model = copy.deepcopy(encoder)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ConvNorm):
+            model.set_submodule(name, FusedConvNorm(module))
+    return model
+
+
+class FrameEncoder:
+    """
+    The frame-wise encoder of a network in evaluation mode, ready to run; its weights are taken as they are now.
+
+    Args:
+        threads: on which it computes; by default as many as PyTorch has now.
+    """
+
+    def __init__(self, network: SalFoMModel, threads: int | None = None):
+        self.threads = threads or torch.get_num_threads()
+        self.session = encoder_session(network, self.threads) if can_be_a_graph(network) else None
+        self.encode = partial(encode, fused(network.encoder), num_frames=1, projection=network.projection)
+
+    @torch.inference_mode()
+    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`(frames, 3, height, width)` to `(frames, channels, rows, columns)`."""
+        with stage("encoder"):
+            if self.session is not None:
+                (features,) = self.session.run(None, {"pixels": pixel_values.contiguous().numpy()})
+                return torch.from_numpy(features).contiguous(memory_format=torch.channels_last)
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+            return self.encode(pixel_values.unsqueeze(1))[0].squeeze(2)

@@ -119,8 +119,6 @@ class VideoSaliencyPipeline(Pipeline):
 
     def predict(self, frames: list[np.ndarray], stride: int, windows: int) -> np.ndarray:
         """The maps `(frames, height, width)` of frames `(height, width, 3)`, uint8."""
-        if len({frame.shape for frame in frames}) > 1:
-            raise ValueError("All frames of a video must have one size; resize them to the first one's.")
         still, all_frames = is_still(frames)
 
         def prepared(frame: np.ndarray) -> torch.Tensor:

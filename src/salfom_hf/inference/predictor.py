@@ -17,8 +17,9 @@ from ..models.video_processing_salfom import SalFoMVideoProcessor, frames_of, pi
 from ..video.reading import Frame
 from .cpu import prepare_for_inference, pytorch_threads
 from .cuts import shots
+from .encoder_graph import FrameEncoder
 from .profiling import stage, timed
-from .shared_windows import FrameEncoder, can_share_windows, encoder_threads, shared_maps
+from .shared_windows import can_share_windows, encoder_threads, shared_maps
 from .sliding_window import is_still, sees_single_frames, still_maps, window_maps
 
 
@@ -193,28 +194,22 @@ class SaliencyPredictor:
         with closing(timed("decode", frames_of(video, start, duration))) as frames:
             still, all_frames = is_still(frames)
             waiting: deque[Frame] = deque()
-            shape: tuple[int, ...] | None = None
             ended: list[CutOffError] = []
             of = f" of {video}" if isinstance(video, (str, os.PathLike)) else ""
 
-            def prepared(shot: Iterator[Frame]) -> Iterator[torch.Tensor]:
-                nonlocal shape
-                for frame in shot:
-                    shape = shape or frame.image.shape
-                    if frame.image.shape != shape:
-                        raise ValueError("All frames of a video must have one size; resize them to the first one's.")
-                    waiting.append(frame)
-                    with stage("preprocess"):
-                        # Resized on the CPU, whose rounding no GPU has: so all devices see the same picture.
-                        pixels = self.processor.prepare_frames(pixels_of(frame.image), still=still)[0]
-                        pixels = pixels.to(self.model.device, self.model.dtype)
-                    self.check_sides(*pixels.shape[-2:])
-                    yield pixels
+            def prepared(frame: Frame) -> torch.Tensor:
+                waiting.append(frame)
+                with stage("preprocess"):
+                    # Resized on the CPU, whose rounding no GPU has: so all devices see the same picture.
+                    pixels = self.processor.prepare_frames(pixels_of(frame.image), still=still)[0]
+                self.check_sides(*pixels.shape[-2:])
+                return pixels.to(self.model.device, self.model.dtype)
 
             def shot_by_shot() -> Generator[torch.Tensor]:
                 encode, how = self.encoder(still), (self.stride, self.batch_size, still)
                 for number, shot in enumerate(shots(until_cut_off(all_frames, ended), lambda frame: frame.image)):
-                    yield from saliency_maps(self.model, prepared(shot), *how, after_cut=number > 0, encode=encode)
+                    frames = map(prepared, shot)
+                    yield from saliency_maps(self.model, frames, *how, after_cut=number > 0, encode=encode)
 
             with closing(shot_by_shot()) as maps:
                 for saliency in maps:

@@ -149,16 +149,17 @@ def window_maps(
     def key_maps() -> Iterator[Map]:
         keys = key_frames(encoded(encode, frames, batch_size) if framewise else frames, stride, take)
         for batch in batched(((index, torch.stack(tuple(window))) for index in keys), batch_size):
-            clips = [clip for _, clip in batch]
+            indices, clips = zip(*batch, strict=True)
             if compiled:  # A batch of another size would be compiled again.
                 clips += clips[-1:] * (batch_size - len(clips))
             windows = torch.stack(clips)
             with stage("network"):
                 if framewise:
-                    unseen = windows.new_tensor([unseen_share(index, num_frames) for index, _ in batch])
-                    maps = model.decode(windows.transpose(1, 2), size, unseen if after_cut else None).sigmoid()
+                    shares = [unseen_share(index, num_frames) for index in indices]
+                    unseen = windows.new_tensor(shares) if after_cut else None
+                    maps = model.decode(windows.transpose(1, 2), size, unseen).sigmoid()
                 else:
                     maps = model(windows).saliency
-            yield from zip((index for index, _ in batch), maps.float(), strict=False)
+            yield from zip(indices, maps.float(), strict=False)
 
     yield from interpolated(key_maps())
