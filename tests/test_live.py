@@ -26,7 +26,7 @@ from numbered_video import number_of, numbered
 from salfom_hf import EfficientNetLiteConfig, SalFoMVideoProcessor, SaliencyPredictor, VideoError, cli
 from salfom_hf.inference import live
 from salfom_hf.inference.live import LiveFrame, PictureServer, Reader, Slot, predict_live, taken
-from salfom_hf.inference.live.source import SourceClock, address_of
+from salfom_hf.inference.live.source import address_of, on_one_clock
 from test_docs import run_commands, run_python, small  # noqa: F401
 
 HEIGHT, WIDTH, RATE = 64, 96, 25
@@ -118,8 +118,8 @@ def test_a_duration_is_of_the_source_and_begins_with_the_first_frame_taken():
 
 
 def clocked(*readings, jump=10):
-    clock = SourceClock(jump)
-    return [float(clock.at(None if time is None else Fraction(time), arrived)) for time, arrived in readings]
+    frames = [(None, None if time is None else Fraction(time), arrived) for time, arrived in readings]
+    return [float(frame.timestamp) for frame in on_one_clock(frames, jump)]
 
 
 def test_a_sources_clock_is_kept_however_its_frames_arrive():

@@ -13,7 +13,7 @@ from PIL import Image
 
 from conftest import noise, write_clip
 from salfom_hf import SaliencyPredictor, VideoError, cli
-from salfom_hf.inference.moment import frame_at
+from salfom_hf.inference.results import frame_at
 from salfom_hf.inference.table import COLUMNS, Attention, attention, peak, write_table
 from salfom_hf.video.drawing import color_table, heatmap, to_gray, with_color_bar
 from salfom_hf.video.reading import probe
