@@ -226,7 +226,7 @@ def test_a_line_on_a_terminal_tells_of_the_last_second(monkeypatch, capsys):
     for shown in (0, 0.5, 1, 1.5, 2, 2.5):
         slot.dropped += 2
         status.shown(shown - 0.02 * (1 + shown))
-    status.finish("out.mp4")
+    status.finish(" -> out.mp4")
     first, second, last = capsys.readouterr().err.replace("\033[K", "").lstrip("\r").split("\r")
     assert first == "2.0 frames/s, latency 30 ms (median) to 40 ms (maximum), 6 dropped"
     assert second == "2.0 frames/s, latency 60 ms (median) to 70 ms (maximum), 12 dropped"

@@ -153,6 +153,7 @@ def load_predictor(name: str, args: argparse.Namespace, keep_memory: bool = True
         from ..inference.cpu import exact_float32, keep_freed_memory
         from ..inference.predictor import SaliencyPredictor
 
+        gc.freeze()  # Nor are they looked through later; at the end of the program that would take a second.
         if keep_memory:
             keep_freed_memory()
         exact_float32()

@@ -39,6 +39,8 @@ from .common import (
 if TYPE_CHECKING:
     from ..inference.predictor import SaliencyFrame, SaliencyPredictor
 
+    Frames = Generator[SaliencyFrame]
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
@@ -152,19 +154,19 @@ def write_predicted(
     info: VideoInfo,
     output: Path,
     args: argparse.Namespace,
-    watched: Callable[[Iterator[SaliencyFrame]], Iterator[SaliencyFrame]],
+    watched: Callable[[Frames], Frames],
 ) -> None:
     """Predict and write what the options say; of a video that breaks off what there is, before that is raised."""
 
-    def predicted() -> Generator[SaliencyFrame, None, None]:
+    def predicted() -> Frames:
         if args.format == "png":
             yield frame_at(predictor, info, args.at or 0.0)
         else:
             yield from predictor.stream(info.path, *part)
 
     part, ended = (args.start, args.duration), list[CutOffError]()
-    with closing(predicted()) as all_frames:
-        frames = until_cut_off(watched(all_frames), ended)
+    with closing(predicted()) as all_frames, closing(watched(all_frames)) as shown:
+        frames = until_cut_off(shown, ended)
         write(frames, output, args.format, info, args.colormap, *part, args.overwrite, args.max_size)
     for error in ended:
         raise CutOffError(f"{output} ends early: {error}") from error
@@ -187,7 +189,7 @@ def predict_one(load: Callable[[], SaliencyPredictor], video: Path, output: Path
         bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
         bar = partial(tqdm, total=total, desc=video.name, bar_format=bar_format, disable=None, dynamic_ncols=True)
 
-        def watched(frames: Iterator[SaliencyFrame]) -> Iterator[SaliencyFrame]:
+        def watched(frames: Frames) -> Frames:
             nonlocal count
             with bar(frames) as shown:
                 for count, frame in enumerate(shown, 1):

@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list, gather_object
@@ -54,7 +54,7 @@ def predict_own(
 ) -> list[str]:
     """Predict this process's part of the videos; a sentence for each that has no output."""
 
-    def counted(frames: Iterator[SaliencyFrame]) -> Iterator[SaliencyFrame]:
+    def counted(frames: Generator[SaliencyFrame]) -> Generator[SaliencyFrame]:
         """Count in the store, which over a network is not asked for every frame; the bar tells all counts."""
         fresh, told = 0, time.monotonic()
         for frame in frames:
