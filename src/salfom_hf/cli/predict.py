@@ -93,20 +93,6 @@ def check_options(args: argparse.Namespace) -> None:
         raise UsageError(f"--max-size is for --format maps and npz, not {args.format}; leave it out.")
 
 
-def outputs(videos: list[Path], output: str | None, output_format: str) -> Iterator[Path]:
-    """The output of each video."""
-    several = len(videos) > 1
-    folder = output if output is not None and may_be_folder(output) else None
-    if several and output is not None and folder is None:
-        raise UsageError(f"{len(videos)} inputs cannot all be written to {output}; name a folder.")
-    for video in videos:
-        place = default_output(video, output_format)
-        if folder is not None and (several or output_format != "maps"):
-            yield Path(folder, place.name)
-        else:
-            yield Path(output or place)
-
-
 def predict(args: argparse.Namespace) -> int:
     check_options(args)
     videos: list[Path] = []
@@ -117,10 +103,18 @@ def predict(args: argparse.Namespace) -> int:
         except VideoError as error:
             failures += report(error)
     skipped.say()
+    several, folder = len(videos) > 1, args.output is not None and may_be_folder(args.output)
+    if several and args.output is not None and not folder:
+        raise UsageError(f"{len(videos)} inputs cannot all be written to {args.output}; name a folder.")
     load = cache(lambda: load_predictor(args.model, args))
     inputs = inputs_of(videos, *local(args.model))
     written: set[Path] = set()
-    for video, output in zip(videos, outputs(videos, args.output, args.format), strict=True):
+    for video in videos:
+        output = default_output(video, args.format)
+        if folder and (several or args.format != "maps"):
+            output = Path(args.output, output.name)
+        elif args.output is not None:
+            output = Path(args.output)
         try:
             if output in written:
                 raise VideoError(f"{video} and another input would both be written to {output}; predict it by itself.")

@@ -3,7 +3,6 @@
 import codecs
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -35,17 +34,17 @@ OTHER_SUFFIXES = frozenset(
 )
 
 
-class Skipped(defaultdict[str, list[Path]]):
+class Skipped(dict[str, list[Path]]):
     """What folders hold that might be wanted and is not predicted, by the reason why."""
 
     def __init__(self) -> None:
-        super().__init__(list)
+        super().__init__({RESULT: [], UNKNOWN: [], IMAGES: []})
 
     def say(self) -> None:
         """Print a line for each reason, with an example."""
         for reason, paths in self.items():
+            more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
             if paths:
-                more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
                 print(f"salfom: skipped {paths[0]}{more}: {reason}.", file=sys.stderr)
 
 
@@ -55,7 +54,7 @@ def sources(path: Path, skipped: Skipped, further: Iterable[str] = ()) -> list[P
 
     Args:
         skipped: gets what else the folder holds, except hidden files and those that are surely no media.
-        further: inputs elsewhere whose results may be in the folder: stems of files, names of folders of images.
+        further: inputs elsewhere whose results may be in the folder, as [`input_names`] has them.
 
     Raises:
         VideoError: a folder cannot be read, or holds neither videos nor images.
@@ -148,10 +147,10 @@ def plan(
     given: Path, output: str, output_format: str, overwrite: bool = False, others: Iterable[Path] = ()
 ) -> tuple[list[Job], list[str], int]:
     """
-    What is to be done, the largest videos first; what cannot be done; and how many outputs are there already.
+    What is to be done of a folder, a list or a video, the largest videos first; what cannot be done; and how many
+    outputs are there already.
 
     Args:
-        given: a folder, a list, or a video.
         output: the folder of all outputs; as a text, which may end in a slash.
         others: further inputs, which no output may replace, such as the model.
 

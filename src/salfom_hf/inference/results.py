@@ -61,10 +61,9 @@ def inputs_of(videos: Iterable[Path], *others: Path) -> Inputs:
 def check_output(path: Path, output_format: str, overwrite: bool, inputs: Inputs) -> None:
     """Raise a `VideoError` if what is written in one of `FORMATS` cannot have this name, or not this place."""
     check_free(path, overwrite, inputs)
-    suffix = SUFFIXES.get(output_format)
-    if suffix:
-        check_suffix(path, (suffix,), f"{'an npz' if suffix == '.npz' else f'a {output_format}'} file")
-    elif suffix is None:
+    if suffix := SUFFIXES.get(output_format):
+        check_suffix(path, (suffix,), f"a {suffix} file")
+    elif output_format != "maps":
         check_suffix(path, IMAGE_SUFFIXES.union(CONTAINERS), "a video or picture that can be written")
 
 
@@ -137,6 +136,7 @@ def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, inf
             return draw(frame.image, frame.saliency)
 
     picture = drawn(first)
+    height, width = picture.shape[:2]
     if path.suffix.lower() in IMAGE_SUFFIXES:
         if next(frames, None) is not None:
             raise VideoError(f"{info.path} has more than one frame, {path} holds one; name a video as the output.")
@@ -144,7 +144,6 @@ def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, inf
             # Of a PNG: in a third of the usual time, and a fiftieth larger.
             Image.fromarray(picture).save(temporary, compress_level=1)
         return
-    height, width = picture.shape[:2]
     with VideoWriter(path, width, height, info.frame_rate, audio_from=info.path, **options) as writer:
 
         def write_one(frame: SaliencyFrame) -> None:
@@ -205,14 +204,12 @@ def write(
     max_size: int | None = None,
 ) -> None:
     """
-    Write predicted frames in one of `FORMATS`; the output appears under its name only when complete. Pictures are
-    drawn and encoded in a thread, while the next frames are predicted.
+    Write what [`SaliencyPredictor.stream`] gives in one of `FORMATS`; the output appears under its name only when
+    complete. Pictures are drawn and encoded in a thread, while the next frames are predicted.
 
     Args:
-        frames: from [`SaliencyPredictor.stream`].
-        path: the output; its suffix chooses the container of a video.
-        info: of the source: its frame rate and sound are kept.
-        start, duration: the part of the source that the frames are, in seconds.
+        path: its suffix chooses the container of a video.
+        info: of the source, whose frame rate, and sound from `start` for `duration` seconds, are kept.
         max_size: pixels of the longer side of maps in a folder or an npz, which are no larger than the source.
 
     Raises:

@@ -3,13 +3,8 @@
     source --reader thread--> Slot --predict_live--> drawing and writing, in a thread of their own
 
 The reader decodes whatever comes. [`Slot`] keeps the last moments of it, and the network takes the oldest frame that
-is left: every frame while it keeps up, and as many as it can when it does not. Frames that are left out are part of no
-window, so a window spans more time the more are dropped. Behind the slot no stage holds more than one frame, which
-bounds how far the picture lags behind. Recordings (files, and addresses that tell their length) are played at their
-own speed.
-
-Unlike in `salfom predict`, there is no sound, the network gets one window at a time, the size is that of the first
-frame, and frames may be left out.
+is left. Those that are dropped are part of no window, which so spans more time. Behind the slot no stage holds more
+than one frame, which bounds how far the picture lags behind. All frames get the size of the first one.
 """
 
 from collections import deque
@@ -44,14 +39,8 @@ def predict_live(
     predictor: SaliencyPredictor, frames: Iterable[LiveFrame], size: tuple[int, int]
 ) -> Iterator[tuple[SaliencyFrame, float]]:
     """
-    Frames and their maps. With a batch size and a stride of 1, a map waits for no later frame, but for the first one.
-
-    Args:
-        frames: those to process; windows are made of them, and of nothing else.
-        size: (height, width) in pixels, to which frames of another size are scaled.
-
-    Yields:
-        The frame with its map, as [`SaliencyPredictor.stream`] gives it, and when it arrived.
+    Frames, scaled to `size`, (height, width) in pixels, with their maps, as [`SaliencyPredictor.stream`] gives them;
+    and when each arrived. With a batch size and a stride of 1, only the first map waits for a later frame.
     """
     waiting: deque[LiveFrame] = deque()
 
@@ -78,13 +67,9 @@ def show(
     shown: Callable[[float], None],
 ) -> None:
     """
-    Draw and write frames; while one is predicted, one is drawn and written, and at most one waits for that.
-
-    Args:
-        predicted: what [`predict_live`] yields.
-        draw: image, map -> picture.
-        writes: each takes every picture, and its timestamp in seconds since the first one.
-        shown: takes when a frame arrived, after it was written.
+    Draw and write what [`predict_live`] yields; while one is predicted, one is drawn and written, and at most one
+    waits for that. Each of `writes` takes every picture, and its seconds since the first one; `shown`, after that,
+    when its frame arrived.
     """
     start: Fraction | None = None
 

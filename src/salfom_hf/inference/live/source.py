@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -63,8 +64,7 @@ class Slot:
         """Forget all frames but the newest: what came before anyone could take it is no loss, and too old."""
         with self._changed:
             self._begun = True
-            while len(self._frames) > 1:
-                self._frames.popleft()
+            self._frames = deque(list(self._frames)[-1:])
 
     def close(self) -> None:
         """Nothing more will come."""
@@ -180,19 +180,16 @@ class Reader:
         self.frame_rate = IMAGE_RATE
         self.pixel_aspect: Fraction | None = None
         self.error: Exception | None = None
-        self._first: LiveFrame | None = None
-        self._opened, self._started, self._stopped = threading.Event(), threading.Event(), threading.Event()
+        self._first: Future[LiveFrame] = Future()
+        self._started, self._stopped = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def wait(self) -> LiveFrame:
         """The first frame, when it is there; a `VideoError` if there is none."""
-        while not self._opened.wait(0.1):  # On some systems nothing interrupts a longer wait.
+        while not wait([self._first], 0.1).done:  # On some systems nothing interrupts a longer wait.
             pass
-        if self._first is None:
-            assert self.error is not None
-            raise self.error
-        return self._first
+        return self._first.result()
 
     def start(self) -> None:
         """Let a recording play, or take other sources from now on."""
@@ -210,9 +207,10 @@ class Reader:
             self._read()
         except Exception as error:
             self.error = error
+            if not self._first.done():
+                self._first.set_exception(error)
         finally:
             self.slot.close()
-            self._opened.set()
 
     def _read(self) -> None:
         name, url, kind, advice = self.address
@@ -230,11 +228,10 @@ class Reader:
             self.pixel_aspect = stream.sample_aspect_ratio
             recorded = container.duration is not None
             for frame in on_one_clock(self._pictures(container, stream), math.inf if recorded else JUMP):
-                if self._first is None:
+                if not self._first.done():
                     if min(frame.picture.width, frame.picture.height) < MIN_SIDE:
                         raise VideoError(f"{name} has less than {MIN_SIDE}x{MIN_SIDE} pixels; choose another.")
-                    self._first = frame
-                    self._opened.set()
+                    self._first.set_result(frame)
                     if recorded:
                         self._started.wait()
                     begin = time.monotonic()
@@ -243,7 +240,7 @@ class Reader:
                 if self._stopped.is_set():
                     return
                 self.slot.put(frame._replace(arrived=time.monotonic()))
-            if self._first is None:
+            if not self._first.done():
                 raise VideoError(f"{name} has no frame that can be decoded; check that it plays.")
 
     def _pictures(self, container: Any, stream: Any) -> Iterator[tuple[av.VideoFrame, Fraction | None, float]]:
