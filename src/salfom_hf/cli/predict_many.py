@@ -143,8 +143,6 @@ def main(arguments: list[str] | None = None) -> int:
         report(UsageError(LOST) if lost else in_words(error))
         return FAILURE
     except KeyboardInterrupt as stopped:
-        if (
-            os.environ.get("LOCAL_RANK", "0") == "0"
-        ):  # Of what all processes of a machine find out together, one speaks.
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # Of all that find it out on a machine, one speaks.
             print(f"salfom: {STOPPED}", file=sys.stderr)
         return 128 + stopped.args[0]

@@ -39,11 +39,8 @@ class PictureServer(socketserver.ThreadingTCPServer):
     To this machine it answers only under its own names: else any web site could, by a name of its own that leads
     here, see what the camera sees.
 
-    Args:
-        host, port: where to listen; port 0 takes a free one.
-
     Raises:
-        VideoError: the place is taken, or not this machine's.
+        VideoError: the place is taken, or not this machine's; port 0 takes a free one.
     """
 
     allow_reuse_address = True
@@ -56,9 +53,8 @@ class PictureServer(socketserver.ThreadingTCPServer):
         try:
             super().__init__((host, port), _Handler)
         except (OSError, OverflowError) as error:
-            raise VideoError(
-                f"Cannot serve at {host}, port {port} ({reason_of(error)}); choose another --serve PORT or --host."
-            ) from error
+            reason = f"{reason_of(error)}); choose another --serve PORT or --host."
+            raise VideoError(f"Cannot serve at {host}, port {port} ({reason}") from error
         bound, self.port = self.socket.getsockname()[:2]
         self.names = {"localhost", bound, host} if bound.startswith("127.") else None
         self.address = f"http://{host}:{self.port}"
