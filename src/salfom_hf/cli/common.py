@@ -150,6 +150,8 @@ def load_predictor(name: str, args: argparse.Namespace, keep_memory: bool = True
         from ..inference.cpu import exact_float32, keep_freed_memory
         from ..inference.predictor import SaliencyPredictor
 
+        if not gc.get_freeze_count():  # Nor are they looked through at the end of the program: it took a second.
+            gc.freeze()
         if keep_memory:
             keep_freed_memory()
         exact_float32()

@@ -78,29 +78,27 @@ class Status:
         self.times, self.latencies = array("d"), array("f")
 
     def shown(self, arrived: float) -> None:
-        now = time.monotonic()
-        self.times.append(now)
-        self.latencies.append(now - arrived)
-        if now - self.times[self.recent] >= 1:
+        self.times.append(time.monotonic())
+        self.latencies.append(self.times[-1] - arrived)
+        if self.times[-1] - self.times[self.recent] >= 1:
             if sys.stderr.isatty():
                 say(f"\r{self.told(self.recent)}, {self.slot.dropped} dropped\033[K", end="")
             self.recent = len(self.times)
 
     def told(self, first: int = 0) -> str:
         """Frames per second and latency, from this frame on."""
-        times, late = self.times[first:], sorted(round(1000 * latency) for latency in self.latencies[first:])
+        late = sorted(round(1000 * latency) for latency in self.latencies[first:])
         if not late:
             return "no frames"
-        passed = times[-1] - times[0]
-        rate = (len(times) - 1) / passed if passed else 0.0
+        passed = self.times[-1] - self.times[first]
+        rate = (len(late) - 1) / passed if passed else 0.0
         return f"{rate:.1f} frames/s, latency {median_low(late)} ms (median) to {late[-1]} ms (maximum)"
 
-    def finish(self, output: str | None) -> None:
-        if sys.stderr.isatty():
-            say("\r\033[K", end="")
+    def finish(self, place: str) -> None:
+        cleared = "\r\033[K" if sys.stderr.isatty() else ""
         passed = self.times[-1] - self.times[0] if self.times else 0.0
-        place = "" if output is None else f" -> {output}"
-        say(f"{len(self.times)} frames in {passed:.1f} s, {self.slot.dropped} dropped; {self.told()}{place}")
+        frames = f"{len(self.times)} frames in {passed:.1f} s, {self.slot.dropped} dropped"
+        say(f"{cleared}{frames}; {self.told()}{place}")
 
 
 def live(args: argparse.Namespace) -> int:
@@ -146,7 +144,7 @@ def live(args: argparse.Namespace) -> int:
             if not isinstance(error.__cause__, BrokenPipeError):
                 raise
             say("The program that read the output has ended.")
-    status.finish(args.output if to_file else None)
+    status.finish(f" -> {args.output}" if to_file else "")
     if reader.error is not None:
         raise reader.error
     return 0

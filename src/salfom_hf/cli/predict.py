@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from ..errors import CutOffError, VideoError, is_out_of_memory, is_sentence, until_cut_off
-from ..files import check_free, may_be_folder
+from ..files import may_be_folder
 from ..inference.many import Skipped, sources
 from ..inference.profiling import Profile, speed
-from ..inference.results import BYTES, FORMATS, check_name, default_output, inputs_of, size_in_words, write
+from ..inference.results import BYTES, FORMATS, check_output, default_output, frame_at, inputs_of, size_in_words, write
 from ..models.names import local
 from ..video.drawing import COLORMAPS
 from ..video.reading import VideoInfo, probe
@@ -36,6 +38,8 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..inference.predictor import SaliencyFrame, SaliencyPredictor
+
+    Frames = Generator[SaliencyFrame]
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -89,40 +93,6 @@ def check_options(args: argparse.Namespace) -> None:
         raise UsageError(f"--max-size is for --format maps and npz, not {args.format}; leave it out.")
 
 
-def predicted(
-    predictor: SaliencyPredictor, info: VideoInfo, args: argparse.Namespace
-) -> Generator[SaliencyFrame, None, None]:
-    """The frames that the options ask for."""
-    if args.format == "png":
-        from ..inference.moment import frame_at
-
-        yield frame_at(predictor, info, args.at or 0.0)
-    else:
-        yield from predictor.stream(info.path, args.start, args.duration)
-
-
-def write_predicted(frames: Iterator[SaliencyFrame], output: Path, info: VideoInfo, args: argparse.Namespace) -> None:
-    """Write the frames as the options say; of a video that breaks off those that there are, before that is raised."""
-    part, ended = (args.start, args.duration), list[CutOffError]()
-    write(until_cut_off(frames, ended), output, args.format, info, args.colormap, *part, args.overwrite, args.max_size)
-    for error in ended:
-        raise CutOffError(f"{output} ends early: {error}") from error
-
-
-def outputs(videos: list[Path], output: str | None, output_format: str) -> Iterator[Path]:
-    """The output of each video."""
-    several = len(videos) > 1
-    folder = output if output is not None and may_be_folder(output) else None
-    if several and output is not None and folder is None:
-        raise UsageError(f"{len(videos)} inputs cannot all be written to {output}; name a folder.")
-    for video in videos:
-        place = default_output(video, output_format)
-        if folder is not None and (several or output_format != "maps"):
-            yield Path(folder, place.name)
-        else:
-            yield Path(output or place)
-
-
 def predict(args: argparse.Namespace) -> int:
     check_options(args)
     videos: list[Path] = []
@@ -133,24 +103,26 @@ def predict(args: argparse.Namespace) -> int:
         except VideoError as error:
             failures += report(error)
     skipped.say()
-    if not videos:
-        return FAILURE
-    jobs = list(zip(videos, outputs(videos, args.output, args.format), strict=True))
+    several, folder = len(videos) > 1, args.output is not None and may_be_folder(args.output)
+    if several and args.output is not None and not folder:
+        raise UsageError(f"{len(videos)} inputs cannot all be written to {args.output}; name a folder.")
+    load = cache(lambda: load_predictor(args.model, args))
     inputs = inputs_of(videos, *local(args.model))
-    predictor = None
     written: set[Path] = set()
-    for video, output in jobs:
+    for video in videos:
+        output = default_output(video, args.format)
+        if folder and (several or args.format != "maps"):
+            output = Path(args.output, output.name)
+        elif args.output is not None:
+            output = Path(args.output)
         try:
             if output in written:
                 raise VideoError(f"{video} and another input would both be written to {output}; predict it by itself.")
             written.add(output)
-            check_free(output, args.overwrite, inputs)
-            if args.output is not None and output == Path(args.output):
-                check_name(args.output, args.format)
-            with failing_alone(video):
-                info = probe(video)
-                predictor = predictor or load_predictor(args.model, args)
-                predict_one(predictor, info, output, args)
+            check_output(output, args.format, args.overwrite, inputs)
+            if args.format == "maps" and not may_be_folder(args.output or f"{output}/"):
+                raise VideoError(f"Cannot write: {output} is not a folder, which maps need; name another output.")
+            predict_one(load, video, output, args)
         except VideoError as error:
             failures += report(error)
     return FAILURE if failures else 0
@@ -158,12 +130,7 @@ def predict(args: argparse.Namespace) -> int:
 
 @contextmanager
 def failing_alone(video: Path) -> Iterator[None]:
-    """
-    Tell what goes wrong with one video, so that others can go on, from what goes wrong with all.
-
-    Raises:
-        VideoError: this video cannot be predicted.
-    """
+    """Raise what goes wrong with one video as a `VideoError`, so that others can go on, and all else as it is."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError, ValueError) as error:
@@ -176,37 +143,56 @@ def failing_alone(video: Path) -> Iterator[None]:
         raise VideoError(f"Cannot predict {video}: {in_words(error)}") from error
 
 
-def predict_one(predictor: SaliencyPredictor, info: VideoInfo, output: Path, args: argparse.Namespace) -> None:
-    total = info.num_frames
-    if total is not None and (args.start or args.duration is not None):
-        length = total / info.frame_rate - args.start
-        total = max(0, round(min(length, length if args.duration is None else args.duration) * info.frame_rate))
-    if args.format == "png":
-        total = 1
-    elif args.format in BYTES:
-        size = size_in_words(args.format, info, total, args.max_size)
-        smaller = "" if args.max_size else "; --max-size makes it smaller"
-        print(f"salfom: {output} takes {size}{smaller}.", file=sys.stderr)
-    begin = time.perf_counter()
-    profile = Profile() if args.profile else None
-    bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-    with (
-        closing(predicted(predictor, info, args)) as frames,
-        tqdm(total=total, desc=info.path.name, bar_format=bar_format, disable=None, dynamic_ncols=True) as bar,
-        profile or nullcontext(),
-    ):
-        count = 0
+def write_predicted(
+    predictor: SaliencyPredictor,
+    info: VideoInfo,
+    output: Path,
+    args: argparse.Namespace,
+    watched: Callable[[Frames], Frames],
+) -> None:
+    """Predict and write what the options say; of a video that breaks off what there is, before that is raised."""
 
-        def counted() -> Iterator[SaliencyFrame]:
+    def predicted() -> Frames:
+        if args.format == "png":
+            yield frame_at(predictor, info, args.at or 0.0)
+        else:
+            yield from predictor.stream(info.path, *part)
+
+    part, ended = (args.start, args.duration), list[CutOffError]()
+    with closing(predicted()) as all_frames, closing(watched(all_frames)) as shown:
+        frames = until_cut_off(shown, ended)
+        write(frames, output, args.format, info, args.colormap, *part, args.overwrite, args.max_size)
+    for error in ended:
+        raise CutOffError(f"{output} ends early: {error}") from error
+
+
+def predict_one(load: Callable[[], SaliencyPredictor], video: Path, output: Path, args: argparse.Namespace) -> None:
+    """Predict a video, with all that is said of it meanwhile."""
+    with failing_alone(video):
+        info = probe(video)
+        predictor = load()
+        total = 1 if args.format == "png" else info.num_frames
+        if total is not None:
+            length = total / info.frame_rate - args.start
+            total = max(0, round(min(length, math.inf if args.duration is None else args.duration) * info.frame_rate))
+        if args.format in BYTES:
+            size = size_in_words(args.format, info, total, args.max_size)
+            smaller = "" if args.max_size else "; --max-size makes it smaller"
+            print(f"salfom: {output} takes {size}{smaller}.", file=sys.stderr)
+        begin, count, profile = time.perf_counter(), 0, Profile() if args.profile else None
+        bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+        bar = partial(tqdm, total=total, desc=video.name, bar_format=bar_format, disable=None, dynamic_ncols=True)
+
+        def watched(frames: Frames) -> Frames:
             nonlocal count
-            for frame in frames:
-                yield frame
-                count += 1
-                bar.set_postfix_str(speed(count, time.perf_counter() - begin, info.frame_rate), refresh=False)
-                bar.update()
+            with bar(frames) as shown:
+                for count, frame in enumerate(shown, 1):
+                    shown.set_postfix_str(speed(count, time.perf_counter() - begin, info.frame_rate), refresh=False)
+                    yield frame
 
-        write_predicted(counted(), output, info, args)
-    seconds = time.perf_counter() - begin
-    print(f"{info.path} -> {output}" + (f" ({speed(count, seconds, info.frame_rate)})" if count > 1 else ""))
-    if profile is not None:
-        print(profile.table(count, seconds, info.frame_rate), file=sys.stderr)
+        with profile or nullcontext():
+            write_predicted(predictor, info, output, args, watched)
+        seconds = time.perf_counter() - begin
+        print(f"{video} -> {output}" + (f" ({speed(count, seconds, info.frame_rate)})" if count > 1 else ""))
+        if profile is not None:
+            print(profile.table(count, seconds, info.frame_rate), file=sys.stderr)

@@ -7,8 +7,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Generator
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list, gather_object
@@ -23,7 +22,7 @@ from ..inference.processes import OtherProcessError, all_or_none, connect, lost_
 from ..models.names import local
 from ..video.reading import probe
 from .common import FAILURE, CommandParser, UsageError, at_least_one, in_words, load_predictor, report, some_path
-from .predict import add_options, check_options, failing_alone, predicted, write_predicted
+from .predict import add_options, check_options, failing_alone, write_predicted
 
 TOLD_EVERY = 0.5  # seconds, of progress
 
@@ -50,24 +49,24 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-def counted(frames: Iterable[SaliencyFrame], store: distributed.Store, bar: tqdm) -> Iterator[SaliencyFrame]:
-    """The frames, counted in the store, which over a network is not asked for every one; the bar tells all counts."""
-    fresh, told = 0, time.monotonic()
-    for frame in frames:
-        yield frame
-        fresh += 1
-        if time.monotonic() - told > TOLD_EVERY:
-            bar.set_postfix_str(f"{store.add('frames', fresh):,} frames", refresh=False)
-            bar.n = store.add("videos", 0)
-            bar.refresh()
-            fresh, told = 0, time.monotonic()
-    store.add("frames", fresh)
-
-
 def predict_own(
     jobs: list[Job], predictor: SaliencyPredictor, store: distributed.Store, bar: tqdm, args: argparse.Namespace
 ) -> list[str]:
     """Predict this process's part of the videos; a sentence for each that has no output."""
+
+    def counted(frames: Generator[SaliencyFrame]) -> Generator[SaliencyFrame]:
+        """Count in the store, which over a network is not asked for every frame; the bar tells all counts."""
+        fresh, told = 0, time.monotonic()
+        for frame in frames:
+            yield frame
+            fresh += 1
+            if time.monotonic() - told > TOLD_EVERY:
+                bar.set_postfix_str(f"{store.add('frames', fresh):,} frames", refresh=False)
+                bar.n = store.add("videos", 0)
+                bar.refresh()
+                fresh, told = 0, time.monotonic()
+        store.add("frames", fresh)
+
     failures = []
     # Each process takes the next one from a common counter when it is free, so none idles however they differ in
     # speed. Unlike claims that are files, a crash leaves none behind.
@@ -75,9 +74,7 @@ def predict_own(
         video, output = jobs[number]
         try:
             with failing_alone(video):
-                info = probe(video)
-                with closing(predicted(predictor, info, args)) as frames:
-                    write_predicted(counted(frames, store, bar), output, info, args)
+                write_predicted(predictor, probe(video), output, args, counted)
             with tqdm.external_write_mode():
                 print(f"{video} -> {output}", flush=True)
         except VideoError as error:
@@ -96,7 +93,7 @@ def predict(args: argparse.Namespace) -> int:
     if args.runtime == "torch":
         args.device = args.device or str(state.device)
     share_cores(args.threads)
-    planned: list[tuple[list[Job], list[str]] | None] = [None]
+    jobs, failures = list[Job](), list[str]()
     with all_or_none(state):
         if state.is_main_process:
             jobs, failures, done = plan(args.videos, args.output, args.format, args.overwrite, local(args.model))
@@ -106,8 +103,7 @@ def predict(args: argparse.Namespace) -> int:
                 there = f"{done:,} of {done + len(jobs):,} outputs exist already"
                 print(f"{there} and are kept; --overwrite makes them again.", flush=True)
             remove_unfinished(Path(args.output), below=True)
-            planned = [(jobs, failures)]
-    ((jobs, failures),) = broadcast_object_list(planned)
+    (jobs,) = broadcast_object_list([jobs])
     if jobs:
         with all_or_none(state):
             predictor = load_predictor(args.model, args)
@@ -119,9 +115,8 @@ def predict(args: argparse.Namespace) -> int:
             # Also where this process waits for the others: launchers end all when the first one ends with an error.
             failed = gather_object(failed)
             bar.n = len(jobs)
-    if not state.is_main_process:
-        return 0  # Without another look at the store, which ends with the main process.
-    if jobs:
+        if not state.is_main_process:
+            return 0  # Without another look at the store, which ends with the main process.
         failures += failed
         seconds, num_frames = time.monotonic() - begin, store.add("frames", 0)
         if num_frames:
@@ -148,8 +143,6 @@ def main(arguments: list[str] | None = None) -> int:
         report(UsageError(LOST) if lost else in_words(error))
         return FAILURE
     except KeyboardInterrupt as stopped:
-        if (
-            os.environ.get("LOCAL_RANK", "0") == "0"
-        ):  # Of what all processes of a machine find out together, one speaks.
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # Of all that find it out on a machine, one speaks.
             print(f"salfom: {STOPPED}", file=sys.stderr)
         return 128 + stopped.args[0]

@@ -3,7 +3,6 @@
 import codecs
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -35,17 +34,18 @@ OTHER_SUFFIXES = frozenset(
 )
 
 
-class Skipped(defaultdict[str, list[Path]]):
+class Skipped(dict[str, list[Path]]):
     """What folders hold that might be wanted and is not predicted, by the reason why."""
 
     def __init__(self) -> None:
-        super().__init__(list)
+        super().__init__({RESULT: [], UNKNOWN: [], IMAGES: []})
 
     def say(self) -> None:
         """Print a line for each reason, with an example."""
         for reason, paths in self.items():
             more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
-            print(f"salfom: skipped {paths[0]}{more}: {reason}.", file=sys.stderr)
+            if paths:
+                print(f"salfom: skipped {paths[0]}{more}: {reason}.", file=sys.stderr)
 
 
 def sources(path: Path, skipped: Skipped, further: Iterable[str] = ()) -> list[Path]:
@@ -54,7 +54,7 @@ def sources(path: Path, skipped: Skipped, further: Iterable[str] = ()) -> list[P
 
     Args:
         skipped: gets what else the folder holds, except hidden files and those that are surely no media.
-        further: inputs elsewhere whose results may be in the folder: stems of files, names of folders of images.
+        further: inputs elsewhere whose results may be in the folder, as [`input_names`] has them.
 
     Raises:
         VideoError: a folder cannot be read, or holds neither videos nor images.
@@ -62,23 +62,17 @@ def sources(path: Path, skipped: Skipped, further: Iterable[str] = ()) -> list[P
     with reported(f"Cannot read the folder {path}", "check its permissions"):
         if not path.is_dir():
             return [path]
-        beside = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
-        files = {file: file.suffix.lower() for file in beside if file.is_file()}
-    inputs = {*input_names(path, files), *(file.name for file in beside if file not in files), *further}
-    images = [file for file, suffix in files.items() if suffix in READ_IMAGES]
-    videos = []
-    for file, suffix in files.items():
-        if suffix not in VIDEO_SUFFIXES:
-            if suffix not in READ_IMAGES | OTHER_SUFFIXES:
-                skipped[UNKNOWN].append(file)
-        # What an earlier run wrote next to its inputs is no input of the next one.
-        elif is_result(file.stem, inputs):
-            skipped[RESULT].append(file)
-        else:
-            videos.append(file)
-    if videos and (unused := [file for file in images if not is_result(file.stem, inputs)]):
-        skipped[IMAGES] += unused
-    if not videos and not images:
+        within = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+        files = {file: file.suffix.lower() for file in within if file.is_file()}
+    inputs = {*input_names(path, files), *(file.name for file in within if file not in files), *further}
+    # What an earlier run wrote next to its inputs is no input of the next one.
+    fresh = [file for file in files if not is_result(file.stem, inputs)]
+    videos = [file for file in fresh if files[file] in VIDEO_SUFFIXES]
+    skipped[UNKNOWN] += [file for file in files if files[file] not in VIDEO_SUFFIXES | READ_IMAGES | OTHER_SUFFIXES]
+    skipped[RESULT] += [file for file in files if files[file] in VIDEO_SUFFIXES and file not in fresh]
+    if videos:
+        skipped[IMAGES] += [file for file in fresh if files[file] in READ_IMAGES]
+    elif READ_IMAGES.isdisjoint(files.values()):
         raise VideoError(f"The folder {path} holds no videos and no images; name a video or another folder.")
     return videos or [path]
 
@@ -89,36 +83,26 @@ def input_names(folder: Path, files: Collection[Path]) -> set[str]:
     return {file.stem for file in files}.union([folder.resolve().name] if is_video else [])
 
 
-def is_result(stem: str, inputs: set[str], formats: Iterable[str] = FORMATS) -> bool:
+def is_result(stem: str, inputs: Collection[str], formats: Collection[str] = FORMATS) -> bool:
     """Whether a file of this stem has the name of a result for one of the inputs, given as stems or folders' names."""
-    return any(stem.endswith(f"_{name}") and stem.removesuffix(f"_{name}") in inputs for name in formats)
+    name, _, made_as = stem.rpartition("_")
+    return made_as in formats and name in inputs
 
 
-def is_list(path: Path) -> bool:
-    """Whether a file is text rather than a video."""
-    if not path.exists() or path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES | READ_IMAGES:
-        return False
+def named_by(path: Path) -> list[Path]:
+    """
+    The paths that a text file names, one per line, relative to its own folder; `#` begins a comment line. Any other
+    path stands for itself. A `VideoError` if it cannot be read.
+    """
+    if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES | READ_IMAGES:
+        return [path]
     refuse_pipe(path)
-    with reported(f"Cannot read {path}"), path.open("rb") as file:
-        start = file.read(4096)
-    return is_utf16(start) or b"\0" not in start
-
-
-def is_utf16(start: bytes) -> bool:
-    """Whether a text begins as Windows marks UTF-16."""
-    return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-
-
-def paths_in_list(path: Path) -> list[Path]:
-    """
-    The paths that a text file names, one per line, relative to its own folder; `#` begins a comment line.
-
-    Raises:
-        VideoError: it cannot be read.
-    """
-    with reported(f"Cannot read the list {path}", "give a text file in UTF-8 or UTF-16"):
-        data = path.read_bytes()
-        lines = data.decode("utf-16" if is_utf16(data) else "utf-8-sig").splitlines()
+    with reported(f"Cannot read the list {path}", "give a text file in UTF-8 or UTF-16"), path.open("rb") as file:
+        data = file.read(4096)
+        is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        if b"\0" in data and not is_utf16:
+            return [path]
+        lines = (data + file.read()).decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
     return [path.parent / line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
@@ -138,20 +122,18 @@ def videos_under(folder: Path, output: Path, skipped: Skipped, failures: list[st
     for place in places:
         if place != folder and is_result(place.name, inputs, ["maps"]):
             skipped[RESULT].append(place)
-            continue
-        with suppress(VideoError):  # Nothing to predict at this level.
-            yield from sources(place, skipped, inputs)
+        else:
+            with suppress(VideoError):  # Nothing to predict at this level.
+                yield from sources(place, skipped, inputs)
 
 
 def find(given: Path, output: Path, skipped: Skipped, failures: list[str]) -> Iterator[tuple[Path, Path]]:
     """
-    The videos that an argument stands for, each with the subfolder of its output.
-
-    Subfolders are those below the folder or the list; of a path elsewhere, all its folders: they do not depend on
-    what else is asked for.
+    The videos that an argument stands for, each with the subfolder of its output: those below the folder or the list;
+    of a path elsewhere, all its folders, which do not depend on what else is asked for.
     """
     root = given if given.is_dir() else given.parent
-    for path in paths_in_list(given) if is_list(given) else [given]:
+    for path in named_by(given):
         for video in videos_under(path, output, skipped, failures) if path.is_dir() else [path]:
             # A folder of images that was itself named has no folder within.
             folder = Path() if video == root else Path(os.path.relpath(video, root)).parent
@@ -162,15 +144,15 @@ def find(given: Path, output: Path, skipped: Skipped, failures: list[str]) -> It
 
 
 def plan(
-    given: Path, output: str, output_format: str, overwrite: bool = False, read_besides: Iterable[Path] = ()
+    given: Path, output: str, output_format: str, overwrite: bool = False, others: Iterable[Path] = ()
 ) -> tuple[list[Job], list[str], int]:
     """
-    What is to be done, the largest videos first; what cannot be done; and how many outputs are there already.
+    What is to be done of a folder, a list or a video, the largest videos first; what cannot be done; and how many
+    outputs are there already.
 
     Args:
-        given: a folder, a list, or a video.
         output: the folder of all outputs; as a text, which may end in a slash.
-        read_besides: other inputs, which no output may replace, such as the model.
+        others: further inputs, which no output may replace, such as the model.
 
     Raises:
         VideoError: there are no videos, or the outputs have no place.
@@ -190,19 +172,17 @@ def plan(
     skipped.say()
     if not found and not failures:
         raise VideoError(f"{given} names no videos and no images; give another list or folder.")
-    jobs, done = [], 0
-    inputs = inputs_of([*found.values(), *([] if given.is_dir() else [given])], *read_besides)
-    for place, video in found.items():
-        if not overwrite and is_taken(place):
-            done += 1
-            continue
+    jobs = []
+    inputs = inputs_of([*found.values(), *([] if given.is_dir() else [given])], *others)
+    left = {place: video for place, video in found.items() if overwrite or not is_taken(place)}
+    for place, video in left.items():
         try:
             check_free(place, overwrite, inputs)
             jobs.append((video, place))
         except VideoError as error:
             failures.append(str(error))
     # Bytes are about in proportion to frames, and known without opening thousands of files.
-    return sorted(jobs, key=lambda job: -size_of(job[0])), failures, done
+    return sorted(jobs, key=lambda job: -size_of(job[0])), failures, len(found) - len(left)
 
 
 def size_of(video: Path) -> int:

@@ -30,10 +30,8 @@ def lost_connection(error: RuntimeError) -> bool:
 @contextmanager
 def all_or_none(state: Accelerator | PartialState) -> Iterator[None]:
     """
-    A block that fails in all processes when it fails in one, so that none waits for a process that has given up.
-
-    Raises:
-        OtherProcessError: it failed in another process, the first of which raises its own error.
+    A block that fails in all processes when it fails in one, so that none waits for a process that has given up. The
+    first of those where it failed raises its own error, and all others an [`OtherProcessError`].
     """
     failure = None
     try:

@@ -41,16 +41,15 @@ def attention(saliency: np.ndarray) -> Attention:
         variance += weights @ (places - means[-1]) ** 2
     logarithms = np.log2(values, out=np.zeros_like(values), where=values > 0)
     entropy = np.log2(total) - (values * logarithms).sum(dtype=np.float64) / total
-    shares = _thirds(height) @ values @ _thirds(width).T / total
     peak_y, peak_x = peak(saliency)
     return Attention(
-        peak_x=peak_x / width,
-        peak_y=peak_y / height,
-        mean_x=float(means[1] / width),
-        mean_y=float(means[0] / height),
+        peak_x / width,
+        peak_y / height,
+        float(means[1] / width),
+        float(means[0] / height),
         spread=float(np.sqrt(variance) / np.hypot(height, width)),
         entropy=float(max(0.0, entropy)),
-        shares=tuple(shares.ravel().tolist()),
+        shares=tuple((_thirds(height) @ values @ _thirds(width).T / total).ravel().tolist()),
     )
 
 
@@ -62,17 +61,16 @@ def peak(saliency: np.ndarray) -> tuple[float, float]:
     highest = np.float16(saliency.max())
     rows, columns = np.nonzero(saliency >= np.nextafter(highest, np.float16(-1)))
     equal = saliency[rows, columns].astype(np.float16) == highest
-    rows, columns = rows[equal], columns[equal]
-    if len(rows) == saliency.size:
+    if equal.sum() == saliency.size:
         return saliency.shape[0] / 2, saliency.shape[1] / 2
-    left = set(zip(rows.tolist(), columns.tolist(), strict=True))
+    left = set(zip(rows[equal].tolist(), columns[equal].tolist(), strict=True))
     areas = []
     while left:
         area = [left.pop()]
         for row, column in area:  # It grows meanwhile.
-            beside = {(row + down, column + right) for down in (-1, 0, 1) for right in (-1, 0, 1)} & left
-            left -= beside
-            area += beside
+            touching = {(row + down, column + right) for down in (-1, 0, 1) for right in (-1, 0, 1)} & left
+            left -= touching
+            area += touching
         areas.append(area)
     largest = max(areas, key=lambda area: (len(area), -min(area)[0], -min(area)[1]))
     row, column = np.mean(largest, axis=0) + 0.5
@@ -89,11 +87,8 @@ def write_table(
     frames: Iterable[tuple[Fraction, Attention]], path: Path, width: int, height: int, overwrite: bool = False
 ) -> None:
     """
-    A CSV file with the `COLUMNS`: frames are counted from 0, times are in seconds, places in pixels of the video.
-
-    Args:
-        frames: their times and numbers.
-        width, height: of the video.
+    A CSV file with the `COLUMNS`, of frames' times and numbers: frames are counted from 0, times are in seconds, and
+    places in pixels of the video of this width and height.
     """
     with atomic_output(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")

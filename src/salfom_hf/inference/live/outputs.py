@@ -33,35 +33,28 @@ PAGE = """<!DOCTYPE html>
 
 class PictureServer(socketserver.ThreadingTCPServer):
     """
-    Show the newest picture in browsers: a page at `/`, and the pictures as an endless row of JPEGs (MJPEG) at
-    `/live.mjpg`. A slow reader gets fewer of them. A context manager, which serves from the beginning.
+    Show the newest picture in browsers: a page at `/`, its `address`, and the pictures as an endless row of JPEGs
+    (MJPEG) at `/live.mjpg`, of which a slow reader gets fewer. A context manager, which serves from the beginning.
 
     To this machine it answers only under its own names: else any web site could, by a name of its own that leads
     here, see what the camera sees.
 
-    Args:
-        host, port: where to listen; port 0 takes a free one.
-
-    Attributes:
-        address: of the page.
-
     Raises:
-        VideoError: the place is taken, or not this machine's.
+        VideoError: the place is taken, or not this machine's; port 0 takes a free one.
     """
 
     allow_reuse_address = True
     daemon_threads = True
 
     def __init__(self, host: str = "127.0.0.1", port: int = 7861):
-        self._picture = np.empty((0, 0, 3), np.uint8)
-        self._number, self._closed, self._viewers = 0, False, 0
+        self._picture: np.ndarray | None = None
+        self._closed, self._viewers = False, 0
         self._changed = threading.Condition()
         try:
             super().__init__((host, port), _Handler)
         except (OSError, OverflowError) as error:
-            raise VideoError(
-                f"Cannot serve at {host}, port {port} ({reason_of(error)}); choose another --serve PORT or --host."
-            ) from error
+            reason = f"{reason_of(error)}); choose another --serve PORT or --host."
+            raise VideoError(f"Cannot serve at {host}, port {port} ({reason}") from error
         bound, self.port = self.socket.getsockname()[:2]
         self.names = {"localhost", bound, host} if bound.startswith("127.") else None
         self.address = f"http://{host}:{self.port}"
@@ -70,24 +63,24 @@ class PictureServer(socketserver.ThreadingTCPServer):
     def write(self, image: np.ndarray, timestamp: Fraction) -> None:
         """Show a picture, uint8 (height, width, 3) RGB, now."""
         with self._changed:
-            self._picture, self._number = image, self._number + 1
+            self._picture = image
             self._changed.notify_all()
 
     def jpegs(self) -> Iterator[bytes]:
         """The newest picture, again and again as it changes, until the last one."""
-        seen = 0
+        seen = None
         with self._changed:
             self._viewers += 1
         try:
             while True:
                 with self._changed:
-                    while self._number == seen:
+                    while self._picture is None or self._picture is seen:
                         if self._closed:
                             return
                         self._changed.wait()
-                    picture, seen = self._picture, self._number
+                    seen = self._picture
                 file = io.BytesIO()
-                Image.fromarray(picture).save(file, "jpeg", quality=JPEG_QUALITY)
+                Image.fromarray(seen).save(file, "jpeg", quality=JPEG_QUALITY)
                 yield file.getvalue()
         finally:
             with self._changed:

@@ -7,7 +7,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -19,24 +20,14 @@ from ...video.pictures import IMAGE_RATE
 from ...video.reading import FILE_PROTOCOL, MIN_SIDE, demuxed, video_stream
 
 SILENCE = 10  # seconds without data, or without a connection, after which a source or an output has failed
-
 PROBING = 1  # seconds of a stream that FFmpeg looks at before it is decoded
-
 JUMP = 10  # seconds by which the clock of a live source may gain on ours before it counts as set again
-
 # What a source may call its rate when it has none; the files written need a number.
 RATES = (1, 240)  # frames per second
 
 
 class LiveFrame(NamedTuple):
-    """
-    A decoded frame.
-
-    Attributes:
-        picture: as the decoder gave it.
-        timestamp: seconds since the source's first frame, on the source's clock.
-        arrived: when it was decoded, in seconds of `time.monotonic`.
-    """
+    """A decoded frame, its seconds since the source's first one, and the seconds of `time.monotonic` when it came."""
 
     picture: av.VideoFrame
     timestamp: Fraction
@@ -56,8 +47,7 @@ class Slot:
     """
 
     def __init__(self, latency: float):
-        self.latency = latency
-        self.dropped = 0
+        self.latency, self.dropped = latency, 0
         self._frames: deque[LiveFrame] = deque()
         self._changed = threading.Condition()
         self._begun = self._closed = False
@@ -74,8 +64,7 @@ class Slot:
         """Forget all frames but the newest: what came before anyone could take it is no loss, and too old."""
         with self._changed:
             self._begun = True
-            while len(self._frames) > 1:
-                self._frames.popleft()
+            self._frames = deque(list(self._frames)[-1:])
 
     def close(self) -> None:
         """Nothing more will come."""
@@ -112,40 +101,24 @@ def without_password(url: str) -> str:
 
 
 def camera(number: int) -> tuple[str, str]:
-    """
-    FFmpeg's url and format of this machine's cameras, counted from 0.
-
-    Raises:
-        VideoError: there is no such camera (where the system tells).
-    """
+    """FFmpeg's url and format of one of this machine's cameras, counted from 0."""
     if sys.platform == "darwin":
         return f"{number}:none", "avfoundation"
     if sys.platform != "win32":
         return f"/dev/video{number}", "v4l2"
-    try:
-        devices = av.enumerate_input_devices("dshow")
-    except AttributeError as error:
-        raise VideoError("This version of PyAV does not count cameras; name yours as video=NAME.") from error
-    names = [device.description for device in devices if "video" in device.media_types]
+    names = [device.description for device in av.enumerate_input_devices("dshow") if "video" in device.media_types]
     if number >= len(names):
         raise VideoError(f"There is no camera {number}; there are {len(names)}: {', '.join(names) or 'none'}.")
     return f"video={names[number]}", "dshow"
 
 
 def address_of(source: str) -> Address:
-    """
-    Tell what a source is: a camera (its number, `/dev/video0`, or `video=NAME` on Windows), `-` for standard input, an
-    address with `://`, or a file.
-
-    Raises:
-        VideoError: there is no such camera, or nothing is piped in.
-    """
+    """What a source of [`Reader`] is."""
     if re.fullmatch(r"[0-9]+|/dev/video.*|video=.*", source):
-        url, kind = source, "dshow" if source.startswith("video=") else "v4l2"
-        if source.isdecimal():
-            url, kind = camera(int(source))
+        kind = "dshow" if source.startswith("video=") else "v4l2"
+        place = camera(int(source)) if source.isdecimal() else (source, kind)
         advice = "check that it is connected, that no other program uses it, and that you may read it"
-        return Address(f"the camera {source.removeprefix('video=')}", url, kind, advice)
+        return Address(f"the camera {source.removeprefix('video=')}", *place, advice)
     if source == "-":
         if os.isatty(0):
             raise VideoError("Nothing is piped into this command; pipe a video in, or name a camera or an address.")
@@ -168,32 +141,21 @@ def reading(address: Address, doing: str, advice: str) -> Iterator[None]:
         raise
 
 
-class SourceClock:
+def on_one_clock(frames: Iterable[tuple[Any, Fraction | None, float]], jump: float) -> Iterator[LiveFrame]:
     """
-    Timestamps that strictly increase, from a source's own, which may be missing, stand still or start again.
-
-    Args:
-        jump: seconds by which the source's clock may gain on ours from one frame to the next.
+    Frames with timestamps that strictly increase, of pictures with the source's times, which may be missing, stand
+    still or start again, and with ours, which count where the source's gain more than `jump` seconds on them.
     """
-
-    def __init__(self, jump: float):
-        self.jump = jump
-        self.now: Fraction | None = None
-        self._time: Fraction | None = None
-        self._arrived = 0.0
-
-    def at(self, time: Fraction | None, arrived: float) -> Fraction:
-        """Seconds since the first frame: by what the source says, or else by our clock, on which it has `arrived`."""
-        if self.now is None:
-            self.now = Fraction(0)
-        else:
-            passed = Fraction(arrived - self._arrived).limit_denominator(10**6)
-            step = None if time is None or self._time is None else time - self._time
-            if step is None or step <= 0 or step > passed + self.jump:
+    now, time_before, arrived_before = Fraction(0), None, None
+    for picture, time_now, arrived in frames:
+        if arrived_before is not None:
+            passed = Fraction(arrived - arrived_before).limit_denominator(10**6)
+            step = None if time_now is None or time_before is None else time_now - time_before
+            if step is None or not 0 < step <= passed + jump:
                 step = max(passed, Fraction(1, 10**6))
-            self.now += step
-        self._time, self._arrived = time, arrived
-        return self.now
+            now += step
+        time_before, arrived_before = time_now, arrived
+        yield LiveFrame(picture, now, arrived)
 
 
 class Reader:
@@ -210,7 +172,7 @@ class Reader:
         error: what ended the reading, if that was no orderly end.
 
     Raises:
-        VideoError: there is no such camera, or nothing is piped in.
+        VideoError: there is no such camera (where the system tells), or nothing is piped in.
     """
 
     def __init__(self, source: str, slot: Slot):
@@ -218,24 +180,16 @@ class Reader:
         self.frame_rate = IMAGE_RATE
         self.pixel_aspect: Fraction | None = None
         self.error: Exception | None = None
-        self._first: LiveFrame | None = None
-        self._opened, self._started, self._stopped = threading.Event(), threading.Event(), threading.Event()
+        self._first: Future[LiveFrame] = Future()
+        self._started, self._stopped = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def wait(self) -> LiveFrame:
-        """
-        The first frame, when it is there.
-
-        Raises:
-            VideoError: there is none.
-        """
-        while not self._opened.wait(0.1):  # On some systems nothing interrupts a longer wait.
+        """The first frame, when it is there; a `VideoError` if there is none."""
+        while not wait([self._first], 0.1).done:  # On some systems nothing interrupts a longer wait.
             pass
-        if self._first is not None:
-            return self._first
-        assert self.error is not None
-        raise self.error
+        return self._first.result()
 
     def start(self) -> None:
         """Let a recording play, or take other sources from now on."""
@@ -246,17 +200,17 @@ class Reader:
         """Read no more."""
         self._stopped.set()
         self._started.set()
-        # A source that sends nothing cannot be hurried.
-        self._thread.join(1)
+        self._thread.join(1)  # A source that sends nothing cannot be hurried.
 
     def _run(self) -> None:
         try:
             self._read()
         except Exception as error:
             self.error = error
+            if not self._first.done():
+                self._first.set_exception(error)
         finally:
             self.slot.close()
-            self._opened.set()
 
     def _read(self) -> None:
         name, url, kind, advice = self.address
@@ -272,34 +226,32 @@ class Reader:
             rates = (rate for rate in (stream.average_rate, stream.guessed_rate) if rate)
             self.frame_rate = next((rate for rate in rates if RATES[0] <= rate <= RATES[1]), IMAGE_RATE)
             self.pixel_aspect = stream.sample_aspect_ratio
-            recorded, tick = container.duration is not None, stream.time_base
-            clock = SourceClock(math.inf if recorded else JUMP)
-            for picture in self._pictures(container, stream):
-                now = time.monotonic()
-                timestamp = clock.at(None if picture.pts is None else picture.pts * tick, now)
-                if self._first is None:
-                    if min(picture.width, picture.height) < MIN_SIDE:
+            recorded = container.duration is not None
+            for frame in on_one_clock(self._pictures(container, stream), math.inf if recorded else JUMP):
+                if not self._first.done():
+                    if min(frame.picture.width, frame.picture.height) < MIN_SIDE:
                         raise VideoError(f"{name} has less than {MIN_SIDE}x{MIN_SIDE} pixels; choose another.")
-                    self._first = LiveFrame(picture, timestamp, now)
-                    self._opened.set()
+                    self._first.set_result(frame)
                     if recorded:
                         self._started.wait()
                     begin = time.monotonic()
                 if recorded:
-                    self._stopped.wait(begin + float(timestamp) - time.monotonic())
+                    self._stopped.wait(begin + float(frame.timestamp) - time.monotonic())
                 if self._stopped.is_set():
                     return
-                self.slot.put(LiveFrame(picture, timestamp, time.monotonic()))
-            if self._first is None:
+                self.slot.put(frame._replace(arrived=time.monotonic()))
+            if not self._first.done():
                 raise VideoError(f"{name} has no frame that can be decoded; check that it plays.")
 
-    def _pictures(self, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
+    def _pictures(self, container: Any, stream: Any) -> Iterator[tuple[av.VideoFrame, Fraction | None, float]]:
+        """What is decoded, its time on the source's clock, and on ours."""
         # Threads that decode one frame each would hold back as many frames.
-        stream.thread_type = "SLICE"
+        stream.thread_type, tick = "SLICE", stream.time_base
 
-        def decoded(packet: Any) -> Iterator[av.VideoFrame]:
+        def decoded(packet: Any) -> Iterator[tuple[av.VideoFrame, Fraction | None, float]]:
             with suppress(av.FFmpegError):  # One bad packet is no reason to stop.
-                yield from stream.decode(packet)
+                for frame in stream.decode(packet):
+                    yield frame, None if frame.pts is None else frame.pts * tick, time.monotonic()
 
         try:
             with reading(self.address, "Lost", "what came until then was shown"):
