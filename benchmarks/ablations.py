@@ -131,11 +131,17 @@ def make_encoder(name: str, folder: Path) -> str:
     return str(folder)
 
 
+def settings_of(variant: str, steps: int) -> dict:
+    """For `salfom_hf.train`, without folders."""
+    own = VARIANTS[variant]
+    model_config = COMMON["model_config"] | own.get("model_config", {})
+    return COMMON | own | {"model_config": model_config, "max_steps": steps}
+
+
 def trained(variant: str, args: argparse.Namespace) -> Path:
     """The folder of the model of a run, which goes on where it was stopped."""
     folder = args.work / variant.replace(", ", "-").replace(" ", "-")
-    settings = COMMON | VARIANTS[variant] | {"max_steps": args.steps, "output_dir": str(folder)}
-    settings["model_config"] = COMMON["model_config"] | settings["model_config"]
+    settings = settings_of(variant, args.steps) | {"output_dir": str(folder)}
     settings["data_dir"] = [f"stills={args.stills}", f"gazefolder={args.videos}"]
     if "encoder" in settings:
         settings["encoder"] = make_encoder(settings["encoder"], args.work / settings["encoder"])
