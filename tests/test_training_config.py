@@ -1,4 +1,5 @@
 import argparse
+import importlib
 import os
 from pathlib import Path
 
@@ -21,6 +22,16 @@ def test_override_goes_before_preset_and_preset_before_default():
     config = parse(["light", *DATA, "--epochs", "3", "--learning-rate", "2e-4"])
     assert (config.epochs, config.learning_rate, config.batch_size, config.patience) == (3, 2e-4, 8, 0)
     assert all(parse([name, *DATA]).train for name in preset_names())
+
+
+def test_every_run_of_the_ablations_is_a_configuration(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    ablations, file = importlib.import_module("ablations"), tmp_path / "run.yaml"
+    for variant in ablations.VARIANTS:
+        file.write_text(yaml.safe_dump(ablations.settings_of(variant, 3)))
+        config = parse([str(file), *DATA])
+        assert config.max_steps == 3
+        assert config.model_config.keys() > {"image_size", "decoder_hidden_size"}
 
 
 @pytest.mark.parametrize(
