@@ -5,7 +5,6 @@ thirds of PyTorch's time. In bfloat16, oneDNN computes each convolution with its
 
 import copy
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import onnxruntime
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers import PreTrainedModel
 
-from ..models.encoders import encode
+from ..models.encoders import check_clips
 from ..models.modeling_efficientnet_lite import ConvNorm, EfficientNetLiteModel
 from ..models.modeling_salfom import SalFoMModel
 from .profiling import stage
@@ -154,7 +153,7 @@ class FrameEncoder:
     def __init__(self, network: SalFoMModel, threads: int | None = None):
         self.threads = threads or torch.get_num_threads()
         self.session = encoder_session(network, self.threads) if can_be_a_graph(network) else None
-        self.encode = partial(encode, fused(network.encoder), num_frames=1, projection=network.projection)
+        self.encoder, self.projection, self.adapter = fused(network.encoder), network.projection, network.adapter
 
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -163,5 +162,7 @@ class FrameEncoder:
             if self.session is not None:
                 (features,) = self.session.run(None, {"pixels": pixel_values.contiguous().numpy()})
                 return torch.from_numpy(features).contiguous(memory_format=torch.channels_last)
+            check_clips(pixel_values.unsqueeze(1), 1, self.adapter.stride(self.encoder.config))
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-            return self.encode(pixel_values.unsqueeze(1))[0].squeeze(2)
+            features, _ = self.adapter.features(self.encoder, pixel_values)
+            return features if self.projection is None else self.projection(features).relu()
