@@ -117,8 +117,8 @@ class CheckedModel(PreTrainedModel):
         if output_loading_info:
             return model, report
         for words, key in FAULTS.items():
-            if names := [] if tolerant and key == "mismatched_keys" else sorted(report[key]):
-                names = [each if isinstance(each, str) else each[0] for each in names]  # Of others also the shapes.
+            names = sorted(each if isinstance(each, str) else each[0] for each in report[key])  # Of some, also shapes.
+            if names and not (tolerant and key == "mismatched_keys"):
                 more = f" and {len(names) - 2:,} more" if len(names) > 2 else ""
                 raise unfit(f"{words} {', '.join(names[:2])}{more}")
         for key, value in model.state_dict().items():

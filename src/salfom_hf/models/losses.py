@@ -32,12 +32,9 @@ def gaussian_blur(maps: torch.Tensor, sigma: float, border: str = "zeros") -> to
     Blur each map with a Gaussian of sum 1, cut off at four standard deviations.
 
     Args:
-        maps: `(…, height, width)` of any type.
+        maps: `(…, height, width)` of any type; the result is float32, of float64 float64, on their device.
         sigma: standard deviation in pixels; 0 leaves the maps as they are.
         border: what is outside of a map: `"zeros"`, or `"reflect"`, its mirror image, outermost pixel first.
-
-    Returns:
-        float32 (float64 for float64) `(…, height, width)` on the maps' device.
     """
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     if sigma == 0:
@@ -103,16 +100,13 @@ def saliency_loss(
     fixations: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    Mean over the batch of `kl_weight · KL(gt ‖ pred) − cc_weight · CC − sim_weight · SIM − nss_weight · NSS`, computed
-    in float32. The defaults are the paper's objective.
+    Mean over the batch of `kl_weight · KL(gt ‖ pred) − cc_weight · CC − sim_weight · SIM − nss_weight · NSS`, a
+    float32 scalar. The defaults are the paper's objective.
 
     Args:
         logits: float `(batch, height, width)`; the prediction is their sigmoid.
         labels: densities `(batch, height', width')` of any size and scale; resized bilinearly to that of the logits.
         fixations: bool `(batch, height, width)`, for NSS.
-
-    Returns:
-        float32 scalar.
 
     Raises:
         ValueError: NSS has a weight, and there are no fixations of the logits' size.

@@ -335,16 +335,14 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs: Any
     ) -> np.ndarray:
         """
-        Which frames of a video are taken: the last `num_frames` of those that `fps` leaves.
+        Which frames of a video are taken, int `(frames,)` from 0, not decreasing, up to the last frame: the last
+        `num_frames` of those that `fps` leaves.
 
         Args:
             metadata: `total_num_frames` and, with `fps`, the video's own `fps`.
             num_frames: how many; the first one is repeated in front where there are fewer, unless it is a still.
                 `None` takes all if `fps` is given, else the processor's own number.
             fps: frames per second, counted back from the last frame; `None` takes the processor's own rate.
-
-        Returns:
-            int `(frames,)`, not decreasing, from 0; the last is that of the last frame.
 
         Raises:
             ValueError: the video's own rate is unknown, or lower than `fps`.
@@ -413,16 +411,13 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
 
     def prepare_frames(self, frames: torch.Tensor, still: bool = False, **options: Any) -> torch.Tensor:
         """
-        Resize, rescale and normalise frames.
+        Resize, rescale and normalise frames: to float32 `(frames, 3, height', width')`.
 
         Args:
             frames: uint8 or float `(frames, 3, height, width)`, values in 0…255.
             still: each is a still rather than a frame of a video.
             options: `do_resize`, `size`, `keep_aspect_ratio`, `size_divisor`, `do_rescale`, `rescale_factor`,
                 `do_normalize`, `image_mean`, `image_std`; those not given are the processor's own.
-
-        Returns:
-            float32 `(frames, 3, height', width')`.
         """
         if self.option("do_resize", options):
             height, width = frames.shape[-2:]
@@ -459,16 +454,13 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None, mirrored: Any = None
     ) -> list[torch.Tensor]:
         """
-        Saliency maps at the size of the source.
+        Saliency maps at the size of the source: float32 `(height, width)` each, values in 0…1, resized bilinearly.
 
         Args:
             outputs: what the model returned; its `saliency` is `(batch, height, width)`.
             target_sizes: one (height, width) per map; `None` keeps the model's size.
             mirrored: what it returned for the mirror images of stills, `pixel_values_videos.flip(-1)`. Then the maps
                 are the means of both, slightly blurred, as [`SaliencyPredictor`] predicts stills.
-
-        Returns:
-            List of float32 `(height, width)` with values in 0…1, resized bilinearly.
 
         Raises:
             ValueError: not one size per map.
