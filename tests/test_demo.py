@@ -766,9 +766,9 @@ def test_a_run_whose_visitor_left_stops(model_folder, clip, tmp_path, monkeypatc
 
 def test_memory_stays_level_and_all_of_a_crowd_are_answered(server, tmp_path):
     """At small size: `python tests/demo_load.py` makes 200 requests and the largest ones."""
-    first, last = demo_load.levels(server, tmp_path, 21, begin=14)
+    first, last = demo_load.levels(server, tmp_path, 14, begin=7)
     assert last < 1.3 * first
-    assert demo_load.crowd(server, tmp_path, 10) == ["served"] * 10
+    assert demo_load.crowd(server, tmp_path, 8) == ["served"] * 8
     with demo_load.Peak(server.process.pid) as peak:
         picture = demo_load.write_picture(tmp_path / "square.png", 5000, 5000)
         assert demo_load.ask(server.url, tmp_path, {"image": picture}) == "served"
