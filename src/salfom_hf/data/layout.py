@@ -224,7 +224,7 @@ def gaze_faults(path: Path, num_frames: int, width: int, height: int) -> list[st
         ((frame < 0) | (frame >= num_frames), f"in none of the frames 0 to {num_frames - 1}"),
         (~(np.equal(observer, np.floor(observer)) & (np.abs(observer) < 2**31)), "whose observer is no whole number"),
     ]
-    return faults + fixation_faults(x, y, width, height, lines, tests)
+    return faults + fixation_faults(x, y, (width, height), lines, tests)
 
 
 def _as_file(path: str | Path) -> dict:
