@@ -223,7 +223,7 @@ def check_output(path: Path, args: argparse.Namespace, earlier: bool = False) ->
 
 
 def chosen(rows: "Dataset | IterableDataset", split: str, args: argparse.Namespace) -> Iterable[dict]:
-    """The rows named, in that order; else some from all over, or, of an export, which is read one by one, the first."""
+    """The rows named, in that order; else some from all over, or the first of an export, which is read one by one."""
     from datasets import IterableDataset
 
     from ..data.features import id_column
