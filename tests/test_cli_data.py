@@ -50,21 +50,20 @@ def test_the_names_are_those_of_the_package():
     assert tuple(DATASETS) == NAMES
 
 
-def test_missing_maps_are_reported(salfom, mine):
-    (mine / "training" / "Lifting-003" / "maps" / "Lifting-003_105.png").unlink()
-    code, said = salfom("check", "ucf_sports", mine, "--quick")
-    assert code == 2
-    assert "Lifting-003" in said.out
-    assert salfom("check", "ucf_sports", mine, "--split", "test")[0] == 0
-
-
-def test_only_a_deep_check_reads_every_image(salfom, mine):
-    damaged = mine / "training" / "Lifting-003" / "images" / "Lifting-003_110.png"
-    damaged.write_bytes(damaged.read_bytes()[:-200])
+def test_check_says_what_is_missing_or_damaged_and_fails(salfom, mine):
+    """Only a deep check reads every image."""
+    clip = mine / "training" / "Lifting-003"
+    (clip / "images" / "Lifting-003_110.png").write_bytes(
+        (clip / "images" / "Lifting-003_110.png").read_bytes()[:-200]
+    )
     assert salfom("check", "ucf_sports", mine, "--quick")[0] == 0
     code, said = salfom("check", "ucf_sports", mine)
-    assert code == 2
-    assert "Lifting-003_110.png" in said.out
+    assert (code, "Lifting-003_110.png" in said.out) == (2, True)
+    (clip / "maps" / "Lifting-003_105.png").unlink()
+    code, said = salfom("check", "ucf_sports", mine, "--quick")
+    assert (code, "Lifting-003_105.png" in said.out) == (2, True)
+    code, said = salfom("check", "ucf_sports", mine, "--split", "test")
+    assert (code, "Found: test: 1 of 47 videos, 20 frames." in said.out) == (0, True)
 
 
 def test_a_folder_of_something_else(salfom, folder):
@@ -115,15 +114,6 @@ def test_show_takes_names_and_numbers(salfom, folder, ucf_sports):
     assert two.height == five.height
 
 
-@pytest.mark.parametrize(("name", "source"), [("dhf1k", "dhf1k_official"), ("stills", "stills_parquet")])
-def test_show_of_every_kind(request, salfom, name, source):
-    root = request.getfixturevalue(source)
-    assert salfom("show", name, root, "-o", "sheet.png")[0] == 0
-    splits = ("val", "test") if name == "dhf1k" else ("dev",)
-    for split in splits:
-        assert salfom("show", name, root, "--split", split, "-o", "sheet.png", "--overwrite")[0] == 0
-
-
 def test_export_writes_all_splits(salfom, folder, ucf_sports):
     code, said = salfom("export", "ucf_sports", ucf_sports, "out", "--max-shard-size", "1KB")
     assert code == 0
@@ -132,6 +122,17 @@ def test_export_writes_all_splits(salfom, folder, ucf_sports):
     assert names(folder) == ["out"]
     assert len(list((folder / "out" / "data").iterdir())) == 4
     assert load_export("out", "test")[0]["video_id"] == "Diving-Side-001"
+
+
+def test_stills_and_some_splits_of_videos(salfom, folder, dhf1k_official, stills_parquet):
+    assert salfom("show", "stills", stills_parquet, "--split", "dev", "-o", "sheet.png")[0] == 0
+    for split in ("val", "test"):
+        show = ("show", "dhf1k", dhf1k_official, "--split", split, "-o", "sheet.png", "--overwrite")
+        assert salfom(*show)[0] == 0
+    assert salfom("export", "dhf1k", dhf1k_official, "out", "--split", "val", "--num-shards", "2")[0] == 0
+    stream = load_export("out", "validation", streaming=True)
+    assert stream.num_shards == 2
+    assert [row["video_id"] for row in stream] == ["0601", "0602"]
 
 
 def test_what_an_earlier_run_left_in_the_dataset_is_replaced(salfom, folder, ucf_sports):
@@ -147,13 +148,6 @@ def test_what_an_earlier_run_left_in_the_dataset_is_replaced(salfom, folder, ucf
         code, said = salfom(*command, "--overwrite")
         assert (code, "part of the input" in said.err) == (2, True)
     assert names(folder) == sorted([*before, "out", "ucf_sports_train.png"])
-
-
-def test_export_of_some_splits_in_some_shards(salfom, folder, dhf1k_official):
-    assert salfom("export", "dhf1k", dhf1k_official, "out", "--split", "val", "--num-shards", "2")[0] == 0
-    stream = load_export("out", "validation", streaming=True)
-    assert stream.num_shards == 2
-    assert [row["video_id"] for row in stream] == ["0601", "0602"]
 
 
 @pytest.mark.parametrize(

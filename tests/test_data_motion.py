@@ -217,19 +217,6 @@ def test_sizes_are_those_of_common_videos(stills_parquet):
     assert MotionDataset(stills, processor, num_frames=2, size=(32, 64))[0]["labels"].shape == (32, 64)
 
 
-def test_large_stills_give_the_clips_of_their_small_copies(only, plain):
-    """At most a blur apart, as a still is reduced before it is looked at."""
-    only("camera")
-    large = dots(1, 1152, 1536, radius=32).to_list()[0]
-    picture = Image.open(io.BytesIO(large["image"]["bytes"]))
-    small = still(
-        "0", np.array(picture.resize((192, 144))), *(np.array(large[f"fixation_{axis}"]) / 8 for axis in "xy")
-    )
-    one, other = (MotionDataset(stills_of([row]), plain)[0] for row in (large, small))
-    assert (one["pixel_values_videos"] - other["pixel_values_videos"]).abs().mean() < 4
-    torch.testing.assert_close(one["labels"], other["labels"], atol=0.12, rtol=0)
-
-
 def test_a_seed_an_epoch_and_an_index_make_the_clip(stills_parquet, processor):
     stills = load_stills(stills_parquet, split="train")
 

@@ -223,19 +223,18 @@ def check_output(path: Path, args: argparse.Namespace, earlier: bool = False) ->
 
 
 def chosen(rows: "Dataset | IterableDataset", split: str, args: argparse.Namespace) -> Iterable[dict]:
-    """The rows named, in that order; else some from all over, of an export, all of which would be read, the first."""
+    """The rows named, in that order; else some from all over, or the first of an export, which is read one by one."""
     from datasets import IterableDataset
 
     from ..data.features import id_column
 
-    if args.video:
+    if ids := args.video:
         column = id_column(rows.features)
-        found = {row[column]: row for row in rows.filter(lambda name: name in args.video, input_columns=column)}
-        if missing := [name for name in args.video if name not in found]:
-            raise UsageError(
-                f"There is no {missing[0]} in the split {split}; name others, or none to see some of all."
-            )
-        return [found[name] for name in args.video]
+        found = {row[column]: row for row in rows.filter(lambda name: name in ids, input_columns=column)}
+        if missing := [name for name in ids if name not in found]:
+            where = f"in the split {split}; name others, or none to see some of all"
+            raise UsageError(f"There is no {missing[0]} {where}.")
+        return [found[name] for name in ids]
     wanted = SHEET_ROWS_OF_STILLS * args.frames if args.dataset == "stills" else SHEET_VIDEOS
     if isinstance(rows, IterableDataset):
         return islice(rows, wanted)

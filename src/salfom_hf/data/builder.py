@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import datasets
 from datasets.fingerprint import Hasher
@@ -32,23 +32,9 @@ PRIVATE = (
 )
 
 
-class Item(Protocol):
-    """Some rows of a dataset: a clip, or a table, folder or part of one."""
-
-    @property
-    def num_rows(self) -> int: ...
-    @property
-    def num_frames(self) -> int: ...
-    def state(self) -> Any:
-        """What changes when files that the rows are made of are added, removed or written."""
-
-    def examine(self) -> tuple[Sequence["Item"], list[Problem]]:
-        """The parts that can be used, to be read one by one, of which alone what follows is asked; problems."""
-
-    def decode(self) -> list[Problem]:
-        """Problems that only reading every file shows."""
-
-    def rows(self) -> Iterator[dict]: ...
+# Some rows of a dataset, with the methods of `layout.Clip`: a clip, or a table, folder or part of one. What it gives
+# when it is examined is what can be used, to be read one by one.
+Item = Any
 
 
 class GazeBuilder(datasets.GeneratorBasedBuilder):

@@ -22,6 +22,7 @@ from .samples import GazeStill, GazeVideo, open_sample
 
 # Some frames have no fixations; one that has is looked for among this many.
 FRAME_DRAWS = 5
+RESIZE_ALONE = {"do_resize": True, "do_rescale": False, "do_normalize": False}
 
 
 class LazyList(Sequence):
@@ -129,10 +130,9 @@ class ClipDataset(EpochDataset):
         self.num_frames = num_frames
         self.augmentation = augmentation or Augmentation()
         self.size = size
+        lengths = np.ones(len(dataset), np.int64)
         if "num_frames" in dataset.column_names:
             lengths = self.dataset.select_columns("num_frames")[:]["num_frames"].to_numpy()
-        else:
-            lengths = np.ones(len(dataset), np.int64)
         if sampling == "random":
             labelled = [np.full(clips_per_video, -1)] * len(lengths)
         else:
@@ -194,19 +194,11 @@ class ClipDataset(EpochDataset):
                     f"{sample.id} has a frame of {frame.shape[1]}×{frame.shape[0]} pixels where the dataset says "
                     f"{sample.size[1]}×{sample.size[0]}; load the dataset again."
                 )
-            pixels = transform.crop(pixels_of(frame))
             # Frames are worked on one by one, as a whole clip would not stay in the processor's cache.
-            frames.append(
-                self.processor.prepare_frames(
-                    pixels, do_resize=True, size=target, keep_aspect_ratio=False, do_rescale=False, do_normalize=False
-                )
-            )
-        if transform.backward:
-            frames.reverse()
-        frames = [
-            self.processor.prepare_frames(transform.mirror(frame), do_resize=False)
-            for frame in transform.recolor(frames)
-        ]
+            pixels = transform.crop(pixels_of(frame))
+            frames.append(self.processor.prepare_frames(pixels, size=target, keep_aspect_ratio=False, **RESIZE_ALONE))
+        frames = transform.recolor(frames[::-1] if transform.backward else frames)
+        frames = [self.processor.prepare_frames(transform.mirror(frame), do_resize=False) for frame in frames]
         return torch.cat([frames[0]] * (length - len(frames)) + frames)
 
 

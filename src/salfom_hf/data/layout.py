@@ -78,12 +78,8 @@ class Clip:
             text = f"has {maps} images, {self.video.name} has {frames} frames"
             problems.append(Problem(kind, self.maps, text, fatal=abs(frames - maps) > FRAME_TOLERANCE))
             clip = replace(clip, num_frames=min(frames, maps))
-        if self.gaze is not None and clip.num_frames:
-            try:
-                faults = gaze_faults(self.gaze, clip.num_frames, clip.width, clip.height)
-                problems += [Problem("fixations", self.gaze, fault) for fault in faults]
-            except DataError as error:
-                problems.append(Problem("unreadable", self.gaze, str(error)))
+        if clip.num_frames:
+            problems += clip._gaze_problems()
         return ([] if any_fatal(problems) else [clip]), problems
 
     def decode(self) -> list[Problem]:
@@ -123,7 +119,7 @@ class Clip:
         frame, x, y, observer = unknown if self.gaze is None else read_columns(self.gaze, GAZE_COLUMNS)[0].values()
         yield {
             "video_id": self.id,
-            "video": self.video and _as_file(self.video),
+            "video": self.video and {"path": str(self.video), "bytes": None},
             "frames": self._files(self.images),
             "num_frames": self.num_frames,
             "fps": self.fps,
@@ -139,7 +135,7 @@ class Clip:
 
     def _files(self, folder: Path | None) -> list[dict]:
         names = [] if folder is None else ordered_images(folder)
-        return [_as_file(f"{folder}{os.sep}{name}") for name in names[: self.num_frames]]
+        return [{"path": f"{folder}{os.sep}{name}", "bytes": None} for name in names[: self.num_frames]]
 
     def _list_parts(self) -> tuple[dict[str, dict[tuple, str]], list[Problem]]:
         """The images in each of the clip's folders, or what keeps them from being listed."""
@@ -202,6 +198,26 @@ class Clip:
                 text = f"{len(surplus)} without one of {len(frames)} {of}: {listed}"
                 yield Problem("surplus maps", folder, text)
 
+    def _gaze_problems(self) -> Iterator[Problem]:
+        """What is wrong with the table of who looked where."""
+        if self.gaze is None:
+            return
+        try:
+            values, _, lines, faults = read_columns(self.gaze, GAZE_COLUMNS)
+        except DataError as error:
+            yield Problem("unreadable", self.gaze, str(error))
+            return
+        if lines:
+            frame, x, y, observer = values.values()
+            is_whole = np.equal(observer, np.floor(observer)) & (np.abs(observer) < 2**31)
+            tests = [
+                (~np.equal(frame, np.floor(frame)), "whose frame is no whole number"),
+                ((frame < 0) | (frame >= self.num_frames), f"in none of the frames 0 to {self.num_frames - 1}"),
+                (~is_whole, "whose observer is no whole number"),
+            ]
+            faults += fixation_faults(x, y, (self.width, self.height), lines, tests)
+        yield from (Problem("fixations", self.gaze, fault) for fault in faults)
+
     def _decode_video(self, video: Path) -> list[Problem]:
         try:
             with opened(video) as container:
@@ -211,24 +227,6 @@ class Clip:
         text = f"only {frames} of {self.num_frames} frames can be decoded"
         fatal = frames < self.num_frames - FRAME_TOLERANCE
         return [Problem("unreadable", video, text, fatal)] if frames < self.num_frames else []
-
-
-def gaze_faults(path: Path, num_frames: int, width: int, height: int) -> list[str]:
-    """What is wrong with a table of who looked where in a clip of so many frames of a size, in words."""
-    values, _, lines, faults = read_columns(path, GAZE_COLUMNS)
-    if not lines:
-        return faults
-    frame, x, y, observer = values.values()
-    tests = [
-        (~np.equal(frame, np.floor(frame)), "whose frame is no whole number"),
-        ((frame < 0) | (frame >= num_frames), f"in none of the frames 0 to {num_frames - 1}"),
-        (~(np.equal(observer, np.floor(observer)) & (np.abs(observer) < 2**31)), "whose observer is no whole number"),
-    ]
-    return faults + fixation_faults(x, y, width, height, lines, tests)
-
-
-def _as_file(path: str | Path) -> dict:
-    return {"path": str(path), "bytes": None}
 
 
 @lru_cache(maxsize=2**14)

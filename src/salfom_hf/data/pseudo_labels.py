@@ -7,7 +7,7 @@ output is a point; what labels are made of is the saliency map inside.
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..errors import needs_extra, reason_of
 from ..files import Inputs, check_free
 from ..video.reading import frames_there, probe
 from .features import DataError
-from .recordings import find_videos, new_gazefolder, reduced_size, write_clip
+from .recordings import Labelled, find_videos, new_gazefolder, reduced_size, write_clip
 from .shots import video_density
 
 POWER = 0.6  # of the teacher's maps, which are far more peaked than recorded gaze on stills
@@ -106,12 +106,8 @@ def pseudo_density(saliency: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def with_labels(
-    frames: Iterable[np.ndarray],
-    teacher: AttentionCenter,
-    size: tuple[int, int],
-    every: int,
-    rng: np.random.Generator,
-) -> Iterator[tuple[np.ndarray, Callable[[], tuple[np.ndarray, np.ndarray]]]]:
+    frames: Iterable[np.ndarray], teacher: AttentionCenter, size: tuple[int, int], every: int, rng: np.random.Generator
+) -> Iterator[Labelled]:
     """Frames and labels as for `write_clip`: the teacher's of every so many and of the last, others interpolated."""
     frames, before, count = iter(frames), None, 1
     while between := list(islice(frames, count)):

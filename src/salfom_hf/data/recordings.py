@@ -33,6 +33,9 @@ LONGEST = 1 << 16  # All frames as they are.
 TIME_TOLERANCE = 0.0005
 NO_NUMBER, OUTSIDE_FRAME, OUTSIDE_VIDEO = "without a number", "outside the frame", "before or after the video"
 
+# An image, and what gives its density and fixations.
+Labelled = tuple[np.ndarray, Callable[[], tuple[np.ndarray, np.ndarray]]]
+
 
 @dataclass(frozen=True)
 class Made:
@@ -95,11 +98,7 @@ def new_gazefolder(folder: Path, overwrite: bool, total: int | None) -> Iterator
 
 
 def write_clip(
-    folder: Path,
-    info: VideoInfo,
-    size: tuple[int, int],
-    frames: Iterable[tuple[np.ndarray, Callable[[], tuple[np.ndarray, np.ndarray]]]],
-    progress: tqdm,
+    folder: Path, info: VideoInfo, size: tuple[int, int], frames: Iterable[Labelled], progress: tqdm
 ) -> int:
     """
     Write the folder of a clip; the number of its frames. Each is an image, reduced to a size (width, height), and what
@@ -111,7 +110,7 @@ def write_clip(
         part.mkdir(parents=True)
     (folder / FPS_FILE).write_text(f"{float(info.frame_rate):.9g}\n", encoding="utf-8")
 
-    def write(frame: tuple[int, tuple[np.ndarray, Callable]]) -> None:
+    def write(frame: tuple[int, Labelled]) -> None:
         number, (image, labels) = frame
         picture = Image.fromarray(image)
         if picture.size != size:
@@ -167,7 +166,7 @@ def write_gaze(
         fixations[rows[seen], columns[seen]] = True
         return density, fixations
 
-    def frames() -> Iterator[tuple[np.ndarray, Callable]]:
+    def frames() -> Iterator[Labelled]:
         for number, (image, timestamp, duration) in enumerate(frames_there(info.path)):
             begin, end = float(timestamp), float(timestamp + (duration or 0))
             if table.by_frame:

@@ -25,10 +25,7 @@ KINDS = {
     "gap": ("Numbers are missing", "unpack them again, for frames on both sides of a gap are taken as neighbours"),
     "split": ("Not in the official split", "move the videos to the folder of their split"),
     "unexpected": ("Ignored", "move the files elsewhere"),
-    "fixations": (
-        "Fixations",
-        "correct the table (x and y in pixels of the picture as stored, frames from 0)",
-    ),
+    "fixations": ("Fixations", "correct the table (x and y in pixels of the picture as stored, frames from 0)"),
     "fps": ("Frame rates", "write the number of frames per second, such as 25, or remove the file"),
     "columns": ("Tables that do not fit", "correct them as documented"),
 }

@@ -14,7 +14,7 @@ or names, which are numbered in the order in which a file has them. Images witho
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any, ClassVar
@@ -235,7 +235,7 @@ def _stills(path: Path, file: pq.ParquetFile, group: int) -> Iterator[tuple[int,
 
 
 def _still(
-    folder: Path, where: Path, row: dict, unnamed: str, lines: list[int] | None = None
+    folder: Path, where: Path, row: dict, unnamed: str, lines: Sequence[int] = ()
 ) -> tuple[dict, Problem | None]:
     """
     A row, its image in a folder, as `STILL_FEATURES` has it but for names of observers; why it cannot be used, if so.
@@ -264,7 +264,7 @@ def _still(
     if len(set(lengths.values())) > 1:
         faults.append(", ".join(f"{number} {axis}" for axis, number in lengths.items()))
     else:
-        faults += fixation_faults(np.array(x, np.float64), np.array(y, np.float64), width, height, lines)
+        faults += fixation_faults(np.array(x, np.float64), np.array(y, np.float64), (width, height), lines)
     if None in observer:
         faults.append("fixations whose observer is missing")
     elif any(isinstance(who, int) and not -(2**31) <= who < 2**31 for who in observer):

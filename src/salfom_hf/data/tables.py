@@ -88,28 +88,20 @@ def _listed(header: list[str]) -> str:
 
 
 def fixation_faults(
-    x: np.ndarray,
-    y: np.ndarray,
-    width: int,
-    height: int,
-    lines: Sequence[int] | None = None,
-    tests: Sequence[tuple[np.ndarray, str]] = (),
+    x: np.ndarray, y: np.ndarray, size: tuple[int, int], lines: Sequence[int] = (), tests: Sequence[tuple] = ()
 ) -> list[str]:
     """
-    What is wrong with places, float64 `(fixations,)` each, in a picture, in words; lines are those of a table, and
-    other tests say which fixations fail, bool `(fixations,)`, and why.
+    What is wrong with places, float64 `(fixations,)` each, in a picture of a size (width, height), in words; lines are
+    those of a table, and other tests say which fixations fail, bool `(fixations,)`, and why.
     """
     known = np.isfinite(x) & np.isfinite(y)
-    outside = known & ((x < 0) | (x > width) | (y < 0) | (y > height))
+    outside = known & ((x < 0) | (x > size[0]) | (y < 0) | (y > size[1]))
+    nowhere = f"outside of its {size[0]}×{size[1]} pixels"
     faults = []
-    for wrong, text in (
-        *tests,
-        (~known, "whose x or y is no number"),
-        (outside, f"outside of its {width}×{height} pixels"),
-    ):
+    for wrong, text in (*tests, (~known, "whose x or y is no number"), (outside, nowhere)):
         if found := np.flatnonzero(wrong).tolist():
             first = found[0]
-            places = f"({x[first]:g}, {y[first]:g})" if lines is None else in_lines([lines[n] for n in found])
+            places = in_lines([lines[n] for n in found]) if lines else f"({x[first]:g}, {y[first]:g})"
             faults.append(f"{counted(len(found), 'fixation')} {text}, such as {places}")
     return faults
 
@@ -194,11 +186,7 @@ def _columns_of(header: list[str], given: Mapping[str, str], time_unit: str | No
 
 
 def read_gaze_table(
-    path: Path,
-    videos: Sequence[Path],
-    columns: Mapping[str, str],
-    time_unit: str | None = None,
-    from_first_row: bool = False,
+    path: Path, videos: Sequence[Path], columns: Mapping[str, str], time_unit: str | None, from_first_row: bool
 ) -> GazeTable:
     """Read a table as for [`make_gazefolder`], of which 40 bytes per row are kept; a `DataError` if it is unfit."""
     with opened_table(path) as (header, rows):
