@@ -175,13 +175,9 @@ def test_partial_predictions_are_scored_and_reported_as_such(salfom, dhf1k_frame
     arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "perfect", "--metrics", "cc",
                  "--baseline", "center", "-o", "out")  # fmt: skip
     refused(salfom("evaluate", *arguments, model=False), "or score those there are with --partial")
-    alone = arguments[:4]
-    refused(salfom("evaluate", *alone, "--partial", model=False), "name their folder with --predictions")
     Path("none").mkdir()
-    refused(
-        salfom("evaluate", *alone, "--partial", "--predictions", "none", model=False),
-        "40 of 40 predictions are missing",
-    )
+    nothing = ("--partial", "--predictions", "none")
+    refused(salfom("evaluate", *arguments[:4], *nothing, model=False), "40 of 40 predictions are missing")
     code, out, _ = salfom("evaluate", *arguments, "--partial", model=False)
     assert code == 0
     # Nobody looks at frame 3.
@@ -199,6 +195,16 @@ def test_partial_predictions_are_scored_and_reported_as_such(salfom, dhf1k_frame
                                     "means"):])[1]  # fmt: skip
     of_center = json.loads(Path("out/videos/center/000000.json").read_text())[0]["scores"]["cc"]
     assert difference == ["center", f"{np.mean(of_center[:4]) - 1:+.3f}", "1"]
+
+
+def test_the_picture_shows_frames_that_partial_predictions_lack(salfom, dhf1k_frames):
+    perfect_maps(dhf1k_frames, [range(20), range(20)])
+    shutil.copytree("perfect/0601", "part/0601")
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "perfect", "--predictions", "part",
+                 "--partial", "--metrics", "cc", "-o", "out")  # fmt: skip
+    code, out, _ = salfom("evaluate", *arguments, model=False)
+    assert (code, [row[0] for row in rows(out)[1:]]) == (0, ["perfect", "part (20 of 40 predicted)"])
+    assert Path("out/frames.png").is_file()
 
 
 def test_an_archive_may_be_partial(salfom, dhf1k_frames):
@@ -323,17 +329,6 @@ def test_the_last_frame_alone_stands_beside_the_window(salfom, dhf1k_frames, mod
     assert [float(cell) for cell in rows(out)[1][1:]] == pytest.approx([float(cell) for cell in alone[1:]], abs=0.002)
 
 
-def test_the_last_frame_alone_is_of_a_video_and_a_model(salfom, stills_parquet, dhf1k_frames):
-    stills = ("--dataset", "stills", "--data-dir", stills_parquet, "--last-frame-alone")
-    code, _, err = salfom("evaluate", *stills)
-    assert code == 2
-    assert err[-1] == (
-        "salfom: A still is its last frame; leave out --last-frame-alone, or score a dataset of videos."
-    )
-    videos = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--last-frame-alone", "--baseline", "center")
-    refused(salfom("evaluate", *videos, model=False), "--last-frame-alone needs a --model")
-
-
 def test_a_stopped_run_says_that_it_can_go_on(salfom, dhf1k_frames, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
@@ -348,30 +343,33 @@ def test_a_stopped_run_says_that_it_can_go_on(salfom, dhf1k_frames, monkeypatch)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--split", "test"], "salfom submit"),
-        (["--baseline", "inter-observer"], "inter-observer needs to know who"),
-        (["--metrics", "auc"], "metrics must be some of auc_judd"),
-        (["--first", "20", "--baseline", "center"], "No video has a frame 20"),
-        (["--predictions", "nowhere"], "no folder nowhere"),
-        (["--model", "nowhere"], "Cannot load the model 'nowhere'"),
-        (["--split", "nonsense"], "nonsense"),
-        (["--data-dir", "nowhere"], "nowhere"),
+        ("--split test", "salfom submit"),
+        ("--baseline inter-observer", "inter-observer needs to know who"),
+        ("--metrics auc", "metrics must be some of auc_judd"),
+        ("--first 20 --baseline center", "No video has a frame 20"),
+        ("--predictions nowhere", "no folder nowhere"),
+        ("--model nowhere", "Cannot load the model 'nowhere'"),
+        ("--split nonsense", "nonsense"),
+        ("--data-dir nowhere", "nowhere"),
+        ("--partial", "name their folder with --predictions"),
+        ("--last-frame-alone --baseline center", "--last-frame-alone needs a --model"),
+        ("--last-frame-alone --dataset stills --data-dir {stills}", "A still is its last frame; leave out"),
+        ("--blur -1", "--blur"),
+        ("--blur wide", "--blur"),
+        ("--seed -1", "--seed"),
+        ("--processes 0", "--processes"),
+        ("--max-frames 0", "--max-frames"),
+        ("--dataset salicon", "--dataset"),
+        ("--baseline middle", "--baseline"),
     ],
 )
-def test_what_cannot_be_scored_is_one_line(salfom, dhf1k_frames, options, words):
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, *options)
-    refused(salfom("evaluate", *arguments, model=False), words)
-    assert os.listdir() == []
-
-
-@pytest.mark.parametrize(
-    "options", [["--blur", "-1"], ["--blur", "wide"], ["--seed", "-1"], ["--processes", "0"], ["--max-frames", "0"],
-                ["--dataset", "salicon"], ["--baseline", "middle"]],
-)  # fmt: skip
-def test_bad_options(salfom, dhf1k_frames, options):
-    code, out, err = salfom("evaluate", "--dataset", "dhf1k", "--data-dir", dhf1k_frames, *options)
-    assert (code, out) == (2, [])
-    assert options[0] in err[-1]
+def test_what_cannot_be_scored_is_one_line(salfom, dhf1k_frames, stills_parquet, options, words):
+    options = options.format(stills=stills_parquet).split()
+    code, out, err = salfom("evaluate", "--dataset", "dhf1k", "--data-dir", dhf1k_frames, *options, model=False)
+    assert (code, out, os.listdir()) == (2, [], [])
+    assert words in err[-1]
+    # Stills, of which one has no fixations, come with a report.
+    assert len([line for line in err if line.startswith("salfom") and "1 warning" not in line]) == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
