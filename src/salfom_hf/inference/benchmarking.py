@@ -38,8 +38,9 @@ def maps_per_second(predictors: Sequence[SaliencyPredictor], rounds: int) -> lis
         for _ in trange(rounds, unit="round", disable=None, leave=False):
             for predictor, stream, rates in zip(predictors, streams, found, strict=True):
                 list(islice(stream, predictor.batch_size))  # They may have been computed ahead.
-                begin, count = time.perf_counter(), 0
-                while (passed := time.perf_counter() - begin) < TURN:
+                begin, count, passed = time.perf_counter(), 0, 0.0
+                while passed < TURN:
                     count += len(list(islice(stream, predictor.batch_size)))
+                    passed = time.perf_counter() - begin
                 rates.append(count / passed)
     return [statistics.median(rates) for rates in found]
