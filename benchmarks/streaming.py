@@ -17,7 +17,8 @@ import torch
 from measuring import circumstances, described, table, tell
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor
 from salfom_hf.inference.cpu import keep_freed_memory
-from salfom_hf.inference.shared_windows import FrameEncoder, StreamingDecoder
+from salfom_hf.inference.encoder_graph import FrameEncoder
+from salfom_hf.inference.shared_windows import StreamingDecoder
 
 STAGES = ("preprocess", "encoder", "branches", "fusion", "total")
 COLUMNS = {

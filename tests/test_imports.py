@@ -129,24 +129,28 @@ def test_other_names_are_attribute_errors():
 
 
 SMALL = {"UMT": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}}
-LOAD_BY_AUTO_CLASSES = f"""
+LOAD = f"""
+import salfom_hf, transformers
 from transformers import AutoConfig, AutoModel, AutoModelForImageToImage, AutoProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
-folder = {str(SHIPPED)!r}
-print(type(AutoConfig.from_pretrained(folder)).__name__)
-print(type(AutoModel.from_pretrained(folder)).__name__)
-print(type(AutoModelForImageToImage.from_pretrained(folder)).__name__)
-print(type(AutoProcessor.from_pretrained(folder)).__name__)
-print(type(AutoVideoProcessor.from_pretrained(folder)).__name__)
+for auto in (AutoConfig, AutoModel, AutoModelForImageToImage, AutoProcessor, AutoVideoProcessor):
+    print(type(auto.from_pretrained({str(SHIPPED)!r})).__name__)
+print(type(transformers.pipeline("video-saliency-prediction")) is salfom_hf.VideoSaliencyPipeline)
 """
 
 
 @pytest.mark.parametrize(
-    "before", ["import salfom_hf", "import transformers.pipelines, salfom_hf", "import salfom_hf.models.modeling_umt"]
+    "before",
+    [
+        "import salfom_hf",
+        "from salfom_hf import pipeline",
+        "from transformers import pipeline",
+        "import salfom_hf.models.modeling_umt",
+    ],
 )
-def test_auto_classes_know_the_models(before):
+def test_transformers_knows_models_and_pipeline(before):
     models = ["SalFoMModel", "SalFoMForVideoSaliencyPrediction"]
-    assert run(before + LOAD_BY_AUTO_CLASSES).split() == ["SalFoMConfig", *models, *["SalFoMVideoProcessor"] * 2]
+    assert run(before + LOAD).split() == ["SalFoMConfig", *models, *["SalFoMVideoProcessor"] * 2, "True"]
 
 
 def test_auto_classes_know_the_encoders(tmp_path):
@@ -155,15 +159,3 @@ def test_auto_classes_know_the_encoders(tmp_path):
         assert type(AutoModel.from_config(config)) is getattr(salfom_hf, f"{name}Model")
         config.save_pretrained(tmp_path)
         assert type(AutoConfig.from_pretrained(tmp_path)) is type(config)
-
-
-@pytest.mark.parametrize(
-    "before", ["import salfom_hf", "from salfom_hf import pipeline", "from transformers import pipeline"]
-)
-def test_transformers_knows_the_pipeline(before):
-    printed = run(f"""
-{before}
-import salfom_hf, transformers
-print(type(transformers.pipeline("video-saliency-prediction")) is salfom_hf.VideoSaliencyPipeline)
-""")
-    assert printed.split() == ["True"]

@@ -1,5 +1,6 @@
 """The pipeline `video-saliency-prediction`: its inputs, its results against the predictor's, downloads, saving."""
 
+import io
 import threading
 import time
 from contextlib import contextmanager
@@ -65,17 +66,14 @@ def test_a_picture(pipe, predictor, tmp_path):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_list_gives_a_list(pipe, predictor, clip, num_workers):
+    both = np.stack([VIDEO[:3], VIDEO[3:]])
+    for result, video in zip(pipe(both), both, strict=True):
+        check(result, predictor.predict(video), np.arange(3) / 25)
     short = noise(3, 48, 80, seed=1)
     results = pipe([clip, short, list(short), str(clip)], num_workers=num_workers)
     times = [np.arange(6) / 25, np.arange(3) / 25, np.arange(3) / 25, np.arange(6) / 25]
     for result, video, timestamps in zip(results, (clip, short, short, clip), times, strict=True):
         check(result, predictor.predict(video), timestamps)
-
-
-def test_a_batch_of_arrays_is_several_videos(pipe, predictor):
-    both = np.stack([VIDEO[:3], VIDEO[3:]])
-    for result, video in zip(pipe(both), both, strict=True):
-        check(result, predictor.predict(video), np.arange(3) / 25)
 
 
 def test_a_generator_is_streamed(pipe, predictor):
@@ -198,18 +196,16 @@ def temporary(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("length", [True, False])
 def test_an_address(pipe, predictor, clip, temporary, length):
+    picture = io.BytesIO()
+    Image.fromarray(VIDEO[0]).save(picture, "png")
+    with server(sends(picture.getvalue(), length)) as address:
+        check(pipe(f"{address}/a.png"), predictor.predict(VIDEO[:1]), [0])
     with server(sends(clip.read_bytes(), length)) as address:
         check(pipe(f"{address}/watch.mp4?v=1"), predictor.predict(clip), np.arange(6) / 25)
         results = pipe([f"{address}/a", clip], num_workers=1)
     for result in results:
         check(result, predictor.predict(clip), np.arange(6) / 25)
     assert not list(temporary.iterdir())
-
-
-def test_an_address_of_a_picture(pipe, predictor, tmp_path):
-    Image.fromarray(VIDEO[0]).save(tmp_path / "a.png")
-    with server(sends((tmp_path / "a.png").read_bytes())) as address:
-        check(pipe(f"{address}/a.png"), predictor.predict(VIDEO[:1]), [0])
 
 
 def test_redirections_lead_to_http_only(pipe, predictor, clip, temporary):
@@ -266,13 +262,8 @@ def test_failed_downloads_are_one_sentence(pipe, temporary, answer, said):
     assert "\n" not in str(error.value)
     assert str(temporary) not in str(error.value)
     assert not list(temporary.iterdir())
-
-
-def test_an_address_where_nobody_answers(pipe):
-    with server(None) as address:
-        pass
     with pytest.raises(VideoError, match=f"Cannot download {address}/a.mp4"):
-        pipe(f"{address}/a.mp4")
+        pipe(f"{address}/a.mp4")  # Where nobody answers any more.
 
 
 # --- Loading and saving ---

@@ -15,7 +15,6 @@ from PIL import Image
 from conftest import noise, write_clip
 from salfom_hf import SalFoMVideoProcessor, SaliencyPredictor, VideoError
 from salfom_hf.inference.encoder_graph import FrameEncoder
-from salfom_hf.inference.predictor import saliency_maps
 from salfom_hf.inference.sliding_window import sees_single_frames
 from salfom_hf.models.losses import gaussian_blur
 from salfom_hf.models.video_processing_salfom import STILL_BLUR
@@ -45,7 +44,7 @@ def by_hand(model, processor, video):
     return torch.stack(maps).numpy()
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
+@pytest.mark.parametrize("batch_size", [1, 3])
 def test_maps_are_those_of_the_model_on_each_window(model, processor, batch_size):
     expected = by_hand(model, processor, VIDEO)
     found = SaliencyPredictor(model, processor, batch_size=batch_size).predict(VIDEO)
@@ -71,8 +70,7 @@ def test_each_frame_is_encoded_once(framewise_model, processor, set_threads, enc
     assert encoded == calls
 
 
-@pytest.mark.parametrize("stride", [2, 5, 20])
-@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize(("stride", "batch_size"), [(2, 1), (5, 2), (20, 1)])
 def test_a_stride_keeps_key_frames_and_interpolates_between(model, processor, stride, batch_size):
     every = SaliencyPredictor(model, processor).predict(VIDEO)
     found = SaliencyPredictor(model, processor, stride, batch_size).predict(VIDEO)
@@ -85,9 +83,8 @@ def test_a_stride_keeps_key_frames_and_interpolates_between(model, processor, st
             np.testing.assert_allclose(found[index], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("stride", [1, 4])
-def test_one_frame_is_enough(model, processor, stride):
-    found = SaliencyPredictor(model, processor, stride).predict(VIDEO[:1])
+def test_one_frame_is_enough(model, processor):
+    found = SaliencyPredictor(model, processor, stride=4).predict(VIDEO[:1])
     expected = by_hand(model, processor, VIDEO[:1])
     if sees_single_frames(model):  # Where that costs little, the mirror image has its say.
         expected = (expected + by_hand(model, processor, VIDEO[:1, :, ::-1].copy())[:, :, ::-1]) / 2
@@ -216,12 +213,13 @@ def test_a_file_is_read_no_further_than_needed_and_closed(framewise_model, proce
     assert not read
     for given, frame in enumerate(itertools.islice(stream, 20), 1):
         assert frame.timestamp == Fraction(given - 1, 25)
+        assert not torch.is_inference_mode_enabled()  # The caller's code is not the predictor's.
         assert len(read) <= given + 2 * 4 + 1
     stream.close()
     assert closed == [True]
 
 
-@pytest.mark.parametrize("whole", [0, 1, 3, 9])
+@pytest.mark.parametrize("whole", [0, 1, 9])
 def test_an_error_of_decoding_reaches_the_caller_and_ends_all_threads(predictor, monkeypatch, whole):
     def read(*_):
         yield from (Frame(VIDEO[index], Fraction(index, 25)) for index in range(whole))
@@ -257,11 +255,8 @@ def test_a_part_of_a_video_is_predicted_by_itself(predictor, clip, start, durati
     times = [frame.timestamp for frame in predictor.stream(decoded, start, duration)]
     begin = Fraction(start).limit_denominator(100)
     assert times == [max(Fraction(index, 25), begin) for index in range(6)[expected]]
-
-
-def test_an_endless_source_ends_with_the_duration(predictor):
-    frames = itertools.repeat(VIDEO[0])
-    assert len(predictor.predict(frames, duration=0.2)) == 5
+    # An endless source ends with the duration.
+    assert len(predictor.predict(itertools.repeat(VIDEO[0]), duration=0.2)) == 5
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -284,8 +279,6 @@ def test_bad_frames_are_refused(framewise_model, processor, video, message, batc
 
 @pytest.mark.parametrize(("stride", "batch_size"), [(0, 1), (1, 0), (-1, 1)])
 def test_bad_strides_and_batches_are_refused(model, processor, stride, batch_size):
-    with pytest.raises(ValueError, match="at least 1"):
-        next(saliency_maps(model, iter(torch.zeros(2, 3, 64, 96)), stride, batch_size))
     with pytest.raises(ValueError, match="at least 1"):
         SaliencyPredictor(model, processor, stride, batch_size).predict(VIDEO)
 
@@ -334,11 +327,6 @@ def test_threads_that_predict_at_once_do_not_see_each_other(
     assert (torch.get_num_threads(), in_a_new_thread(torch.get_num_threads)) == (2, 2)
 
 
-def test_predicting_does_not_leave_the_callers_code_in_inference_mode(predictor):
-    for _ in predictor.stream(VIDEO[:3]):
-        assert not torch.is_inference_mode_enabled()
-
-
 # Pictures.
 
 ENDS = {
@@ -383,15 +371,10 @@ def test_an_overlay_is_more_opaque_where_saliency_is_higher(opacity):
     np.testing.assert_array_equal(found[:10], VIDEO[0][:10])
 
 
-def test_a_constant_map_leaves_the_frame_as_it_is():
+def test_a_constant_map_leaves_the_frame_as_it_is_and_side_by_side_has_both():
     constant = np.full((64, 96), 0.4, np.float32)
     np.testing.assert_array_equal(overlay(VIDEO[0], constant), VIDEO[0])
     np.testing.assert_array_equal(heatmap(constant), np.broadcast_to([0x30, 0x12, 0x3B], (64, 96, 3)))
-
-
-def test_side_by_side_is_the_frame_then_its_overlay():
     saliency = np.random.default_rng(1).random((64, 96), dtype=np.float32)
-    both = side_by_side(VIDEO[0], saliency, "inferno")
-    assert both.shape == (64, 192, 3)
-    np.testing.assert_array_equal(both[:, :96], VIDEO[0])
-    np.testing.assert_array_equal(both[:, 96:], overlay(VIDEO[0], saliency, "inferno"))
+    both = overlay(VIDEO[0], saliency, "inferno")
+    np.testing.assert_array_equal(side_by_side(VIDEO[0], saliency, "inferno"), np.hstack([VIDEO[0], both]))

@@ -30,9 +30,12 @@ def register() -> None:
     from transformers.models.auto.video_processing_auto import AutoVideoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from .. import EfficientNetLiteModel, SalFoMConfig, SalFoMModel, SalFoMVideoProcessor, UMTModel
-    from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
+    from ..models.configuration_salfom import SalFoMConfig
+    from ..models.modeling_efficientnet_lite import EfficientNetLiteModel
+    from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction, SalFoMModel
+    from ..models.modeling_umt import UMTModel
     from ..models.names import KNOWN
+    from ..models.video_processing_salfom import SalFoMVideoProcessor
     from .pipeline import TASK, VideoSaliencyPipeline
 
     for model in (UMTModel, EfficientNetLiteModel, SalFoMModel):

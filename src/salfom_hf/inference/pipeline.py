@@ -37,26 +37,18 @@ def download(url: str, path: Path, max_bytes: int = MAX_DOWNLOAD, seconds: float
     if urlsplit(url).scheme.lower() not in ("http", "https"):
         raise VideoError(f"Cannot download {url}; give an address that begins with http:// or https://, or a path.")
     end, size = time.monotonic() + seconds, 0
+    # httpx follows redirections to http and https only.
+    options: dict[str, Any] = {"headers": AS_IT_IS, "follow_redirects": True, "timeout": min(SILENCE, seconds)}
     try:
-        # httpx follows redirections to http and https only.
-        with (
-            httpx.stream(
-                "GET", url, headers=AS_IT_IS, follow_redirects=True, timeout=min(SILENCE, seconds)
-            ) as response,
-            open(path, "wb") as file,
-        ):
+        with httpx.stream("GET", url, **options) as response, open(path, "wb") as file:
             response.raise_for_status()
             announced = int(response.headers.get("Content-Length", 0))
             for piece in response.iter_raw():
                 size += len(piece)
-                if max(size, announced) > max_bytes:
-                    raise VideoError(
-                        f"{url} is larger than {max_bytes / 2**20:g} MiB; download it yourself and give its path."
-                    )
-                if time.monotonic() > end:
-                    raise VideoError(
-                        f"{url} did not arrive within {seconds:g} s; download it yourself and give its path."
-                    )
+                late = f"did not arrive within {seconds:g} s" if time.monotonic() > end else ""
+                large = f"is larger than {max_bytes / 2**20:g} MiB" if max(size, announced) > max_bytes else ""
+                if large or late:
+                    raise VideoError(f"{url} {large or late}; download it yourself and give its path.")
                 file.write(piece)
     except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:
         reason = " ".join(reason_of(error).split())

@@ -51,11 +51,8 @@ class VideoSaliencyPipeline(Pipeline):
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict, dict, dict]:
         if unknown := sorted(set(parameters).difference(self.PREPROCESSING, self.FORWARD)):
             raise TypeError(f"{type(self).__name__} has no parameter '{unknown[0]}'.")
-        preprocessing, forward = (
-            {name: parameters[name] for name in names if name in parameters}
-            for names in (self.PREPROCESSING, self.FORWARD)
-        )
-        return preprocessing, forward, {}
+        preprocessing = {name: value for name, value in parameters.items() if name in self.PREPROCESSING}
+        return preprocessing, {name: parameters[name] for name in parameters.keys() - preprocessing}, {}
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """
@@ -79,18 +76,12 @@ class VideoSaliencyPipeline(Pipeline):
         return super().__call__(list(inputs) if listed else inputs, **kwargs)
 
     def get_iterator(
-        self,
-        inputs: Any,
-        num_workers: int,
-        batch_size: int,
-        preprocess_params: dict,
-        forward_params: dict,
-        postprocess_params: dict,
+        self, inputs: Any, num_workers: int, batch_size: int, preprocess_params: dict, forward_params: dict, *_: Any
     ) -> Iterator[dict]:
         # As in transformers, but videos differ in length and shape: a batch is a list of them.
-        kind = PipelineDataset if isinstance(inputs, Sized) else PipelineIterator
-        videos = kind(inputs, self.preprocess, preprocess_params)
-        workers = num_workers if isinstance(inputs, Sized) else min(num_workers, 1)
+        sized = isinstance(inputs, Sized)
+        videos = (PipelineDataset if sized else PipelineIterator)(inputs, self.preprocess, preprocess_params)
+        workers = num_workers if sized else min(num_workers, 1)
         loader = DataLoader(videos, batch_size=batch_size, num_workers=workers, collate_fn=list)
         for batch in PipelineIterator(loader, self.forward, forward_params):
             yield from batch

@@ -195,7 +195,6 @@ class SaliencyPredictor:
             still, all_frames = is_still(frames)
             waiting: deque[Frame] = deque()
             ended: list[CutOffError] = []
-            of = f" of {video}" if isinstance(video, (str, os.PathLike)) else ""
 
             def prepared(frame: Frame) -> torch.Tensor:
                 waiting.append(frame)
@@ -215,6 +214,7 @@ class SaliencyPredictor:
                 for saliency in maps:
                     frame = waiting.popleft()
                     if not saliency.isfinite().all():
+                        of = f" of {video}" if isinstance(video, (str, os.PathLike)) else ""
                         raise MapError(
                             f"The model '{self.model.config._name_or_path}' gives values that are not numbers for the "
                             f"frame at {float(frame.timestamp):g} s{of}; compute in float32, or take another model."

@@ -352,10 +352,9 @@ def shared_maps(
     first = next(frames, None)
     if first is None:
         return
-    frames, (height, width) = chain([first], frames), first.shape[-2:]
-    threads = torch.get_num_threads()
+    frames, threads = chain([first], frames), torch.get_num_threads()
     beside = encode.threads < threads
-    decoder = StreamingDecoder(model, (height, width), after_cut)
+    decoder = StreamingDecoder(model, (first.shape[-2], first.shape[-1]), after_cut)
 
     def encode_one(frame: torch.Tensor) -> torch.Tensor:
         with pytorch_threads(encode.threads):
@@ -368,14 +367,11 @@ def shared_maps(
     # One by one: what a CPU computes of a frame stays in its caches.
     features = in_background(encode_one, frames, batch_size) if beside else encoded(encode, frames, batch_size)
     with closing(features):
-        yield from on_threads(interpolated(maps()), threads - encode.threads if beside else threads)
-
-
-def on_threads(maps: Iterator[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
-    """The same maps, each computed on `count` threads of PyTorch; between them the caller has its own number."""
-    while True:
-        with pytorch_threads(count):
-            saliency = next(maps, None)
-        if saliency is None:
-            return
-        yield saliency
+        every = interpolated(maps())
+        while True:
+            # Between maps, the caller has its own number of threads.
+            with pytorch_threads(threads - encode.threads if beside else threads):
+                saliency = next(every, None)
+            if saliency is None:
+                return
+            yield saliency
