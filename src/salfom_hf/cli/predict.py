@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +38,6 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..inference.predictor import SaliencyFrame, SaliencyPredictor
-
-    Frames = Generator[SaliencyFrame]
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -144,24 +142,23 @@ def failing_alone(video: Path) -> Iterator[None]:
 
 
 def write_predicted(
-    predictor: SaliencyPredictor,
-    info: VideoInfo,
-    output: Path,
-    args: argparse.Namespace,
-    watched: Callable[[Frames], Frames],
+    predictor: SaliencyPredictor, info: VideoInfo, output: Path, args: argparse.Namespace, each: Callable[[], None]
 ) -> None:
-    """Predict and write what the options say; of a video that breaks off what there is, before that is raised."""
-
-    def predicted() -> Frames:
-        if args.format == "png":
-            yield frame_at(predictor, info, args.at or 0.0)
-        else:
-            yield from predictor.stream(info.path, *part)
-
+    """
+    Predict and write what the options say, and call `each` after each frame; of a video that breaks off what there is,
+    before that is raised.
+    """
     part, ended = (args.start, args.duration), list[CutOffError]()
-    with closing(predicted()) as all_frames, closing(watched(all_frames)) as shown:
-        frames = until_cut_off(shown, ended)
-        write(frames, output, args.format, info, args.colormap, *part, args.overwrite, args.max_size)
+
+    def predicted() -> Generator[SaliencyFrame]:
+        png = args.format == "png"
+        for frame in [frame_at(predictor, info, args.at or 0.0)] if png else predictor.stream(info.path, *part):
+            yield frame
+            each()
+
+    with closing(predicted()) as frames:
+        shown = until_cut_off(frames, ended)
+        write(shown, output, args.format, info, args.colormap, *part, args.overwrite, args.max_size)
     for error in ended:
         raise CutOffError(f"{output} ends early: {error}") from error
 
@@ -181,17 +178,16 @@ def predict_one(load: Callable[[], SaliencyPredictor], video: Path, output: Path
             print(f"salfom: {output} takes {size}{smaller}.", file=sys.stderr)
         begin, count, profile = time.perf_counter(), 0, Profile() if args.profile else None
         bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-        bar = partial(tqdm, total=total, desc=video.name, bar_format=bar_format, disable=None, dynamic_ncols=True)
+        bar = tqdm(total=total, desc=video.name, bar_format=bar_format, disable=None, dynamic_ncols=True)
 
-        def watched(frames: Frames) -> Frames:
+        def each() -> None:
             nonlocal count
-            with bar(frames) as shown:
-                for count, frame in enumerate(shown, 1):
-                    shown.set_postfix_str(speed(count, time.perf_counter() - begin, info.frame_rate), refresh=False)
-                    yield frame
+            count += 1
+            bar.set_postfix_str(speed(count, time.perf_counter() - begin, info.frame_rate), refresh=False)
+            bar.update()
 
-        with profile or nullcontext():
-            write_predicted(predictor, info, output, args, watched)
+        with bar, profile or nullcontext():
+            write_predicted(predictor, info, output, args, each)
         seconds = time.perf_counter() - begin
         print(f"{video} -> {output}" + (f" ({speed(count, seconds, info.frame_rate)})" if count > 1 else ""))
         if profile is not None:

@@ -7,7 +7,6 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Generator
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list, gather_object
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from ..errors import VideoError
 from ..files import on_signals, remove_unfinished, stop
 from ..inference.many import Job, plan
-from ..inference.predictor import SaliencyFrame, SaliencyPredictor
+from ..inference.predictor import SaliencyPredictor
 from ..inference.processes import OtherProcessError, all_or_none, connect, lost_connection, share_cores, shared_store
 from ..models.names import local
 from ..video.reading import probe
@@ -54,20 +53,18 @@ def predict_own(
 ) -> list[str]:
     """Predict this process's part of the videos; a sentence for each that has no output."""
 
-    def counted(frames: Generator[SaliencyFrame]) -> Generator[SaliencyFrame]:
-        """Count in the store, which over a network is not asked for every frame; the bar tells all counts."""
-        fresh, told = 0, time.monotonic()
-        for frame in frames:
-            yield frame
-            fresh += 1
-            if time.monotonic() - told > TOLD_EVERY:
-                bar.set_postfix_str(f"{store.add('frames', fresh):,} frames", refresh=False)
-                bar.n = store.add("videos", 0)
-                bar.refresh()
-                fresh, told = 0, time.monotonic()
-        store.add("frames", fresh)
+    fresh, told, failures = 0, time.monotonic(), []
 
-    failures = []
+    def counted() -> None:
+        """Count in the store, which over a network is not asked for every frame; the bar tells all counts."""
+        nonlocal fresh, told
+        fresh += 1
+        if time.monotonic() - told > TOLD_EVERY:
+            bar.set_postfix_str(f"{store.add('frames', fresh):,} frames", refresh=False)
+            bar.n = store.add("videos", 0)
+            bar.refresh()
+            fresh, told = 0, time.monotonic()
+
     # Each process takes the next one from a common counter when it is free, so none idles however they differ in
     # speed. Unlike claims that are files, a crash leaves none behind.
     while (number := store.add("claimed", 1) - 1) < len(jobs):
@@ -83,6 +80,7 @@ def predict_own(
             failures.append(str(error))
         bar.n = store.add("videos", 1)
         bar.refresh()
+    store.add("frames", fresh)
     return failures
 
 
