@@ -73,7 +73,7 @@ def test_what_pytorch_computes(options, dtype, tolerance):
     graph = FrameEncoder(model.salfom)
     assert not can_be_a_graph(model.salfom)
     if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        norms = any(isinstance(part, nn.BatchNorm2d) for part in graph.encode.args[0].modules())
+        norms = any(isinstance(part, nn.BatchNorm2d) for part in graph.encoder.modules())
         assert norms == (dtype == torch.float32)
     for size in ((64, 64), (96, 160)):
         pixels = torch.randn(2, 3, *size, dtype=dtype)

@@ -5,7 +5,6 @@ thirds of PyTorch's time. In bfloat16, oneDNN computes each convolution with its
 
 import copy
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import onnxruntime
@@ -16,7 +15,6 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers import PreTrainedModel
 
-from ..models.encoders import encode
 from ..models.modeling_efficientnet_lite import ConvNorm, EfficientNetLiteModel
 from ..models.modeling_salfom import SalFoMModel
 from .profiling import stage
@@ -154,7 +152,7 @@ class FrameEncoder:
     def __init__(self, network: SalFoMModel, threads: int | None = None):
         self.threads = threads or torch.get_num_threads()
         self.session = encoder_session(network, self.threads) if can_be_a_graph(network) else None
-        self.encode = partial(encode, fused(network.encoder), num_frames=1, projection=network.projection)
+        self.adapter, self.encoder, self.projection = network.adapter, fused(network.encoder), network.projection
 
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -164,4 +162,5 @@ class FrameEncoder:
                 (features,) = self.session.run(None, {"pixels": pixel_values.contiguous().numpy()})
                 return torch.from_numpy(features).contiguous(memory_format=torch.channels_last)
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-            return self.encode(pixel_values.unsqueeze(1))[0].squeeze(2)
+            features = self.adapter.features(self.encoder, pixel_values)[0]
+            return features if self.projection is None else self.projection(features).relu_()

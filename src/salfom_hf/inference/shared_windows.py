@@ -260,7 +260,7 @@ class StreamingDecoder:
         return [rows[1], rows[3], row]
 
     def collapsed_padded(self, convolutions: nn.ModuleList, row: list[Place]) -> list[Place]:
-        """See [`collapse_padded`][salfom_hf.models.modeling_salfom.collapse_padded]."""
+        """Convolutions that pad time with zeros, as [`SFD`] has them above what DFD gives."""
         for part in parts(convolutions):
             first, others = convolution(part.weight[:, :, 1:], part.bias), convolution(part.weight, part.bias)
             triples = [row[index - 1 : index + 2] for index in range(2, len(row), 2)]
