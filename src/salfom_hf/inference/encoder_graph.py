@@ -153,7 +153,7 @@ class FrameEncoder:
     def __init__(self, network: SalFoMModel, threads: int | None = None):
         self.threads = threads or torch.get_num_threads()
         self.session = encoder_session(network, self.threads) if can_be_a_graph(network) else None
-        self.encoder, self.projection, self.adapter = fused(network.encoder), network.projection, network.adapter
+        self.adapter, self.encoder, self.projection = network.adapter, fused(network.encoder), network.projection
 
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -164,5 +164,5 @@ class FrameEncoder:
                 return torch.from_numpy(features).contiguous(memory_format=torch.channels_last)
             check_clips(pixel_values.unsqueeze(1), 1, self.adapter.stride(self.encoder.config))
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-            features, _ = self.adapter.features(self.encoder, pixel_values)
-            return features if self.projection is None else self.projection(features).relu()
+            features = self.adapter.features(self.encoder, pixel_values)[0]
+            return features if self.projection is None else self.projection(features).relu_()
