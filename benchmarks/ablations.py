@@ -54,16 +54,18 @@ VARIANTS: dict[str, dict] = {
     "Lite0, 16 frames, three branches": {},
     "the same, another seed": {"seed": 1},
     "DINOv2-S at rest": {**DINOV2, "frozen_encoder_epochs": 999},
+    "DINOv2-S at rest, another seed": {**DINOV2, "frozen_encoder_epochs": 999, "seed": 1},
+    # From block to block downwards, the rate halves.
+    "DINOv2-S, last blocks trained": {**DINOV2, "encoder_learning_rate": 3e-5, "layer_decay": 0.5},
+    "Lite0 at rest": {"frozen_encoder_epochs": 999},
     "Lite1": {"encoder": "lite1"},
+    "Lite1, another seed": {"encoder": "lite1", "seed": 1},
     "Lite2": {"encoder": "lite2"},
     "8 frames": {"model_config": {"num_frames": 8}},
     "4 frames": {"model_config": {"num_frames": 4}},
-    # From block to block downwards, the rate halves.
-    "DINOv2-S, last blocks trained": {**DINOV2, "encoder_learning_rate": 3e-5, "layer_decay": 0.5},
     "without TCFE": {"model_config": {"use_tcfe": False}},
     "without DFD": {"model_config": {"use_dfd": False}},
     "without SFD": {"model_config": {"use_sfd": False}},
-    "Lite0 at rest": {"frozen_encoder_epochs": 999},
 }
 METRICS = {
     "videos": ("nss", "cc", "sim", "kldiv", "information_gain"),
