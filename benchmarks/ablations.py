@@ -28,7 +28,7 @@ from salfom_hf import EfficientNetLiteConfig, EfficientNetLiteModel, SaliencyPre
 from salfom_hf.data import load
 from salfom_hf.evaluation import Center, Model, Protocol, evaluate
 from salfom_hf.inference.cpu import keep_freed_memory
-from salfom_hf.training.model import LITE_MEAN, LITE_STD
+from salfom_hf.training.model import LITE_PIXELS
 
 COMMON = {
     "base": "salfom",
@@ -128,8 +128,7 @@ def make_encoder(name: str, folder: Path) -> str:
         encoder = dinov2_small() if name == "dinov2-s" else lite(int(name[-1]))
         encoder.save_pretrained(folder)
         if name != "dinov2-s":
-            pixels = {"image_mean": LITE_MEAN, "image_std": LITE_STD}
-            (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
+            (folder / "preprocessor_config.json").write_text(json.dumps(LITE_PIXELS))
     return str(folder)
 
 
