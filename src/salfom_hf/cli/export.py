@@ -68,7 +68,7 @@ def export_or_push(args: argparse.Namespace) -> int:
     from ..hub import publish
 
     try:
-        validate_repo_id(args.repo_id or "a/model")
+        validate_repo_id("a/model" if args.repo_id is None else args.repo_id)
     except HFValidationError as error:
         raise UsageError(f"'{args.repo_id}' is no name of a repository; give one such as org/name.") from error
     if args.command == "push":

@@ -244,7 +244,7 @@ def convert(name: str, value: Any) -> Any:
         if (wanted is bool and not isinstance(value, bool)) or (wanted is int and float(value) % 1):
             raise ValueError
         return wanted(float(value)) if wanted is int else wanted(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         kind = wanted if get_origin(wanted) else wanted.__name__
         raise ConfigError(f"{name} must be of type {kind}, not {value!r}.") from error
 

@@ -51,7 +51,7 @@ def folder_of(dataset: str, config: TrainingConfig) -> Path:
     if dataset == MOTION and MOTION not in folders:
         dataset = "stills"
     demand(dataset in folders or "" in folders, f"Say where {dataset} is: --data-dir {dataset}=FOLDER.")
-    return Path(folders.get(dataset) or folders[""])
+    return Path(folders.get(dataset, folders.get("", "")))
 
 
 def rows_of(source: str, config: TrainingConfig) -> datasets.Dataset:
