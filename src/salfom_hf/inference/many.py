@@ -66,12 +66,12 @@ def sources(path: Path, skipped: Skipped, further: Iterable[str] = ()) -> list[P
         files = {file: file.suffix.lower() for file in within if file.is_file()}
     inputs = {*input_names(path, files), *(file.name for file in within if file not in files), *further}
     # What an earlier run wrote next to its inputs is no input of the next one.
-    fresh = [file for file in files if not is_result(file.stem, inputs)]
-    videos = [file for file in fresh if files[file] in VIDEO_SUFFIXES]
+    fresh = {file for file in files if not is_result(file.stem, inputs)}
+    videos = [file for file in files if files[file] in VIDEO_SUFFIXES and file in fresh]
     skipped[UNKNOWN] += [file for file in files if files[file] not in VIDEO_SUFFIXES | READ_IMAGES | OTHER_SUFFIXES]
     skipped[RESULT] += [file for file in files if files[file] in VIDEO_SUFFIXES and file not in fresh]
     if videos:
-        skipped[IMAGES] += [file for file in fresh if files[file] in READ_IMAGES]
+        skipped[IMAGES] += [file for file in files if files[file] in READ_IMAGES and file in fresh]
     elif READ_IMAGES.isdisjoint(files.values()):
         raise VideoError(f"The folder {path} holds no videos and no images; name a video or another folder.")
     return videos or [path]

@@ -201,8 +201,8 @@ class SaliencyPredictor:
                 with stage("preprocess"):
                     # Resized on the CPU, whose rounding no GPU has: so all devices see the same picture.
                     pixels = self.processor.prepare_frames(pixels_of(frame.image), still=still)[0]
-                self.check_sides(*pixels.shape[-2:])
-                return pixels.to(self.model.device, self.model.dtype)
+                    self.check_sides(*pixels.shape[-2:])
+                    return pixels.to(self.model.device, self.model.dtype)
 
             def shot_by_shot() -> Generator[torch.Tensor]:
                 encode, how = self.encoder(still), (self.stride, self.batch_size, still)
