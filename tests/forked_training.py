@@ -3,7 +3,7 @@ Training runs in processes that can be killed, started many times from one proce
 
     python tests/forked_training.py '{"arguments": […], "processes": 2, "kills": 3, "seed": 0}'
 
-Starts the run, kills one of its processes at some moment, starts it anew with `--resume`, and so on until it ends by
+Starts the run, kills one of its processes at some moment, starts it again with `--resume`, and so on until it ends by
 itself. Prints what happened as JSON: `{"killed": number of runs that were, "code": exit code of the last}`.
 """
 

@@ -66,7 +66,7 @@ def write_images(folder, images, names):
 
 
 def write_annotation(folder, fixations, densities, names):
-    """`maps` and `fixation`, with the Matlab files that the published folders hold beside the images."""
+    """`maps` and `fixation`, with the Matlab files that the published folders hold next to the images."""
     write_images(folder / "maps", densities, names)
     write_images(folder / "fixation", fixations, names)
     (folder / "fixation" / "maps").mkdir()

@@ -70,7 +70,7 @@ def pictures(path):
     return np.stack([frame.image for frame in read_frames(path)]).astype(int)
 
 
-def test_an_overlay_stands_beside_the_video(folder, salfom, expected):
+def test_an_overlay_stands_next_to_the_video(folder, salfom, expected):
     code, said = salfom("clip.mp4")
     assert (code, tree(folder)) == (0, ["clip.mp4", "clip_overlay.mp4"])
     assert re.fullmatch(rf"clip\.mp4 -> clip_overlay\.mp4 \({SPEED}\)\n", said.out)
@@ -551,7 +551,7 @@ def test_a_folder_of_images_stays_one_with_its_result_in_it(folder, salfom):
     assert "skipped frames_overlay.mp4: an earlier run" in said.err
 
 
-def test_what_a_folder_holds_besides_is_told(folder, salfom):
+def test_what_else_a_folder_holds_is_said(folder, salfom):
     os.mkdir("clips")
     for name in ("talk.mp4", "talk_overlay.mp4", "city_overlay.mp4", "shot.h264"):
         shutil.copy("clip.mp4", f"clips/{name}")

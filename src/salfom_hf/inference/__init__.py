@@ -11,7 +11,7 @@ The way of a video, as [`SaliencyPredictor.stream`][salfom_hf.inference.predicto
     output    results.py                         maps drawn over frames (video/drawing.py), written (video/writing.py)
               table.py                           maps in numbers, for people and spreadsheets
 
-`moment.py` predicts one frame of a video; `threads.py`, `cpu.py` and `encoder_graph.py` make all that fast; `many.py`
-and `processes.py` are for collections of videos, `live/` for cameras, `pipeline.py` for `transformers.pipeline`.
-`pipeline_salfom.py` is what a model on the Hub brings along.
+`threads.py`, `cpu.py` and `encoder_graph.py` make all that fast; `many.py` and `processes.py` are for collections of
+videos, `live/` for cameras, `pipeline.py` for `transformers.pipeline`. `pipeline_salfom.py` is what a model on the Hub
+brings along.
 """

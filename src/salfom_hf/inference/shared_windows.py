@@ -353,7 +353,7 @@ def shared_maps(
     if first is None:
         return
     frames, threads = chain([first], frames), torch.get_num_threads()
-    beside = encode.threads < threads
+    at_once = encode.threads < threads
     decoder = StreamingDecoder(model, (first.shape[-2], first.shape[-1]), after_cut)
 
     def encode_one(frame: torch.Tensor) -> torch.Tensor:
@@ -365,12 +365,12 @@ def shared_maps(
             yield from zip(batch, decoder.maps(batch), strict=True)
 
     # One by one: what a CPU computes of a frame stays in its caches.
-    features = in_background(encode_one, frames, batch_size) if beside else encoded(encode, frames, batch_size)
+    features = in_background(encode_one, frames, batch_size) if at_once else encoded(encode, frames, batch_size)
     with closing(features):
         every = interpolated(maps())
         while True:
             # Between maps, the caller has its own number of threads.
-            with pytorch_threads(threads - encode.threads if beside else threads):
+            with pytorch_threads(threads - encode.threads if at_once else threads):
                 saliency = next(every, None)
             if saliency is None:
                 return

@@ -2,7 +2,7 @@
 One clock that runs on for all streams of a file, whatever times its packets bear.
 
 [`steadied`] holds packets back, in a queue for each stream, until it is clear what an odd time means. Then a packet is
-moved by its stream's shift: 0 at first, and another number from each place on where the clock begins anew.
+moved by its stream's shift: 0 at first, and another number from each place on where the clock begins again.
 """
 
 from collections import deque
