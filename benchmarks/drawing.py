@@ -11,7 +11,7 @@ DOT = 5
 
 
 class Dots(NamedTuple):
-    """Points `(x, y)` of one colour, with words beside some of them, by number; `joined` by lines or not."""
+    """Points `(x, y)` of one colour, with words next to some of them, by number; `joined` by lines or not."""
 
     points: list[tuple[float, float]]
     color: str

@@ -4,7 +4,7 @@ What a second process gains: two of one thread each against one of one thread, o
     python benchmarks/many_videos.py -o docs/measured/many-videos.json
 
 Both take turns. One process has one core to itself and two have two, for what decodes and encodes runs in threads of
-its own beside PyTorch's; Linux only. What counts is the ratio of frames per second; the whole commands are given too,
+its own next to PyTorch's; Linux only. What counts is the ratio of frames per second; the whole commands are given too,
 which also start Python and load the model.
 """
 

@@ -59,7 +59,7 @@ def machine_name(device: torch.device) -> str:
 
 
 def circumstances(device: str = "cpu") -> dict:
-    """What a measurement's numbers depend on: where, with what, and besides what they are taken."""
+    """What a measurement's numbers depend on: where, with what, and next to what other work they are taken."""
     return {
         "command": shlex.join(["python", *sys.argv]),
         "machine": machine_name(torch.device(device)),

@@ -42,7 +42,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--onnx", required=True, metavar="FOLDER", help="export of this model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--frames", type=int, default=8, help="predicted in each turn, default %(default)s")
-    parser.add_argument("--rounds", type=int, default=3, help="beside one to warm up; default %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="after one to warm up; default %(default)s")
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     args = parser.parse_args(given)
     torch.set_num_threads(args.threads)

@@ -37,7 +37,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=4, help="windows per call, default 4")
     parser.add_argument("--max-frames", type=int, help="score so many random frames, as salfom evaluate")
     parser.add_argument("--frames", type=int, default=48, help="of the video that times are taken on, default 48")
-    parser.add_argument("--rounds", type=int, default=5, help="of timing, beside one to warm up; default: 5")
+    parser.add_argument("--rounds", type=int, default=5, help="of timing, after one to warm up; default: 5")
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     return parser
 

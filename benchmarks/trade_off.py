@@ -38,7 +38,7 @@ def arguments() -> argparse.ArgumentParser:
         "--size", nargs="+", type=size_of, metavar="HxW", help="input sizes in pixels; default: each model's own"
     )
     parser.add_argument("--frames", type=int, default=32, help="of the video that times are taken on; default: 32")
-    parser.add_argument("--rounds", type=int, default=7, help="of timing, beside one to warm up; default: 7")
+    parser.add_argument("--rounds", type=int, default=7, help="of timing, after one to warm up; default: 7")
     parser.add_argument("--peer", type=Path, metavar="FILE.json", help="more points: the output of an earlier run, or "
                         'by hand {"points": [{"label": …, "nss": …, "ms_per_map": …}]}')  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, default=Path("trade_off"), help="default: %(default)s")

@@ -1,4 +1,4 @@
-"""Scores on videos with the human bound beside them: a table, and a drawing over time and by video.
+"""Scores on videos with the human bound next to them: a table, and a drawing over time and by video.
 
     salfom evaluate --dataset gazefolder --data-dir GAZE --split validation --first 20 --every 5 \\
         --model salfom --baseline center --baseline inter-observer -o RESULTS

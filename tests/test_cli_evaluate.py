@@ -307,7 +307,7 @@ def test_what_predict_writes_is_scored(salfom, dhf1k_official, stills_folder, mo
     assert means[1] == pytest.approx(means[0], abs=0.02)
 
 
-def test_the_last_frame_alone_stands_beside_the_window(salfom, dhf1k_frames, model_folder):
+def test_the_last_frame_alone_stands_next_to_the_window(salfom, dhf1k_frames, model_folder):
     arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--metrics", "nss", "cc", "--last-frame-alone",
                  "-o", "out")  # fmt: skip
     code, out, err = salfom("evaluate", *arguments)

@@ -107,7 +107,7 @@ def test_frames_are_evenly_spaced(tmp_path, num_frames, expected):
     shown = (sheet[..., 1] >= 253) & (np.abs(sheet[..., 0] + sheet[..., 2] - 295) <= 4)
     rows = [(top + bottom) // 2 for top, bottom in runs(shown.mean(axis=1) > 0.2)]
     cells = [[sheet[row, (left + right) // 2, 0] for left, right in runs(shown[row])] for row in rows]
-    # Without labels there is nothing below the frames but those that do not fit beside them.
+    # Without labels there is nothing below the frames but those that do not fit next to them.
     assert [len(row) for row in cells] == {5: [5], 1: [1], 30: [12, 8]}[num_frames]
     assert [round((red - 40) / 10) for row in cells for red in row] == expected
 

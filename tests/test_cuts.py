@@ -1,4 +1,4 @@
-"""At a hard cut the window starts anew: found where a shot begins, nowhere else, and with equal maps in every way."""
+"""At a hard cut the window starts again: found where a shot begins, nowhere else, and with equal maps in every way."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_a_flash_and_a_fast_pan_are_no_cuts(example):
     wide = np.concatenate([shot[0], shot[0][:, ::-1]], axis=1)
     pan = [wide[:, x : x + shot[0].shape[1]] for x in range(0, shot[0].shape[1], shot[0].shape[1] // 6)]
     assert cuts_of(flash) == cuts_of(pan) == []
-    # Frames of one colour, and tiny, can be told apart.
+    # Frames of one colour, and tiny, can be distinguished.
     black, white = np.zeros((4, 5, 3), np.uint8), np.full((4, 5, 3), 255, np.uint8)
     assert cuts_of([black, black, white, white]) == [2]
 

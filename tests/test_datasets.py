@@ -64,7 +64,7 @@ def test_dhf1k_gives_labelled_videos(layout, split, numbers, request):
 
 
 @pytest.mark.parametrize("layout", ["official", "frames"])
-def test_the_test_split_has_no_labels_whatever_lies_beside_it(layout, tmp_path):
+def test_the_test_split_has_no_labels_whatever_lies_next_to_it(layout, tmp_path):
     root = gaze_data.write_dhf1k(tmp_path, layout, {"train": 1, "test": 2}, frames=8)
     labels = ("annotation/0001", "annotation/0701") if layout == "official" else ("train/0001", "test/0701")
     for part in ("maps", "fixation"):

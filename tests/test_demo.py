@@ -399,7 +399,7 @@ def test_of_a_video_that_breaks_off_all_that_is_there_is_shown(client, server, t
 
 
 def test_the_model_is_chosen(client, clip):
-    """One beside that of the command: the weights of the package."""
+    """One next to that of the command: the weights of the package."""
     *_, maps, _, words, _ = predict(client, clip, model="salfom")
     expected = SaliencyPredictor.from_pretrained("salfom").predict(clip)
     np.testing.assert_allclose(np.load(maps)["maps"], expected, atol=2e-3)
@@ -832,7 +832,7 @@ def test_the_space():
 
 def test_the_cards_of_models(model_folder, tmp_path):
     assert page.card("salfom").lstrip().startswith("# salfom")
-    # The page cannot show what lies beside a card.
+    # The page cannot show what lies next to a card.
     assert "failure-cases.jpg" not in page.card("salfom")
     assert "has no card" in page.card(str(model_folder))
     assert "https://huggingface.co/org/name" in page.card("org/name")

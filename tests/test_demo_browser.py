@@ -268,7 +268,7 @@ def test_the_example_with_the_weights_of_the_package(browser, tmp_path):
             page.get_by_role("button", name="Settings").first.click()
             page.get_by_label("number input for Length").fill("2")
             page.keyboard.press("Tab")
-            # The slider beside the number shows that the page has taken it.
+            # The slider next to the number shows that the page has taken it.
             sync_api.expect(page.get_by_label("range slider for Length")).to_have_value("2")
             page.get_by_role("button", name="Settings").first.click()
             page.get_by_role("button", name=BUTTON).click()

@@ -42,7 +42,7 @@ def test_a_frame_wise_model_for_windows_of_any_size(framewise_model, onnx_folder
     np.testing.assert_allclose(found, maps_of(framewise_model, pixels), atol=1e-4)
 
 
-def test_a_size_on_request_and_weights_beside_the_graph(umt_model, model_folder, tmp_path, monkeypatch):
+def test_a_size_on_request_and_weights_next_to_the_graph(umt_model, model_folder, tmp_path, monkeypatch):
     """The paper's kind of model, with its weights in a file of their own, as if they were large."""
     monkeypatch.setattr(graphs, "LARGEST_WITHIN", 0)
     folder, processor = tmp_path / "umt", SalFoMVideoProcessor.from_pretrained(model_folder)

@@ -26,7 +26,7 @@ SUBMODULES = [
     "models.video_processing_salfom",
     "video",
 ]
-# Each imports only from those before it, all from the files beside them that are not programs.
+# Each imports only from those before it, all from the files next to them that are not programs.
 ROOMS = ("video", "models", "inference", "hub", "export", "demo", "data", "evaluation", "training", "cli")
 
 

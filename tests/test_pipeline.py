@@ -40,7 +40,7 @@ def check(result, maps, timestamps):
 def test_a_file(pipe, predictor, clip):
     for video in (clip, str(clip)):
         check(pipe(video), predictor.predict(clip), np.arange(6) / 25)
-    # As any other pipeline, it can be told once for all.
+    # As any other pipeline, it takes options once for all.
     check(
         pipeline(model=predictor.model, video_processor=predictor.processor, stride=2, device="cpu")(clip),
         SaliencyPredictor(predictor.model, predictor.processor, stride=2).predict(clip),

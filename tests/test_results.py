@@ -1,4 +1,4 @@
-"""Tables, pictures of one moment, and maps made smaller: what `salfom predict` writes besides videos."""
+"""Tables, pictures of one moment, and maps made smaller: what `salfom predict` writes apart from videos."""
 
 import csv
 import os

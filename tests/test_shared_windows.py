@@ -116,7 +116,7 @@ def encoder_threads(monkeypatch, fail_at=None):
     return seen
 
 
-def test_the_encoder_runs_beside_the_decoder_and_ends_with_the_stream(model, expected, monkeypatch, set_threads):
+def test_the_encoder_runs_while_the_decoder_does_and_ends_with_the_stream(model, expected, monkeypatch, set_threads):
     seen = encoder_threads(monkeypatch)
     set_threads(3)
     torch.testing.assert_close(streamed(model, stride=4, batch_size=4)[::4], expected[::4])

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("reproducible", "alone")
 
 @pytest.fixture
 def alone(monkeypatch):
-    """accelerate keeps what it was told at first for as long as the process lives."""
+    """accelerate keeps the settings of its first start for as long as the process lives."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.delenv("RANK", raising=False)
     yield
@@ -220,7 +220,7 @@ def test_clips_of_several_shapes_in_a_step(mixed):
     assert validations[0]["validation/clips"] == 3
     processor = SalFoMVideoProcessor.from_pretrained(whole / "model")
     assert [processor.target_size(*size) for size in ((64, 96), (96, 64))] == [(32, 64), (64, 32)]
-    # A wide still above a tall one, which is black beside.
+    # A wide still above a tall one, which is black at the side.
     picture = np.array(Image.open(next((whole / "pictures").iterdir())))
     assert picture.shape == (2 * (32 + 64), 3 * 64, 3)
     assert picture[:, : 3 * 32].any(axis=2).mean() > 0.9

@@ -22,7 +22,7 @@ from salfom_hf.video.writing import VideoWriter
 
 @pytest.fixture
 def predict(model_folder, tmp_path, capsys):
-    """Runs `salfom predict` for a video beside its picture, and gives the numbers, times and durations of frames."""
+    """Runs `salfom predict` for a video next to its picture, and gives the numbers, times and durations of frames."""
 
     def predict(source, *options):
         output = tmp_path / "predicted.mp4"

@@ -1,4 +1,4 @@
-"""Tests of clocks that do not run on, and of the sound beside the pictures: what is written is read back."""
+"""Tests of clocks that do not run on, and of the sound of the pictures: what is written is read back."""
 
 import re
 from fractions import Fraction
