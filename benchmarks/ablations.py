@@ -62,8 +62,10 @@ VARIANTS: dict[str, dict] = {
     "Lite1, another seed": {"encoder": "lite1", "seed": 1},
     "Lite2": {"encoder": "lite2"},
     "8 frames": {"model_config": {"num_frames": 8}},
+    "8 frames, another seed": {"model_config": {"num_frames": 8}, "seed": 1},
     "4 frames": {"model_config": {"num_frames": 4}},
     "without TCFE": {"model_config": {"use_tcfe": False}},
+    "without TCFE, another seed": {"model_config": {"use_tcfe": False}, "seed": 1},
     "without DFD": {"model_config": {"use_dfd": False}},
     "without SFD": {"model_config": {"use_sfd": False}},
 }
