@@ -127,11 +127,11 @@ def places(sample: Sample) -> tuple[list[str], list[list[str]]]:
 
 
 def spellings(name: str) -> list[str]:
-    """How others may have written a name: without its suffix, or DHF1K's numbers with 3 digits instead of 4."""
+    """How others may have written a name: without its suffix, or a number with 3 digits (DHF1K has 4) or as it is."""
     names = [name]
     if Path(name).suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
         names.append(Path(name).stem)
-    return [*names, f"{int(name):03d}"] if name.isdecimal() else names
+    return [*names, f"{int(name):03d}", f"{int(name)}"] if name.isdecimal() else names
 
 
 def check_numbers(first: Path, sample: Sample) -> None:
