@@ -219,6 +219,59 @@ def test_a_broken_upload_is_one_sentence_at_once(browser, server, upload, tmp_pa
     page.close()
 
 
+def test_a_broken_picture_is_one_sentence_that_stays(browser, server, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"This is no picture." * 50)
+    page = opened(browser, server.url, "phone")
+    page.get_by_role("tab", name="Picture").click()
+    page.locator("#picture-input input[type=file]").set_input_files(tmp_path / "broken.jpg")
+    page.locator(".words").filter(has_text="⚠️ Cannot read broken.jpg").first.wait_for()
+    page.locator("#picture-input input[type=file]").wait_for(state="attached")  # The picture is gone.
+    assert page.get_by_test_id("toast-body").count() == 0
+    page.get_by_role("button", name=BUTTON).click()
+    page.get_by_text("Choose a picture first").wait_for()
+    page.close()
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_video_with_a_name_in_capitals(browser, server, upload, tmp_path, dropped):
+    # Chromium on Linux knows no type for it.
+    page = opened(browser, server.url, "desktop")
+    if dropped:
+        make = """bytes => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "IMG_0001.MOV"));
+            return data;
+        }"""
+        data = {"dataTransfer": page.evaluate_handle(make, list(upload.read_bytes()))}
+        place = page.locator("#video-input button:has(input[type=file])")
+        place.dispatch_event("dragenter", data)
+        place.dispatch_event("drop", data)
+    else:
+        choose(page, shutil.copy(upload, tmp_path / "IMG_0001.MOV"))
+    page.get_by_text("Press the button.").wait_for()
+    page.get_by_role("button", name=BUTTON).click()
+    result(page)
+    page.close()
+
+
+HEIC = "IMG_0002.HEIC as a picture (this page does not take its kind)"
+
+
+@pytest.mark.parametrize(
+    ("tab", "words"),
+    [("Video", HEIC), ("Picture", HEIC), ("Video", "notes.txt is damaged, or no video"), ("Picture", "walk.mp4 as a")],
+)
+def test_the_server_says_what_it_does_not_take(browser, server, upload, tmp_path, tab, words):
+    file = tmp_path / words.split()[0]
+    file.write_bytes(upload.read_bytes() if file.suffix == ".mp4" else b"neither picture nor video" * 50)
+    page = opened(browser, server.url, "desktop")
+    page.get_by_role("tab", name=tab).click()
+    page.locator(f"#{tab.lower()}-input input[type=file]").set_input_files(file)
+    page.locator(".words").filter(has_text=words).first.wait_for()
+    assert page.get_by_text("Invalid file type").count() == 0
+    page.close()
+
+
 def test_a_photo_in_the_tab_of_videos_is_taken_as_a_photo(browser, server, tmp_path):
     Image.linear_gradient("L").save(tmp_path / "photo.jpg")
     page = opened(browser, server.url, "desktop")

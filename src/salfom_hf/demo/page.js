@@ -12,25 +12,31 @@
         });
         document.querySelectorAll(".words").forEach((words) => words.setAttribute("aria-live", "polite"));
     };
-    // A photo that comes to the video's tab goes to that of pictures, which Gradio would refuse.
-    const photos = (event) => {
-        const files = [...(event.target.files ?? event.dataTransfer?.files ?? [])];
-        if (!event.target.closest?.("#video-input") || !files[0]?.type.startsWith("image/")) return;
+    // What is chosen goes to the server, which says what it takes: Gradio would refuse what the browser knows no type of, as
+    // IMG_0001.MOV on Linux. A photo that comes to the video's tab goes to that of pictures.
+    const types = {"video-input": "video/", "picture-input": "image/"};
+    const send = (event) => {
+        const file = (event.target.files ?? event.dataTransfer?.files)?.[0];
+        const from = event.target.closest?.("#video-input, #picture-input")?.id;
+        if (!file || !from || file.type.startsWith(types[from])) return;
         event.preventDefault();
         event.stopImmediatePropagation();
-        document.querySelectorAll('button[role="tab"]').forEach((tab) => tab.innerText.trim() === "Picture" && tab.click());
+        if (event.type === "drop") event.target.dispatchEvent(new Event("dragleave", {bubbles: true}));
+        const to = file.type.startsWith("image/") ? "picture-input" : from;
+        if (to !== from)
+            document.querySelectorAll('button[role="tab"]').forEach((tab) => tab.innerText.trim() === "Picture" && tab.click());
         const give = () => {
-            const input = document.querySelector("#picture-input input[type=file]");
+            const input = document.querySelector(`#${to} input[type=file]`);
             if (!input) return setTimeout(give, 100);
             const chosen = new DataTransfer();
-            chosen.items.add(files[0]);
+            chosen.items.add(new File([file], file.name, {type: `${types[to]}*`}));
             input.files = chosen.files;
             input.dispatchEvent(new Event("change", {bubbles: true}));
         };
         give();
     };
-    document.addEventListener("change", photos, true);
-    document.addEventListener("drop", photos, true);
+    document.addEventListener("change", send, true);
+    document.addEventListener("drop", send, true);
     new MutationObserver(apply).observe(document.body, {childList: true, subtree: true});
     apply();
     // The upload shows the moment that the overlay shows: the controls of the overlay are those of both.

@@ -166,7 +166,7 @@ def legend(colormap: str) -> str:
     return (
         '<div class="legend" role="img" aria-label="Colours, from where hardly anybody looks to where most look">'
         f'<div class="bar" style="background: linear-gradient(to right, {colors})"></div>'
-        "<div><span>hardly anybody looks</span><span>half as many as at the peak</span><span>the peak</span></div>"
+        "<div><span>hardly anybody looks</span><span>half the peak's value</span><span>the peak</span></div>"
         "</div>"
         "<small>Each frame has all colours: the last one is where most would look in that frame.</small>"
     )
@@ -249,13 +249,17 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         with results(Part(model, image), colormap, opacity, progress) as (maps, files, _):
             yield *files, explanation(maps)
 
-    def look_at(upload: str | None, length: float | None = None) -> tuple:
-        """What is said of a new upload at once, and what becomes of it: a broken one goes."""
+    def look_at(upload: dict[str, Any] | None, length: float | None = None) -> tuple:
+        """What is said of a new upload at once, and what becomes of it: a broken one goes. Pictures have no length."""
         if upload is None:
             return gr.skip(), gr.skip()
+        path = upload["path"]
         try:
-            with in_one_sentence(upload):
-                info = checked(upload, Bounds(upload, stop_if_alone=page.stop_if_alone()))
+            with in_one_sentence(path):
+                bounds = Bounds(path, stop_if_alone=page.stop_if_alone())
+                if length is None:
+                    check_picture(path, bounds)
+                info = checked(path, bounds)
         except gr.Error as error:
             return f"⚠️ {error.message}", None
         if length is None or info.duration is None or info.duration <= length:
@@ -347,9 +351,9 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         )
         colormap.change(legend, colormap, bar, queue=False, **private)
         model.change(card, model, the_card, queue=False, **private)
-        source.change(
-            look_at, [source, *part[1:2]], [hint, source], concurrency_id="check", concurrency_limit=2, **private
-        )
+        # Gradio's preprocessing would fail at what is no picture, before anything can be said below it.
+        checking: dict[str, Any] = {**private, "preprocess": False, "concurrency_id": "check", "concurrency_limit": 2}
+        source.change(look_at, [source, *part[1:2]], [hint, source], **checking)
         if of_videos:
             rest.click(
                 lambda begin: (begin, MAX_SECONDS), rest_start, part[:2], queue=False, api_visibility="private"

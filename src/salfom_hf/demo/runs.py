@@ -187,7 +187,9 @@ def check_picture(path: str | Path, bounds: Bounds) -> None:
     advice = f"upload a whole one, of the kind {listed(IMAGE_SUFFIXES)}"
     with reported(f"Cannot read {path.name} as a picture", advice):
         if path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise ValueError("its name does not end as a picture's, such as photo.jpg")
+            known = path.suffix.lower() in READ_IMAGES
+            unnamed = "its name does not end as a picture's, such as photo.jpg"
+            raise ValueError("this page does not take its kind" if known else unnamed)
         try:
             with Image.open(path, formats=PICTURES) as image:
                 size = image.size
