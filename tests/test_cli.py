@@ -441,7 +441,7 @@ def test_ctrl_c_at_any_time_leaves_nothing(folder, salfom, monkeypatch, no_threa
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         return overlay(*arguments, **options)
 
-    monkeypatch.setattr(output_module, "overlay", interrupting)
+    monkeypatch.setitem(output_module.DRAWINGS, "overlay", interrupting)
     # A shell lets what it starts in the background ignore the signal.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

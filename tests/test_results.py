@@ -203,6 +203,8 @@ def test_the_bar_has_the_colours_from_highest_to_lowest(height, width):
     assert (picture[:, -text // 2 :] == 255).all()  # No label is cut off.
     assert (picture[: text // 4] == 255).all()
     assert picture[:, 3 * text + width :].min() == 0  # Labels are drawn.
+    if height == 480:  # The title is, too, upwards.
+        assert (picture[:, -2 * text : -text].min(axis=(1, 2)) < 128).sum() > height / 3
     assert (with_color_bar(np.full((32, 48), width / 999, np.float32), "gray")[10:-10, 68:78] == 0).all()  # Constant.
 
 
