@@ -4,8 +4,8 @@
         --model salfom --baseline center --baseline inter-observer -o RESULTS
     python benchmarks/video_scores.py RESULTS GAZE --split validation -o video-scores.svg
 
-The table has the means over videos with their standard errors, and what share of inter-observer's each is; the drawing
-the NSS of every method against the time since a video's start, and in every video.
+The table has the means over videos with their standard errors, and what share of inter-observer's each is ("–" where
+that is not above 0); the drawing the NSS of every method against the time since a video's start, and in every video.
 """
 
 import argparse
@@ -41,7 +41,8 @@ def table(scored: dict[str, list[dict]], metrics: list[str]) -> str:
     for method, videos in scored.items():
         values = {metric: np.array([means(video, metric) for video in videos]) for metric in metrics}
         errors = {metric: value.std(ddof=1) / len(value) ** 0.5 for metric, value in values.items()}
-        cells = [f"{values[m].mean():.3f} ± {errors[m]:.3f} ({values[m].mean() / bound[m]:.0%})" for m in metrics]
+        shares = {m: f"{values[m].mean() / bound[m]:.0%}" if bound[m] > 0 else "–" for m in metrics}
+        cells = [f"{values[m].mean():.3f} ± {errors[m]:.3f} ({shares[m]})" for m in metrics]
         rows.append([method, *cells])
     return "\n".join(aligned(["method", *(HEADINGS[metric] for metric in metrics)], rows))
 

@@ -140,6 +140,8 @@ def test_stills(salfom, stills_parquet):
     assert len(rows(out)) == 4
     assert rows(out)[2][2] == "0.000"  # The center's gain over itself.
     assert "1 of 2 images scored; left out: 1 without fixations." in out
+    noted = next(line for line in out if line.startswith("inter-observer: "))
+    assert noted.endswith("has 3, fewer than 10: this is no bound, and one-observer is the better one.")
     assert all(line.startswith("salfom: ") or "no fixations" in line or not line.startswith("Trace") for line in err)
 
 

@@ -223,6 +223,8 @@ def test_one_video_and_its_part(clips, many, tmp_path, emulates):
     assert (code, said.err.count(EMULATED)) == (0, 1)
     assert tree(tmp_path / "out.v2") == ["x_npz.npz"]
     assert len(maps_of(tmp_path / "out.v2" / "x_npz.npz")) == 3
+    assert many(clips / "a" / "x.mp4", tmp_path / "one", "--format", "overlay", "--at", "0.1")[0] == 0
+    assert tree(tmp_path / "one") == ["x_overlay.png"]  # Of one moment.
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from conftest import noise, write_clip
 from salfom_hf import SaliencyPredictor, VideoError, cli
-from salfom_hf.inference.results import frame_at
+from salfom_hf.inference.results import DRAWINGS, frame_at
 from salfom_hf.inference.table import COLUMNS, Attention, attention, peak, write_table
 from salfom_hf.video.drawing import color_table, heatmap, to_gray, with_color_bar
 from salfom_hf.video.reading import probe
@@ -180,6 +180,17 @@ def test_a_picture_with_a_color_bar(folder, salfom, predictor):
     np.testing.assert_array_equal(picture, with_color_bar(frame.saliency, "viridis"))
 
 
+@pytest.mark.parametrize("style", ["overlay", "heatmap", "side-by-side"])
+def test_one_moment_is_a_picture_of_what_the_video_would_show(folder, salfom, predictor, style):
+    assert salfom("talk.mp4", "--format", style, "--at", "0.5")[0] == 0
+    assert salfom("talk.mp4", "--format", style, "--at", "0.5", "-o", "figure.jpg")[0] == 0
+    assert sorted(os.listdir()) == ["figure.jpg", "talk.mp4", f"talk_{style}.png"]
+    frame = frame_at(predictor, probe("talk.mp4"), 0.5)
+    expected = DRAWINGS[style](frame.image, frame.saliency, "turbo")
+    np.testing.assert_array_equal(np.asarray(Image.open(f"talk_{style}.png")), expected)
+    assert Image.open("figure.jpg").format == "JPEG"
+
+
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (480, 640)])
 def test_the_bar_has_the_colours_from_highest_to_lowest(height, width):
     saliency = gaussian(height, width, height / 2, width / 3, height / 5).astype(np.float32)
@@ -192,6 +203,8 @@ def test_the_bar_has_the_colours_from_highest_to_lowest(height, width):
     assert (picture[:, -text // 2 :] == 255).all()  # No label is cut off.
     assert (picture[: text // 4] == 255).all()
     assert picture[:, 3 * text + width :].min() == 0  # Labels are drawn.
+    if height == 480:  # The title is, too, upwards.
+        assert (picture[:, -2 * text : -text].min(axis=(1, 2)) < 128).sum() > height / 3
     assert (with_color_bar(np.full((32, 48), width / 999, np.float32), "gray")[10:-10, 68:78] == 0).all()  # Constant.
 
 
@@ -216,12 +229,12 @@ def test_maps_are_made_smaller(folder, salfom, predictor, size, shape):
 @pytest.mark.parametrize(
     ("style", "options", "told"),
     [
-        ("npz", (), "talk_npz.npz takes up to 0.37 MB (maps of 96×64: 30); --max-size makes it smaller."),
-        ("npz", ("--max-size", "48"), "talk_npz.npz takes up to 0.09 MB (maps of 48×32: 30)."),
+        ("npz", (), "talk_npz.npz takes up to 0.37 MB (30 maps of 96×64); --max-size makes it smaller."),
+        ("npz", ("--max-size", "48"), "talk_npz.npz takes up to 0.09 MB (30 maps of 48×32)."),
         (
             "maps",
             ("--start", "0.8"),
-            "talk_maps takes up to 0.06 MB (maps of 96×64: 10); --max-size makes it smaller.",
+            "talk_maps takes up to 0.06 MB (10 maps of 96×64); --max-size makes it smaller.",
         ),
     ],
 )
@@ -239,7 +252,10 @@ def test_the_size_is_said_beforehand(folder, salfom, style, options, told):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--at", "1"), "--at is for --format png"),
+        (("--at", "1", "--format", "csv"), "--at is for --format overlay, heatmap, side-by-side, png; of csv choose"),
+        (("--at", "1", "--start", "1"), "choose it by --at"),
+        (("--at", "1", "-o", "out.mp4"), "out.mp4 is not a picture of one moment"),
+        (("-o", "out.png"), "name a video as the output, or one moment by --at SECONDS"),
         (("--format", "png", "--start", "1"), "choose it by --at"),
         (("--format", "png", "--duration", "1"), "choose it by --at"),
         (("--format", "csv", "--max-size", "64"), "--max-size is for --format maps and npz"),

@@ -77,3 +77,13 @@ def test_a_missing_file_of_peers_is_one_sentence(trade_off, stills_parquet, tmp_
         trade_off.main([str(stills_parquet), "--peer", str(tmp_path / "none.json"), "-o", str(tmp_path / "out")])
     assert "check the path of --peer" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bound_that_is_not_above_zero_has_no_shares(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    bound = {"scores": {"nss": [2.0], "information_gain": [-0.1]}}
+    model = {"scores": {"nss": [1.0], "information_gain": [0.728]}}
+    videos = {"inter-observer": [bound, bound], "salfom": [model, model]}
+    lines = importlib.import_module("video_scores").table(videos, ["nss", "information_gain"]).splitlines()
+    assert lines[-1].split("|")[2].strip() == "1.000 ± 0.000 (50%)"
+    assert lines[-1].split("|")[3].strip() == "0.728 ± 0.000 (–)"

@@ -18,7 +18,17 @@ from ..errors import CutOffError, VideoError, is_out_of_memory, is_sentence, unt
 from ..files import may_be_folder
 from ..inference.many import Skipped, sources
 from ..inference.profiling import Profile, speed
-from ..inference.results import BYTES, FORMATS, check_output, default_output, frame_at, inputs_of, size_in_words, write
+from ..inference.results import (
+    BYTES,
+    FORMATS,
+    MOMENTS,
+    check_output,
+    default_output,
+    frame_at,
+    inputs_of,
+    size_in_words,
+    write,
+)
 from ..models.names import local
 from ..video.drawing import COLORMAPS
 from ..video.reading import VideoInfo, probe
@@ -47,6 +57,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "folders of videos. For very many videos there is python -m salfom_hf.predict.",
         example="salfom predict walk.mp4\n"
         "salfom predict walk.mp4 --format csv -o walk.csv --start 10 --duration 5\n"
+        "salfom predict walk.mp4 --at 12.5 -o figure.png\n"
         "salfom predict one.mp4 two.mp4 -o results/ --format maps",
     )
     option = command.add_argument
@@ -68,25 +79,30 @@ def add_options(command: argparse.ArgumentParser) -> None:
         default="overlay",
         help="overlay (the default): the video with colours where people look, as MP4 or another kind by the output's "
         "name; heatmap: the colours alone; side-by-side: both next to each other; maps: a folder with a grey PNG of "
-        "each frame; npz: arrays for NumPy; csv: a table with a row for each frame; png: a picture of one moment",
+        "each frame; npz: arrays for NumPy; csv: a table with a row for each frame; png: the heat map of one "
+        "moment with a colour bar",
     )
     option("--model", default="salfom", help=MODEL)
     add_model_options(command)
     option("--colormap", choices=tuple(COLORMAPS), default="turbo", help=COLOURS)
     option("--start", type=not_negative, default=0.0, metavar="SECONDS", help="where to begin")
     option("--duration", type=not_negative, metavar="SECONDS", help="how much; default: to the end")
-    option("--at", type=not_negative, metavar="SECONDS", help="moment of --format png; default: 0")
+    moment = "one moment, as a picture, for --format overlay, heatmap, side-by-side and png; default of png: 0"
+    option("--at", type=not_negative, metavar="SECONDS", help=moment)
     size = "longer side of --format maps and npz; default: as large as the video"
     option("--max-size", type=at_least_one, metavar="PIXELS", help=size)
     option("--overwrite", action="store_true", help="replace existing outputs")
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Raise a UsageError for an option that what is written has no use for."""
-    if args.at is not None and args.format != "png":
-        raise UsageError("--at is for --format png; choose a part by --start and --duration.")
-    if args.format == "png" and (args.start or args.duration is not None):
-        raise UsageError("--format png shows one moment; choose it by --at, without --start and --duration.")
+    """Set the moment that is the default; raise a UsageError for an option that what is written has no use for."""
+    if args.format == "png" and args.at is None:
+        args.at = 0.0
+    if args.at is not None and args.format not in MOMENTS:
+        formats = ", ".join(MOMENTS)
+        raise UsageError(f"--at is for --format {formats}; of {args.format} choose a part by --start and --duration.")
+    if args.at is not None and (args.start or args.duration is not None):
+        raise UsageError("A picture shows one moment; choose it by --at, without --start and --duration.")
     if args.max_size is not None and args.format not in BYTES:
         raise UsageError(f"--max-size is for --format maps and npz, not {args.format}; leave it out.")
 
@@ -108,7 +124,7 @@ def predict(args: argparse.Namespace) -> int:
     inputs = inputs_of(videos, *local(args.model))
     written: set[Path] = set()
     for video in videos:
-        output = default_output(video, args.format)
+        output = default_output(video, args.format, args.at is not None)
         if folder and (several or args.format != "maps"):
             output = Path(args.output, output.name)
         elif args.output is not None:
@@ -117,7 +133,7 @@ def predict(args: argparse.Namespace) -> int:
             if output in written:
                 raise VideoError(f"{video} and another input would both be written to {output}; predict it by itself.")
             written.add(output)
-            check_output(output, args.format, args.overwrite, inputs)
+            check_output(output, args.format, args.overwrite, inputs, args.at is not None)
             if args.format == "maps" and not may_be_folder(args.output or f"{output}/"):
                 raise VideoError(f"Cannot write: {output} is not a folder, which maps need; name another output.")
             predict_one(load, video, output, args)
@@ -151,8 +167,8 @@ def write_predicted(
     part, ended = (args.start, args.duration), list[CutOffError]()
 
     def predicted() -> Generator[SaliencyFrame]:
-        png = args.format == "png"
-        for frame in [frame_at(predictor, info, args.at or 0.0)] if png else predictor.stream(info.path, *part):
+        one = args.at is not None
+        for frame in [frame_at(predictor, info, args.at)] if one else predictor.stream(info.path, *part):
             yield frame
             each()
 
@@ -168,7 +184,7 @@ def predict_one(load: Callable[[], SaliencyPredictor], video: Path, output: Path
     with failing_alone(video):
         info = probe(video)
         predictor = load()
-        total = 1 if args.format == "png" else info.num_frames
+        total = 1 if args.at is not None else info.num_frames
         if total is not None:
             length = total / info.frame_rate - args.start
             total = max(0, round(min(length, math.inf if args.duration is None else args.duration) * info.frame_rate))

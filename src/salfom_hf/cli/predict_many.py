@@ -94,7 +94,9 @@ def predict(args: argparse.Namespace) -> int:
     jobs, failures = list[Job](), list[str]()
     with all_or_none(state):
         if state.is_main_process:
-            jobs, failures, done = plan(args.videos, args.output, args.format, args.overwrite, local(args.model))
+            jobs, failures, done = plan(
+                args.videos, args.output, args.format, args.overwrite, local(args.model), args.at is not None
+            )
             for failure in failures:
                 report(UsageError(failure))
             if done:

@@ -20,6 +20,8 @@ KDE_SIGMA = 24 / 512  # of the width
 KDE_WIDTH = 512  # pixels
 KDE_FRAMES = 20  # per video: neighbouring frames share most of their fixations
 
+ENOUGH_OBSERVERS = 10  # of a frame, for half of them to predict the others well
+
 RESIDUAL_WIDTH, RESIDUAL_SIGMA = 64, 3.0  # pixels to which the image is reduced; of the blur there
 
 
@@ -165,6 +167,15 @@ class InterObserver(Method):
                 f"The baseline {self.name} needs to know who made each fixation, and two observers of the same video "
                 "or image, which this dataset does not have; leave it out."
             )
+        if not self.one:
+            open_row = gaze_alone(dataset)
+            # Of each video the frames that are looked at, once for every observer.
+            looked_at = (np.unique(open_row(row).gaze[:, [0, 3]], axis=0)[:, 0] for row in range(len(dataset)))
+            counts = [np.unique(frames, return_counts=True)[1] for frames in looked_at]
+            median = int(np.median(np.concatenate(counts)))
+            if median < ENOUGH_OBSERVERS:
+                few = f"the median frame has {median}, fewer than {ENOUGH_OBSERVERS}"
+                self.description = f"{self.fingerprint}; {few}: this is no bound, and one-observer is the better one"
 
     def split(self, sample: Sample, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The observers that predict, and those that are predicted."""

@@ -144,7 +144,12 @@ def find(given: Path, output: Path, skipped: Skipped, failures: list[str]) -> It
 
 
 def plan(
-    given: Path, output: str, output_format: str, overwrite: bool = False, others: Iterable[Path] = ()
+    given: Path,
+    output: str,
+    output_format: str,
+    overwrite: bool = False,
+    others: Iterable[Path] = (),
+    moment: bool = False,
 ) -> tuple[list[Job], list[str], int]:
     """
     What is to be done of a folder, a list or a video, the largest videos first; what cannot be done; and how many
@@ -153,6 +158,7 @@ def plan(
     Args:
         output: the folder of all outputs; as a text, which may end in a slash.
         others: further inputs, which no output may replace, such as the model.
+        moment: of each video one moment is written, as a picture.
 
     Raises:
         VideoError: there are no videos, or the outputs have no place.
@@ -165,7 +171,7 @@ def plan(
     failures: list[str] = []
     skipped = Skipped()
     for video, folder in find(given, Path(output), skipped, failures):
-        place = Path(output) / folder / default_output(video, output_format).name
+        place = Path(output) / folder / default_output(video, output_format, moment).name
         other = found.setdefault(place, video)
         if os.path.abspath(other) != os.path.abspath(video):
             failures.append(f"{other} and {video} would both be written to {place}; rename one of them.")

@@ -36,6 +36,8 @@ DRAWINGS: dict[str, Callable] = {
     "side-by-side": side_by_side,
     "png": lambda _, saliency, colormap: with_color_bar(saliency, colormap),
 }
+# Formats that can show one moment of a video, which makes them a picture; the last one shows nothing else.
+MOMENTS = ("overlay", "heatmap", "side-by-side", "png")
 # The suffixes of outputs that cannot be videos, and the bytes of a map's value before it is compressed.
 SUFFIXES = {"maps": "", "npz": ".npz", "csv": ".csv", "png": ".png"}
 BYTES = {"maps": 1, "npz": 2}
@@ -45,11 +47,14 @@ FORMATS = ("overlay", "heatmap", "side-by-side", "maps", "npz", "csv", "png")
 WAITING = 4
 
 
-def default_output(source: Path, output_format: str) -> Path:
-    """Where a result goes when the user names no place: next to the source, with the format in its name."""
+def default_output(source: Path, output_format: str, moment: bool = False) -> Path:
+    """
+    Where a result, of a whole video or of one moment, goes when the user names no place: next to the source, with the
+    format in its name.
+    """
     if source.name in ("", ".."):  # "." and ".." get the names of their folders.
         source = source.resolve()
-    suffix = SUFFIXES.get(output_format, ".png" if is_picture(source) else ".mp4")
+    suffix = SUFFIXES.get(output_format, ".png" if moment or is_picture(source) else ".mp4")
     return source.with_name(f"{source.stem if source.is_file() else source.name}_{output_format}{suffix}")
 
 
@@ -58,11 +63,16 @@ def inputs_of(videos: Iterable[Path], *others: Path) -> Inputs:
     return Inputs(*others, *(file for video in videos for file in (image_files(video) if video.is_dir() else [video])))
 
 
-def check_output(path: Path, output_format: str, overwrite: bool, inputs: Inputs) -> None:
-    """Raise a `VideoError` if what is written in one of `FORMATS` cannot have this name, or not this place."""
+def check_output(path: Path, output_format: str, overwrite: bool, inputs: Inputs, moment: bool = False) -> None:
+    """
+    Raise a `VideoError` if what is written in one of `FORMATS`, of a whole video or of one moment, cannot have this
+    name, or not this place.
+    """
     check_free(path, overwrite, inputs)
     if suffix := SUFFIXES.get(output_format):
         check_suffix(path, (suffix,), f"a {suffix} file")
+    elif moment:
+        check_suffix(path, IMAGE_SUFFIXES, "a picture of one moment")
     elif output_format != "maps":
         check_suffix(path, IMAGE_SUFFIXES.union(CONTAINERS), "a video or picture that can be written")
 
@@ -114,7 +124,7 @@ def size_in_words(output_format: str, info: VideoInfo, num_frames: int | None, m
     size = BYTES[output_format] * height * width / 1e3
     if num_frames is None:
         return f"up to {size:,.0f} kB for each map of {width}×{height}"
-    return f"up to {size * num_frames / 1e3:,.2f} MB (maps of {width}×{height}: {num_frames:,})"
+    return f"up to {size * num_frames / 1e3:,.2f} MB ({num_frames:,} map{'s' * (num_frames != 1)} of {width}×{height})"
 
 
 def each_in_thread(function: Callable, items: Iterable, size: int = WAITING) -> None:
@@ -139,7 +149,8 @@ def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, inf
     height, width = picture.shape[:2]
     if path.suffix.lower() in IMAGE_SUFFIXES:
         if next(frames, None) is not None:
-            raise VideoError(f"{info.path} has more than one frame, {path} holds one; name a video as the output.")
+            told = "name a video as the output, or one moment by --at SECONDS"
+            raise VideoError(f"{info.path} has more than one frame, {path} holds one; {told}.")
         with atomic_output(path, options["overwrite"]) as temporary, stage("encode"):
             # Of a PNG: in a fifth to a third of the usual time, and 2 to 17 % larger.
             Image.fromarray(picture).save(temporary, compress_level=1)

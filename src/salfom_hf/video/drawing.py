@@ -16,6 +16,9 @@ COLORMAPS = {
 }
 
 
+UNIT = "predicted attention, no unit"  # What the numbers of a colour bar are.
+
+
 def color_table(name: str) -> np.ndarray:
     """The 256 RGB colours of a color map, uint8 `(256, 3)`."""
     anchors = np.array([list(bytes.fromhex(color)) for color in COLORMAPS[name].split()], dtype=float)
@@ -81,7 +84,9 @@ def with_color_bar(saliency: np.ndarray, colormap: str = "turbo") -> np.ndarray:
     labels = [f"{value:.{decimals}f}" for value in values]
     bar, right = width + 2 * text, width + 3 * text
     length = round(max(font.getlength(label) for label in labels))
-    picture = Image.new("RGB", (right + text // 2 + length + text, height + 2 * text), "white")
+    has_title = font.getlength(UNIT) < height + 2 * text  # Next to a tiny map it would be cut off.
+    size = right + text // 2 + length + text + has_title * 3 * text // 2, height + 2 * text
+    picture = Image.new("RGB", size, "white")
     picture.paste(Image.fromarray(heatmap(saliency, colormap)), (text, text))
     scale = np.linspace(high, low, height)[:, None].repeat(text, axis=1)
     picture.paste(Image.fromarray(heatmap(scale, colormap)), (bar, text))
@@ -89,4 +94,8 @@ def with_color_bar(saliency: np.ndarray, colormap: str = "turbo") -> np.ndarray:
     for row, label in zip(np.linspace(text, text + height - 1, len(labels)), labels, strict=True):
         draw.line([(right, row), (right + text // 4, row)], "black")
         draw.text((right + text // 2, row), label, "black", font, "lm")
+    if has_title:
+        upwards = ImageFont.TransposedFont(font, Image.Transpose.ROTATE_90)
+        top = (picture.height - font.getlength(UNIT)) // 2
+        draw.text((right + length + text, top), UNIT, "black", upwards)
     return np.asarray(picture)
