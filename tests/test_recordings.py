@@ -13,8 +13,17 @@ from PIL import Image
 from conftest import write_clip
 from numbered_video import HEIGHT, WIDTH, make_video, number_of
 from salfom_hf import cli
-from salfom_hf.data import DataError, GazeFolder, load_gazefolder, make_gazefolder, open_sample
+from salfom_hf.data import (
+    DataError,
+    GazeFolder,
+    export_dataset,
+    load_export,
+    load_gazefolder,
+    make_gazefolder,
+    open_sample,
+)
 from salfom_hf.errors import VideoError
+from salfom_hf.evaluation.running import digest_of
 
 # Of the video whose frame rate varies: when its frames are shown.
 TICKS, TICK = [0, 30, 100, 110, 500, 1234, 1235, 3000], Fraction(1, 600)
@@ -201,6 +210,41 @@ def test_fixations_belong_to_the_frames_that_appear_while_they_last(make, sample
 
 
 @no_gaze
+@pytest.mark.parametrize("options", [{}, {"longest": 240}])
+def test_observers_have_the_sigma_of_the_densities(make, samples, wide, tmp_path, options):
+    """Also in exports; without sigma.txt, as in folders of one's own, it is the default."""
+    rows = [("wide", 0.0, 60 * who + 20.5, 50 * who + 30.5, f"o{who}") for who in range(4)]
+    make(rows, ("video", "time", "x", "y", "observer"), source=wide, sigma=45, **options)
+    dataset = load_gazefolder(tmp_path / "out")
+    export_dataset({"train": dataset}, tmp_path / "shards", "gazefolder")
+    digest = digest_of(dataset)
+    for row in (dataset[0], load_export(tmp_path / "shards")[0]):
+        sample = open_sample(row)
+        stored, everyone = sample.density(0), sample.density(0, observers=[0, 1, 2, 3])
+        assert np.corrcoef(stored.ravel(), everyone.ravel())[0, 1] > 0.9999
+        np.testing.assert_allclose(everyone, stored, atol=0.003)
+    file = tmp_path / "out" / "train" / "wide" / "sigma.txt"
+    file.unlink()
+    [sample] = samples().values()
+    assert np.corrcoef(stored.ravel(), sample.density(0, observers=[0, 1, 2, 3]).ravel())[0, 1] < 0.9
+    assert digest_of(load_gazefolder(tmp_path / "out")) != digest  # Scores of the human bound are others.
+    file.write_text("wide")
+    with pytest.raises(DataError, match=r"sigma\.txt: is not a number above 0"):
+        samples()
+
+
+@no_gaze
+def test_one_video_needs_no_option(salfom, videos, tmp_path):
+    write_table(tmp_path / "gaze.csv", [("steady", 0.1, 5, 5)])
+    code, said = salfom("make", "videos/steady.mp4", "gaze.csv", "out")
+    assert (code, "1 video (train 1)" in said.out) == (0, True)
+    assert said.err == "salfom: One video is not divided: it goes to train; to only score it, say --split test.\n"
+    for options, split in ((("--split", "test"), "test"), (("--validation", "0"), "train")):
+        code, said = salfom("make", "videos/steady.mp4", "gaze.csv", "out", "--overwrite", *options)
+        assert (code, said.err, f"1 video ({split} 1)" in said.out) == (0, "", True)
+
+
+@no_gaze
 def test_frames_that_seem_to_be_counted_from_1_are_refused(make):
     rows = [("varying", number, 3, 3) for number in range(1, 9)]
     with pytest.raises(DataError, match="as if frames were counted from 1; subtract 1 in the column frame"):
@@ -245,7 +289,7 @@ def test_videos_and_gaze_without_one_another_are_named(make, samples, videos):
         make([("steady.mp4", 0.5, 5, 5), ("stedy", 0.5, 5, 5), ("film.mp4", 0.5, 5, 5), ("trip.v2", 0.5, 5, 5)])
     assert [str(warning.message) for warning in warned] == [
         "Left out, without gaze: film.mkv, varying.mp4.",
-        "Gaze without a video: stedy, film.mp4.",
+        "Not used: gaze of stedy, film.mp4, of which no video was given.",
     ]
     assert list(samples()) == ["steady", "trip.v2"]
 
@@ -301,7 +345,16 @@ TIMES, FRAMES = "video,time,x,y\n", "video,frame,x,y\n"
         ("video,time,x,y,X\n", "gaze.csv has two columns x; remove or rename one"),
         (
             f"{TIMES}steady,500,5,5\n",
-            r"1 of 1 rows of steady.mp4 lie on no frame of it \(1 before or after the video\)",
+            r"1 of 1 rows of steady.mp4 lie on no frame of it \(1 before or after the video\);.* read as seconds,",
+        ),
+        (
+            "video,time_ms,x,y\nsteady,5000,5,5\n",
+            "times, here read as milliseconds, count from",
+        ),
+        (f"{FRAMES}steady,0,5,5\nsteady,500,5,5\nsteady,501,5,5\n", "frames count from 0"),
+        (
+            f"{TIMES}steady,0.1,900,500\nsteady,0.1,910,510\nsteady,500,5,5\n",
+            r"\(2 outside the frame\).* may be of the screen: .*\(x on the screen - left edge of the video\) \*",
         ),
     ],
 )
@@ -391,8 +444,6 @@ def test_videos_that_do_not_fit(make, videos, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty holds no videos"):
         make(rows, source=tmp_path / "empty")
-    with pytest.raises(DataError, match="One video cannot be both"):
-        make(rows, source=videos / "steady.mp4", validation=0.2)
     shutil.copy(videos / "film.mkv", videos / "steady.mkv")
     with pytest.raises(DataError, match=r"steady\.mkv and steady\.mp4 have the same name"):
         make(rows)
@@ -441,7 +492,9 @@ def test_the_command_says_what_it_wrote_and_what_comes_next(salfom, videos, tmp_
         "1 row dropped (1 outside the frame).\n"
         "Look at it: salfom data show gazefolder 'my gaze'\n"
     )
-    assert said.err == ("salfom: Left out, without gaze: varying.mp4.\nsalfom: Gaze without a video: walk.\n")
+    assert said.err == (
+        "salfom: Left out, without gaze: varying.mp4.\nsalfom: Not used: gaze of walk, of which no video was given.\n"
+    )
     assert salfom("show", "gazefolder", "my gaze")[0] == 0
     assert (tmp_path / "gazefolder_train.png").is_file()
 

@@ -60,10 +60,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     text = "make a dataset, a gazefolder, of your videos and a table of where people looked"
     option = action(make, text, "make videos/ gaze.csv my-dataset")
     option("--split", choices=("train", "validation", "test"), default="train", help="default: train")
-    text = "of the videos for train, how many go to validation instead; default 0.2, 0 for none"
+    text = "of the videos for train, how many go to validation; default 0.2, 0 for none; a single video stays whole"
     option("--validation", type=float, metavar="SHARE", help=text)
     option("--seed", type=whole_number, default=0, help="of that choice")
-    text = "standard deviation of densities in a video 640 wide; default 12.7, as DHF1K's"
+    text = (
+        "standard deviation of densities in a video 640 wide, scaled by the video's width; default 12.7, as DHF1K's; "
+        "for 1 degree of visual angle: pixels of the video per degree * 640 / width"
+    )
     option("--sigma", type=float, metavar="PIXELS", help=text)
     option("--longest", **PIXELS, help="reduce frames to this longest side; default: none is")
     text = "what the table calls these columns, such as video=TRIAL_MOVIE; default: known names are found"

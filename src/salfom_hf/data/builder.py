@@ -44,7 +44,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
     """
 
     # Raise it when rows change, so that tables in the cache are made again.
-    VERSION = datasets.Version("1.2.0")
+    VERSION = datasets.Version("1.3.0")
     # A row of long lists of paths is large: few are held in memory at a time.
     DEFAULT_WRITER_BATCH_SIZE = 16
 

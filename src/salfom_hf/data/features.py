@@ -27,6 +27,10 @@ _COLUMNS = {
     "maps": (_FILES, "density of fixations, one grey image per frame, in order; empty without labels"),
     "fixations": (_FILES, "pixels that were fixated, one binary image per frame, in order; empty without labels"),
     "fixation_frame": (_WHOLES, "in which frame, from 0, each of the following is; empty where observers are unknown"),
+    "sigma": (
+        Value("float32"),
+        "standard deviation of the densities, pixels of a video 640 wide; null where unknown, then as DHF1K's",
+    ),
     "image": (Image(decode=False), "the picture"),
     "image_id": (_NAME, "name of the picture"),
     "dataset": (_NAME, "which set of images it is from"),
@@ -43,7 +47,8 @@ def _features(names: str) -> Features:
 
 
 VIDEO_FEATURES = _features(
-    "video_id video frames num_frames fps width height maps fixations fixation_frame fixation_x fixation_y observer"
+    "video_id video frames num_frames fps width height maps fixations "
+    "fixation_frame fixation_x fixation_y observer sigma"
 )
 """One row per video; see `MEANINGS`. Files are `{"path": …, "bytes": …}`, one of which may be None."""
 

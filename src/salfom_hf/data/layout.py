@@ -40,6 +40,7 @@ class Clip:
     maps: Path | None = None  # folders, or None for videos without labels
     fixations: Path | None = None
     gaze: Path | None = None  # a table of who looked where, or None where that is unknown
+    sigma: float = 0.0  # of densities, pixels of a video 640 wide; 0 where unknown
     num_frames: int = 0  # 0 until examined, as what follows; of a folder of frames `fps` is known without
     fps: float = 0.0
     width: int = 0
@@ -48,7 +49,7 @@ class Clip:
 
     def state(self) -> tuple:
         """What changes with all that the examined clip and its row are made of; cheap: few files are looked at."""
-        stamps = (self.fps, *(stamp(path) for path in (self.video, self.maps, self.fixations, self.gaze)))
+        stamps = (self.fps, self.sigma, *(stamp(path) for path in (self.video, self.maps, self.fixations, self.gaze)))
         return stamps if self.images is None else (*stamps, image_stamps(self.images))
 
     def examine(self) -> tuple[list["Clip"], list[Problem]]:
@@ -131,6 +132,7 @@ class Clip:
             "fixation_x": x.tolist(),
             "fixation_y": y.tolist(),
             "observer": observer.astype(np.int64).tolist(),
+            "sigma": self.sigma or None,
         }
 
     def _files(self, folder: Path | None) -> list[dict]:

@@ -25,7 +25,7 @@ from .loading import held_out
 from .report import counted, listed_names
 from .samples import VIDEO_SIGMA, VIDEO_WIDTH
 from .tables import NAMES, GazeTable, read_gaze_table
-from .video_folders import FPS_FILE, GAZE_FILE, GazeFolder
+from .video_folders import FPS_FILE, GAZE_FILE, SIGMA_FILE, GazeFolder
 
 JPEG_QUALITY = 95
 LONGEST = 1 << 16  # All frames as they are.
@@ -145,7 +145,7 @@ def write_gaze(
     """
     inside = ((gaze[:, 2:4] >= 0) & (gaze[:, 2:4] < (info.width, info.height))).all(axis=1)
     counts = Counter({OUTSIDE_FRAME: int((~inside).sum())})
-    _refuse_lost(info.path, len(gaze), counts)
+    _refuse_lost(info.path, len(gaze), counts, table.clock)
     total, gaze = len(gaze), gaze[inside]
     gaze = gaze[gaze[:, 0].argsort(kind="stable")]
     begins, ends, observers = gaze[:, 0], gaze[:, 1], gaze[:, 4].astype(np.int64)
@@ -154,8 +154,7 @@ def write_gaze(
     points = gaze[:, 2:4] * (width / info.width, height / info.height)
     columns, rows = points.T.astype(np.int64)
     # A fixation's density is a product of these columns: far less to compute than to blur whole maps.
-    sigma *= width / VIDEO_WIDTH
-    vertical, horizontal = (blur_matrix(n, sigma, "zeros").float() for n in (height, width))
+    vertical, horizontal = (blur_matrix(n, sigma * width / VIDEO_WIDTH, "zeros").float() for n in (height, width))
     on_a_frame = np.zeros(len(gaze), bool)
     looked = ["frame,x,y,observer\n"]
 
@@ -189,20 +188,26 @@ def write_gaze(
 
     counts["frames"] = write_clip(folder, info, (width, height), frames(), progress)
     counts[OUTSIDE_VIDEO] = int((~on_a_frame).sum())
-    _refuse_lost(info.path, total, counts)
+    _refuse_lost(info.path, total, counts, table.clock)
     if table.observers:
         (folder / GAZE_FILE).write_text("".join(looked), encoding="utf-8")
+        (folder / SIGMA_FILE).write_text(f"{sigma:.9g}\n", encoding="utf-8")
     return counts
 
 
-def _refuse_lost(video: Path, total: int, counts: Counter[str]) -> None:
+def _refuse_lost(video: Path, total: int, counts: Counter[str], clock: str) -> None:
     lost = {reason: counts[reason] for reason in (OUTSIDE_VIDEO, OUTSIDE_FRAME) if counts[reason]}
     if 2 * sum(lost.values()) > total:
         reasons = ", ".join(f"{count} {reason}" for reason, count in lost.items())
+        advice = f"and {clock}: correct the table, say --time-unit or --from-first-row"
+        if 2 * counts[OUTSIDE_FRAME] > total:
+            advice = (
+                "but these may be of the screen: correct the table by x = (x on the screen - left edge of the video) "
+                "* width / width shown, and y alike"
+            )
         raise DataError(
             f"{sum(lost.values())} of {total} rows of {video.name} lie on no frame of it ({reasons}); x and y are "
-            "pixels of the frame, and times count from the video's beginning, in seconds: correct the table, say "
-            "--time-unit or --from-first-row, or remove those rows."
+            f"pixels of the frame, {advice}, or remove those rows."
         )
 
 
@@ -227,7 +232,8 @@ def make_gazefolder(
     A row of the table with a time belongs to the frame that is shown then, also where the frame rate varies; one with
     a start and a duration to all frames that appear while it lasts. Who looked where is kept in `gaze.csv`. Rows
     without a number, outside the frame, or before or after the video are dropped, but not most of a video's. Warns of
-    videos without gaze, which are left out, and of gaze without a video. Frames are written by a thread for each core.
+    videos without gaze, which are left out, and of gaze that is not used. Frames are written by a thread for each
+    core.
 
     Args:
         videos: a folder of video files, or one file.
@@ -237,7 +243,8 @@ def make_gazefolder(
             EyeLink's or Tobii's columns, by the names that they export.
         folder: to make.
         split: the split that the videos are for.
-        validation: share of the videos for `"train"` that go to `"validation"` instead; 0 for none.
+        validation: share of the videos for `"train"` that go to `"validation"` instead; 0 for none. One video alone
+            is not divided.
         seed: which ones.
         sigma: standard deviation of the densities, in pixels of a video 640 wide.
         longest: the longest side of the frames written, in pixels; smaller ones are not enlarged.
@@ -269,8 +276,6 @@ def make_gazefolder(
     table = read_gaze_table(gaze, found, columns, time_unit, from_first_row)
     if not table.rows:
         raise DataError(f"No row of {gaze} is of a video in {videos}; its column video has names of files.")
-    if validation and len(table.rows) < 2:
-        raise DataError("One video cannot be both in train and in validation; give more, or validation 0.")
     infos = {video: probe(video) for video in table.rows}
     # Eye trackers report some places outside of the frame, above 1 or below 0.
     if np.median(np.concatenate([rows[:, 2:4].max(axis=1) for rows in table.rows.values()])) <= 1:
@@ -286,8 +291,10 @@ def make_gazefolder(
     if table.incomplete > sum(map(len, table.rows.values())):
         warnings.warn(f"Left out: {counted(table.incomplete, 'row')} of {gaze} without a number.", stacklevel=2)
     if table.unknown:
-        warnings.warn(f"Gaze without a video: {listed_names(table.unknown)}.", stacklevel=2)
-    held = held_out({video.stem for video in infos}, validation, seed) if validation else set()
+        warnings.warn(f"Not used: gaze of {listed_names(table.unknown)}, of which no video was given.", stacklevel=2)
+    held = held_out({video.stem for video in infos}, validation, seed) if validation and len(infos) > 1 else set()
+    if validation and not held:
+        warnings.warn("One video is not divided: it goes to train; to only score it, say --split test.", stacklevel=2)
     made: dict[str, list[str]] = defaultdict(list)
     counts: Counter[str] = Counter()
     total = sum(info.num_frames or 0 for info in infos.values()) or None

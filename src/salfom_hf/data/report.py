@@ -27,6 +27,7 @@ KINDS = {
     "unexpected": ("Ignored", "move the files elsewhere"),
     "fixations": ("Fixations", "correct the table (x and y in pixels of the picture as stored, frames from 0)"),
     "fps": ("Frame rates", "write the number of frames per second, such as 25, or remove the file"),
+    "sigma": ("Blur", "write its standard deviation in pixels of a video 640 wide, such as 12.7, or remove the file"),
     "columns": ("Tables that do not fit", "correct them as documented"),
 }
 

@@ -53,7 +53,7 @@ class GazeSample:
         self.file_name: str = Path(path).name if path else self.id
         self._frames, self._maps, self._fixations = (row[name] or [] for name in ("frames", "maps", "fixations"))
         self.has_labels = bool(self._maps) and bool(self._fixations)
-        self._sigma = VIDEO_SIGMA * self.size[1] / VIDEO_WIDTH
+        self._sigma = (row.get("sigma") or VIDEO_SIGMA) * self.size[1] / VIDEO_WIDTH
         self._row = row
 
     @cached_property
@@ -111,7 +111,7 @@ class GazeSample:
         Where people look in a frame, float32. Of a video, the map as it is stored: `(height', width')` of its own
         size, values in 0…1, or those of a float TIFF as they are. Of a still, or of some observers alone, if their ids
         are given: `(height, width)`, the fixations, each as often as it was made, blurred with a Gaussian, in a video
-        as DHF1K's are, and divided by the maximum; all 0 if nobody looks anywhere.
+        that of its row's `sigma` or else DHF1K's, and divided by the maximum; all 0 if nobody looks anywhere.
 
         Raises:
             DataError: labels or observers are unknown, or the file is missing, cannot be read or is in colour.

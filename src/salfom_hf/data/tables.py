@@ -156,6 +156,7 @@ class GazeTable(NamedTuple):
     rows: dict[Path, np.ndarray]
     unknown: list[str]  # names that are of no video
     by_frame: bool  # `begin` is the number of a frame, from 0; otherwise seconds, and `end` the same for a moment
+    clock: str  # what `begin` was in the table, in words
     observers: list[str]  # whose numbers, from 0, the rows hold; empty if unknown
     incomplete: int  # number of rows left out because a number is missing
 
@@ -256,4 +257,8 @@ def read_gaze_table(
         else:
             unknown.append(name)
     assigned = {video: np.concatenate(parts[video]) for video in videos if video in parts}
-    return GazeTable(assigned, unknown, by_frame, list(observers), incomplete)
+    clock = "frames count from 0"
+    if not by_frame:
+        spelled = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds"}[units[0]]
+        clock = f"times, here read as {spelled}, count from the video's beginning"
+    return GazeTable(assigned, unknown, by_frame, clock, list(observers), incomplete)

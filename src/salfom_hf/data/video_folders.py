@@ -11,11 +11,11 @@ that, the last one stands in for them.
 **Hollywood-2** (shots of feature films), **UCF-Sports** (sports broadcasts), both as re-released with DHF1K, and one's
 own, a **gazefolder** as `salfom data make` writes it, have clips in folders: `SPLIT/CLIP/images/*.png`, with
 `maps/*.png` (densities) and `fixation/*.png` (binary) for each of the frames next to them, in `fps.txt` frames per
-second, where they are others than the dataset's, and in `gaze.csv` who looked where (frame from 0, x, y, observer),
-where that is known. Names may be of any kind, such as Diving-Side_002_001.png; those of a frame, its map and its
-fixations agree up to the suffix. The first two have the folders `training` and `testing`;
-[`salfom_hf.data.hold_out`] makes a validation set. A gazefolder has `train`, `validation` and `test`, of which any may
-be missing, under these or other usual names.
+second, where they are others than the dataset's, in `gaze.csv` who looked where (frame from 0, x, y, observer), where
+that is known, and in `sigma.txt` the densities' standard deviation, in pixels of a video 640 wide. Names may be of any
+kind, such as Diving-Side_002_001.png; those of a frame, its map and its fixations agree up to the suffix. The first
+two have the folders `training` and `testing`; [`salfom_hf.data.hold_out`] makes a validation set. A gazefolder has
+`train`, `validation` and `test`, of which any may be missing, under these or other usual names.
 """
 
 import math
@@ -32,7 +32,7 @@ from .report import Problem
 
 Clips = dict[str, list[Clip]]  # of each split
 
-FPS_FILE, GAZE_FILE = "fps.txt", "gaze.csv"
+FPS_FILE, GAZE_FILE, SIGMA_FILE = "fps.txt", "gaze.csv", "sigma.txt"
 # First and last number of each split of DHF1K.
 _NUMBERS = {"train": (1, 600), "validation": (601, 700), "test": (701, 1000)}
 _ACTIONS_IN_THE_EYE = (
@@ -164,25 +164,27 @@ class _ClipFolders(VideoBuilder):
                 gaze = path / GAZE_FILE if os.path.lexists(path / GAZE_FILE) else None
                 if not entry.is_dir():
                     problems.append(Problem("file for folder", path, "is a file; it is ignored", fatal=False))
-                elif (rate := _frame_rate(path / FPS_FILE, cls.FPS)) is None:
+                elif (rate := _above_0(path / FPS_FILE, cls.FPS)) is None:
                     problems.append(Problem("fps", path / FPS_FILE, "is not a number above 0"))
+                elif (sigma := _above_0(path / SIGMA_FILE, 0.0)) is None:
+                    problems.append(Problem("sigma", path / SIGMA_FILE, "is not a number above 0"))
                 else:
-                    clip = Clip(entry.name, images=path / "images", gaze=gaze, fps=rate)
+                    clip = Clip(entry.name, images=path / "images", gaze=gaze, sigma=sigma, fps=rate)
                     found[split].append(_labelled(clip, path))
         return found, problems
 
 
-def _frame_rate(file: Path, default: float) -> float | None:
-    """Frames per second from a file that holds nothing else; the default if it does not exist, None if it is none."""
+def _above_0(file: Path, default: float) -> float | None:
+    """The number in a file that holds nothing else; the default if it does not exist, None if it is none."""
     if not os.path.lexists(file):
         return default
     try:
         check_file(file)
         with open(file, encoding="utf-8") as text:
-            rate = float(text.read(100))
+            number = float(text.read(100))
     except (OSError, ValueError):
         return None
-    return rate if 0 < rate < math.inf else None
+    return number if 0 < number < math.inf else None
 
 
 class Hollywood2(_ClipFolders):

@@ -221,15 +221,17 @@ def holds_something(folder: Path) -> bool:
 
 def digest_of(dataset: Dataset) -> str:
     """
-    Text that changes with what is scored against: names and sizes of all rows, and the fixations of stills or, of
-    videos, the files of three frames. Where these lie does not matter: a run may be resumed on another machine.
+    Text that changes with what is scored against: names, sizes and blur of all rows, and the fixations of stills or,
+    of videos, the files of three frames. Where these lie does not matter: a run may be resumed on another machine.
     """
     stills = ["image_id", "width", "height", "fixation_x", "fixation_y", "observer"]
-    videos = ["video_id", "width", "height", "num_frames", "frames", "maps", "fixations"]
+    videos = ["sigma"] if "sigma" in dataset.features else []
+    videos += ["video_id", "width", "height", "num_frames", "frames", "maps", "fixations"]
     digest = hashlib.sha256()
     for row in light_rows(dataset, videos if "video_id" in dataset.features else stills):
         files = [row.pop(name) for name in videos[-3:] if name in row]
-        digest.update(repr([list(value) if isinstance(value, LazyList) else value for value in row.values()]).encode())
+        known = (value for value in row.values() if value is not None)
+        digest.update(repr([list(value) if isinstance(value, LazyList) else value for value in known]).encode())
         for part in filter(None, files):
             for frame in sorted({0, len(part) // 2, len(part) - 1}):
                 file = part[frame]
