@@ -36,6 +36,7 @@ from salfom_hf import SalFoMConfig, SaliencyPredictor, cli, predict, train
 from salfom_hf.cli.train import parse as training_config
 from salfom_hf.cli.train import parser as training_parser
 from salfom_hf.data import DATASETS, make_gazefolder
+from salfom_hf.data.export import export_dataset
 from salfom_hf.export import convert
 from salfom_hf.hub import publish
 from salfom_hf.inference.auto import register
@@ -449,6 +450,8 @@ def test_extending_page(tmp_path, monkeypatch, capsys):
     assert namespace["dataset"]["video_id"][:] == ["a", "b"]
     assert tuple(namespace["clips"][0]["pixel_values_videos"].shape) == (16, 3, 64, 96)
     assert "0 errors, 0 warnings" in capsys.readouterr().out
+    export_dataset({"train": namespace["dataset"]}, tmp_path / "shards", "lab")
+    assert "# Lab" in (tmp_path / "shards" / "README.md").read_text(encoding="utf-8")
     # Where the video goes, its problem is named.
     shutil.rmtree(tmp_path / "lab" / "density" / "b")
     assert "b" in str(namespace["Lab"].check(tmp_path / "lab").fatal[0].where)

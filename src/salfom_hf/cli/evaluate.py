@@ -79,7 +79,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "submit",
         description="Write the maps of DHF1K's test videos as its server wants them, OUTPUT/0701/0001.png and so on, "
         "and check them. The same command continues where it was stopped, and writes again what fails the check.",
-        example="salfom submit --data-dir /data/DHF1K -o submission",
+        example="salfom submit --data-dir /data/DHF1K -o submission\n"
+        "salfom submit --data-dir /data/DHF1K --check submission",
     )
     option = command.add_argument
     option("--data-dir", required=True, type=some_path, help="folder of DHF1K")

@@ -143,8 +143,9 @@ def _card(name: str, splits: dict[str, Dataset], shards: dict[str, list[Path]]) 
         for split, dataset in splits.items()
     }
     total = sum(each["bytes"] for each in about.values())
+    title = TITLES.get(name, DATASETS[name].TITLE)
     data = DatasetCardData(
-        pretty_name=TITLES[name],
+        pretty_name=title,
         license="other",
         task_categories=["other"],
         tags=["saliency", "gaze", "eye-tracking", "salfom", "parquet"],
@@ -167,7 +168,7 @@ def _card(name: str, splits: dict[str, Dataset], shards: dict[str, list[Path]]) 
     return render(
         TEMPLATES / "dataset.md",
         data,
-        title=TITLES[name],
+        title=title,
         source=DATASETS[name].SOURCE,
         splits=about,
         columns=[(column, _described(feature), MEANINGS[column]) for column, feature in features.items()],

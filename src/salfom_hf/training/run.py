@@ -128,7 +128,7 @@ def prepare_folder(config: TrainingConfig, stack: ExitStack) -> None:
 
 def check_unchanged(folder: Path, what: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     changed = ", ".join(name for name in now if name not in FREE and before.get(name) != now[name])
-    advice = "go on with those of then, or name another --output-dir."
+    advice = "go on with those of then, or begin from its result in another --output-dir, by --model."
     demand(not changed, f"{folder} was begun with other {what} ({changed}); {advice}")
 
 
