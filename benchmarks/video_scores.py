@@ -40,9 +40,10 @@ def table(scored: dict[str, list[dict]], metrics: list[str]) -> str:
     bound = {metric: np.mean([means(video, metric) for video in scored[BOUND]]) for metric in metrics}
     for method, videos in scored.items():
         values = {metric: np.array([means(video, metric) for video in videos]) for metric in metrics}
-        errors = {metric: value.std(ddof=1) / len(value) ** 0.5 for metric, value in values.items()}
+        # One video has no error.
+        errors = {m: f"{v.std(ddof=1) / len(v) ** 0.5:.3f}" if len(v) > 1 else "–" for m, v in values.items()}
         shares = {m: f"{values[m].mean() / bound[m]:.0%}" if bound[m] > 0 else "–" for m in metrics}
-        cells = [f"{values[m].mean():.3f} ± {errors[m]:.3f} ({shares[m]})" for m in metrics]
+        cells = [f"{values[m].mean():.3f} ± {errors[m]} ({shares[m]})" for m in metrics]
         rows.append([method, *cells])
     return "\n".join(aligned(["method", *(HEADINGS[metric] for metric in metrics)], rows))
 

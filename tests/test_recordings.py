@@ -336,7 +336,10 @@ TIMES, FRAMES = "video,time,x,y\n", "video,frame,x,y\n"
         (f"{TIMES}steady,0:01,5,5\n", "gaze.csv, line 2, column time: '0:01' is not a number"),
         (f"{FRAMES}steady,1.5,5,5\n", r"gaze.csv, line 2, column frame: 1\.5 is not a whole number"),
         (f"{TIMES}\nsteady,0,1,5,5\n", "gaze.csv, line 3: 5 cells, but the header has 4"),
-        (f"{TIMES}walk,0.1,5,5\n", "No row of .*gaze.csv is of a video in .*videos"),
+        (
+            f"{TIMES}Film.mkv,0.1,5,5\n",
+            "No row of .*gaze.csv is of a video in .*; it has 'Film.mkv', the video is film.mkv: ",
+        ),
         (f"{TIMES}steady,0.1,0.5,0.4\nfilm,0.1,1.0,0\n", "at most 1; give pixels, not shares of the frame"),
         (
             f"{TIMES}steady,0.1,0.5,0.4\nsteady,0.1,0.5,0.4\nsteady,0.2,1.07,0.9\n",
@@ -381,7 +384,8 @@ def test_tables_that_are_none(videos, tmp_path):
     [
         '\ufeffy, observer, video, note, x, frame\r\n5, anna, steady.mp4, "blinks, once", 7, 3\r\n\r\n',
         "Video;Frame;X;Y;Observer;Note\nsteady;3;7;5;anna;one, two\n",
-        "video\tframe\tx\ty\tobserver\nsteady.mp4\t3\t7\t5\tanna\n",
+        # Who looked at another video does not count.
+        "video\tframe\tx\ty\tobserver\nother.mp4\t3\t7\t5\tben\nsteady.mp4\t3\t7\t5\tanna\n",
     ],
 )
 def test_tables_as_spreadsheets_write_them(videos, tmp_path, samples, text):

@@ -24,7 +24,7 @@ from .features import DataError
 from .loading import held_out
 from .report import counted, listed_names
 from .samples import VIDEO_SIGMA, VIDEO_WIDTH
-from .tables import NAMES, GazeTable, read_gaze_table
+from .tables import NAMES, GazeTable, read_gaze_table, shown
 from .video_folders import FPS_FILE, GAZE_FILE, SIGMA_FILE, GazeFolder
 
 JPEG_QUALITY = 95
@@ -275,7 +275,11 @@ def make_gazefolder(
     check_free(folder, overwrite, Inputs(gaze, *found))
     table = read_gaze_table(gaze, found, columns, time_unit, from_first_row)
     if not table.rows:
-        raise DataError(f"No row of {gaze} is of a video in {videos}; its column video has names of files.")
+        named = f"; it has {shown(table.unknown[0])}, the video is {found[0].name}" if table.unknown else ""
+        raise DataError(
+            f"No row of {gaze} is of a video in {videos}{named}: the table's column of videos has names of files, in "
+            "which capitals count."
+        )
     infos = {video: probe(video) for video in table.rows}
     # Eye trackers report some places outside of the frame, above 1 or below 0.
     if np.median(np.concatenate([rows[:, 2:4].max(axis=1) for rows in table.rows.values()])) <= 1:
@@ -306,4 +310,5 @@ def make_gazefolder(
             counts += write_gaze(clip, info, table.rows[video], table, sigma, longest, progress)
     dropped = {NO_NUMBER: table.incomplete} | {reason: counts[reason] for reason in (OUTSIDE_FRAME, OUTSIDE_VIDEO)}
     splits = {place: made[place] for place in GazeFolder.OFFICIAL if place in made}
-    return Made(splits, counts["frames"], counts["fixations"], dropped, len(table.observers))
+    whose = np.unique(np.concatenate([rows[:, 4] for rows in table.rows.values()]))
+    return Made(splits, counts["frames"], counts["fixations"], dropped, int((whose >= 0).sum()))
