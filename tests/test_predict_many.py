@@ -6,9 +6,11 @@ import pickle
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,23 @@ def test_two_processes_do_every_video_once(clips, model_folder, tmp_path):
     assert str(clips / "a" / "bad.mp4") in err
     # Those of the launcher itself aside.
     assert 'File "' not in err.partition("1 failed:")[0]
+
+
+def test_lines_of_processes_do_not_mix(clips, model_folder, tmp_path):
+    """As launchers start Python, unbuffered: each line is one write, here one packet."""
+    (clips / "a" / "bad.mp4").write_text("no video")
+    read, write = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    command = [sys.executable, "-u", "-m", "salfom_hf.predict", clips, tmp_path / "out", "--model", model_folder]
+    with read, write:
+        assert subprocess.run([*command, "--format", "npz"], stdout=write, stderr=write).returncode == 2
+        read.setblocking(False)
+        packets = []
+        with suppress(BlockingIOError):
+            while True:
+                packets.append(read.recv(65536).decode())
+    said = [packet for packet in packets if " -> " in packet or packet.startswith("salfom: Cannot read")]
+    assert len(said) == len(VIDEOS) + 1
+    assert all(packet.endswith("\n") for packet in said), packets
 
 
 def children(process):

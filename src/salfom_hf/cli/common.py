@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,11 +58,19 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(self, *args: Any, **options: Any) -> tuple[argparse.Namespace, list[str]]:
         global _tracebacks
         parsed, unknown = super().parse_known_args(*args, **options)
+        whole_lines()
         _tracebacks = getattr(parsed, "debug", False)
         return parsed, unknown
 
 
 _tracebacks = False  # Whether --debug asks for them.
+
+
+def whole_lines() -> None:
+    """Write each line at once, also where launchers start Python unbuffered: lines of processes would mix."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(line_buffering=True, write_through=False)
 
 
 def some_path(text: str) -> Path:
