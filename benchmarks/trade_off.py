@@ -1,7 +1,9 @@
 """
-How well models predict gaze on stills against what a map of a video costs them, all measured in one run.
+How well models predict gaze against what a map of a video costs them, all measured in one run.
 
     python benchmarks/trade_off.py dev.parquet --model salfom --size 192x256 288x384 384x512 -o trade_off
+    python benchmarks/trade_off.py GAZE --dataset gazefolder --split validation --first 20 --every 5 \\
+        --size 192x256 288x384 -o trade_off
 
 Writes `trade_off/trade_off.json` and `trade_off/trade_off.svg`. Scores are kept there: a stopped run goes on. Times
 are taken in rounds in which every model has its turn, so that whatever else the machine does slows all of them.
@@ -18,7 +20,7 @@ import numpy as np
 from drawing import COLORS, Dots, drawing, panel
 from measuring import circumstances, tell
 from salfom_hf import SaliencyPredictor
-from salfom_hf.data import load
+from salfom_hf.data import DATASETS, load
 from salfom_hf.evaluation import Model, Protocol, Scores, evaluate
 from salfom_hf.files import atomic_output
 from salfom_hf.inference.cpu import keep_freed_memory
@@ -28,9 +30,12 @@ METRICS = ("nss", "cc", "sim", "auc_judd")
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Scores on stills against milliseconds per map.")
-    parser.add_argument("stills", type=Path, help="table or folder of stills, as for salfom evaluate --dataset stills")
+    parser = argparse.ArgumentParser(description="Scores on gaze against milliseconds per map.")
+    parser.add_argument("gaze", type=Path, help="as --data-dir of salfom evaluate, as are the options up to --every")
+    parser.add_argument("--dataset", default="stills", choices=DATASETS, help="default: %(default)s")
     parser.add_argument("--split", default="dev", help="default: %(default)s")
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--every", type=int, default=1)
     parser.add_argument(
         "--model", nargs="+", default=["salfom"], metavar="[LABEL=]NAME", help="names or folders; default: salfom"
     )
@@ -123,8 +128,8 @@ def plot(points: list[dict]) -> str:
         places = [(one["ms_per_map"], one["nss"]) for one in of_model]
         dots.append(Dots(places, COLORS[number % len(COLORS)], words, joined=True))
     low = min(one["nss"] for one in points) - 0.1
-    parts = panel((80, 50, 640, 400), dots, "milliseconds per map", "NSS on stills", low)
-    return drawing(880, 520, "NSS on stills against milliseconds per map of a video", parts)
+    parts = panel((80, 50, 640, 400), dots, "milliseconds per map", "NSS", low)
+    return drawing(880, 520, "NSS against milliseconds per map of a video", parts)
 
 
 def main(given: list[str] | None = None) -> None:
@@ -135,8 +140,8 @@ def main(given: list[str] | None = None) -> None:
     labelled = [candidate(model, size) for model in args.model for size in args.size or [None]]
     methods, about = [method for _, method in labelled], circumstances()
     keep_freed_memory()
-    dataset = load("stills", args.stills, args.split)
-    scores = evaluate(dataset, methods, args.output / "scores", Protocol(METRICS))
+    dataset = load(args.dataset, args.gaze, args.split)
+    scores = evaluate(dataset, methods, args.output / "scores", Protocol(METRICS, first=args.first, every=args.every))
     times = milliseconds(methods, args.frames, args.rounds)
     points = [
         point(label, method, found, taken)
@@ -146,7 +151,7 @@ def main(given: list[str] | None = None) -> None:
         points += json.loads(args.peer.read_text(encoding="utf-8"))["points"]
     with atomic_output(args.output / "trade_off.svg", overwrite=True) as temporary:
         temporary.write_text(plot(points), encoding="utf-8")
-    tell(about, table(points), args.output / "trade_off.json", stills=len(dataset), points=points)
+    tell(about, table(points), args.output / "trade_off.json", dataset=args.dataset, rows=len(dataset), points=points)
 
 
 if __name__ == "__main__":

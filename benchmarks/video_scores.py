@@ -5,7 +5,8 @@
     python benchmarks/video_scores.py RESULTS GAZE --split validation -o video-scores.svg
 
 The table has the means over videos with their standard errors, and what share of inter-observer's each is ("–" where
-that is not above 0); the drawing the NSS of every method against the time since a video's start, and in every video.
+that is not above 0, or of too few observers to be a bound); the drawing the NSS of every method against the time
+since a video's start, and in every video.
 """
 
 import argparse
@@ -35,9 +36,10 @@ def means(video: dict, metric: str) -> float:
     return float(np.nanmean(np.array(video["scores"][metric], np.float64)))
 
 
-def table(scored: dict[str, list[dict]], metrics: list[str]) -> str:
+def table(scored: dict[str, list[dict]], metrics: list[str], enough: bool = True) -> str:
+    """`enough`: there are as many observers as a bound needs."""
     rows = []
-    bound = {metric: np.mean([means(video, metric) for video in scored[BOUND]]) for metric in metrics}
+    bound = {metric: enough * np.mean([means(video, metric) for video in scored[BOUND]]) for metric in metrics}
     for method, videos in scored.items():
         values = {metric: np.array([means(video, metric) for video in videos]) for metric in metrics}
         # One video has no error.
@@ -85,7 +87,9 @@ def main() -> None:
     settings = json.loads((args.results / "settings.json").read_text())
     scored = {method: records(args.results, method) for method in settings["methods"]}
     rows = load_gazefolder(args.folder, args.split).select_columns(["video_id", "fps"])
-    print(table(scored, [metric for metric in HEADINGS if metric in settings["metrics"]]))
+    described = {one["name"]: one["description"] for one in read_json(args.results / "results.json")["methods"]}
+    enough = "no bound" not in described[BOUND]
+    print(table(scored, [metric for metric in HEADINGS if metric in settings["metrics"]], enough))
     with atomic_output(args.output, overwrite=True) as temporary:
         temporary.write_text(plot(scored, {row["video_id"]: row["fps"] for row in rows}), encoding="utf-8")
 

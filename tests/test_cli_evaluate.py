@@ -61,7 +61,7 @@ def test_models_and_baselines_in_one_table(salfom, dhf1k_frames, model_folder):
                  "spectral-residual", "-o", "out")  # fmt: skip
     code, out, err = salfom("evaluate", *arguments)
     assert (code, err) == (0, [])
-    assert out[0] == "dhf1k, split val: 2 videos"
+    assert out[0] == "dhf1k, split val: 2 videos; densities of gaze: maps of the dataset, blurred as it was made"
     table = rows(out)
     assert table[0] == ["method", "AUC-J ↑", "s-AUC ↑", "NSS ↑", "CC ↑", "SIM ↑", "KLD ↓", "IG ↑", "frames"]
     assert [row[0] for row in table[1:]] == [str(model_folder), "center", "spectral-residual"]
@@ -105,14 +105,15 @@ def test_the_only_split_is_scored_and_named(salfom, stills_parquet, stills_folde
     place = {"table": stills_parquet / "train.parquet", "folder": stills_folder / "train", "export": "out"}[single]
     code, out, _ = salfom("evaluate", "--dataset", "stills", "--data-dir", place, "--baseline", "center",
                           "--metrics", "nss", model=False)  # fmt: skip
-    assert (code, out[0]) == (0, "stills, split train: 4 images")
+    blurred = "fixations, blurred with a Gaussian of sigma 24 pixels of an image 512 wide"
+    assert (code, out[0]) == (0, f"stills, split train: 4 images; densities of gaze: {blurred}")
     # A single table is the split "train" as well, and the center is not fitted to the images that it is scored on.
     assert any("density of the other images' fixations (" in line for line in out)
     assert json.loads(Path("evaluation_stills_train/results.json").read_text())["split"] == "train"
     _, out, _ = salfom("evaluate", "--dataset", "stills", "--data-dir", stills_folder, "--baseline", "center",
                        "--metrics", "nss", "--max-frames", "1", "--seed", "4", model=False)  # fmt: skip
     # Of several splits the usual one.
-    assert out[0] == "stills, split dev: 2 images"
+    assert out[0] == f"stills, split dev: 2 images; densities of gaze: {blurred}"
     assert "At most 1 images are scored, drawn at random with seed 4." in out
 
 

@@ -444,7 +444,7 @@ def test_broken_uploads_get_one_sentence(client, server, tmp_path, clip, make):
     ("make", "name", "words"),
     [
         (text, "bad.png", "holds no picture"),
-        (truncated, "bad.jpg", "truncated"),
+        (truncated, "bad.jpg", "cut off"),
         (bomb, "bad.png", "too many pixels"),
         (large, "bad.png", "8192×8192 pixels"),
         (long_picture, "bad.png", "16×100000 pixels"),

@@ -23,6 +23,7 @@ from salfom_hf.data import (
     open_sample,
 )
 from salfom_hf.errors import VideoError
+from salfom_hf.evaluation import density_text
 from salfom_hf.evaluation.running import digest_of
 
 # Of the video whose frame rate varies: when its frames are shown.
@@ -137,7 +138,7 @@ def test_what_is_written(make, tmp_path):
     make([("steady", 0.1, 5, 5), ("film", 0.1, 5, 5), ("varying", 0.1, 5, 5)])
     files = tree(tmp_path / "out")
     assert [name for name in files if name.startswith("train/film/")] == sorted(
-        [f"train/film/{part}" for part in ("images", "maps", "fixation", "fps.txt")]
+        [f"train/film/{part}" for part in ("images", "maps", "fixation", "fps.txt", "sigma.txt")]
         + [f"train/film/images/{number:06d}.jpg" for number in range(12)]
         + [f"train/film/{part}/{number:06d}.png" for part in ("maps", "fixation") for number in range(12)]
     )
@@ -218,6 +219,7 @@ def test_observers_have_the_sigma_of_the_densities(make, samples, wide, tmp_path
     dataset = load_gazefolder(tmp_path / "out")
     export_dataset({"train": dataset}, tmp_path / "shards", "gazefolder")
     digest = digest_of(dataset)
+    assert density_text(dataset) == "fixations, blurred with a Gaussian of sigma 45 pixels of a video 640 wide"
     for row in (dataset[0], load_export(tmp_path / "shards")[0]):
         sample = open_sample(row)
         stored, everyone = sample.density(0), sample.density(0, observers=[0, 1, 2, 3])

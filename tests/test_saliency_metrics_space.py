@@ -269,7 +269,7 @@ def test_page_refuses_bad_pictures_in_one_sentence(served, tmp_path):
     Image.new("1", (4096, 4096)).save(tmp_path / "large.png")
     for name, words in (
         ("text.png", "holds no picture"),
-        ("cut.png", "truncated"),
+        ("cut.png", "cut off"),
         ("bomb.png", "too many pixels; upload at most 8 megapixels"),
         ("large.png", "4096×4096 pixels; upload at most 8 megapixels"),
     ):

@@ -53,7 +53,8 @@ def reason_of(error: BaseException) -> str:
     """What an error says, without its number and the file."""
     if isinstance(error, KeyError):  # Which gives the key alone.
         return f"{error} is missing"
-    return str(getattr(error, "strerror", None) or error) or "no reason is given"
+    reason = str(getattr(error, "strerror", None) or error) or "no reason is given"
+    return "the file is cut off" if "image file is truncated" in reason else reason  # As Pillow says it.
 
 
 def described(error: BaseException) -> str:

@@ -169,11 +169,12 @@ def evaluate(args: argparse.Namespace) -> int:
 
     stills = args.dataset == "stills"
     unit = ("image" if stills else "video") + ("" if len(dataset) == 1 else "s")
-    title = f"{args.dataset}, split {split}: {len(dataset):,} {unit}"
+    densities = evaluation.density_text(dataset)
+    title = f"{args.dataset}, split {split}: {len(dataset):,} {unit}; densities of gaze: {densities}"
     print(evaluation.table(scores, protocol, title, stills, prior))
     how = ("stride", "batch_size", "device", "dtype", "runtime", "processes")
     run = {"data_dir": str(args.data_dir), "options": {name: getattr(args, name) for name in how}}
-    evaluation.write_reports(output, scores, protocol, {**about, **run}, prior)
+    evaluation.write_reports(output, scores, protocol, {**about, "densities": densities, **run}, prior)
     picture = evaluation.picture(evaluation.Scorer(dataset, protocol, prior), methods, scores[: len(methods)])
     if picture is not None:
         with atomic_output(output / "frames.png", overwrite=True) as temporary:

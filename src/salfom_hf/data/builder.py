@@ -197,7 +197,9 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         empty = [split for split in self.splits or () if not usable[split]]
         if empty or not any(usable.values()):
             where = f"{self.TITLE}'s {' and '.join(empty)} split" if empty else self.TITLE
-            raise DataError(f"There are no {self.UNIT} to load for {where} in {report.root}.\n{report}")
+            others = [split for split, items in self.find(self.root, None)[0].items() if items]
+            there = f", which has {' and '.join(others)}" if others else ""
+            raise DataError(f"There are no {self.UNIT} to load for {where} in {report.root}{there}.\n{report}")
         if report.problems:
             left_out = f"Left out of {self.TITLE}: {counted(report.left_out, self.UNIT[:-1])}.\n"
             warnings.warn(f"{left_out if report.fatal else ''}{report}", stacklevel=2)

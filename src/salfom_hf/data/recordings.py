@@ -191,7 +191,7 @@ def write_gaze(
     _refuse_lost(info.path, total, counts, table.clock)
     if table.observers:
         (folder / GAZE_FILE).write_text("".join(looked), encoding="utf-8")
-        (folder / SIGMA_FILE).write_text(f"{sigma:.9g}\n", encoding="utf-8")
+    (folder / SIGMA_FILE).write_text(f"{sigma:.9g}\n", encoding="utf-8")
     return counts
 
 

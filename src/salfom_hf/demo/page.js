@@ -13,8 +13,10 @@
         document.querySelectorAll(".words").forEach((words) => words.setAttribute("aria-live", "polite"));
     };
     // What is chosen goes to the server, which says what it takes: Gradio would refuse what the browser knows no type of, as
-    // IMG_0001.MOV on Linux. A photo that comes to the video's tab goes to that of pictures.
+    // IMG_0001.MOV on Linux. A photo that comes to the video's tab goes to that of pictures, and a video the other way.
     const types = {"video-input": "video/", "picture-input": "image/"};
+    const tabs = {"video-input": "Video", "picture-input": "Picture"};
+    const isVideo = (file) => file.type.startsWith("video/") || /\.(3gp|avi|m2ts|m4v|mkv|mov|mp4|mts|webm|wmv)$/i.test(file.name);
     const send = (event) => {
         const file = (event.target.files ?? event.dataTransfer?.files)?.[0];
         const from = event.target.closest?.("#video-input, #picture-input")?.id;
@@ -22,9 +24,9 @@
         event.preventDefault();
         event.stopImmediatePropagation();
         if (event.type === "drop") event.target.dispatchEvent(new Event("dragleave", {bubbles: true}));
-        const to = file.type.startsWith("image/") ? "picture-input" : from;
+        const to = file.type.startsWith("image/") ? "picture-input" : isVideo(file) ? "video-input" : from;
         if (to !== from)
-            document.querySelectorAll('button[role="tab"]').forEach((tab) => tab.innerText.trim() === "Picture" && tab.click());
+            document.querySelectorAll('button[role="tab"]').forEach((tab) => tab.innerText.trim() === tabs[to] && tab.click());
         const give = () => {
             const input = document.querySelector(`#${to} input[type=file]`);
             if (!input) return setTimeout(give, 100);

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .baselines import Center, InterObserver, SpectralResidual  # noqa: F401
     from .methods import EvaluationError, Method, Model  # noqa: F401
     from .predictions import Predictions  # noqa: F401
-    from .report import picture, table, write_reports  # noqa: F401
+    from .report import density_text, picture, table, write_reports  # noqa: F401
     from .running import REPORTS, check_dataset, evaluate, kept_scores  # noqa: F401
     from .scoring import DEFAULT_METRICS, METRICS, Protocol, Scorer, Scores  # noqa: F401
     from .submission import check_submission, write_submission  # noqa: F401
@@ -21,7 +21,7 @@ _NAMES = {
     "baselines": ("Center", "InterObserver", "SpectralResidual"),
     "methods": ("EvaluationError", "Method", "Model"),
     "predictions": ("Predictions",),
-    "report": ("picture", "table", "write_reports"),
+    "report": ("density_text", "picture", "table", "write_reports"),
     "running": ("REPORTS", "check_dataset", "evaluate", "kept_scores"),
     "scoring": ("DEFAULT_METRICS", "METRICS", "Protocol", "Scorer", "Scores"),
     "submission": ("check_submission", "write_submission"),

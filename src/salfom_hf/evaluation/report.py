@@ -8,10 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from datasets import Dataset
 from PIL import Image
 
 from .. import __version__
 from ..data.contact_sheet import Cell, centers, dotted, fitted, heated, sheet
+from ..data.samples import BLUR_SIGMA, BLUR_WIDTH, VIDEO_WIDTH
 from ..files import atomic_output
 from ..inference.profiling import aligned
 from .baselines import Center
@@ -108,6 +110,17 @@ def definitions(protocol: Protocol, prior: Center | None) -> dict[str, str]:
     if prior is not None:
         more["information_gain"] = f" over center: {prior.description}"
     return {metric: DEFINITIONS[metric] + more.get(metric, "") for metric in protocol.metrics}
+
+
+def density_text(dataset: Dataset) -> str:
+    """How the densities came about that CC, SIM and KL-Div compare with, as far as the dataset knows."""
+    if "image_id" in dataset.features:
+        return f"fixations, blurred with a Gaussian of sigma {BLUR_SIGMA:g} pixels of an image {BLUR_WIDTH} wide"
+    known = set(dataset.unique("sigma")) if "sigma" in dataset.features else set()
+    if not known or None in known:
+        return "maps of the dataset, blurred as it was made"
+    sigmas = " and ".join(f"{sigma:g}" for sigma in sorted(known))
+    return f"fixations, blurred with a Gaussian of sigma {sigmas} pixels of a video {VIDEO_WIDTH} wide"
 
 
 def blur_text(protocol: Protocol) -> str:
