@@ -112,7 +112,7 @@ def add_model_options(command: argparse.ArgumentParser, batches: bool = True) ->
     else:
         command.set_defaults(batch_size=1, compile=False)
     option("--device", help=DEVICE)
-    option("--dtype", choices=DTYPES, default="float32", help="precision of the computing")
+    option("--dtype", choices=DTYPES, default="float32", help="precision of the computing; float16 is for GPUs")
     runtime = "what computes; for onnx, --model is the folder that `salfom export onnx` wrote"
     option("--runtime", choices=("torch", "onnx"), default="torch", help=runtime)
 
