@@ -68,6 +68,7 @@ class EfficientNetLiteModel(PreTrainedModel):
     input_modalities = ["image"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _no_split_modules = ["InvertedResidual"]  # noqa: RUF012
+    _supports_sdpa = True  # It has no attention that could not be: what is chosen for SalFoM reaches its encoder.
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": InvertedResidual}  # noqa: RUF012
 
