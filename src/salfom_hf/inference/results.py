@@ -106,10 +106,10 @@ def frame_at(predictor: SaliencyPredictor, info: VideoInfo, moment: float) -> Sa
         before *= 4
 
 
-def smaller_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width of the same shape, none of them above `side` pixels nor above what it is."""
-    scale = min(1.0, side / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+def smaller_size(height: int, width: int, side: int, step: int = 1) -> tuple[int, int]:
+    """Height and width of the same shape, multiples of `step`, none above `side` pixels nor above what it is."""
+    scale = min(1.0, side / max(height, width)) / step
+    return max(1, round(height * scale)) * step, max(1, round(width * scale)) * step
 
 
 def smaller_map(saliency: np.ndarray, side: int) -> np.ndarray:

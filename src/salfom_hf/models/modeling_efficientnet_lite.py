@@ -25,6 +25,7 @@ class ConvNorm(nn.Sequential):
         stride, groups = options.get("stride", 1), options.get("groups", 1)
         # "SAME" on an even input puts the odd pixel of padding at the end, which a symmetric padding cannot express.
         self.kernel, self.asymmetric = kernel, stride > 1
+        self.pads = ((kernel - 2) // 2, (kernel - 1) // 2) if self.asymmetric else (kernel // 2, kernel // 2)
         padding = 0 if self.asymmetric else kernel // 2
         super().__init__(
             nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, groups=groups, bias=False),
@@ -34,8 +35,7 @@ class ConvNorm(nn.Sequential):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         if self.asymmetric:
-            before, after = (self.kernel - 2) // 2, (self.kernel - 1) // 2
-            features = F.pad(features, (before, after, before, after))
+            features = F.pad(features, self.pads * 2)
         features = super().forward(features)
         return F.relu6(features) if self.activation else features
 

@@ -342,7 +342,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
         encoder sees a still once, and its volume has one time step; others see it as often as a clip has frames.
         """
         clips, num_frames, adapter = pixel_values_videos, self.config.num_frames, self.adapter
-        check_clips(clips, num_frames, adapter.stride(self.encoder.config))
+        check_clips(clips, num_frames, self.config.encoder_stride)
         if adapter.framewise:
             features, outputs = adapter.features(self.encoder, clips.flatten(0, 1), **flags)
         else:
