@@ -8,15 +8,10 @@ a few videos in one process, is `cli/predict.py`.
 
 import sys
 
-from .errors import needs_extra
+from .errors import needing
 
-try:
+with needing("Predicting many videos", "train", program=__name__ == "__main__"):
     import accelerate  # noqa: F401
-except ImportError as error:
-    needed = needs_extra("Predicting many videos", "train")
-    if __name__ == "__main__":
-        sys.exit(f"salfom: {needed}")
-    raise ImportError(needed) from error
 
 from .cli.predict_many import main, parser
 

@@ -9,16 +9,11 @@ far, for `from_pretrained`; `checkpoints/`, to go on from with `--resume`; `conf
 
 import sys
 
-from .errors import needs_extra
+from .errors import needing
 
-try:
+with needing("Training", "train", program=__name__ == "__main__"):
     import accelerate  # noqa: F401
     import datasets  # noqa: F401
-except ImportError as error:
-    needed = needs_extra("Training", "train")
-    if __name__ == "__main__":
-        sys.exit(f"salfom: {needed}")
-    raise ImportError(needed) from error
 
 from .cli.train import main
 from .training.config import TrainingConfig
