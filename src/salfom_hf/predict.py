@@ -3,7 +3,7 @@
     accelerate launch -m salfom_hf.predict LIST_OR_FOLDER OUT [--format maps] [--OPTION VALUE …]
 
 An output that is there is done: the same command continues where a run was stopped. The command `salfom predict`, for
-a few videos in one process, is `cli/predict.py`.
+a few videos in one process, is `cli/predict.py`. This file is the door to `cli/predict_many.py`.
 """
 
 import sys

@@ -4,7 +4,7 @@
 
 Presets and settings: `python -m salfom_hf.train --help`. A run leaves in its `output_dir`: `model/`, the best model so
 far, for `from_pretrained`; `checkpoints/`, to go on from with `--resume`; `config.yaml`, `data.json`, `log.jsonl`,
-`trackers/` and `pictures/`.
+`trackers/` and `pictures/`. This file is the program's door; what it does is in `cli/train.py` and `training/`.
 """
 
 import sys
