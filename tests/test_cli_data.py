@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from salfom_hf import cli
-from salfom_hf.cli.data import DATASETS as NAMES
+from salfom_hf.cli.data import DATASET_NAMES
 from salfom_hf.data import DATASETS, export_dataset, load_export, load_ucf_sports
 
 
@@ -47,7 +47,7 @@ def names(folder):
 
 
 def test_the_names_are_those_of_the_package():
-    assert tuple(DATASETS) == NAMES
+    assert tuple(DATASETS) == DATASET_NAMES
 
 
 def test_check_says_what_is_missing_or_damaged_and_fails(salfom, mine):

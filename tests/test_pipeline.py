@@ -1,5 +1,6 @@
 """The pipeline `video-saliency-prediction`: its inputs, its results against the predictor's, downloads, saving."""
 
+import copy
 import io
 import threading
 import time
@@ -16,6 +17,7 @@ import salfom_hf
 from conftest import noise, write_clip
 from salfom_hf import SaliencyPredictor, VideoError, pipeline
 from salfom_hf.inference import pipeline as pipeline_salfom
+from salfom_hf.inference.pipeline_salfom import VideoSaliencyPipeline as PublishedPipeline
 
 VIDEO = noise(6)
 
@@ -100,6 +102,17 @@ def test_options(pipe, predictor, clip):
         pipe(clip, strides=2)
     with pytest.raises(ValueError, match="at least 1"):
         pipe(clip, stride=0)
+
+
+def test_published_code_resizes_frames_on_the_cpu(pipe, monkeypatch):
+    def prepare(frames, still):
+        raise AssertionError(f"resized on {frames.device}")
+
+    model, processor = copy.deepcopy(pipe.model).to("meta"), copy.deepcopy(pipe.video_processor)
+    elsewhere = PublishedPipeline(model=model, video_processor=processor, device="meta")
+    monkeypatch.setattr(processor, "prepare_frames", prepare)
+    with pytest.raises(AssertionError, match="resized on cpu"):
+        elsewhere.predict(list(VIDEO), 1, 4)
 
 
 def test_windows_of_one_video_are_seen_together(pipe, clip, set_threads, encoded):

@@ -20,7 +20,7 @@ from salfom_hf.training.config import ConfigError, TrainingConfig
 from salfom_hf.training.data import EpochSampler, build_clips, divide
 from salfom_hf.training.model import build_model, merged_lora, train_mode
 from salfom_hf.training.optimizer import make_optimizer, set_rates
-from salfom_hf.training.validation import scores_of
+from salfom_hf.training.validation import clip_scores
 from training_data import TINY_DECODER
 
 pytestmark = pytest.mark.usefixtures("reproducible")
@@ -182,7 +182,7 @@ def test_a_constant_prediction_is_validated_as_chance():
     clips = {"labels": torch.rand(3, 8, 12) ** 4, "fixations": torch.rand(3, 8, 12) < 0.2}
     clips |= {"pixel_values_videos": torch.zeros(3, 1, 3, 8, 12)}
     clips["fixations"][2] = False
-    scores = scores_of(torch.zeros(3, 8, 12), clips, {"kl_weight": 1.0, "cc_weight": 1.0})
+    scores = clip_scores(torch.zeros(3, 8, 12), clips, {"kl_weight": 1.0, "cc_weight": 1.0})
     assert scores[:2, 1:5].tolist() == [[0, 0, 0, 0.5]] * 2
     # The clip without fixations alone is left out.
     assert scores.isnan().any(dim=1).tolist() == [False, False, True]

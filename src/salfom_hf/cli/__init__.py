@@ -7,7 +7,7 @@ import sys
 from .. import __version__
 from ..files import ENDING, on_signals, stop
 from . import benchmark, convert, data, demo, evaluate, export, live, predict
-from .common import FAILURE, CommandParser, in_words, report
+from .common import FAILURE, CommandParser, error_in_words, report
 
 COMMANDS = """Predict where people look in a video (SalFoM, arXiv 2404.03097).
 
@@ -56,5 +56,5 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"salfom: stopped; {getattr(args, 'stopped', 'the unfinished output was removed')}.", file=sys.stderr)
         return 128 + (stopped.args or (signal.SIGINT,))[0]
     except Exception as error:
-        report(in_words(error))
+        report(error_in_words(error))
         return FAILURE

@@ -36,7 +36,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def benchmark(args: argparse.Namespace) -> int:
     import torch
-    from transformers.image_utils import SizeDict
 
     from .. import __version__
     from ..inference.benchmarking import EXAMPLE, SaliencyPredictor, maps_per_second, random_model
@@ -65,10 +64,10 @@ def benchmark(args: argparse.Namespace) -> int:
                 predictor = load_predictor(args.model, of_dtype)
             model, processor = predictor.model, predictor.processor
             if args.size is not None:
-                processor.size, processor.keep_aspect_ratio = SizeDict(height=args.size[0], width=args.size[1]), False
+                processor.fix_size(*args.size)
             height, width = processor.target_size(info.height, info.width)
             still = torch.empty(1, 1, 3, height, width, device="meta")
-            check_clips(still, model.config.num_frames, model.salfom.adapter.stride(model.salfom.encoder.config))
+            check_clips(still, model.config.num_frames, model.config.encoder_stride)
             for batch_size in dict.fromkeys(args.batch_size):
                 predictors[dtype, batch_size] = copy.copy(predictor)
                 predictors[dtype, batch_size].batch_size = batch_size

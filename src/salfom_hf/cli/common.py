@@ -200,7 +200,7 @@ def print_traceback(error: BaseException | None) -> None:
         traceback.print_exception(error)
 
 
-def in_words(error: Exception) -> Exception:
+def error_in_words(error: Exception) -> Exception:
     """What a user reads of an error: the error itself if it is a sentence, else one with what kind it is."""
     if is_sentence(error):
         return error

@@ -16,8 +16,8 @@ from .common import FAILURE, UsageError, at_least_one, print_traceback, some_pat
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-# Named here as well as in `salfom_hf.data`, which takes a second to import.
-DATASETS = ("dhf1k", "hollywood2", "ucf_sports", "stills", "gazefolder")
+# The keys of `DATASETS` in `salfom_hf.data`, which takes a second to import.
+DATASET_NAMES = ("dhf1k", "hollywood2", "ucf_sports", "stills", "gazefolder")
 
 # How many videos, or rows of stills, are on a sheet if none are named.
 SHEET_VIDEOS, SHEET_ROWS_OF_STILLS = 6, 3
@@ -45,7 +45,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         if run in (make, pseudo_label):
             option("videos", type=some_path, metavar="VIDEOS", help="folder of videos, or one video")
         else:
-            option("dataset", choices=DATASETS, metavar="DATASET", help=", ".join(DATASETS))
+            option("dataset", choices=DATASET_NAMES, metavar="DATASET", help=", ".join(DATASET_NAMES))
             what = f"the dataset's folder{', or an export of it' if run is show else ''}"
             option("path", type=some_path, metavar="PATH", help=what)
         if run is make:
@@ -156,11 +156,11 @@ def make(args: argparse.Namespace) -> int:
 
 def pseudo_label(args: argparse.Namespace) -> int:
     from ..data import pseudo_label
-    from ..data.report import counted
+    from ..data.report import amount
 
     options = {name: getattr(args, name) for name in ("every", "frames", "longest", "seed", "overwrite")}
     made = pseudo_label(args.videos, args.output, args.teacher, **options)
-    return say_made(args, f"pseudo-labels for {counted(len(made), 'video')}, {counted(sum(made.values()), 'frame')}")
+    return say_made(args, f"pseudo-labels for {amount(len(made), 'video')}, {amount(sum(made.values()), 'frame')}")
 
 
 def say_made(args: argparse.Namespace, made: str) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..files import Inputs, atomic_output, remove_unfinished
 from ..models.names import KNOWN, local
 from .common import UsageError, add_model_options, at_least_one, load_predictor, not_negative, some_path, whole_number
-from .data import DATASETS, add_skip_invalid, reporting
+from .data import DATASET_NAMES, add_skip_invalid, reporting
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,7 +33,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         example="salfom evaluate --dataset gazefolder --data-dir my-dataset --model salfom --baseline center",
     )
     option, several = command.add_argument, partial(command.add_argument, action="append", default=[])
-    option("--dataset", required=True, choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
+    option("--dataset", required=True, choices=DATASET_NAMES, metavar="NAME", help=", ".join(DATASET_NAMES))
     option("--data-dir", required=True, type=some_path, help="folder of the dataset")
     splits = "default: the only one there is, or val (dhf1k), dev (stills), validation (gazefolder), else test"
     option("--split", help=splits)

@@ -39,7 +39,7 @@ from .common import (
     UsageError,
     add_model_options,
     at_least_one,
-    in_words,
+    error_in_words,
     load_predictor,
     not_negative,
     report,
@@ -154,7 +154,7 @@ def failing_alone(video: Path) -> Iterator[None]:
             raise VideoError(str(error)) from error
         if isinstance(error, RuntimeError):
             raise
-        raise VideoError(f"Cannot predict {video}: {in_words(error)}") from error
+        raise VideoError(f"Cannot predict {video}: {error_in_words(error)}") from error
 
 
 def write_predicted(

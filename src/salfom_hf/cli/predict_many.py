@@ -20,7 +20,7 @@ from ..inference.predictor import SaliencyPredictor
 from ..inference.processes import OtherProcessError, all_or_none, connect, lost_connection, share_cores, shared_store
 from ..models.names import local
 from ..video.reading import probe
-from .common import FAILURE, CommandParser, UsageError, at_least_one, in_words, load_predictor, report, some_path
+from .common import FAILURE, CommandParser, UsageError, at_least_one, error_in_words, load_predictor, report, some_path
 from .predict import add_options, check_options, failing_alone, write_predicted
 
 TOLD_EVERY = 0.5  # seconds, of progress
@@ -140,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
         lost = isinstance(error, (OtherProcessError, distributed.DistError)) or (
             isinstance(error, RuntimeError) and lost_connection(error)
         )
-        report(UsageError(LOST) if lost else in_words(error))
+        report(UsageError(LOST) if lost else error_in_words(error))
         return FAILURE
     except KeyboardInterrupt as stopped:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # Of all that find it out on a machine, one speaks.

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..inference.threads import in_background
 from .features import VIDEO_FEATURES, DataError, id_column
 from .layout import list_folder
-from .report import Found, Problem, Report, any_fatal, counted
+from .report import Found, Problem, Report, amount, any_fatal
 
 
 class Source(NamedTuple):
@@ -201,7 +201,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
             there = f", which has {' and '.join(others)}" if others else ""
             raise DataError(f"There are no {self.UNIT} to load for {where} in {report.root}{there}.\n{report}")
         if report.problems:
-            left_out = f"Left out of {self.TITLE}: {counted(report.left_out, self.UNIT[:-1])}.\n"
+            left_out = f"Left out of {self.TITLE}: {amount(report.left_out, self.UNIT[:-1])}.\n"
             warnings.warn(f"{left_out if report.fatal else ''}{report}", stacklevel=2)
         return [
             datasets.SplitGenerator(name=split, gen_kwargs={"items": items})

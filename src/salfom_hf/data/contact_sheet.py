@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..inference.sliding_window import batched
 from ..video.drawing import overlay
-from .report import counted
+from .report import amount
 from .samples import GazeStill, GazeVideo
 
 # Pixels, if not said otherwise.
@@ -40,10 +40,10 @@ def _cells(sample: GazeVideo | GazeStill, num_frames: int, cell: tuple[int, int]
         frame = fitted(next(sample.frames(index, index + 1)), cell)
         if isinstance(sample, GazeStill):
             points = np.stack([sample.x / sample.size[1], sample.y / sample.size[0]], axis=1)
-            name, note = sample.id, f"{_size(sample)}, {counted(len(points), 'fixation')}"
+            name, note = sample.id, f"{_size(sample)}, {amount(len(points), 'fixation')}"
         elif sample.has_labels:
             points = centers(sample.fixations(index))
-            name, note = f"frame {index}", f"{counted(len(points), 'pixel')} fixated"
+            name, note = f"frame {index}", f"{amount(len(points), 'pixel')} fixated"
         else:
             cells.append(Cell(f"frame {index}", "", [frame]))
             continue
@@ -146,7 +146,7 @@ def contact_sheet(samples: Iterable[GazeVideo | GazeStill], num_frames: int = 5)
         if isinstance(sample, GazeStill):
             stills += cells
             continue
-        note = f"{_size(sample)}, {sample.fps:g} fps, {counted(sample.num_frames, 'frame')}"
+        note = f"{_size(sample)}, {sample.fps:g} fps, {amount(sample.num_frames, 'frame')}"
         heading = f"{sample.id}: {note}; {BELOW if sample.has_labels else 'no labels'}"
         rows += [("" if number else heading, part) for number, part in enumerate(batched(cells, COLUMNS))]
     rows += [(f"Stills; {BELOW}", cells) for cells in batched(stills, min(num_frames, COLUMNS))]

@@ -22,7 +22,7 @@ from ..errors import VideoError, check_file, reason_of
 from ..video.pictures import IMAGE_SUFFIXES
 from ..video.reading import demuxed, opened, rate_of, video_stream
 from .features import FRAME_TOLERANCE, DataError
-from .report import Problem, any_fatal, counted, listed_names
+from .report import Problem, amount, any_fatal, listed_names
 from .samples import GazeVideo
 from .tables import fixation_faults, read_columns
 
@@ -104,7 +104,7 @@ class Clip:
                     cause = error.__cause__ if isinstance(error, DataError) else None
                     damaged.append(f"{name} ({reason_of(cause or error)})")
             if damaged:
-                text = f"{counted(len(damaged), 'image')}: {listed_names(damaged)}"
+                text = f"{amount(len(damaged), 'image')}: {listed_names(damaged)}"
                 problems.append(Problem("unreadable", folder, text))
             if odd:
                 text = f"{len(odd)} images are not {size[0]}×{size[1]} pixels, as the video is: {listed_names(odd)}"

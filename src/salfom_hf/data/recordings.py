@@ -22,7 +22,7 @@ from ..models.losses import blur_matrix
 from ..video.reading import VIDEO_SUFFIXES, VideoInfo, frames_there, probe
 from .features import DataError
 from .loading import held_out
-from .report import counted, listed_names
+from .report import amount, listed_names
 from .samples import VIDEO_SIGMA, VIDEO_WIDTH
 from .tables import NAMES, GazeTable, read_gaze_table, shown
 from .video_folders import FPS_FILE, GAZE_FILE, SIGMA_FILE, GazeFolder
@@ -57,13 +57,13 @@ class Made:
     observers: int
 
     def __str__(self) -> str:
-        videos = counted(sum(map(len, self.videos.values())), "video")
+        videos = amount(sum(map(len, self.videos.values())), "video")
         splits = ", ".join(f"{split} {len(names)}" for split, names in self.videos.items())
-        observers = f" of {counted(self.observers, 'observer')}" if self.observers else ""
+        observers = f" of {amount(self.observers, 'observer')}" if self.observers else ""
         dropped = "; ".join(f"{count} {reason}" for reason, count in self.dropped.items() if count)
         return (
-            f"{videos} ({splits}), {counted(self.frames, 'frame')}, {counted(self.fixations, 'fixation')}{observers}; "
-            f"{counted(sum(self.dropped.values()), 'row')} dropped{dropped and f' ({dropped})'}"
+            f"{videos} ({splits}), {amount(self.frames, 'frame')}, {amount(self.fixations, 'fixation')}{observers}; "
+            f"{amount(sum(self.dropped.values()), 'row')} dropped{dropped and f' ({dropped})'}"
         )
 
 
@@ -293,7 +293,7 @@ def make_gazefolder(
     if without := [video.name for video in found if video not in infos]:
         warnings.warn(f"Left out, without gaze: {listed_names(without)}.", stacklevel=2)
     if table.incomplete > sum(map(len, table.rows.values())):
-        warnings.warn(f"Left out: {counted(table.incomplete, 'row')} of {gaze} without a number.", stacklevel=2)
+        warnings.warn(f"Left out: {amount(table.incomplete, 'row')} of {gaze} without a number.", stacklevel=2)
     if table.unknown:
         warnings.warn(f"Not used: gaze of {listed_names(table.unknown)}, of which no video was given.", stacklevel=2)
     held = held_out({video.stem for video in infos}, validation, seed) if validation and len(infos) > 1 else set()

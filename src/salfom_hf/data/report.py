@@ -88,8 +88,8 @@ class Report:
         return [problem for problem in self.problems if problem.fatal]
 
     def __str__(self) -> str:
-        errors = counted(len(self.fatal), "error")
-        warnings = counted(len(self.problems) - len(self.fatal), "warning")
+        errors = amount(len(self.fatal), "error")
+        warnings = amount(len(self.problems) - len(self.fatal), "warning")
         lines = [f"{self.title} in {self.root}: {errors}, {warnings}."]
         groups = defaultdict(list)
         for problem in self.problems:
@@ -107,11 +107,11 @@ class Report:
                 lines.append(f"  … and {len(group) - LISTED} more")
         one = self.unit[:-1]
         for split, found in self.found.items():
-            items = f"{found.items} of {found.official} {self.unit}" if found.official else counted(found.items, one)
-            frames = f", {counted(found.frames, 'frame')}" if self.unit == "videos" else ""
+            items = f"{found.items} of {found.official} {self.unit}" if found.official else amount(found.items, one)
+            frames = f", {amount(found.frames, 'frame')}" if self.unit == "videos" else ""
             lines.append(f"Found: {split}: {items}{frames}.")
         if self.left_out:
-            left_out = counted(self.left_out, one)
+            left_out = amount(self.left_out, one)
             lines.append(
                 f"Fix the errors, or leave out {left_out} with skip_invalid=True, in commands --skip-invalid."
             )
@@ -135,5 +135,5 @@ def listed_names(names: Iterable[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-def counted(number: int, noun: str) -> str:
+def amount(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -29,7 +29,7 @@ from ..video.pictures import IMAGE_SUFFIXES
 from .builder import GazeBuilder, Source
 from .features import STILL_FEATURES, DataError
 from .layout import MAX_SIDE, examined_image, image_stamps, list_folder, stamp
-from .report import Problem, counted
+from .report import Problem, amount
 from .tables import fixation_faults, in_lines, read_columns, shown
 
 _SHARD = re.compile(r"-[0-9]+-of-([0-9]+)$")
@@ -211,7 +211,7 @@ class Folder:
                 stills.append(still)
         keys = zip(texts["image"], *numbers.values(), observers or lines, strict=True)
         if twice := sum(count - 1 for count in Counter(keys).values()):
-            problems.append(Problem("duplicate", table, f"{counted(twice, 'row')} repeated", fatal=False))
+            problems.append(Problem("duplicate", table, f"{amount(twice, 'row')} repeated", fatal=False))
         none = [still["image_id"] for still in stills if not still["fixation_x"]]
         return [Folder(self.path, still) for still in stills], problems + _without_fixations(table, none)
 

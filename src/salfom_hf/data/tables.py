@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import check_file, reason_of
 from .features import DataError
-from .report import counted, listed_names
+from .report import amount, listed_names
 
 LONGEST_LINE = 1 << 20  # characters
 MISSING = ("", ".", "-", "na", "n/a", "nan", "null", "none")
@@ -102,7 +102,7 @@ def fixation_faults(
         if found := np.flatnonzero(wrong).tolist():
             first = found[0]
             places = in_lines([lines[n] for n in found]) if lines else f"({x[first]:g}, {y[first]:g})"
-            faults.append(f"{counted(len(found), 'fixation')} {text}, such as {places}")
+            faults.append(f"{amount(len(found), 'fixation')} {text}, such as {places}")
     return faults
 
 
@@ -142,7 +142,7 @@ def read_columns(
                     column.append(math.nan)
             for place, cells in words.values():
                 cells.append(row[place])
-    faults = [f"{counted(len(odd), 'row')} with more or fewer cells than line 1: {in_lines(odd)}"] if odd else []
+    faults = [f"{amount(len(odd), 'row')} with more or fewer cells than line 1: {in_lines(odd)}"] if odd else []
     if not (lines or odd):
         faults.append("has no rows")
     found = {name: np.array(column) for name, (_, column) in columns.items()}

@@ -27,7 +27,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import CutOffError, VideoError, listed, reported, until_cut_off
 from ..inference.predictor import SaliencyFrame, SaliencyPredictor
-from ..inference.results import smaller_map, write_npz
+from ..inference.results import smaller_map, smaller_size, write_npz
 from ..inference.table import Attention, attention, write_table
 from ..models.video_processing_salfom import resize_map
 from ..video.drawing import heatmap, overlay
@@ -114,12 +114,6 @@ def give_back_memory() -> None:
     """Return to the system what is freed, which glibc would keep for its next allocations."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def within(height: int, width: int, side: int) -> tuple[int, int]:
-    """The largest size of the same shape that does not exceed `side` or the size itself; even, as players want it."""
-    scale = min(1.0, side / max(height, width))
-    return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
 
 
 class Bounds:
@@ -241,7 +235,7 @@ def frames_of(
     for frame in islice(frames, MAX_FRAMES if part.length else 1):
         empty, image = False, frame.image
         if max(image.shape) > side:
-            height, width = within(image.shape[0], image.shape[1], side)
+            height, width = smaller_size(image.shape[0], image.shape[1], side, 2)
             large = Image.fromarray(image)
             image = np.asarray(large.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2))
         yield frame.timestamp, frame.duration, image
@@ -334,7 +328,7 @@ def write_files(
     names = ("overlay", "heatmap", "side-by-side")
     pictures = [folder / f"{source.stem}_{name}{'.png' if maps.still else '.mp4'}" for name in names]
     archive, table, path = (folder / f"{source.stem}_{name}" for name in ("maps.npz", "gaze.csv", "path.png"))
-    height, width = within(info.height, info.width, VIEW_SIDE)
+    height, width = smaller_size(info.height, info.width, VIEW_SIDE, 2)
     ended: list[CutOffError] = []
     found = maps.stays
     shown = [np.empty(0)] * min(len(found), MOST_STAYS)  # what is to be seen in the middle of each

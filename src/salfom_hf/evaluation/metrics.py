@@ -282,6 +282,9 @@ OF_ONE: dict[str, tuple[Callable[..., Score], tuple[str, ...], float]] = {
 }
 
 
+LOWER_IS_BETTER = ("kldiv",)  # Of all others, higher.
+
+
 def score_of(metric: str, saliency: Map, truth: Mapping[str, Any], chance: bool = True) -> float:
     """
     The score of one map, as [`counted`] or, without `chance`, as published. The truth, by name: `fixations`, the

@@ -18,6 +18,7 @@ from ..files import atomic_output
 from ..inference.profiling import aligned
 from .baselines import Center
 from .methods import Method
+from .metrics import LOWER_IS_BETTER
 from .running import write_json
 from .scoring import (
     DEFINITIONS,
@@ -32,7 +33,6 @@ from .scoring import (
     mean,
 )
 
-LOWER_IS_BETTER = {"kldiv"}
 CONSTANT_MAPS = "A map that is constant or empty counts as chance: AUC 0.5, NSS, CC and SIM 0."
 
 RESAMPLES = 10_000  # of videos, for the interval of a difference

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ..data.clips import LazyList, lazy_row
 from ..files import atomic_output
-from ..inference.cpu import keep_freed_memory
+from ..inference.cpu import allowed_cores, keep_freed_memory
 from ..inference.sliding_window import batched
 from .baselines import Center
 from .methods import EvaluationError, Method
@@ -147,8 +147,7 @@ def evaluate(
     waiting = [job for job in jobs if not job.path.is_file()]
     total, left = (sum(job.frames for job in some) for some in (jobs, waiting))
     if processes is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        processes = min(cores, left // FRAMES_PER_PROCESS)
+        processes = min(allowed_cores(), left // FRAMES_PER_PROCESS)
     progress = Progress(total, total - left)
     with closing(progress.bar):
         run(waiting, methods, scorer, processes, progress.advance)

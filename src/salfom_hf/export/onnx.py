@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from tqdm import tqdm
-from transformers.image_utils import SizeDict
 
 from ..errors import described, is_out_of_memory, needs_extra, reported
 from ..files import atomic_output, check_free
@@ -83,7 +82,7 @@ def export(
     """Trace a model for a size that fits, write that, and compare the maps of what was written with the model's."""
     check_free(output, overwrite)
     encoder, length, free = model.eval().salfom.encoder.config, model.config.num_frames, {0: torch.export.Dim("batch")}
-    any_size, stride = size is None and encoder.model_type in ANY_SIZE, model.salfom.adapter.stride(encoder)
+    any_size, stride = size is None and encoder.model_type in ANY_SIZE, model.config.encoder_stride
     height, width = size or model.config.image_height_width
     if any(side < 1 or side % stride for side in (height, width)):
         raise GraphError(f"The size {height} {width} does not fit this model; give multiples of {stride}.")
@@ -91,8 +90,7 @@ def export(
         free |= {3: stride * torch.export.Dim("height"), 4: stride * torch.export.Dim("width")}
     else:
         processor = copy.deepcopy(processor)
-        processor.size, processor.still_size = SizeDict(height=height, width=width), None
-        processor.keep_aspect_ratio = False
+        processor.fix_size(height, width)
     shown = "salfom: {desc} ({n} of {total}), {elapsed}"
     with (
         atomic_output(output, overwrite) as path,

@@ -33,6 +33,11 @@ def keep_freed_memory() -> None:
         mallopt(M_TOP_PAD, 64 * 2**20)
 
 
+def allowed_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def pytorch_function(name: str) -> Callable[[int], int]:
     """A function of the C libraries that PyTorch computes with; one that does nothing where there is none."""
     try:

@@ -43,8 +43,7 @@ class Graph:
 
     def conv_norm(self, features: str, norm: Any) -> str:
         """What a `ConvNorm` computes in evaluation mode."""
-        folded, kernel = fuse_conv_bn_eval(norm[0], norm[1]), norm.kernel
-        before, after = ((kernel - 2) // 2, (kernel - 1) // 2) if norm.asymmetric else (kernel // 2, kernel // 2)
+        folded, (before, after) = fuse_conv_bn_eval(norm[0], norm[1]), norm.pads
         weights = [self.weight(values) for values in (folded.weight, folded.bias)]
         pads, strides = [before, before, after, after], list(folded.stride)
         features = self.node("Conv", features, *weights, pads=pads, strides=strides, group=folded.groups)
@@ -153,7 +152,8 @@ class FrameEncoder:
     def __init__(self, network: SalFoMModel, threads: int | None = None):
         self.threads = threads or torch.get_num_threads()
         self.session = encoder_session(network, self.threads) if can_be_a_graph(network) else None
-        self.adapter, self.encoder, self.projection = network.adapter, fused(network.encoder), network.projection
+        self.adapter, self.stride = network.adapter, network.config.encoder_stride
+        self.encoder, self.projection = fused(network.encoder), network.projection
 
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -162,7 +162,7 @@ class FrameEncoder:
             if self.session is not None:
                 (features,) = self.session.run(None, {"pixels": pixel_values.contiguous().numpy()})
                 return torch.from_numpy(features).contiguous(memory_format=torch.channels_last)
-            check_clips(pixel_values.unsqueeze(1), 1, self.adapter.stride(self.encoder.config))
+            check_clips(pixel_values.unsqueeze(1), 1, self.stride)
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
             features = self.adapter.features(self.encoder, pixel_values)[0]
             return features if self.projection is None else self.projection(features).relu_()

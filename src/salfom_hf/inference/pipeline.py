@@ -56,7 +56,7 @@ def download(url: str, path: Path, max_bytes: int = MAX_DOWNLOAD, seconds: float
 
 
 @contextmanager
-def local(video: Any, max_bytes: int, seconds: float) -> Iterator:
+def fetched(video: Any, max_bytes: int, seconds: float) -> Iterator:
     """The video itself or, for an address, the path of a copy that is gone afterwards."""
     if not (isinstance(video, str) and "://" in video):
         yield video
@@ -103,7 +103,7 @@ class VideoSaliencyPipeline(PlainPipeline):
         max_download: int = MAX_DOWNLOAD,
         download_time: float = DOWNLOAD_TIME,
     ) -> list[Frame]:
-        with local(video, max_download, download_time) as source:
+        with fetched(video, max_download, download_time) as source:
             return super().frames(source, start, duration)
 
     def predict(self, frames: list[np.ndarray], stride: int, windows: int) -> np.ndarray:

@@ -113,8 +113,9 @@ class VideoSaliencyPipeline(Pipeline):
         still, all_frames = is_still(frames)
 
         def prepared(frame: np.ndarray) -> torch.Tensor:
-            pixels = pixels_of(frame).to(self.model.device)
-            return self.video_processor.prepare_frames(pixels, still=still)[0].to(self.model.dtype)
+            # Resized on the CPU, as by `SaliencyPredictor`.
+            pixels = self.video_processor.prepare_frames(pixels_of(frame), still=still)[0]
+            return pixels.to(self.model.device, self.model.dtype)
 
         maps = chain.from_iterable(
             still_maps(self.model, prepared(next(shot))[None])

@@ -134,8 +134,7 @@ class SaliencyPredictor:
 
     def check_sides(self, height: int, width: int) -> None:
         """Refuse frames whose sides, in pixels, the network cannot take: its processor does not fit it."""
-        facts, encoder = self.model.config.encoder_facts()
-        divisor = facts.stride(encoder)
+        divisor = self.model.config.encoder_stride
         if height % divisor or width % divisor:
             raise LoadError(
                 f"The processor of the model '{self.model.config._name_or_path}' makes frames of {height}×{width} "

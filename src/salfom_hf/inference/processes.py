@@ -12,6 +12,8 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, get_int_from_env, parse_flag_from_env
 from torch import distributed
 
+from .cpu import allowed_cores
+
 LOST = "Another process of this run has ended unexpectedly; go on with --resume."
 
 # Until a process that waits takes the others for lost though they are still connected: some videos take days.
@@ -65,8 +67,7 @@ def share_cores(threads: int | None) -> None:
     """Set PyTorch's threads: so many, or, unless `OMP_NUM_THREADS` says otherwise, a process's share of the cores."""
     on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if threads or (on_machine > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1"):  # To which launchers set it.
-        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        cores = min(psutil.cpu_count(logical=False) or allowed, allowed)
+        cores = min(psutil.cpu_count(logical=False) or allowed_cores(), allowed_cores())
         torch.set_num_threads(threads or max(1, cores // on_machine))
 
 

@@ -29,6 +29,9 @@ from .threads import in_background
 if TYPE_CHECKING:
     from .predictor import SaliencyFrame, SaliencyPredictor
 
+# A new format stands in `FORMATS` and, if it is drawn as a video or picture, in `DRAWINGS`, else in `SUFFIXES` and in
+# `write`; its words are in the help of `cli/predict.py` and in `docs/own-video.md`.
+
 # How each format that is a video or a picture is drawn, from image, map and colours.
 DRAWINGS: dict[str, Callable] = {
     "overlay": overlay,
@@ -106,10 +109,10 @@ def frame_at(predictor: SaliencyPredictor, info: VideoInfo, moment: float) -> Sa
         before *= 4
 
 
-def smaller_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width of the same shape, none of them above `side` pixels nor above what it is."""
-    scale = min(1.0, side / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+def smaller_size(height: int, width: int, side: int, step: int = 1) -> tuple[int, int]:
+    """Height and width of the same shape, multiples of `step`, none above `side` pixels nor above what it is."""
+    scale = min(1.0, side / max(height, width)) / step
+    return max(1, round(height * scale)) * step, max(1, round(width * scale)) * step
 
 
 def smaller_map(saliency: np.ndarray, side: int) -> np.ndarray:

@@ -206,7 +206,7 @@ class SalFoMConfig(PreTrainedConfig):
         facts, encoder = self.encoder_facts()
         check_limits(self)
         check_limits(encoder)
-        frames_per_step, stride = facts.frames_per_step(encoder), facts.stride(encoder)
+        frames_per_step, stride = facts.frames_per_step(encoder), self.encoder_stride
         steps, remainder = divmod(self.num_frames, frames_per_step)
         if remainder or steps < 1 or steps & (steps - 1):
             raise ValueError(
@@ -253,6 +253,12 @@ class SalFoMConfig(PreTrainedConfig):
     def image_height_width(self) -> tuple[int, int]:
         """The image size as (height, width) in pixels."""
         return pair(self.image_size)
+
+    @property
+    def encoder_stride(self) -> int:
+        """The number that has to divide height and width of frames, in pixels."""
+        facts, encoder = self.encoder_facts()
+        return facts.stride(encoder)
 
     @property
     def time_steps(self) -> int:

@@ -2,6 +2,9 @@
 
 Tan & Le, "EfficientNet", ICML 2019, in the Lite variant (TensorFlow TPU repository, 2020): no squeeze-and-excitation,
 ReLU6 in place of swish. It runs on every frame by itself and expects pixels as `(x - 127) / 128`.
+
+On a CPU, `inference/encoder_graph.py` computes the same layers in its own way, and its tests compare both: who changes
+the encoder here changes it there, too.
 """
 
 import torch
@@ -25,6 +28,7 @@ class ConvNorm(nn.Sequential):
         stride, groups = options.get("stride", 1), options.get("groups", 1)
         # "SAME" on an even input puts the odd pixel of padding at the end, which a symmetric padding cannot express.
         self.kernel, self.asymmetric = kernel, stride > 1
+        self.pads = ((kernel - 2) // 2, (kernel - 1) // 2) if self.asymmetric else (kernel // 2, kernel // 2)
         padding = 0 if self.asymmetric else kernel // 2
         super().__init__(
             nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, groups=groups, bias=False),
@@ -34,8 +38,7 @@ class ConvNorm(nn.Sequential):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         if self.asymmetric:
-            before, after = (self.kernel - 2) // 2, (self.kernel - 1) // 2
-            features = F.pad(features, (before, after, before, after))
+            features = F.pad(features, self.pads * 2)
         features = super().forward(features)
         return F.relu6(features) if self.activation else features
 
@@ -68,6 +71,7 @@ class EfficientNetLiteModel(PreTrainedModel):
     input_modalities = ["image"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _no_split_modules = ["InvertedResidual"]  # noqa: RUF012
+    _supports_sdpa = True  # It has no attention that could not be: what is chosen for SalFoM reaches its encoder.
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": InvertedResidual}  # noqa: RUF012
 

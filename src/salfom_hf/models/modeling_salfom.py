@@ -4,6 +4,9 @@ Moradi et al., "SalFoM: Dynamic Saliency Prediction with Video Foundation Models
 
 Feature volumes are `(batch, channels, time, rows, columns)`. One of a single time step is a still: the result is that
 of the step repeated, at a fraction of the cost.
+
+On a CPU, `inference/shared_windows.py` computes the decoder of most models in its own way, and its tests compare both:
+who changes the decoder here changes it there, too.
 """
 
 import math
@@ -342,7 +345,7 @@ class SalFoMModel(SalFoMPreTrainedModel):
         encoder sees a still once, and its volume has one time step; others see it as often as a clip has frames.
         """
         clips, num_frames, adapter = pixel_values_videos, self.config.num_frames, self.adapter
-        check_clips(clips, num_frames, adapter.stride(self.encoder.config))
+        check_clips(clips, num_frames, self.config.encoder_stride)
         if adapter.framewise:
             features, outputs = adapter.features(self.encoder, clips.flatten(0, 1), **flags)
         else:

@@ -409,6 +409,10 @@ class SalFoMVideoProcessor(VideoProcessorMixin):
         height, width = (max(1, round(side * scale / divisor)) * divisor for side in (height, width))
         return height, width
 
+    def fix_size(self, height: int, width: int) -> None:
+        """From now on, resize all frames to this size, those of stills too."""
+        self.size, self.still_size, self.keep_aspect_ratio = SizeDict(height=height, width=width), None, False
+
     def prepare_frames(self, frames: torch.Tensor, still: bool = False, **options: Any) -> torch.Tensor:
         """
         Resize, rescale and normalise frames: to float32 `(frames, 3, height', width')`.

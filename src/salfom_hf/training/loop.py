@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..data import MixtureDataset, collate_by_shape
+from ..evaluation.metrics import LOWER_IS_BETTER
 from ..files import ENDING, atomic_output, on_signals
 from ..inference.processes import all_or_none
 from ..models.losses import saliency_loss
@@ -29,8 +30,6 @@ from .optimizer import make_optimizer, set_rates
 from .validation import draw, validate
 
 MODEL = "model"  # in the folder of a run
-# Greater is better, but for this one.
-LESS_IS_BETTER = ("kldiv",)
 
 
 class TrainingStoppedError(Exception):
@@ -241,7 +240,7 @@ class Trainer:
         with self.averaged():
             scores = validate(self.model, self.validation_loader, self.accelerator, config.loss_weights, self.check)
             self.log.write({f"validation/{name}": value for name, value in scores.items()})
-            value = scores[config.metric] * (-1 if config.metric in LESS_IS_BETTER else 1)
+            value = scores[config.metric] * (-1 if config.metric in LOWER_IS_BETTER else 1)
             value = -math.inf if math.isnan(value) else value  # Where the clips do not define the metric.
             if progress.best is None or value > progress.best:
                 progress.best, progress.best_step, progress.validations_since_best = value, progress.step, 0

