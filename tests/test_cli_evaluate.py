@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from salfom_hf import cli
-from salfom_hf.data import export_dataset, load_stills
+from salfom_hf.data import export_dataset, load, load_stills, make_gazefolder
+from salfom_hf.data.samples import open_sample
 from salfom_hf.evaluation import Center
 
 
@@ -49,6 +50,11 @@ def rows(lines):
     return [table[0], *table[2:]]
 
 
+def table_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def refused(result, words):
     code, out, err = result
     assert (code, out) == (2, [])
@@ -71,8 +77,10 @@ def test_models_and_baselines_in_one_table(salfom, dhf1k_frames, model_folder):
     # The disc that people look at stands out.
     assert float(table[3][3]) > 1
     assert {path.name for path in Path("out").iterdir()} == {
-        *("frames.png", "results.json", "settings.json", "videos", "videos.csv")
+        *("frames.csv", "frames.png", "results.json", "settings.json", "videos", "videos.csv")
     }
+    assert out[-1] == "out holds results.json, videos.csv, frames.csv, frames.png."
+    assert not [line for line in out if "a single video" in line]
     results = json.loads(Path("out/results.json").read_text())
     assert results["options"]["stride"] == 1
     assert [f"{method['mean_over_frames']['nss']:.3f}" for method in results["methods"]] == [
@@ -194,12 +202,10 @@ def test_partial_predictions_are_scored_and_reported_as_such(salfom, dhf1k_frame
     own, center = json.loads(Path("out/results.json").read_text())["methods"]
     assert own["partial"] == {"frames": 5, "of_frames": 40, "videos": 1, "of_videos": 2}
     assert center["partial"] is None
-    with open("out/videos.csv", newline="") as file:
-        table = list(csv.DictReader(file))
-    assert [row["without_prediction"] for row in table] == ["15", "20", "0", "0"]
+    assert [row["without_prediction"] for row in table_of("out/videos.csv")] == ["15", "20", "0", "0"]
     # The difference is on the same four frames, of which there is a single video: no interval.
-    difference = rows(out[out.index("Difference from perfect on the same videos: mean, and 95 % of 10,000 bootstrap "
-                                    "means"):])[1]  # fmt: skip
+    difference = rows(out[out.index("Difference from perfect on the same videos: mean and, of 5 or more, 95 % of "
+                                    "10,000 bootstrap means"):])[1]  # fmt: skip
     of_center = json.loads(Path("out/videos/center/000000.json").read_text())[0]["scores"]["cc"]
     assert difference == ["center", f"{np.mean(of_center[:4]) - 1:+.3f}", "1"]
 
@@ -212,6 +218,57 @@ def test_the_picture_shows_frames_that_partial_predictions_lack(salfom, dhf1k_fr
     code, out, _ = salfom("evaluate", *arguments, model=False)
     assert (code, [row[0] for row in rows(out)[1:]]) == (0, ["perfect", "part (20 of 40 predicted)"])
     assert Path("out/frames.png").is_file()
+
+
+@pytest.fixture
+def watched(tmp_path, clip):
+    """A video at four of whose frames so many observers look, all near its middle."""
+    (tmp_path / "videos").mkdir()
+    shutil.copy(clip, tmp_path / "videos" / "walk.mp4")
+
+    def make(people):
+        places = np.random.default_rng(0).normal((48, 32), 3, (4, people, 2))
+        rows = [f"walk,{frame},{x},{y},p{who}" for frame in range(4) for who, (x, y) in enumerate(places[frame])]
+        (tmp_path / "gaze.csv").write_text("\n".join(["video,frame,x,y,observer", *rows]))
+        make_gazefolder(tmp_path / "videos", tmp_path / "gaze.csv", tmp_path / "gaze")
+        return "--dataset", "gazefolder", "--data-dir", tmp_path / "gaze", "-o", "out"
+
+    return make
+
+
+def test_one_observer_is_the_mean_over_all_that_are_left_out(salfom, watched):
+    arguments = (*watched(3), "--baseline", "one-observer", "--metrics", "nss", "cc", "auc_judd")
+    code, out, _ = salfom("evaluate", *arguments, model=False)
+    assert code == 0
+    described = "each in turn, or 10 drawn for every frame that has more, of whose scores the mean."
+    assert next(line for line in out if line.startswith("one-observer: ")).endswith(described)
+    sample = open_sample(load("gazefolder", arguments[3], "train")[0])
+    scored = table_of("out/frames.csv")
+    assert [int(row["frame"]) for row in scored] == [0, 1, 2, 3]
+    y, x = np.mgrid[: sample.size[0], : sample.size[1]]
+    sigma = 30 / np.sqrt(8 * np.log(2)) * sample.size[1] / 640
+    for row in scored:
+        places = np.floor([(y, x) for frame, x, y, _ in sample.gaze if frame == int(row["frame"])]).astype(int)
+        blobs = [np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (2 * sigma**2)) for at in places]
+        each = []
+        for own, (at, blob) in enumerate(zip(places, blobs, strict=True)):
+            density = sum(blobs[:own] + blobs[own + 1 :])
+            density = density / density.sum() + 1 / (2 * density.size)
+            value = density[tuple(at)]
+            nss = (value - density.mean()) / density.std(ddof=1)
+            area = 1 - ((density >= value).sum() - 1) / (density.size - 1) / 2
+            each.append((nss, np.corrcoef(density.ravel(), blob.ravel())[0, 1], area))
+        found = [float(row[metric]) for metric in ("nss", "cc", "auc_judd")]
+        assert found == pytest.approx(np.mean(each, axis=0), abs=2e-3)
+
+
+def test_of_a_single_video_shuffled_auc_says_little(salfom, watched):
+    arguments = watched(2)
+    noted = "Of a single video, s-AUC draws its negatives from that video, too, so it says little."
+    for metrics, there in ((("auc_shuffled", "nss"), True), (("nss",), False)):
+        code, out, _ = salfom("evaluate", *arguments, "--baseline", "center", "--metrics", *metrics, "--overwrite",
+                              model=False)  # fmt: skip
+        assert (code, noted in out) == (0, there)
 
 
 def test_an_archive_may_be_partial(salfom, dhf1k_frames):

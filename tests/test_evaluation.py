@@ -1,6 +1,7 @@
 """Scoring a dataset: what is scored against what, which means are taken, and that stopped runs go on."""
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -126,6 +127,10 @@ def test_an_empty_density_defines_no_score_but_fixations_do(dhf1k_frames, tmp_pa
         "20 of 20 frames scored, none left out; not defined by the ground truth: CC for 1, SIM for 1, KLD for 1"
         in text
     )
+    write_reports(tmp_path, [scores], Protocol(), {})
+    with open(tmp_path / "frames.csv", newline="") as file:
+        row = list(csv.DictReader(file))[5]
+    assert {name for name, cell in row.items() if not cell} == {"cc", "sim", "kldiv"}
 
 
 class Flat(Shifted):
@@ -419,12 +424,11 @@ def test_the_table_shows_methods_side_by_side(finished):
     assert rows[4] == ["method", "NSS ↑", "CC ↑", "videos"]
     first, second = (np.array([values.mean() for values in method.values("cc")]) for method in scores)
     assert rows[6] == [scores[0].name, rows[6][1], with_error(first), "2"]
-    assert "Difference from shifted on the same videos: mean, and 95 % of 10,000 bootstrap means" in lines
+    assert (
+        "Difference from shifted on the same videos: mean and, of 5 or more, 95 % of 10,000 bootstrap means" in lines
+    )
     assert rows[8] == rows[4]
-    # Of two videos, one is drawn twice half of the time: the interval ends at the differences themselves.
-    low, high = np.sort(second - first)
-    expected = f"{(low + high) / 2:+.3f} [{low:+.3f}, {high:+.3f}]"
-    assert rows[10:] == [["center", rows[10][1], expected, "2"]]
+    assert rows[10:] == [["center", rows[10][1], f"{np.mean(second - first):+.3f}", "2"]]
     assert rows[10][2].startswith("-")
     assert lines[-1] == "24 of 25 frames scored; left out: 1 without fixations."
     assert sum("Gaussian in the middle" in line for line in lines) == 1
@@ -443,7 +447,7 @@ def test_of_one_video_there_is_no_error(val, tmp_path):
     protocol = Protocol(("nss", "cc"), blur=2.0, max_frames=9, seed=4)
     scores = evaluate(val.select([1]), [Shifted(9), Center()], tmp_path / "out", protocol)
     text = table(scores, protocol, "title", stills=False)
-    assert not [words for words in ("±", "Difference") if words in text]
+    assert not [words for words in ("±", "Difference", "s-AUC") if words in text]
     assert "sigma 2 pixels (kernel 11×11)" in text
     assert "At most 9 frames are scored, drawn at random with seed 4." in text
     write_reports(tmp_path / "out", scores, protocol, {})
@@ -472,6 +476,29 @@ def test_videos_as_csv(finished):
     assert [row["video_id"] for row in rows[:2]] == [video["video_id"] for video in scores[0].videos]
     assert [(row["frames"], row["left_out"]) for row in rows[:2]] == [("19", "1"), ("5", "0")]
     assert float(rows[1]["cc"]) == pytest.approx(scores[0].values("cc")[1].mean(), rel=1e-12)
+
+
+def test_frames_as_csv(finished):
+    folder, _, scores = finished
+    with open(folder / "frames.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = [
+        {"method": method.name, "video_id": video["video_id"], "frame": str(frame), "nss": str(nss), "cc": str(cc)}
+        for method in scores
+        for video in method.videos
+        for frame, nss, cc in zip(video["frames"], *video["scores"].values(), strict=True)
+    ]
+    assert (rows, len(rows)) == (expected, 48)
+    assert [int(row["frame"]) for row in rows[:4]] == [0, 1, 2, 4]  # Nobody looks at frame 3.
+
+
+def test_enough_videos_have_an_interval():
+    """Of five differences, the mean of five that are drawn from them is in the interval 95 % of the time."""
+    assert report.with_interval(np.array([0.1, 0.2, 0.3, 0.4])) == "+0.250"
+    mean, low, high = (float(cell.strip("[,]")) for cell in report.with_interval(np.arange(5) / 10).split())
+    means = np.mean(list(itertools.product(np.arange(5) / 10, repeat=5)), axis=1)
+    assert mean == 0.2
+    assert (low, high) == pytest.approx(np.quantile(means, (0.025, 0.975)), abs=0.021)
 
 
 def test_the_picture_shows_the_best_and_worst_frames_well_apart(val, tmp_path, monkeypatch):

@@ -29,7 +29,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "evaluate",
         description="Score models, maps that others have made, and baselines on a gaze dataset, side by side. Each "
         "video's scores are kept in the output folder: the same command continues where it was stopped; methods can "
-        "be added later. It writes results.json, and videos.csv with a line per method and video.",
+        "be added later. It writes results.json, videos.csv with a line per method and video, and frames.csv with a "
+        "line per method and frame.",
         example="salfom evaluate --dataset gazefolder --data-dir my-dataset --model salfom --baseline center",
     )
     option, several = command.add_argument, partial(command.add_argument, action="append", default=[])
@@ -45,7 +46,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     baselines = (
         "center (density of the training split's fixations, or of the other videos' if there is none), "
         "spectral-residual, inter-observer (half of the observers predict the others) or one-observer (all but one "
-        "predict that one); may be repeated"
+        "predict that one, each in turn); may be repeated"
     )
     several("--baseline", choices=BASELINES, metavar="NAME", help=baselines)
     predictions = (

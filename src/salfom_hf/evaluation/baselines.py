@@ -21,6 +21,7 @@ KDE_WIDTH = 512  # pixels
 KDE_FRAMES = 20  # per video: neighbouring frames share most of their fixations
 
 ENOUGH_OBSERVERS = 10  # of a frame, for half of them to predict the others well
+MOST_LEFT_OUT = 10  # observers of a frame, each of whom all others predict
 
 RESIDUAL_WIDTH, RESIDUAL_SIGMA = 64, 3.0  # pixels to which the image is reduced; of the blur there
 
@@ -144,9 +145,9 @@ class InterObserver(Method):
     Observers predict one another: the bound of what a model can be expected to reach.
 
     Args:
-        one: all others predict one observer; otherwise one half predicts the other. Of stills, the halves are every
-            other observer; of videos, every frame has halves, or an observer, of its own, drawn from its seed, so
-            that the mean over frames is one over many splits.
+        one: all others predict one observer, each in turn or, of more than 10, 10 drawn from the frame's seed;
+            otherwise one half predicts the other. Of stills, the halves are every other observer; of videos, every
+            frame has halves of its own, drawn from its seed, so that the mean over frames is one over many splits.
     """
 
     def __init__(self, one: bool = False):
@@ -154,6 +155,8 @@ class InterObserver(Method):
         self.name = "one-observer" if one else "inter-observer"
         halves = ("all observers but one", "that one") if one else ("half of the observers", "the other half")
         drawn = "drawn again for every frame of a video"
+        if one:
+            drawn = f"each in turn, or {MOST_LEFT_OUT} drawn for every frame that has more, of whose scores the mean"
         self.description = f"the density of {halves[0]}, scored against {halves[1]}, {drawn}"
         self.fingerprint = self.description
 
@@ -177,23 +180,30 @@ class InterObserver(Method):
                 few = f"the median frame has {median}, fewer than {ENOUGH_OBSERVERS}"
                 self.description = f"{self.fingerprint}; {few}: this is no bound, and one-observer is the better one"
 
-    def split(self, sample: Sample, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The observers that predict, and those that are predicted."""
+    def splits(self, sample: Sample, index: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The observers that predict, and those that are predicted, of every round."""
         observers = sample.observers(index)
         if len(observers) < 2:
-            return observers, observers[:0]
+            return [(observers, observers[:0])]
         if self.one or not isinstance(sample, GazeStill):
             seed = zlib.crc32(f"{sample.id} {index}".encode())
             observers = np.random.default_rng(seed).permutation(observers)
-        return (observers[1:], observers[:1]) if self.one else (observers[::2], observers[1::2])
+        if self.one:
+            return [(np.delete(observers, n), observers[[n]]) for n in range(min(len(observers), MOST_LEFT_OUT))]
+        return [(observers[::2], observers[1::2])]
 
     def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        for index in indices:
-            observers, _ = self.split(sample, index)
-            density = sample.density(index, observers=observers)
-            # One more observer looks anywhere: KLD and information gain forgive no place that is impossible.
-            yield density / max(density.sum(), 1e-9) + 1 / (max(len(observers), 1) * density.size)
+        return (self._prediction(sample, index, self.splits(sample, index)[0][0]) for index in indices)
 
-    def truth(self, sample: Sample, index: int) -> tuple[np.ndarray, np.ndarray]:
-        _, predicted = self.split(sample, index)
-        return sample.fixations(index, observers=predicted), sample.density(index, observers=predicted)
+    def rounds(
+        self, sample: Sample, index: int, saliency: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        for number, (observers, predicted) in enumerate(self.splits(sample, index)):
+            prediction = self._prediction(sample, index, observers) if number else saliency
+            yield prediction, sample.fixations(index, predicted), sample.density(index, predicted)
+
+    @staticmethod
+    def _prediction(sample: Sample, index: int, observers: np.ndarray) -> np.ndarray:
+        density = sample.density(index, observers)
+        # One more observer looks anywhere: KLD and information gain forgive no place that is impossible.
+        return density / max(density.sum(), 1e-9) + 1 / (max(len(observers), 1) * density.size)

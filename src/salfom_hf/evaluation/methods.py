@@ -61,9 +61,14 @@ class Method:
                 )
             yield saliency
 
-    def truth(self, sample: Sample, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """What a frame's map is scored against: fixations, bool, and density, float32, each `(height, width)`."""
-        return sample.fixations(index), sample.density(index)
+    def rounds(
+        self, sample: Sample, index: int, saliency: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """
+        What is scored of a frame, whose score is the mean over them: a map, of which the first is what [`maps`] gave,
+        and what it is scored against: fixations, bool, and density, float32, each `(height, width)`.
+        """
+        yield saliency, sample.fixations(index), sample.density(index)
 
 
 class Model(Method):

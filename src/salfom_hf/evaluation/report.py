@@ -3,9 +3,10 @@
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -36,6 +37,7 @@ from .scoring import (
 CONSTANT_MAPS = "A map that is constant or empty counts as chance: AUC 0.5, NSS, CC and SIM 0."
 
 RESAMPLES = 10_000  # of videos, for the interval of a difference
+ENOUGH_VIDEOS = 5  # for such an interval
 
 ROWS = 3  # best frames, and as many worst ones
 CELL = (320, 240)  # largest width and height of one picture
@@ -73,9 +75,12 @@ def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool
     add(heading + " ± standard error" * has_errors, scores, over_videos, units)
     if has_errors and len(scores) > 1:
         # What is hard for one method is hard for all: differences are surer than the errors of the means tell.
-        of = f"mean, and 95 % of {RESAMPLES:,} bootstrap means"
+        of = f"mean and, of {ENOUGH_VIDEOS} or more, 95 % of {RESAMPLES:,} bootstrap means"
         add(f"Difference from {base.name} on the same {units}: {of}", scores[1:], differences, units)
-    lines += ["", *(f"{method.name}: {method.description}." for method in scores)]
+    lines.append("")
+    if not stills and len(base.videos) == 1 and any(metric.startswith("auc_shuffled") for metric in metrics):
+        lines += ["Of a single video, s-AUC draws its negatives from that video, too, so it says little."]
+    lines += [f"{method.name}: {method.description}." for method in scores]
     lines += [f"{METRICS[metric]}: {definition}." for metric, definition in definitions(protocol, prior).items()]
     lines += [f"Maps: resized bilinearly to the native size as floating-point numbers, {blur_text(protocol)}."]
     lines += [CONSTANT_MAPS]
@@ -95,8 +100,8 @@ def label(method: Scores) -> str:
 
 
 def with_interval(values: np.ndarray) -> str:
-    """The mean, and the middle 95 % of the means of as many values, drawn with replacement."""
-    if len(values) < 2:
+    """The mean and, of enough values, the middle 95 % of the means of as many, drawn with replacement."""
+    if len(values) < ENOUGH_VIDEOS:
         return f"{mean(values):+.3f}"
     means = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
@@ -145,7 +150,8 @@ def write_reports(
 ) -> None:
     """
     Write `results.json`, with everything that the numbers depend on, such as `about`, what was scored and how it was
-    run, and `videos.csv`, one line per method and video, into the folder.
+    run, `videos.csv`, one line per method and video, and `frames.csv`, one per method and scored frame, into the
+    folder.
     """
     metrics = protocol.metrics
     how = {"maps": blur_text(protocol), "constant_maps": CONSTANT_MAPS, "definitions": definitions(protocol, prior)}
@@ -167,19 +173,28 @@ def write_reports(
     ]
     package = {"package": "salfom-hf", "version": __version__}
     write_json(output / "results.json", {**package, **about, "protocol": asdict(protocol) | how, "methods": methods})
+    videos, frames = [], []
+    for method in scores:
+        means = zip(*(method.video_means(metric) for metric in metrics), strict=True)
+        for video, row in zip(method.videos, means, strict=True):
+            where = method.name, video["video_id"]
+            left_out = sum(video["left_out"].values()), video["left_out"].get(WITHOUT_PREDICTION, 0)
+            videos.append([*where, len(video["frames"]), *left_out, *map(number, row)])
+            columns = (video["scores"][metric] for metric in metrics)
+            frames += [[*where, *cells] for cells in zip(video["frames"], *columns, strict=True)]
+    write_csv(
+        output / "videos.csv", ["method", "video_id", "frames", "left_out", "without_prediction", *metrics], videos
+    )
+    write_csv(output / "frames.csv", ["method", "video_id", "frame", *metrics], frames)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Cells of numbers that do not exist, None, are left empty."""
     with (
-        atomic_output(output / "videos.csv", overwrite=True) as temporary,
+        atomic_output(path, overwrite=True) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.writer(file)
-        writer.writerow(["method", "video_id", "frames", "left_out", "without_prediction", *metrics])
-        for method in scores:
-            means = zip(*(method.video_means(metric) for metric in metrics), strict=True)
-            for video, row in zip(method.videos, means, strict=True):
-                left_out = sum(video["left_out"].values()), video["left_out"].get(WITHOUT_PREDICTION, 0)
-                # The writer leaves the cells of numbers that do not exist empty.
-                cells = map(number, row)
-                writer.writerow([method.name, video["video_id"], len(video["frames"]), *left_out, *cells])
+        csv.writer(file).writerows([header, *rows])
 
 
 def number(value: float) -> float | None:

@@ -37,7 +37,7 @@ FRAMES_PER_PROCESS = 500
 FIRST_LINE, NEXT_LINES = 5, 15  # seconds from line to line of progress, where there is no terminal
 
 SETTINGS = "settings.json"
-REPORTS = ("results.json", "videos.csv", "frames.png")  # next to the scores of each video
+REPORTS = ("results.json", "videos.csv", "frames.csv", "frames.png")  # next to the scores of each video
 
 
 class Job(NamedTuple):

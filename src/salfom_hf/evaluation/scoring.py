@@ -196,9 +196,11 @@ class Scorer:
         sample, scores = self.sample(row), FrameScores()
         maps = method.finite_maps(sample, indices) if maps is None else maps
         for index, saliency in zip(indices, maps, strict=True):
-            truth = method.truth(sample, index)
+            rounds = (one for one in method.rounds(sample, index, saliency) if one[1].any())
             try:
-                scores[index] = self._score_frame(row, index, saliency, *truth) if truth[0].any() else None
+                each = np.array([self._score_frame(row, index, *one) for one in rounds])
+                means = map(mean, each.T)
+                scores[index] = [None if math.isnan(value) else value for value in means] if each.size else None
             except DataError:
                 raise
             except ValueError as error:
@@ -210,7 +212,7 @@ class Scorer:
 
     def _score_frame(
         self, row: int, index: int, predicted: np.ndarray, fixated: np.ndarray, looked_at: np.ndarray
-    ) -> list[float | None]:
+    ) -> list[float]:
         size, wanted = fixated.shape, self.protocol.metrics
         saliency = Map(self.prepare(predicted, size))
         density = Map(resized(looked_at, size).clip(min=0), "density")
@@ -219,8 +221,7 @@ class Scorer:
             truth["prior"] = self._prior_map(row, size)
         if any(metric.startswith("auc_shuffled") for metric in wanted):
             truth["other"], truth["generator"] = self.negatives(row, index, size)
-        values = (score_of(metric, saliency, truth) for metric in wanted)
-        return [None if math.isnan(value) else value for value in values]
+        return [score_of(metric, saliency, truth) for metric in wanted]
 
     def record(self, row: int, found: FrameScores) -> dict:
         """What [`Scores`] has of one video or still, of which these frames have maps."""
