@@ -73,8 +73,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     text = "what the table calls these columns, such as video=TRIAL_MOVIE; default: known names are found"
     option("--columns", nargs="+", type=named_column, metavar="OURS=THEIRS", help=text)
     text = (
-        "of times whose column does not tell; default: ms in EyeLink's and Tobii's columns, else the unit of the other "
-        "of start and duration or end, else s"
+        "of times whose column does not tell; default: ms in EyeLink's and Tobii's columns, else the unit of the "
+        "other of start and duration or end, else s"
     )
     option("--time-unit", choices=("s", "ms", "us"), help=text)
     text = "times count from the first row of each observer and video, not from the beginning of the video"

@@ -313,8 +313,8 @@ def make_gazefolder(
         warnings.warn("One video is not divided: it goes to train; to only score it, say --split test.", stacklevel=2)
     made: dict[str, list[str]] = defaultdict(list)
     counts: Counter[str] = Counter()
-    whose = np.unique(np.concatenate([rows[:, 4] for rows in table.rows.values()])).astype(int)
-    whose = whose[whose != UNKNOWN]
+    numbers = np.concatenate([rows[:, 4] for rows in table.rows.values()])
+    whose = np.unique(numbers[numbers != UNKNOWN]).astype(np.int64).tolist()
     total = sum(info.num_frames or 0 for info in infos.values()) or None
     with new_gazefolder(folder, overwrite, total) as (temporary, progress):
         for video, info in infos.items():
@@ -322,11 +322,9 @@ def make_gazefolder(
             made[place].append(video.stem)
             clip = temporary / place / video.stem
             counts += write_gaze(clip, info, table.rows[video], table, sigma, longest, progress)
-        if len(whose):
+        if whose:
             with open(temporary / OBSERVERS_FILE, "w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows(
-                    [("observer", "name"), *((who, table.observers[who]) for who in whose.tolist())]
-                )
+                csv.writer(file).writerows([("observer", "name"), *((who, table.observers[who]) for who in whose)])
     if 2 * counts["several"] > counts["last"]:
         where = f"In {counts['several']:,} of {amount(counts['last'], 'frame')} with fixations"
         advice = "times or durations may be in another unit (--time-unit), or two observers have one name"
