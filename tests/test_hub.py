@@ -440,18 +440,20 @@ def test_card_of_the_shipped_weights_on_the_hub(cards, measured, model_folder, t
     assert shown <= {file.name for file in (tmp_path / "out").iterdir()}
 
 
-def test_stills_in_transformers_as_the_card_shows_are_those_of_the_predictor(cards, tmp_path):
-    text = (cards.WEIGHTS / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("kind", ["salfom", "model_folder", "umt_folder"])
+def test_stills_in_transformers_as_the_card_shows_are_those_of_the_predictor(kind, cards, tmp_path, request):
+    folder, page = cards.WEIGHTS, cards.WEIGHTS / "README.md"
+    if kind != "salfom":
+        folder, page = request.getfixturevalue(kind), publish.TEMPLATES / "use.md"
+    text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     (code,) = (block for block in blocks if "post_process_saliency" in block)
     image = Image.fromarray(noise(1)[0])
     image.save(tmp_path / "picture.png")
-    code = code.replace("path/to/this/folder", str(cards.WEIGHTS)).replace(
-        "picture.jpg", str(tmp_path / "picture.png")
-    )
+    code = code.replace("path/to/this/folder", str(folder)).replace("picture.jpg", str(tmp_path / "picture.png"))
     namespace = {}
     exec(code, namespace)
-    expected = SaliencyPredictor.from_pretrained("salfom").predict(image)[0]
+    expected = SaliencyPredictor.from_pretrained(folder).predict(image)[0]
     np.testing.assert_allclose(namespace["saliency"].numpy(), expected, atol=1e-5)
 
 

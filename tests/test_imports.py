@@ -66,7 +66,8 @@ except SystemExit as exit:
 
 def test_prediction_loads_only_what_it_needs():
     unneeded = {"datasets", "evaluate", "gradio", "matplotlib", "pandas", "peft", "pyarrow"}
-    assert loaded_by("from salfom_hf import SaliencyPredictor").isdisjoint(unneeded)
+    code = "import gc; from salfom_hf import SaliencyPredictor; assert gc.isenabled()  # Again, after the import."
+    assert loaded_by(code).isdisjoint(unneeded)
 
 
 PRIVATE = [

@@ -64,14 +64,6 @@ def dots_in(svg):
     return [(float(dot.get("cx")), float(dot.get("cy"))) for dot in root.iter("{http://www.w3.org/2000/svg}circle")]
 
 
-@pytest.mark.parametrize(("low", "high", "expected"), [(0, 40, [0, 10, 20, 30, 40]),
-                                                       (1.79, 2.36, [1.8, 1.9, 2.0, 2.1, 2.2, 2.3]),
-                                                       (0, 110, [0, 20, 40, 60, 80, 100])])  # fmt: skip
-def test_ticks_are_round(trade_off, low, high, expected):
-    drawing = importlib.import_module("drawing")
-    assert list(drawing.ticks(low, high)) == pytest.approx(expected)
-
-
 def test_a_missing_file_of_peers_is_one_sentence(trade_off, stills_parquet, tmp_path, capsys):
     with pytest.raises(SystemExit):
         trade_off.main([str(stills_parquet), "--peer", str(tmp_path / "none.json"), "-o", str(tmp_path / "out")])

@@ -3,20 +3,26 @@
 Names are imported when they are first used (PEP 562): transformers and PyTorch take seconds.
 """
 
+import gc
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .inference.auto import install
 
 if TYPE_CHECKING:
-    from .errors import VideoError
-    from .inference.pipeline import VideoSaliencyPipeline, pipeline
-    from .inference.predictor import SaliencyFrame, SaliencyPredictor
-    from .models.configuration_salfom import EfficientNetLiteConfig, SalFoMConfig, UMTConfig
-    from .models.modeling_efficientnet_lite import EfficientNetLiteModel
-    from .models.modeling_salfom import SalFoMForVideoSaliencyPrediction, SalFoMModel
-    from .models.modeling_umt import UMTModel
-    from .models.video_processing_salfom import SalFoMVideoProcessor
+    from .errors import VideoError as VideoError
+    from .inference.pipeline import VideoSaliencyPipeline as VideoSaliencyPipeline
+    from .inference.pipeline import pipeline as pipeline
+    from .inference.predictor import SaliencyFrame as SaliencyFrame
+    from .inference.predictor import SaliencyPredictor as SaliencyPredictor
+    from .models.configuration_salfom import EfficientNetLiteConfig as EfficientNetLiteConfig
+    from .models.configuration_salfom import SalFoMConfig as SalFoMConfig
+    from .models.configuration_salfom import UMTConfig as UMTConfig
+    from .models.modeling_efficientnet_lite import EfficientNetLiteModel as EfficientNetLiteModel
+    from .models.modeling_salfom import SalFoMForVideoSaliencyPrediction as SalFoMForVideoSaliencyPrediction
+    from .models.modeling_salfom import SalFoMModel as SalFoMModel
+    from .models.modeling_umt import UMTModel as UMTModel
+    from .models.video_processing_salfom import SalFoMVideoProcessor as SalFoMVideoProcessor
 
     __version__: str
 
@@ -37,21 +43,8 @@ _MODULES = {
     "pipeline": "inference.pipeline",
 }
 
-__all__ = [
-    "EfficientNetLiteConfig",
-    "EfficientNetLiteModel",
-    "SalFoMConfig",
-    "SalFoMForVideoSaliencyPrediction",
-    "SalFoMModel",
-    "SalFoMVideoProcessor",
-    "SaliencyFrame",
-    "SaliencyPredictor",
-    "UMTConfig",
-    "UMTModel",
-    "VideoError",
-    "VideoSaliencyPipeline",
-    "pipeline",
-]
+if not TYPE_CHECKING:  # Type checkers cannot read this; without it, they take what is imported for them above.
+    __all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:
@@ -60,7 +53,13 @@ def __getattr__(name: str) -> Any:
 
         value = version("salfom-hf")
     elif name in _MODULES:
-        value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        collects = gc.isenabled()
+        gc.disable()  # Importing makes a million objects and drops few: to look for those is a fifth of the time.
+        try:
+            value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        finally:
+            if collects:
+                gc.enable()
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,6 +100,17 @@ def needs_extra(what: str, extra: str) -> str:
         f"{what} needs more packages: in a clone of this package's repository, "
         f'run pip install -c constraints.txt ".[{extra}]"'
     )
+
+
+@contextmanager
+def needing(what: str, extra: str, program: bool = False) -> Iterator[None]:
+    """Say inside, where packages of an extra are imported, that they are missing; a program ends with that."""
+    try:
+        yield
+    except ImportError as error:
+        if program:
+            sys.exit(f"salfom: {needs_extra(what, extra)}")
+        raise ImportError(needs_extra(what, extra)) from error
 
 
 class VideoError(Exception):

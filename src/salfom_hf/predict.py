@@ -3,20 +3,15 @@
     accelerate launch -m salfom_hf.predict LIST_OR_FOLDER OUT [--format maps] [--OPTION VALUE …]
 
 An output that is there is done: the same command continues where a run was stopped. The command `salfom predict`, for
-a few videos in one process, is `cli/predict.py`.
+a few videos in one process, is `cli/predict.py`. This file is the door to `cli/predict_many.py`.
 """
 
 import sys
 
-from .errors import needs_extra
+from .errors import needing
 
-try:
+with needing("Predicting many videos", "train", program=__name__ == "__main__"):
     import accelerate  # noqa: F401
-except ImportError as error:
-    needed = needs_extra("Predicting many videos", "train")
-    if __name__ == "__main__":
-        sys.exit(f"salfom: {needed}")
-    raise ImportError(needed) from error
 
 from .cli.predict_many import main, parser
 

@@ -4,21 +4,16 @@
 
 Presets and settings: `python -m salfom_hf.train --help`. A run leaves in its `output_dir`: `model/`, the best model so
 far, for `from_pretrained`; `checkpoints/`, to go on from with `--resume`; `config.yaml`, `data.json`, `log.jsonl`,
-`trackers/` and `pictures/`.
+`trackers/` and `pictures/`. This file is the program's door; what it does is in `cli/train.py` and `training/`.
 """
 
 import sys
 
-from .errors import needs_extra
+from .errors import needing
 
-try:
+with needing("Training", "train", program=__name__ == "__main__"):
     import accelerate  # noqa: F401
     import datasets  # noqa: F401
-except ImportError as error:
-    needed = needs_extra("Training", "train")
-    if __name__ == "__main__":
-        sys.exit(f"salfom: {needed}")
-    raise ImportError(needed) from error
 
 from .cli.train import main
 from .training.config import TrainingConfig

@@ -16,8 +16,7 @@ from .common import FAILURE, UsageError, at_least_one, print_traceback, some_pat
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-# Named here as well as in `salfom_hf.data`, which takes a second to import.
-# As in `data.DATASETS`, which takes seconds to import.
+# The keys of `DATASETS` in `salfom_hf.data`, which takes a second to import.
 DATASET_NAMES = ("dhf1k", "hollywood2", "ucf_sports", "stills", "gazefolder")
 
 # How many videos, or rows of stills, are on a sheet if none are named.

@@ -1,11 +1,9 @@
 """Gaze datasets: loaded, checked, and cut into clips for training."""
 
-from ..errors import needs_extra
+from ..errors import needing
 
-try:
+with needing("Reading gaze datasets", "data"):
     import datasets  # noqa: F401  (`salfom data` turns its progress bars off)
-except ImportError as error:
-    raise ImportError(needs_extra("Reading gaze datasets", "data")) from error
 
 from .augmentation import Augmentation as Augmentation
 from .clips import ClipDataset as ClipDataset

@@ -18,7 +18,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from .. import __version__
-from ..errors import needs_extra, reason_of
+from ..errors import needing, reason_of
 from ..files import Inputs, check_free
 from ..video.reading import frames_there, probe
 from .features import DataError
@@ -60,10 +60,8 @@ class AttentionCenter:
     def __init__(self, path: Path):
         if not path.is_file():
             raise DataError(f"There is no file {path}; name the attention-center model's .tflite file.")
-        try:
+        with needing("The teacher", "train"):
             from ai_edge_litert.interpreter import Interpreter, OpResolverType
-        except ImportError as error:
-            raise ImportError(needs_extra("The teacher", "train")) from error
         try:
             self._interpreter = Interpreter(
                 str(path),

@@ -6,12 +6,10 @@ from contextlib import suppress
 with suppress(ImportError):
     from spaces import GPU  # noqa: F401
 
-from ..errors import needs_extra
+from ..errors import needing
 
-try:
+with needing("The page", "demo"):
     import gradio  # noqa: F401
-except ImportError as error:
-    raise ImportError(needs_extra("The page", "demo")) from error
 
 from .page import build, launch
 

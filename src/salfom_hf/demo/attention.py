@@ -1,4 +1,7 @@
-"""What saliency maps say to people: where the eyes stay, how long, and how sure that is; in words and as a picture."""
+"""What saliency maps say to people: where the eyes stay, how long, and how sure that is; in words and as a picture.
+
+Attention is people's here, taken from where the peak of the maps stays, and not that of a network's layers.
+"""
 
 import math
 from collections.abc import Sequence

@@ -2,7 +2,10 @@
 
 transformers takes flat files that import one another as `from .module import name`; the package's modules are copied
 with their relative imports rewritten to that: `pipeline_salfom`, and all that it imports, however indirectly. An
-import that is added to one of them is published, too. Modules are put together, so that there are few files.
+import that is added to one of them is published, too. Modules are put together, so that there are few files: those of
+the model, with `errors.py`, are one, an encoder of this package is another, and the pipeline with all else is the
+third (`place_of`). So modules of one file must not define the same top-level name, and `from . import module` is
+passed over: import names from it.
 """
 
 import ast

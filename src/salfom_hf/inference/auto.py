@@ -13,12 +13,13 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
+AUTO = "transformers.models.auto"
 # Module of transformers → what looks for classes of this package; of a class, `from_pretrained` and `from_config`.
 ENTRANCES = {
-    "transformers.models.auto.configuration_auto": ("AutoConfig",),
-    "transformers.models.auto.modeling_auto": ("AutoModel", "AutoModelForImageToImage"),
-    "transformers.models.auto.processing_auto": ("AutoProcessor",),
-    "transformers.models.auto.video_processing_auto": ("AutoVideoProcessor",),
+    f"{AUTO}.configuration_auto": ("AutoConfig",),
+    f"{AUTO}.modeling_auto": ("AutoModel", "AutoModelForImageToImage"),
+    f"{AUTO}.processing_auto": ("AutoProcessor",),
+    f"{AUTO}.video_processing_auto": ("AutoVideoProcessor",),
     "transformers.pipelines": ("pipeline",),
 }
 
@@ -30,24 +31,21 @@ def register() -> None:
     from transformers.models.auto.video_processing_auto import AutoVideoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from ..models.configuration_salfom import SalFoMConfig
-    from ..models.modeling_efficientnet_lite import EfficientNetLiteModel
-    from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction, SalFoMModel
-    from ..models.modeling_umt import UMTModel
-    from ..models.names import KNOWN
-    from ..models.video_processing_salfom import SalFoMVideoProcessor
-    from .pipeline import TASK, VideoSaliencyPipeline
+    import salfom_hf as own
 
-    for model in (UMTModel, EfficientNetLiteModel, SalFoMModel):
+    from ..models.names import KNOWN
+    from .pipeline_salfom import TASK
+
+    for model in (own.UMTModel, own.EfficientNetLiteModel, own.SalFoMModel):
         config: Any = model.config_class
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)
     # transformers has no Auto class for saliency: this is the one for models that make a picture of pictures.
-    AutoModelForImageToImage.register(SalFoMConfig, SalFoMForVideoSaliencyPrediction, exist_ok=True)
+    AutoModelForImageToImage.register(own.SalFoMConfig, own.SalFoMForVideoSaliencyPrediction, exist_ok=True)
     for processors in (AutoProcessor, AutoVideoProcessor):
-        processors.register(SalFoMConfig, SalFoMVideoProcessor, exist_ok=True)
+        processors.register(own.SalFoMConfig, own.SalFoMVideoProcessor, exist_ok=True)
     default = {"model": (str(KNOWN["salfom"]), "main")}
-    PIPELINE_REGISTRY.register_pipeline(TASK, VideoSaliencyPipeline, (AutoModelForImageToImage,), default, "video")
+    PIPELINE_REGISTRY.register_pipeline(TASK, own.VideoSaliencyPipeline, (AutoModelForImageToImage,), default, "video")
 
 
 def registering(function: Callable) -> Callable:

@@ -29,6 +29,9 @@ from .threads import in_background
 if TYPE_CHECKING:
     from .predictor import SaliencyFrame, SaliencyPredictor
 
+# A new format stands in `FORMATS` and, if it is drawn as a video or picture, in `DRAWINGS`, else in `SUFFIXES` and in
+# `write`; its words are in the help of `cli/predict.py` and in `docs/own-video.md`.
+
 # How each format that is a video or a picture is drawn, from image, map and colours.
 DRAWINGS: dict[str, Callable] = {
     "overlay": overlay,

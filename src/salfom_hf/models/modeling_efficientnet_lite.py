@@ -2,6 +2,9 @@
 
 Tan & Le, "EfficientNet", ICML 2019, in the Lite variant (TensorFlow TPU repository, 2020): no squeeze-and-excitation,
 ReLU6 in place of swish. It runs on every frame by itself and expects pixels as `(x - 127) / 128`.
+
+On a CPU, `inference/encoder_graph.py` computes the same layers in its own way, and its tests compare both: who changes
+the encoder here changes it there, too.
 """
 
 import torch

