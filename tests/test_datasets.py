@@ -385,7 +385,7 @@ def test_problems_of_folders_of_stills(tmp_path):
         ("train_1.png,1,1", ("columns", f"1 row with more or fewer cells than line 1: line {line}")),
         (
             "train_1.png,nan,1,0\n" * 7000,
-            ("fixations", f"7000 fixations whose x or y is no number, such as lines {line}, "),
+            ("fixations", f"7,000 fixations whose x or y is no number, such as lines {line}, "),
         ),
         ("train_1.png,1,1," + "9" * 200_000, ("unreadable", "field larger than field limit")),
     ):

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -278,7 +279,7 @@ def test_rows_that_lie_nowhere_are_counted(make, samples):
     assert (made.fixations, made.frames, made.observers, made.videos) == (6, 30, 2, {"train": ["steady"]})
     assert fixated(samples()["steady"]) == {(15, 5, 5), (15, 5, 6)}
     assert str(made) == (
-        "1 video (train 1), 30 frames, 6 fixations of 2 observers; 9 rows dropped (4 without a number; "
+        "1 video (train 1), 6 rows of 2 observers, 6 fixated places in 30 frames; 9 rows dropped (4 without a number; "
         "3 outside the frame; 2 before or after the video)"
     )
 
@@ -327,12 +328,15 @@ TIMES, FRAMES = "video,time,x,y\n", "video,frame,x,y\n"
     [
         ("", "gaze.csv has no column video, but is empty"),
         ("video,x,y\n", r"gaze.csv has no column time or start \(seconds\) or frame \(from 0\), but video, x, y"),
-        ("film,time,x,y\n", "gaze.csv has no column video, but film, time, x, y"),
+        (
+            "film,time,x,y\n",
+            "gaze.csv has no column video, but film, time, x, y; add a column video with the name of each row's file",
+        ),
         (
             "Video;Time;X;Y\nsteady;0,1;5;5\n",
             "line 2, column time: '0,1' is not a number; write decimals",
         ),
-        ("video,start,x,y\n", r"gaze.csv has no column duration \(seconds\), but video, start, x, y"),
+        ("video,start,x,y\n", r"gaze.csv has no column duration or end \(seconds\), but video, start, x, y"),
         ("video,time,frame,x,y\n", "has the columns time and frame; leave one"),
         (f"{TIMES}steady,0.1,5,5\nsteady,0.1,left,5\n", "gaze.csv, line 3, column x: 'left' is not a number"),
         (f"{TIMES}steady,0:01,5,5\n", "gaze.csv, line 2, column time: '0:01' is not a number"),
@@ -434,6 +438,68 @@ def test_tables_as_eye_trackers_export_them(videos, tmp_path, samples, text, enc
 
 
 @no_gaze
+@pytest.mark.parametrize(
+    ("header", "scale", "options"),
+    [
+        ("start [ms],duration", (1e3, 1e3), {}),
+        ("start,duration_ms", (1e3, 1e3), {}),
+        ("onset_us,offset", (1e6, 1e6), {}),
+        ("Start,End [milliseconds]", (1e3, 1e3), {}),
+        ("timestamp [ns],duration", (1e9, 1e9), {}),
+        ("Recording timestamp,duration", (1e3, 1e3), {}),
+        ("CURRENT_FIX_START,CURRENT_FIX_END", (1e3, 1e3), {}),
+        ("begin (ms),length", (1e3, 1e3), {"columns": {"start": "begin (ms)", "duration": "length"}}),
+        ("t0,t1_ms", (1e3, 1e3), {"columns": {"start": "t0", "end": "t1_ms"}}),
+        ("start,end", (1, 1), {}),
+        ("start_s,duration_ms", (1, 1e3), {}),
+        ("start_s,duration", (1, 1e3), {"time_unit": "ms"}),
+        ("Recording timestamp [us],Gaze event duration", (1e6, 1e3), {}),
+    ],
+)
+def test_a_unit_that_one_of_two_times_names_is_the_unit_of_both(make, samples, header, scale, options):
+    columns = tuple(header.split(","))
+    until_end = any(word in columns[1].lower() for word in ("end", "offset", "t1"))
+    rows = [
+        ("steady", begin * scale[0], (length + begin * until_end) * scale[1], x, 5, "anna")
+        for begin, length, x in ((0.1, 0.1, 10), (0.21, 0.04, 30))
+    ]
+    make(rows, ("video", *columns, "x", "y", "observer"), **options)
+    assert fixated(samples()["steady"]) == {(3, 5, 10), (4, 5, 10), (5, 5, 10), (7, 5, 30)}
+
+
+def test_an_observer_in_several_places_at_once_is_warned_of(make, videos, recwarn):
+    """Samples, and several people without names, may well be in several places of a frame."""
+    header = ("video", "start", "duration_s", "x", "y", "observer")
+    rows = [("steady", 0.1 * number, 100, 5 + number, 5, "anna") for number in range(9)]
+    run = partial(make, source=videos / "steady.mp4")
+    run([(*row[:2], 0.1, *row[3:]) for row in rows], header)
+    run([(*row[:3], 5, 5, "anna") for row in rows], header, out="one place")
+    run([row[:5] for row in rows], header[:5], out="nameless")
+    run([(*row[:5], f"{row[1]}") for row in rows], header, out="many")
+    run([(*row[:2], *row[3:]) for row in rows * 9], ("video", "time", "x", "y", "observer"), out="moments")
+    assert [str(warning.message) for warning in recwarn] == []
+    with pytest.warns(UserWarning, match="In 27 of 30 frames with fixations an observer of .*gaze.csv is in several"):
+        run(rows, header, out="wrong")
+
+
+@no_gaze
+def test_the_names_of_observers_are_kept(make, samples, tmp_path):
+    rows = [("other", 0.1, 5, 5, "zoe"), ("steady", 0.1, 5, 5, "ben, B."), ("film", 0.1, 7, 7, "anna")]
+    with pytest.warns(UserWarning, match="gaze of other"):
+        make([*rows, ("film", 0.1, 9, 9, "")], ("video", "time", "x", "y", "observer"))
+    assert (tmp_path / "out" / "observers.csv").read_bytes() == b'observer,name\r\n1,"ben, B."\r\n2,anna\r\n'
+    assert np.argwhere(samples()["film"].fixations(2, observers=[2])).tolist() == [[7, 7]]
+    assert "observers.csv" not in str(GazeFolder.check(tmp_path / "out", decode=True))
+    export_dataset({"train": load_gazefolder(tmp_path / "out")}, tmp_path / "shards", "gazefolder")
+    assert len(load_export(tmp_path / "shards")) == 2
+
+
+def test_a_table_of_one_video_needs_no_column_video(make, samples, videos):
+    make([(0.1, 5, 6), (0.5, 7, 8)], ("time", "x", "y"), source=videos / "steady.mp4")
+    assert fixated(samples()["steady"]) == {(3, 6, 5), (15, 8, 7)}
+
+
+@no_gaze
 def test_a_clock_that_does_not_begin_with_the_video(videos, tmp_path, samples):
     """Nearly all of the gaze would be lost, which is refused; the first row may tell when a video began."""
     rows = [("steady", 70 + begin, 0.05, 5, 5, "anna") for begin in (0, 0.1, 0.5, 0.9)]
@@ -494,7 +560,7 @@ def test_the_command_says_what_it_wrote_and_what_comes_next(salfom, videos, tmp_
     code, said = salfom("make", "videos", "gaze.csv", "my gaze")
     assert code == 0
     assert said.out == (
-        "videos -> my gaze: 2 videos (train 1, validation 1), 42 frames, 2 fixations; "
+        "videos -> my gaze: 2 videos (train 1, validation 1), 2 rows, 2 fixated places in 42 frames; "
         "1 row dropped (1 outside the frame).\n"
         "Look at it: salfom data show gazefolder 'my gaze'\n"
     )
@@ -516,6 +582,7 @@ def test_the_command_says_what_it_wrote_and_what_comes_next(salfom, videos, tmp_
         (["--columns", "video"], "video is not OURS=THEIRS"),
         (["--columns", "film=x"], "no column 'film' to name"),
         (["--columns", "video=film"], "gaze.csv has no column film, but video, time, x, y"),
+        (["--columns", "observer=who"], "gaze.csv has no column who, but video, time, x, y"),
         (["--time-unit", "h"], "invalid choice"),
         ([], "gaze.csv, line 2, column y"),
     ],

@@ -26,8 +26,8 @@ SHEET_VIDEOS, SHEET_ROWS_OF_STILLS = 6, 3
 N: dict[str, Any] = {"type": at_least_one, "metavar": "N"}
 PIXELS: dict[str, Any] = {"type": at_least_one, "metavar": "PIXELS"}
 GAZE = (
-    "a row per fixation or sample of gaze: video, x, y (pixels), time or start and duration (seconds) or frame "
-    "(from 0), and observer if known; or what EyeLink's and Tobii's programs export"
+    "a row per fixation or sample of gaze: video (one video needs none), x, y (pixels), time or start and duration or "
+    "end (seconds) or frame (from 0), and observer if known; or what EyeLink's and Tobii's programs export"
 )
 
 
@@ -71,7 +71,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--longest", **PIXELS, help="reduce frames to this longest side; default: none is")
     text = "what the table calls these columns, such as video=TRIAL_MOVIE; default: known names are found"
     option("--columns", nargs="+", type=named_column, metavar="OURS=THEIRS", help=text)
-    text = "of times whose column does not tell; default: s, and ms in EyeLink's and Tobii's columns"
+    text = (
+        "of times whose column does not tell; default: ms in EyeLink's and Tobii's columns, else the unit of the "
+        "other of start and duration or end, else s"
+    )
     option("--time-unit", choices=("s", "ms", "us"), help=text)
     text = "times count from the first row of each observer and video, not from the beginning of the video"
     option("--from-first-row", action="store_true", help=text)

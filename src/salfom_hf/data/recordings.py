@@ -1,5 +1,6 @@
 """A [`GazeFolder`] from videos and a table of where people looked in them."""
 
+import csv
 import math
 import os
 import warnings
@@ -24,10 +25,11 @@ from .features import DataError
 from .loading import held_out
 from .report import amount, listed_names
 from .samples import VIDEO_SIGMA, VIDEO_WIDTH
-from .tables import NAMES, GazeTable, read_gaze_table, shown
+from .tables import NAMES, UNKNOWN, GazeTable, read_gaze_table, shown
 from .video_folders import FPS_FILE, GAZE_FILE, SIGMA_FILE, GazeFolder
 
 JPEG_QUALITY = 95
+OBSERVERS_FILE = "observers.csv"  # Whose numbers the gaze has; for people, as nothing reads it.
 LONGEST = 1 << 16  # All frames as they are.
 # Seconds. Tables hold milliseconds, so that a frame's own time may have been rounded to before the frame.
 TIME_TOLERANCE = 0.0005
@@ -45,13 +47,15 @@ class Made:
     Attributes:
         videos: names of the clips of each split.
         frames: number of frames.
-        fixations: number of rows of the table that lie on a frame, each as often as on one.
-        dropped: number of those that do not, by why.
+        rows: number of rows of the table that lie on a frame.
+        fixations: the same, each counted once for every frame that it lies on.
+        dropped: number of rows that lie on none, by why.
         observers: number of observers; 0 if the table does not tell.
     """
 
     videos: dict[str, list[str]]
     frames: int
+    rows: int
     fixations: int
     dropped: dict[str, int]
     observers: int
@@ -60,9 +64,10 @@ class Made:
         videos = amount(sum(map(len, self.videos.values())), "video")
         splits = ", ".join(f"{split} {len(names)}" for split, names in self.videos.items())
         observers = f" of {amount(self.observers, 'observer')}" if self.observers else ""
-        dropped = "; ".join(f"{count} {reason}" for reason, count in self.dropped.items() if count)
+        dropped = "; ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count)
         return (
-            f"{videos} ({splits}), {amount(self.frames, 'frame')}, {amount(self.fixations, 'fixation')}{observers}; "
+            f"{videos} ({splits}), {amount(self.rows, 'row')}{observers}, "
+            f"{amount(self.fixations, 'fixated place')} in {amount(self.frames, 'frame')}; "
             f"{amount(sum(self.dropped.values()), 'row')} dropped{dropped and f' ({dropped})'}"
         )
 
@@ -140,8 +145,9 @@ def write_gaze(
     folder: Path, info: VideoInfo, gaze: np.ndarray, table: GazeTable, sigma: float, longest: int, progress: tqdm
 ) -> Counter[str]:
     """
-    Write one video; the number of `"frames"`, of `"fixations"`, and of rows outside the frame or the video. Frames
-    have at most `longest` pixels a side, and sigma is in pixels of a width of 640.
+    Write one video; the number of `"frames"`, of `"rows"` on any, of `"fixations"`, of frames at whose beginning
+    fixations of known observers `"last"`, of those with one observer at `"several"` places, and of rows outside the
+    frame or the video. Frames have at most `longest` pixels a side, and sigma is in pixels of a width of 640.
     """
     inside = ((gaze[:, 2:4] >= 0) & (gaze[:, 2:4] < (info.width, info.height))).all(axis=1)
     counts = Counter({OUTSIDE_FRAME: int((~inside).sum())})
@@ -153,6 +159,7 @@ def write_gaze(
     width, height = reduced_size(info, longest)
     points = gaze[:, 2:4] * (width / info.width, height / info.height)
     columns, rows = points.T.astype(np.int64)
+    looks = np.stack([observers, columns, rows])
     # A fixation's density is a product of these columns: far less to compute than to blur whole maps.
     vertical, horizontal = (blur_matrix(n, sigma * width / VIDEO_WIDTH, "zeros").float() for n in (height, width))
     on_a_frame = np.zeros(len(gaze), bool)
@@ -180,6 +187,10 @@ def write_gaze(
                 lasts = (starts < begin + TIME_TOLERANCE) & (stops > begin + TIME_TOLERANCE)
                 begun = (starts >= begin - TIME_TOLERANCE) & (starts < end - TIME_TOLERANCE)
                 seen = first + np.flatnonzero(lasts | (begun & (stops <= end + TIME_TOLERANCE)))
+                at_once = first + np.flatnonzero(lasts & (observers[first:last] != UNKNOWN))
+                places = np.unique(looks[:, at_once], axis=1)
+                counts["last"] += bool(len(at_once))
+                counts["several"] += places.shape[1] > len(np.unique(places[0]))
             whose = zip(points[seen], observers[seen], strict=True)
             looked.extend(f"{number},{x:.2f},{y:.2f},{who}\n" for (x, y), who in whose)
             on_a_frame[seen] = True
@@ -187,7 +198,8 @@ def write_gaze(
             yield image, partial(labels, seen)
 
     counts["frames"] = write_clip(folder, info, (width, height), frames(), progress)
-    counts[OUTSIDE_VIDEO] = int((~on_a_frame).sum())
+    counts["rows"] = int(on_a_frame.sum())
+    counts[OUTSIDE_VIDEO] = len(gaze) - counts["rows"]
     _refuse_lost(info.path, total, counts, table.clock)
     if table.observers:
         (folder / GAZE_FILE).write_text("".join(looked), encoding="utf-8")
@@ -230,17 +242,17 @@ def make_gazefolder(
     Write videos and gaze as the folder that [`load_gazefolder`] reads, complete or not at all, with a progress bar.
 
     A row of the table with a time belongs to the frame that is shown then, also where the frame rate varies; one with
-    a start and a duration to all frames that appear while it lasts. Who looked where is kept in `gaze.csv`. Rows
-    without a number, outside the frame, or before or after the video are dropped, but not most of a video's. Warns of
-    videos without gaze, which are left out, and of gaze that is not used. Frames are written by a thread for each
-    core.
+    a start and a duration or end to all frames that appear while it lasts. Who looked where is kept in `gaze.csv`, and
+    the observers' names in `observers.csv`. Rows without a number, outside the frame, or before or after the video are
+    dropped, but not most of a video's. Warns of videos without gaze, which are left out, of gaze that is not used, and
+    of observers in several places at once. Frames are written by a thread for each core.
 
     Args:
         videos: a folder of video files, or one file.
         gaze: a CSV file with a row for each fixation or sample of gaze, and the columns `video` (name of the file,
-            with or without suffix), `x` and `y` (pixels of the upright frame; 0 is the outer edge of the first one),
-            either `time` (seconds), `start` and `duration` (seconds) or `frame` (from 0), and perhaps `observer`; or
-            EyeLink's or Tobii's columns, by the names that they export.
+            with or without suffix; one video needs none), `x` and `y` (pixels of the upright frame; 0 is the outer
+            edge of the first one), either `time` (seconds), `start` and `duration` or `end` (seconds) or `frame` (from
+            0), and perhaps `observer`; or EyeLink's or Tobii's columns, by the names that they export.
         folder: to make.
         split: the split that the videos are for.
         validation: share of the videos for `"train"` that go to `"validation"` instead; 0 for none. One video alone
@@ -249,8 +261,8 @@ def make_gazefolder(
         sigma: standard deviation of the densities, in pixels of a video 640 wide.
         longest: the longest side of the frames written, in pixels; smaller ones are not enlarged.
         columns: names in the table of any of these columns, such as `{"video": "TRIAL_MOVIE"}`.
-        time_unit: `"s"`, `"ms"` or `"us"`, of times whose column does not tell; by default seconds, and milliseconds
-            in the trackers' columns.
+        time_unit: `"s"`, `"ms"` or `"us"`, of times whose column does not tell; by default milliseconds in the
+            trackers' columns, else the unit of the other of start and duration or end, else seconds.
         from_first_row: times count not from the video's beginning but from the first row of each observer and video.
         overwrite: replace the folder if it is an earlier one.
 
@@ -301,6 +313,8 @@ def make_gazefolder(
         warnings.warn("One video is not divided: it goes to train; to only score it, say --split test.", stacklevel=2)
     made: dict[str, list[str]] = defaultdict(list)
     counts: Counter[str] = Counter()
+    numbers = np.concatenate([rows[:, 4] for rows in table.rows.values()])
+    whose = np.unique(numbers[numbers != UNKNOWN]).astype(np.int64).tolist()
     total = sum(info.num_frames or 0 for info in infos.values()) or None
     with new_gazefolder(folder, overwrite, total) as (temporary, progress):
         for video, info in infos.items():
@@ -308,7 +322,13 @@ def make_gazefolder(
             made[place].append(video.stem)
             clip = temporary / place / video.stem
             counts += write_gaze(clip, info, table.rows[video], table, sigma, longest, progress)
+        if whose:
+            with open(temporary / OBSERVERS_FILE, "w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([("observer", "name"), *((who, table.observers[who]) for who in whose)])
+    if 2 * counts["several"] > counts["last"]:
+        where = f"In {counts['several']:,} of {amount(counts['last'], 'frame')} with fixations"
+        advice = "times or durations may be in another unit (--time-unit), or two observers have one name"
+        warnings.warn(f"{where} an observer of {gaze} is in several places at once: {advice}.", stacklevel=2)
     dropped = {NO_NUMBER: table.incomplete} | {reason: counts[reason] for reason in (OUTSIDE_FRAME, OUTSIDE_VIDEO)}
     splits = {place: made[place] for place in GazeFolder.OFFICIAL if place in made}
-    whose = np.unique(np.concatenate([rows[:, 4] for rows in table.rows.values()]))
-    return Made(splits, counts["frames"], counts["fixations"], dropped, int((whose >= 0).sum()))
+    return Made(splits, counts["frames"], counts["rows"], counts["fixations"], dropped, len(whose))

@@ -136,4 +136,4 @@ def listed_names(names: Iterable[str]) -> str:
 
 
 def amount(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:,} {noun}{'s' * (number != 1)}"

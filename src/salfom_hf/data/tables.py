@@ -22,7 +22,10 @@ MISSING = ("", ".", "-", "na", "n/a", "nan", "null", "none")
 UNKNOWN = -1  # observer
 
 # Units of time that the names of columns end in, in seconds.
-UNITS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6}
+UNITS = {
+    **{"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "milliseconds": 1e-3},
+    **{"us": 1e-6, "µs": 1e-6, "μs": 1e-6, "microseconds": 1e-6, "ns": 1e-9, "nanoseconds": 1e-9},
+}
 # Columns by the names that they may have, here without spaces, signs, units and capitals: as documented, as in
 # EyeLink's reports of fixations, and as Tobii exports them. Of several in a table the first one here is taken.
 NAMES = {
@@ -31,6 +34,7 @@ NAMES = {
     "time": ["time", "timestamp", "recordingtimestamp"],
     "start": ["start", "onset", "currentfixstart", "time", "timestamp", "recordingtimestamp"],
     "duration": ["duration", "currentfixduration", "gazeeventduration"],
+    "end": ["end", "offset", "currentfixend"],
     "x": ["x", "currentfixx", "fixationpointx", "gazepointx"],
     "y": ["y", "currentfixy", "fixationpointy", "gazepointy"],
     "observer": ["observer", "recordingsessionlabel", "participantname", "participant"],
@@ -39,7 +43,7 @@ NAMES = {
 # Of pixels of the picture; those of the screen (DACS) are no places in it.
 PICTURE_UNITS = {"px", "pixels", "mcs", "mcspx"}
 # These trackers count milliseconds where the name of a column does not tell.
-IN_MILLISECONDS = {"currentfixstart", "currentfixduration", "gazeeventduration", "recordingtimestamp"}
+IN_MILLISECONDS = {"currentfixstart", "currentfixduration", "currentfixend", "gazeeventduration", "recordingtimestamp"}
 
 
 @contextmanager
@@ -165,7 +169,7 @@ class Column(NamedTuple):
     """One of `NAMES` in a table."""
 
     place: int  # in a row
-    unit: float  # seconds, if it is a time
+    unit: str | None  # of `UNITS`, if it is a time; None where nothing tells
     name: str  # as in line 1
 
 
@@ -178,7 +182,7 @@ def _columns_of(header: list[str], given: Mapping[str, str], time_unit: str | No
         while len(words) > 1 and words[-1] in PICTURE_UNITS:
             words.pop()
         known = "".join(words)
-        unit = UNITS[told or ("ms" if known in IN_MILLISECONDS else "s")]
+        unit = told or ("ms" if known in IN_MILLISECONDS else None)
         for key in {known, f"given: {name}"}:
             found[key].append(Column(place, unit, name))
     wanted = {ours: [f"given: {given[ours]}"] if ours in given else names for ours, names in NAMES.items()}
@@ -195,20 +199,27 @@ def read_gaze_table(
         if "frame" in found and "time" in found:
             raise DataError(f"{path} has the columns time and frame; leave one of them.")
         by_frame = "frame" in found
-        lasting = not by_frame and "start" in found and ("duration" in found or "time" not in found)
-        clocks = ["frame"] if by_frame else ["start", "duration"] if lasting else ["time"]
-        spoken = {"time": "time or start (seconds) or frame (from 0)", "duration": "duration (seconds)"}
-        for ours in ("video", "x", "y", *clocks, "observer"):
-            if ours not in found and ours != "observer":
+        length = "end" if "end" in columns or ("end" in found and "duration" not in found) else "duration"
+        lasting = not by_frame and "start" in found and (length in found or "time" not in found)
+        clocks = ["frame"] if by_frame else ["start", length] if lasting else ["time"]
+        spoken = {"time": "time or start (seconds) or frame (from 0)", "duration": "duration or end (seconds)"}
+        optional = {"observer"} if len(videos) > 1 else {"observer", "video"}
+        for ours in dict.fromkeys((*columns, "video", "x", "y", *clocks, "observer")):
+            if ours not in found and ours not in optional - columns.keys():
                 asked = columns.get(ours) or spoken.get(ours, ours)
                 advice = "name it in line 1, or by --columns"
+                if ours == "video":
+                    advice = "add a column video with the name of each row's file, or name it by --columns"
                 raise DataError(f"{path} has no column {asked}, but {_listed(header)}; {advice}.")
             if len(found.get(ours, [])) > 1:
                 raise DataError(f"{path} has two columns {ours}; remove or rename one of them.")
-        units = [1.0 if by_frame else found[ours][0].unit for ours in clocks] + [1.0, 1.0]
+        told = [found[ours][0].unit for ours in clocks]
+        # Where one of start and duration tells its unit, it is the other's, too.
+        units = [1.0 if by_frame else UNITS[unit or next(filter(None, told), "s")] for unit in told] + [1.0, 1.0]
         numbers = [found[ours][0] for ours in (*clocks, "x", "y")]
-        at_video = found["video"][0].place
-        at_observer, at_event = (found[ours][0].place if ours in found else None for ours in ("observer", "event"))
+        at_video, at_observer, at_event = (
+            found[ours][0].place if ours in found else None for ours in ("video", "observer", "event")
+        )
         table: dict[str, array] = defaultdict(lambda: array("d"))  # `begin, end, x, y, observer, begin, end, …`
         observers: dict[str, int] = {}
         began: dict[tuple[str, str], float] = {}
@@ -226,14 +237,17 @@ def read_gaze_table(
                     advice = "write decimals with a point" if "," in cell else "leave it empty if it is unknown"
                     where = f"{path}, line {line}, column {column.name.lower()}"
                     raise DataError(f"{where}: {shown(cell)} is not a number; {advice}.") from error
+            if "end" in clocks:
+                values[1] -= values[0]
             begin, *duration, x, y = values
+            video_name = row[at_video] if at_video is not None else videos[0].name
             name = row[at_observer] if at_observer is not None else ""
-            of = row[at_video], name
+            of = video_name, name
             if from_first_row and math.isfinite(begin):
                 begin -= began.setdefault(of, begin)
             if lasting and at_event is not None and row[at_event].lower() not in ("fixation", ""):
                 continue  # A saccade or a blink.
-            if not (row[at_video] and all(map(math.isfinite, values)) and min(duration, default=0) >= 0):
+            if not (video_name and all(map(math.isfinite, values)) and min(duration, default=0) >= 0):
                 incomplete += 1
                 continue
             if by_frame and not begin.is_integer():
@@ -247,7 +261,7 @@ def read_gaze_table(
                     continue  # Exports of samples repeat a fixation for each of them.
                 latest[of] = [begin, *values[1:]]
             number = observers.setdefault(name, len(observers)) if name else UNKNOWN
-            table[row[at_video]].extend((begin, sum(duration, begin), x, y, number))
+            table[video_name].extend((begin, sum(duration, begin), x, y, number))
     named = {video.stem: video for video in videos} | {video.name: video for video in videos}
     parts, unknown = defaultdict(list), []
     for name, numbers_of in table.items():
@@ -259,6 +273,6 @@ def read_gaze_table(
     assigned = {video: np.concatenate(parts[video]) for video in videos if video in parts}
     clock = "frames count from 0"
     if not by_frame:
-        spelled = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds"}[units[0]]
+        spelled = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}[units[0]]
         clock = f"times, here read as {spelled}, count from the video's beginning"
     return GazeTable(assigned, unknown, by_frame, clock, list(observers), incomplete)
