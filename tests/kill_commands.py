@@ -281,8 +281,6 @@ def digest(path: Path) -> str:
         content = repr({name: value.tolist() for name, value in program.state_dict.items()}).encode()
     elif path.suffix in (".json", ".jsonl"):
         content = repr([without_times(json.loads(line)) for line in json_of(path)]).encode()
-    elif path.name == "README.md":  # Which names the options of training.
-        content = re.sub(rb"(?m)^resume: .*$", b"", content)
     return hashlib.sha256(content).hexdigest()
 
 

@@ -275,9 +275,20 @@ def test_an_archive_may_be_partial(salfom, dhf1k_frames):
     Path("maps").mkdir()
     np.savez("maps/0602.npz", maps=np.random.default_rng(0).random((7, 4, 6)))
     arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "maps", "--metrics", "cc")
-    assert salfom("evaluate", *arguments, model=False)[0] == 2
+    few = "the video has 20 frames; write one map (height, width) per frame, or score those there are with --partial."
+    refused(salfom("evaluate", *arguments, model=False), few)
     code, out, _ = salfom("evaluate", *arguments, "--partial", model=False)
     assert (code, rows(out)[1][::2]) == (0, ["maps (7 of 40 predicted)", "7"])
+    refused(salfom("evaluate", *arguments, model=False), few)
+
+
+def test_complete_maps_are_the_same_with_partial(salfom, dhf1k_frames):
+    perfect_maps(dhf1k_frames, [range(20), range(20)])
+    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "perfect", "--metrics", "cc")
+    code, out, _ = salfom("evaluate", *arguments, model=False)
+    assert code == 0
+    assert "perfect: maps read from this folder." in out
+    assert salfom("evaluate", *arguments, "--partial", model=False)[:2] == (0, out)
 
 
 def test_progress_is_told_where_there_is_no_terminal(salfom, dhf1k_frames, monkeypatch):
@@ -493,5 +504,9 @@ def test_a_submission_is_written_and_checked(salfom, dhf1k_official):
     check = ("submit", "--data-dir", dhf1k_official, "--check", "submission")
     refused(salfom(*check, model=False), "0701 lacks 1 of 20 maps, the first is 0007.png")
     assert salfom("submit", "--data-dir", dhf1k_official)[:2] == (0, out)
+    Path("submission/0701/0099.png").touch()
+    stray = "remove what is no map of the split (submission/0701/0099.png)."
+    refused(salfom("submit", "--data-dir", dhf1k_official), stray)
+    Path("submission/0701/0099.png").unlink()
     refused(salfom("submit", "--data-dir", dhf1k_official, "--stride", "3"), "pass --overwrite")
     assert salfom("submit", "--data-dir", dhf1k_official, "--overwrite")[1] == out

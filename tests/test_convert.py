@@ -128,8 +128,11 @@ MISSING = ("conv_1.weight", "conv_2.weight", "encoder.blocks.1.attn.q_bias", "tr
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict.fromkeys(MISSING), r"lacks conv_1\.weight, conv_2\.weight, encoder\S+q_bias and 1 more\."),
-        ({"conv_10.weight": torch.zeros(1)}, r"has unexpectedly conv_10\.weight\."),
+        (
+            dict.fromkeys(MISSING),
+            r"was taken for SalFoM's, but lacks conv_1\.weight, conv_2\.weight, encoder\S+q_bias and 1 more;",
+        ),
+        ({"conv_10.weight": torch.zeros(1)}, r"has unexpectedly conv_10\.weight;"),
         ({"conv_9.weight": torch.zeros(2, 4, 3, 3)}, re.escape("conv_9.weight [2, 4, 3, 3] (not [1, 4, 3, 3])")),
         ({"module.conv_9.weight": torch.zeros(1)}, r"conv_9\.weight twice"),
     ],
@@ -148,7 +151,10 @@ def test_salfom_errors(small, convert, tmp_path, change, message):
         ({"conv_1.weight": "text"}, "no state dict"),
         ({0: torch.zeros(1)}, "no state dict"),
         ({"vision.patch_embed.proj.weight": torch.zeros(1)}, "neither SalFoM's nor UMT's"),
-        ({}, "neither SalFoM's nor UMT's"),
+        (
+            {},
+            r"tensors; take the whole \.pth file of SalFoM's or UMT's authors \(docs/convert\.md says where it is\)\.",
+        ),
         ({"backbone.conv1.weight": torch.zeros(1)}, "neither SalFoM's nor UMT's"),
         ({"model": torch.nn.Linear(1, 1)}, "pickled Python objects"),
         (SELF, "no state dict"),
@@ -168,7 +174,7 @@ def test_not_a_checkpoint(tmp_path, content):
     file = tmp_path / "checkpoint.pth"
     torch.save(salfom_state(), file)
     file.write_bytes(file.read_bytes()[:-2000] if content is None else content)
-    with pytest.raises(ConversionError, match=r"checkpoint\.pth is not a PyTorch checkpoint"):
+    with pytest.raises(ConversionError, match=r"checkpoint\.pth is not a PyTorch checkpoint; take the whole \.pth"):
         convert_checkpoint(file, tmp_path / "converted")
     assert nothing_left(tmp_path)
 
@@ -267,7 +273,10 @@ def test_umt_without_position_table(convert):
         ({"patch_embed.proj.weight": torch.zeros(64, 3, 16, 16)}, "which no UMT model has"),
         ({"patch_embed.proj.weight": torch.zeros(60, 3, 1, 16, 16)}, "which no UMT model has"),
         ({"patch_embed.proj.weight": torch.zeros(64, 3, 2, 16, 16)}, r"\(not \[64, 3, 1, 16, 16\]\)"),
-        ({"blocks.3.norm1.weight": torch.zeros(64)}, r"lacks blocks\.2\.attn\.proj\.bias.* and 10 more"),
+        (
+            {"blocks.3.norm1.weight": torch.zeros(64)},
+            r"was taken for UMT's, but lacks blocks\.2\.attn\.proj\.bias.* and 10 more",
+        ),
         ({"blocks.999999.norm1.weight": torch.zeros(64)}, r"lacks blocks\.2\.attn\.proj\.bias.* and 10 more"),
         ({f"blocks.{n}.x": torch.zeros(1) for n in range(300)}, "num_hidden_layers is 300, which no model has"),
         ({"patch_embed.proj.weight": torch.zeros(0, 3, 1, 16, 16)}, "which no UMT model has"),

@@ -118,14 +118,16 @@ def test_what_does_not_pass_is_written_anew(submission, val, model, options):
     (submission / "0602" / "notes.txt").touch()
     assert write_submission(val, model, submission) == 1
     assert {path: path.read_bytes() for path in submission.rglob("*.png")} == before
-    with pytest.raises(EvaluationError, match=r"0602 has 1 other files.*notes\.txt; notes\.txt does not belong here"):
+    with pytest.raises(EvaluationError) as error:
         check_submission(val, submission)
+    remove = f"remove what is no map of the split ({submission}/notes.txt; {submission}/0602/notes.txt)"
+    assert str(error.value) == f"{submission} is not fit to be submitted: {remove}."
 
 
 def test_other_files_among_maps_to_be_written_anew_are_kept(submission, val, model):
     (submission / "0601" / "0002.png").unlink()
     (submission / "0601" / "notes.png").write_bytes(b"mine")
-    with pytest.raises(EvaluationError, match=r"0601 has 1 other files, the first is notes\.png; move them"):
+    with pytest.raises(EvaluationError, match=r"^Move .* elsewhere \(\S+/maps/0601/notes\.png\)"):
         write_submission(val, model, submission)
     assert (submission / "0601" / "notes.png").read_bytes() == b"mine"
 
@@ -141,13 +143,16 @@ def save(**options):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda folder: (folder / "0601" / "0004.png").unlink(), "0601 lacks 1 of 20 maps, the first is 0004.png"),
+        (
+            lambda folder: (folder / "0601" / "0004.png").unlink(),
+            "write again what is wrong (0601 lacks 1 of 20 maps, the first is 0004.png).",
+        ),
         (
             lambda folder: (folder / "0602").rename(folder / "602"),
-            "the folder 0602 is missing; 602 does not belong here",
+            "maps/602), and write again what is wrong (the folder 0602 is missing).",
         ),
-        (lambda folder: (folder / "notes.txt").touch(), "notes.txt does not belong here"),
-        (lambda folder: (folder / "0601" / "0021.png").touch(), "0601 has 1 other files, the first is 0021.png"),
+        (lambda folder: (folder / "notes.txt").touch(), "remove what is no map of the split ("),
+        (lambda folder: (folder / "0601" / "0021.png").touch(), "maps/0601/0021.png)."),
         (save(mode="RGB"), "0601/0002.png is PNG RGB 96x64 instead of PNG L 96x64"),
         (save(size=(64, 96)), "0601/0002.png is PNG L 64x96 instead of PNG L 96x64"),
         (save(format="JPEG"), "0601/0002.png is JPEG"),

@@ -347,7 +347,9 @@ def test_card_says_what_was_run(tmp_path, framewise_model):
         push_to_hub="org/name",
         batch_size=3,
         gradient_accumulation_steps=4,
+        resume=True,
     )
+    assert "resume" not in card.text
     assert card.data.library_name == "transformers"
     assert card.data.base_model == "MCG-NJU/videomae-large"
     assert {"salfom", "dhf1k"} <= set(card.data.tags)

@@ -37,9 +37,11 @@ class Predictions(Method):
             frames, are in colour or cannot be read.
     """
 
+    # With `partial` or without: maps that are there are the same.
+    description = "maps read from this folder"
+
     def __init__(self, folder: str | Path, partial: bool = False):
         self.folder, self.name, self.partial = Path(folder), str(folder), partial
-        self.description = "maps read from this folder" + (", of some frames only" if partial else "")
         if not self.folder.is_dir():
             raise EvaluationError(f"There is no folder {folder} with predictions; check the path.")
         digest = hashlib.sha256(self.description.encode())
@@ -82,10 +84,11 @@ class Predictions(Method):
         return [index for index in indices if index in there]
 
     def _with_maps(self, sample: Sample) -> set[int]:
-        """The frames of which there are maps; all, where an archive holds a wrong number, which is an error later."""
+        """The frames of which there are maps."""
         archives, frames = places(sample)
         if archive := self._existing(archives):
-            return set(range(len_of(archive) if self.partial else sample.num_frames))
+            with opened_archive(archive, sample, self.partial) as (_, shape, _):
+                return set(range(shape[0]))
         return {index for index, names in enumerate(frames) if self._existing(names)}
 
     def _existing(self, names: list[str]) -> Path | None:
@@ -181,29 +184,26 @@ def read_prediction(path: Path) -> np.ndarray:
 
 
 @contextmanager
-def opened_archive(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
-    """The maps in an .npz, which may be larger than memory: their bytes, shape and dtype."""
+def opened_archive(path: Path, sample: Sample, partial: bool) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
+    """The maps of a sample in an .npz, which may be larger than memory: their bytes, shape and dtype."""
     with readable(path), zipfile.ZipFile(path) as archive, archive.open("maps.npy") as entry:
         shape, fortran, dtype = READ_HEADER[np.lib.format.read_magic(entry)](entry)
         if len(shape) != 3 or 0 in shape or fortran or dtype.hasobject:
             raise EvaluationError(f"`maps` in {path} has the shape {shape}; write one map (height, width) per frame.")
+        # Of a video whose last frames have no gaze, `salfom predict` writes maps all the same.
+        too_few = shape[0] < sample.num_frames and not partial
+        if too_few or shape[0] > sample.num_frames + FRAME_TOLERANCE:
+            others = ", or score those there are with --partial" if too_few else ""
+            raise EvaluationError(
+                f"`maps` in {path} has the shape {shape}, the video has {sample.num_frames} frames; write one map "
+                f"(height, width) per frame{others}."
+            )
         yield entry, shape, dtype
-
-
-def len_of(path: Path) -> int:
-    with opened_archive(path) as (_, shape, _):
-        return shape[0]
 
 
 def read_archive(path: Path, sample: Sample, indices: Sequence[int], partial: bool) -> Iterator[np.ndarray]:
     """Some maps of an .npz, read one by one: float32 `(height, width)`."""
-    with opened_archive(path) as (entry, shape, dtype):
-        # Of a video whose last frames have no gaze, `salfom predict` writes maps all the same.
-        if shape[0] > sample.num_frames + FRAME_TOLERANCE or (shape[0] < sample.num_frames and not partial):
-            raise EvaluationError(
-                f"`maps` in {path} has the shape {shape}, the video has {sample.num_frames} frames; write one map "
-                "(height, width) per frame."
-            )
+    with opened_archive(path, sample, partial) as (entry, shape, dtype):
         size, wanted = shape[1] * shape[2] * dtype.itemsize, set(indices)
         for index in range(max(indices) + 1):
             data = entry.read(size)

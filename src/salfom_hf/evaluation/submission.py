@@ -17,7 +17,7 @@ from ..video.drawing import to_gray
 from .methods import EvaluationError, Method
 from .running import holds_something, noted, write_json
 
-LISTED = 10  # problems that are named one by one
+LISTED = 10  # problems of a kind that are named one by one
 
 
 def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike, *, overwrite: bool = False) -> int:
@@ -48,7 +48,10 @@ def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike
                 bar.update(sample.num_frames)
                 continue
             if others := strays(sample, folder):
-                raise EvaluationError(f"{others[0]}; move them elsewhere, for its maps have to be written again.")
+                raise EvaluationError(
+                    f"Move what is no map of the split elsewhere ({listed(others)}): the maps of {sample.id} have to "
+                    "be written again."
+                )
             with atomic_output(folder, overwrite=True) as temporary:
                 temporary.mkdir()
                 maps = method.finite_maps(sample, range(sample.num_frames))
@@ -92,17 +95,17 @@ def check_submission(dataset: Dataset, folder: str | os.PathLike) -> str:
     folder = Path(folder)
     if not folder.is_dir():
         raise EvaluationError(f"There is no folder {folder} to check; check the path.")
-    problems, expected = [], set(dataset["video_id"])
+    wrong, expected = [], set(dataset["video_id"])
+    surplus = [str(path) for path in sorted(folder.iterdir()) if path.name not in expected]
     with frame_bar(dataset, "checking") as bar:
         for sample in map(GazeVideo, dataset):
-            problems += faults(sample, folder / sample.id) + strays(sample, folder / sample.id)
+            wrong += faults(sample, folder / sample.id)
+            surplus += strays(sample, folder / sample.id)
             bar.update(sample.num_frames)
-    problems += [f"{name} does not belong here" for name in sorted({p.name for p in folder.iterdir()} - expected)]
-    if problems:
-        more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-        raise EvaluationError(
-            f"{folder} is not fit to be submitted: {'; '.join(problems[:LISTED])}{more}; write what is wrong again."
-        )
+    todo = [f"remove what is no map of the split ({listed(surplus)})"] if surplus else []
+    todo += [f"write again what is wrong ({listed(wrong)})"] if wrong else []
+    if todo:
+        raise EvaluationError(f"{folder} is not fit to be submitted: {', and '.join(todo)}.")
     frames = sum(dataset["num_frames"])
     tests, wanted = sum(split_of(int(name)) == "test" for name in expected), DHF1K.OFFICIAL["test"]
     if tests == wanted:
@@ -118,10 +121,14 @@ def frame_bar(dataset: Dataset, what: str) -> tqdm:
 
 
 def strays(sample: GazeVideo, folder: Path) -> list[str]:
-    """Which other files are in the folder of a video, in words."""
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    surplus = sorted(there - {f"{name}.png" for name in sample.frame_names})
-    return [f"{folder.name} has {len(surplus)} other files, the first is {surplus[0]}"] if surplus else []
+    """The other files in the folder of a video."""
+    own = {f"{name}.png" for name in sample.frame_names}
+    return [str(path) for path in sorted(folder.iterdir()) if path.name not in own] if folder.is_dir() else []
+
+
+def listed(problems: list[str]) -> str:
+    more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+    return "; ".join(problems[:LISTED]) + more
 
 
 def faults(sample: GazeVideo, folder: Path) -> list[str]:

@@ -71,6 +71,8 @@ PREFIXES = {"salfom": r"^(module\.)+", "umt": r"^((module|backbone|encoder)\.)+"
 UMT_GRIDS = [(frames, side) for frames in (4, 8, 16) for side in (14, 24)]
 UMT_HEAD_WIDTH = 64
 
+WANTED = "take the whole .pth file of SalFoM's or UMT's authors (docs/convert.md says where it is)"
+
 # UMT's repository on the Hub, and the file in it from which SalFoM starts.
 UMT, ENCODER = "OpenGVLab/UMT", "single_modality/l16_ptk710_ftk710_ftk400_f16_res224.pth"
 
@@ -171,7 +173,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             # Files of before torch 1.6 are no ZIP archives and cannot be mapped into memory.
             state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=archived)
     except Exception as error:  # torch.load raises many types on files that are none of its own.
-        what = f"{path} is not a PyTorch checkpoint"
+        what = f"{path} is not a PyTorch checkpoint; {WANTED}"
         if isinstance(error, ConversionError):
             raise
         if isinstance(error, OSError):
@@ -202,7 +204,9 @@ def detect_kind(state: dict[str, torch.Tensor]) -> str:
         return "salfom"
     if any(re.sub(PREFIXES["umt"], "", name) == "patch_embed.proj.weight" for name in state):
         return "umt"
-    raise ConversionError("The checkpoint is neither SalFoM's nor UMT's: it has none of the names of their tensors.")
+    raise ConversionError(
+        f"The checkpoint is neither SalFoM's nor UMT's: it has none of the names of their tensors; {WANTED}."
+    )
 
 
 def to_salfom(state: dict[str, torch.Tensor]) -> tuple[SalFoMForVideoSaliencyPrediction, list[str]]:
@@ -262,14 +266,15 @@ def load(model_class: type[Network], config: PreTrainedConfig, state: dict[str, 
     with torch.device("meta"):
         model = model_class(config)
     ours = {original_name(name): (name, weight.shape) for name, weight in model.state_dict().items()}
-    refuse("lacks", ours.keys() - state.keys())
-    refuse("has unexpectedly", state.keys() - ours.keys())
+    kind = "UMT" if model_class is UMTModel else "SalFoM"
+    refuse(kind, "lacks", ours.keys() - state.keys())
+    refuse(kind, "has unexpectedly", state.keys() - ours.keys())
     wrong = [
         f"{name} {list(tensor.shape)} (not {list(ours[name][1])})"
         for name, tensor in state.items()
         if tensor.shape != ours[name][1] or not tensor.is_floating_point()
     ]
-    refuse("has in another shape or type than the network", wrong)
+    refuse(kind, "has in another shape or type than the network", wrong)
     model.load_state_dict({ours[name][0]: tensor.contiguous() for name, tensor in state.items()}, assign=True)
     return model.eval()
 
@@ -283,9 +288,11 @@ def original_name(name: str) -> str:
     return name
 
 
-def refuse(complaint: str, names: Iterable[str]) -> None:
+def refuse(kind: str, complaint: str, names: Iterable[str]) -> None:
     """Raise a `ConversionError` that lists the first of `names`, if there are any."""
     names = sorted(names)
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise ConversionError(f"The checkpoint {complaint} {', '.join(names[:3])}{more}.")
+        raise ConversionError(
+            f"The checkpoint was taken for {kind}'s, but {complaint} {', '.join(names[:3])}{more}; {WANTED}."
+        )

@@ -66,9 +66,9 @@ def write_report(
         base_model=start if "/" in start and not Path(start).exists() else None,
         datasets=datasets,
     )
-    # Folders of the machine that trained are nobody's business.
+    # Folders of the machine that trained are nobody's business, nor is whether the run was stopped meanwhile.
     start = start if data.base_model else Path(start).name
-    settings = {key: value for key, value in vars(config).items() if key not in ("data_dir", "output_dir")}
+    settings = {key: value for key, value in vars(config).items() if key not in ("data_dir", "output_dir", "resume")}
     settings["model" if config.model else "encoder"] = start
     text = render(
         TEMPLATES / "model.md",
