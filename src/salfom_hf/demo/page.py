@@ -333,7 +333,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
                         for label in (*labels, "Table (CSV)")
                     )
             with gr.Column(scale=2, min_width=320):
-                path = gr.Image(label="Where most look, over time", alt_text=PATH, show_label=False, visible=of_videos, **drawn)
+                path = gr.Image(label="Where most look", alt_text=PATH, show_label=False, visible=of_videos, **drawn)
 
         inputs = [source, model, *part, colormap, opacity]
         outputs = [*views, *files, words, *([path, rest, rest_start] if of_videos else [])]
