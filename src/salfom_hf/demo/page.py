@@ -362,8 +362,8 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         checking: dict[str, Any] = {**private, "preprocess": False, "concurrency_id": "check", "concurrency_limit": 2}
         source.change(look_at, [source, *part[1:2]], [hint, source], **checking)
         # It has been followed, be it by the button or by the example.
-        followed: dict[str, Any] = {**private, "preprocess": False, "queue": False}
-        gr.on([run.click, views[0].change], lambda file: "" if file else gr.skip(), source, hint, **followed)
+        followed: dict[str, Any] = {**private, "js": "(file, hint) => file ? '' : hint"}
+        gr.on([run.click, views[0].change], None, [source, hint], hint, **followed)
         if of_videos:
             rest.click(
                 lambda begin: (begin, MAX_SECONDS), rest_start, part[:2], queue=False, api_visibility="private"
