@@ -346,6 +346,9 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
             else:
                 yield from predict(source, model, *settings)
 
+        # First, for a click's events wait for one another. The example's hint goes when its result is there.
+        followed: dict[str, Any] = {**private, "js": "(file, hint) => file ? '' : hint"}
+        gr.on([run.click, views[0].change], None, [source, hint], hint, **followed)
         run.click(predict, inputs, outputs, api_name=predict.__name__, **alone)
         try_example.click(example, None, source, queue=False, **private).then(
             predict, inputs, outputs, api_visibility="private", **alone
@@ -361,9 +364,6 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         # Gradio's preprocessing would fail at what is no picture, before anything can be said below it.
         checking: dict[str, Any] = {**private, "preprocess": False, "concurrency_id": "check", "concurrency_limit": 2}
         source.change(look_at, [source, *part[1:2]], [hint, source], **checking)
-        # It has been followed, be it by the button or by the example.
-        followed: dict[str, Any] = {**private, "js": "(file, hint) => file ? '' : hint"}
-        gr.on([run.click, views[0].change], None, [source, hint], hint, **followed)
         if of_videos:
             rest.click(
                 lambda begin: (begin, MAX_SECONDS), rest_start, part[:2], queue=False, api_visibility="private"
