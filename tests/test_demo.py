@@ -367,6 +367,7 @@ def test_a_video(client, model_folder, long_clip, tmp_path, monkeypatch):
             [float(same[name]) for name in COLUMNS], abs=1e-3
         )
     assert "All 1 s, 24 frames" in words
+    assert "The red line is where most look" in words
     assert f"Made with **{model_folder.name}**" in words
     assert "not the SalFoM paper's weights" in words
     assert Image.open(path).width == attention.WIDEST + 8 + attention.TIME_SIDE
@@ -429,6 +430,8 @@ def test_a_picture(client, model_folder, tmp_path):
     assert np.load(maps)["maps"].shape == (1, 60, 80)
     assert len(Path(table).read_text().splitlines()) == 2
     assert "Where the eyes go" in words
+    assert "red line" not in words
+    assert "frame" not in page.legend("turbo", "picture")
 
 
 @pytest.mark.parametrize("make", [playlist, concatenation, broken, text, long_picture])
