@@ -119,7 +119,7 @@ def test_a_table_is_in_pixels_of_the_video(tmp_path):
 def test_the_command_writes_a_table(folder, salfom, predictor):
     code, said = salfom("talk.mp4", "--format", "csv", "--start", "0.4", "--duration", "0.4")
     assert (code, said.err) == (0, "")
-    rows, frames = read_table("talk_csv.csv"), list(predictor.stream("talk.mp4", 0.4, 0.4))
+    rows, frames = read_table("talk_table.csv"), list(predictor.stream("talk.mp4", 0.4, 0.4))
     assert [row["frame"] for row in rows] == list(range(10))
     assert [row["time"] for row in rows] == pytest.approx([float(frame.timestamp) for frame in frames])
     for row, frame in zip(rows, frames, strict=True):
@@ -278,7 +278,8 @@ def test_a_name_that_becomes_too_long_is_told_at_once(folder, salfom, monkeypatc
     monkeypatch.setattr(SaliencyPredictor, "stream", lambda *_: pytest.fail("It is predicted."))
     code, said = salfom(name, "--format", style)
     assert (code, said.err.count("\n"), os.listdir()) == (2, 1, [name])
-    assert re.search(rf"Cannot write é+_{style}\.\w+ \(File name too long\); choose a shorter name", said.err)
+    end = rf"{style.replace('csv', 'table')}\.\w+"
+    assert re.search(rf"Cannot write é+_{end} \(File name too long\); choose a shorter name", said.err)
 
 
 def test_a_long_name_is_no_trouble_elsewhere(folder, salfom):

@@ -41,7 +41,7 @@ class Stay(NamedTuple):
         where = named(*self.place)
         if not near(first, last):
             ends = named(first.peak_x, first.peak_y), named(last.peak_x, last.peak_y)
-            where = f"from {ends[0]} to {ends[1]}" if ends[0] != ends[1] else where
+            where = f"{ends[0]} → {ends[1]}" if ends[0] != ends[1] else where
         spread = np.mean([frame.spread for frame in self.frames])
         return f"{where}; {next(words for most, words in AGREEMENT if spread <= most)}"
 
@@ -106,7 +106,7 @@ def path_picture(
     """
     What people look at in each of the first stays; beneath, the path of the peak over the frame of the longest one. At
     the right of that is its height over time, which runs to the right; below it left and right over time, which runs
-    down.
+    down. The names of both stand below them, where no line is.
 
     Args:
         shown: a frame of each stay, uint8 `(height, width, 3)`.
@@ -120,7 +120,7 @@ def path_picture(
     small_width = (WIDEST + TIME_SIDE + gap) // columns - gap
     small_height = round(height / width * small_width)
     top = math.ceil(len(pictures) / columns) * (small_height + gap)
-    size = max(width, WIDEST) + gap + TIME_SIDE, top + height + gap + TIME_SIDE
+    size = max(width, WIDEST) + gap + TIME_SIDE, top + height + gap + TIME_SIDE + 28
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
     for number, (picture, stay) in enumerate(zip(pictures, found, strict=False)):
@@ -135,9 +135,9 @@ def path_picture(
     right, below = width + gap, top + height + gap
     draw.rectangle((right, top, right + TIME_SIDE, top + height), PAPER)
     draw.rectangle((0, below, width, below + TIME_SIDE), PAPER)
-    draw.text((right + TIME_SIDE - 4, top + 4), "height\nover time", INK, font, "ra", align="right")
-    draw.text((4, below + TIME_SIDE - 4), "left to right over time", INK, font, "ld")
-    draw.text((right, below), f"{seconds[0]:.1f} to {seconds[-1]:.1f} s", INK, font, "la")
+    draw.text((right, below), "height\nover time", INK, font, "la")
+    draw.text((right, below + TIME_SIDE), f"{seconds[0]:.1f} to {seconds[-1]:.1f} s", INK, font, "ld")
+    draw.text((0, size[1]), "left to right over time", INK, font, "ld")
     across = [frame.peak_x * width for frame in frames]
     down = [top + frame.peak_y * height for frame in frames]
     times = np.linspace(0, TIME_SIDE, len(frames)).tolist()

@@ -48,14 +48,14 @@ page predicts those places. **Warm colours: many would look here. No colour: har
 HELP = f"""
 - **What you see.** For every frame a *saliency map*: how likely each place is to draw the eye of somebody who just
   watches. *Overlay* puts it over your video, *heat map* shows it alone, *side by side* has the original at the left.
-- **Path of the peak.** The small pictures show what most would look at, with the numbers of the list. Below is the
-  path from one to the next over one frame of your video; at its right the height over time, beneath it left to right.
+- **The red line.** The small pictures show what most would look at, with the numbers of the list. Below, the red line
+  goes from one to the next over one frame of your video; at its right the height over time, beneath it left to right.
   It is not the recorded gaze of anybody; a jump is where most eyes would jump, as after a cut.
 - **How sure.** "Most eyes agree" where the map is narrow; "eyes differ much" where it is wide.
 - **Maps (NPZ)**, for NumPy: `maps`, float16 of (frames, height, width) in 0…1, and `timestamps` in seconds.
   Compare the values of one frame by them, not those of two.
-  **Table (CSV)**: for each frame its number from 0 and its time; the place of the peak and of the centre of mass in
-  pixels of your video; the `spread` (1 is the frame's diagonal) and the `entropy` in bits (the more, the less
+  **Table (CSV)**: for each frame its number from 0 and its time; the place where most look (`peak`) and the centre of
+  mass in pixels of your video; the `spread` (1 is the frame's diagonal) and the `entropy` in bits (the more, the less
   the eyes agree); and the share of the attention in each cell of a 3×3 grid.
 - **What it is not.** It is a guess about people in general, who watch without a task, and it hears nothing. It
   measures neither you nor anybody in the picture: do not judge people by it.
@@ -91,6 +91,8 @@ PATH = (
     "What most would look at, one picture for each place, and the path from one to the next; the text says it in words"
 )
 LIST = "\n\n"  # Markdown's lists begin after an empty line.
+RED_LINE = "\n\nThe red line is where most look: over the picture and, at its right and below it, over time."
+UNPLAYABLE = '<span class="unplayable">Your browser cannot show this video, but this page can read it. </span>'
 SPEED = (
     "1 looks at every frame. With 4, say, it looks at one frame in 4 and fills in what lies between: several times as "
     "fast, and a little less exact."
@@ -134,7 +136,8 @@ def explanation(maps: Maps, part: str = "") -> str:
     model = maps.part.model
     weights = WEIGHTS.get(model) or OTHER_WEIGHTS.format(shown(model))
     return (
-        f"{part}**Where the eyes go:**{' ' if maps.still else LIST}{in_words(maps.stays)}\n\nMade with {weights}. "
+        f"{part}**Where the eyes go:**{' ' if maps.still else LIST}{in_words(maps.stays)}"
+        f"{'' if maps.still else RED_LINE}\n\nMade with {weights}. "
         "[Its card](#model-card) says what it was trained on and where it fails."
     )
 
@@ -160,15 +163,15 @@ def part_of(maps: Maps, ended: CutOffError | None) -> tuple[str, float | None]:
     return f"{words}, {len(maps.timestamps)} frames.\n\n", rest
 
 
-def legend(colormap: str) -> str:
-    """What the colours mean, as HTML."""
+def legend(colormap: str, of: str) -> str:
+    """What the colours mean, as HTML, in each frame of a video or in a picture."""
     colors = ", ".join(f"#{color}" for color in COLORMAPS[colormap].split())
     return (
         '<div class="legend" role="img" aria-label="Colours, from where hardly anybody looks to where most look">'
         f'<div class="bar" style="background: linear-gradient(to right, {colors})"></div>'
-        "<div><span>hardly anybody looks</span><span>half the peak's value</span><span>the peak</span></div>"
+        "<div><span>hardly anybody looks</span><span>half as many</span><span>where most look</span></div>"
         "</div>"
-        "<small>Each frame has all colours: the last one is where most would look in that frame.</small>"
+        f"<small>Each {of} has all colours: the last one is where most would look in that {of}.</small>"
     )
 
 
@@ -263,14 +266,18 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         except gr.Error as error:
             return f"⚠️ {error.message}", None
         if length is None or info.duration is None or info.duration <= length:
-            return "Press the button.", gr.skip()
-        return f"The button takes {number(length)} of {number(info.duration)} s; the settings say which.", gr.skip()
+            hint = "Press the button."
+        else:
+            taken = f"the first {number(length)} of {number(info.duration)} s"
+            hint = f"The button takes {taken}; change that in the settings."
+        return hint if length is None else UNPLAYABLE + hint, gr.skip()
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     def tab(kind: str, predict: Callable[..., Iterator[tuple]], example: Callable[[], Any]) -> None:
         """A tab for videos or pictures: what stands on it, and its events."""
         of_videos = kind == "video"
+        meant = "frame" if of_videos else kind
         drawn: dict[str, Any] = {"type": "filepath", "interactive": False, "buttons": ["fullscreen"]}
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
@@ -314,7 +321,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
                             if of_videos
                             else gr.Image(label=name, alt_text=text.format(kind), **drawn)
                         )
-                bar = gr.HTML(legend("turbo"))
+                bar = gr.HTML(legend("turbo", meant))
         with gr.Row(visible=False, elem_classes="result") as more:
             with gr.Column(scale=3, min_width=320):
                 words = gr.Markdown(label="In words", elem_classes="words")
@@ -326,7 +333,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
                         for label in (*labels, "Table (CSV)")
                     )
             with gr.Column(scale=2, min_width=320):
-                path = gr.Image(label="Path of the peak", alt_text=PATH, show_label=False, visible=of_videos, **drawn)
+                path = gr.Image(label="Where most look", alt_text=PATH, show_label=False, visible=of_videos, **drawn)
 
         inputs = [source, model, *part, colormap, opacity]
         outputs = [*views, *files, words, *([path, rest, rest_start] if of_videos else [])]
@@ -339,6 +346,9 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
             else:
                 yield from predict(source, model, *settings)
 
+        # First, for a click's events wait for one another. The example's hint goes when its result is there.
+        followed: dict[str, Any] = {**private, "js": "(file, hint) => file ? '' : hint"}
+        gr.on([run.click, views[0].change], None, [source, hint], hint, **followed)
         run.click(predict, inputs, outputs, api_name=predict.__name__, **alone)
         try_example.click(example, None, source, queue=False, **private).then(
             predict, inputs, outputs, api_visibility="private", **alone
@@ -349,7 +359,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         views[0].change(
             lambda file: (file, gr.update(visible=True)), views[0], [download, more], queue=False, **private
         )
-        colormap.change(legend, colormap, bar, queue=False, **private)
+        colormap.change(partial(legend, of=meant), colormap, bar, queue=False, **private)
         model.change(card, model, the_card, queue=False, **private)
         # Gradio's preprocessing would fail at what is no picture, before anything can be said below it.
         checking: dict[str, Any] = {**private, "preprocess": False, "concurrency_id": "check", "concurrency_limit": 2}

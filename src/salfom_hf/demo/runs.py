@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import CutOffError, VideoError, listed, reported, until_cut_off
+from ..errors import CutOffError, VideoError, reported, until_cut_off
 from ..inference.predictor import SaliencyFrame, SaliencyPredictor
 from ..inference.results import smaller_map, smaller_size, write_npz
 from ..inference.table import Attention, attention, write_table
@@ -36,6 +36,7 @@ from ..video.reading import FILE_PROTOCOL, VideoInfo, probe, read_frames
 from ..video.writing import VideoWriter
 from .attention import MOST_STAYS, Stay, path_picture, stays
 
+UPLOAD = "upload an MP4, MOV or WebM file, or a JPEG or PNG picture"
 MAX_BYTES = 100 * 2**20
 MAX_PIXELS = 50_000_000  # of a picture
 MAX_FRAME_PIXELS = 10_000_000  # of a frame of a video; a decoder may hold 20 of them
@@ -178,12 +179,11 @@ class Bounds:
 def check_picture(path: str | Path, bounds: Bounds) -> None:
     """Look at a picture's header, before anything is decoded: a `VideoError` if it is none, else as `Bounds`."""
     path = Path(path)
-    advice = f"upload a whole one, of the kind {listed(IMAGE_SUFFIXES)}"
-    with reported(f"Cannot read {path.name} as a picture", advice):
+    if path.suffix.lower() in READ_IMAGES - IMAGE_SUFFIXES:
+        raise VideoError(f"This page cannot read {path.name}; convert it to JPEG and upload that.")
+    with reported(f"Cannot read {path.name} as a picture", UPLOAD):
         if path.suffix.lower() not in IMAGE_SUFFIXES:
-            known = path.suffix.lower() in READ_IMAGES
-            unnamed = "its name does not end as a picture's, such as photo.jpg"
-            raise ValueError("this page does not take its kind" if known else unnamed)
+            raise ValueError("its name does not end as a picture's, such as photo.jpg")
         try:
             with Image.open(path, formats=PICTURES) as image:
                 size = image.size
@@ -216,10 +216,7 @@ def checked(path: str | Path, bounds: Bounds) -> VideoInfo:
         try:
             av.open(f"{FILE_PROTOCOL}{path}", options={"format_whitelist": CONTAINERS}).close()
         except (av.FFmpegError, ValueError) as error:
-            raise VideoError(
-                f"{path.name} is damaged, or no video; upload an MP4, MOV or WebM file, or a picture with a name that "
-                "says so, such as photo.jpg."
-            ) from error
+            raise VideoError(f"{path.name} is damaged, or no video; {UPLOAD}.") from error
     return probe(path, bounds)
 
 
@@ -318,7 +315,7 @@ def write_files(
 
     Returns:
         files: overlay, heat map, and frame with overlay next to it (MP4, or PNG for a picture); maps (NPZ), table
-            (CSV) and, unless it is a picture, the path of the peak (PNG).
+            (CSV) and, unless it is a picture, the path of where most look (PNG).
         ended: if the source breaks off within the part, that.
 
     Raises:
@@ -327,7 +324,7 @@ def write_files(
     part, info, source = maps.part, maps.info, maps.info.path
     names = ("overlay", "heatmap", "side-by-side")
     pictures = [folder / f"{source.stem}_{name}{'.png' if maps.still else '.mp4'}" for name in names]
-    archive, table, path = (folder / f"{source.stem}_{name}" for name in ("maps.npz", "gaze.csv", "path.png"))
+    archive, table, path = (folder / f"{source.stem}_{name}" for name in ("maps.npz", "table.csv", "path.png"))
     height, width = smaller_size(info.height, info.width, VIEW_SIDE, 2)
     ended: list[CutOffError] = []
     found = maps.stays

@@ -53,12 +53,13 @@ WAITING = 4
 def default_output(source: Path, output_format: str, moment: bool = False) -> Path:
     """
     Where a result, of a whole video or of one moment, goes when the user names no place: next to the source, with the
-    format in its name.
+    format in its name; a csv is called a table.
     """
     if source.name in ("", ".."):  # "." and ".." get the names of their folders.
         source = source.resolve()
     suffix = SUFFIXES.get(output_format, ".png" if moment or is_picture(source) else ".mp4")
-    return source.with_name(f"{source.stem if source.is_file() else source.name}_{output_format}{suffix}")
+    made_as = "table" if output_format == "csv" else output_format
+    return source.with_name(f"{source.stem if source.is_file() else source.name}_{made_as}{suffix}")
 
 
 def inputs_of(videos: Iterable[Path], *others: Path) -> Inputs:
