@@ -102,8 +102,10 @@ def test_without_a_training_split_the_centre_is_a_gaussian_or_of_the_other_video
     assert [row[0] for row in rows(out)] == ["method", "center"]
     assert Path("evaluation_ucf_sports_test/results.json").is_file()
     code, out, _ = salfom("evaluate", "--dataset", "ucf_sports", "--data-dir", ucf_sports, "--split", "train",
-                          "--baseline", "center", "--metrics", "nss", model=False)  # fmt: skip
+                          "--baseline", "center", "--metrics", "nss", "information_gain", model=False)  # fmt: skip
     assert any("density of the other videos' fixations (" in line for line in out)
+    (gain,) = (line for line in out if line.startswith("IG: "))
+    assert gain.endswith("; of 3 alone, center and the gain over it say little.")
 
 
 @pytest.mark.parametrize("single", ["table", "folder", "export"])

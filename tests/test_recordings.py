@@ -274,7 +274,8 @@ ODD_ROWS = [
 
 @no_gaze
 def test_rows_that_lie_nowhere_are_counted(make, samples):
-    made = make(ODD_ROWS, header=("video", "time", "x", "y", "observer"))
+    with pytest.warns(UserWarning, match=r"Of .*gaze\.csv, 3 rows outside the frame: .* pixels of the screen"):
+        made = make(ODD_ROWS, header=("video", "time", "x", "y", "observer"))
     assert made.dropped == {"without a number": 4, "outside the frame": 3, "before or after the video": 2}
     assert (made.fixations, made.frames, made.observers, made.videos) == (6, 30, 2, {"train": ["steady"]})
     assert fixated(samples()["steady"]) == {(15, 5, 5), (15, 5, 6)}
@@ -566,6 +567,8 @@ def test_the_command_says_what_it_wrote_and_what_comes_next(salfom, videos, tmp_
     )
     assert said.err == (
         "salfom: Left out, without gaze: varying.mp4.\nsalfom: Not used: gaze of walk, of which no video was given.\n"
+        "salfom: Of gaze.csv, 1 row outside the frame: x and y may be pixels of the screen, or of another size of "
+        "the video; look at salfom data show.\n"
     )
     assert salfom("show", "gazefolder", "my gaze")[0] == 0
     assert (tmp_path / "gazefolder_train.png").is_file()

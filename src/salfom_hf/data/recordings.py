@@ -30,6 +30,7 @@ from .video_folders import FPS_FILE, GAZE_FILE, SIGMA_FILE, GazeFolder
 
 JPEG_QUALITY = 95
 OBSERVERS_FILE = "observers.csv"  # Whose numbers the gaze has; for people, as nothing reads it.
+SUSPICIOUS = 0.05  # share of rows outside the frame: eyes rarely leave a video
 LONGEST = 1 << 16  # All frames as they are.
 # Seconds. Tables hold milliseconds, so that a frame's own time may have been rounded to before the frame.
 TIME_TOLERANCE = 0.0005
@@ -327,8 +328,15 @@ def make_gazefolder(
                 csv.writer(file).writerows([("observer", "name"), *((who, table.observers[who]) for who in whose)])
     if 2 * counts["several"] > counts["last"]:
         where = f"In {counts['several']:,} of {amount(counts['last'], 'frame')} with fixations"
-        advice = "times or durations may be in another unit (--time-unit), or two observers have one name"
+        advice = (
+            "times or durations may be in another unit (name their columns as onset [s] and duration [ms], or say "
+            "--time-unit), or two observers have one name"
+        )
         warnings.warn(f"{where} an observer of {gaze} is in several places at once: {advice}.", stacklevel=2)
+    if counts[OUTSIDE_FRAME] > SUSPICIOUS * sum(map(len, table.rows.values())):
+        where = f"Of {gaze}, {amount(counts[OUTSIDE_FRAME], 'row')} outside the frame"
+        advice = "x and y may be pixels of the screen, or of another size of the video; look at salfom data show"
+        warnings.warn(f"{where}: {advice}.", stacklevel=2)
     dropped = {NO_NUMBER: table.incomplete} | {reason: counts[reason] for reason in (OUTSIDE_FRAME, OUTSIDE_VIDEO)}
     splits = {place: made[place] for place in GazeFolder.OFFICIAL if place in made}
     return Made(splits, counts["frames"], counts["rows"], counts["fixations"], dropped, len(whose))

@@ -159,6 +159,8 @@ class InterObserver(Method):
             drawn = f"each in turn, or {MOST_LEFT_OUT} drawn for every frame that has more, of whose scores the mean"
         self.description = f"the density of {halves[0]}, scored against {halves[1]}, {drawn}"
         self.fingerprint = self.description
+        if not one:
+            self.description += "; a mark for NSS: in other metrics a model may exceed it"
 
     def check(self, dataset: Dataset) -> None:
         known = "observer" in dataset.features and any(

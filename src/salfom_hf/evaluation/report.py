@@ -114,6 +114,8 @@ def definitions(protocol: Protocol, prior: Center | None) -> dict[str, str]:
     more = {"auc_shuffled": negatives, "auc_shuffled_exact": negatives}
     if prior is not None:
         more["information_gain"] = f" over center: {prior.description}"
+        if prior.gaze is not None and len(prior.gaze) <= ENOUGH_VIDEOS:
+            more["information_gain"] += f"; of {len(prior.gaze)} alone, center and the gain over it say little"
     return {metric: DEFINITIONS[metric] + more.get(metric, "") for metric in protocol.metrics}
 
 
