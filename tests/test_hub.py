@@ -294,6 +294,24 @@ def test_a_card_is_kept_and_completed(own_card, tmp_path, capsys):
     assert "salfom evaluate (salfom-hf 0.1.0)" in result.source_name
 
 
+@pytest.mark.parametrize(
+    ("protocol", "told"),
+    [
+        ({"first": 0, "every": 1, "max_frames": None}, "UCF-Sports eye movements (7 videos)"),
+        ({"first": 20, "every": 5, "max_frames": None}, "UCF-Sports eye movements (7 videos, one frame in 5 from 20 on)"),
+        ({"first": 0, "every": 1, "max_frames": 50_000}, "UCF-Sports eye movements (7 videos, 50,000 at random)"),
+    ],
+)
+def test_a_card_says_which_frames_were_scored(own_card, tmp_path, protocol, told):
+    results = json.loads((tmp_path / "results.json").read_text())
+    results["protocol"] |= protocol
+    results["methods"][0]["videos"] = 7
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    publish.export(own_card, tmp_path / "out", results=[tmp_path / "results.json"])
+    (result,) = check_metadata(ModelCard.load(tmp_path / "out" / "README.md")).eval_results
+    assert result.dataset_name == told
+
+
 def test_what_is_measured_again_replaces_what_was_said(own_card, tmp_path):
     results = tmp_path / "results.json"
     publish.export(own_card, tmp_path / "first", results=[results])

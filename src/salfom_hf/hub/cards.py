@@ -84,6 +84,7 @@ def measured(
     source: str,
     page: str | None = None,
     count: int | None = None,
+    some: str = "",
 ) -> list[EvalResult]:
     """
     Scores as entries of a card's `model-index`; undefined ones are left out.
@@ -93,11 +94,12 @@ def measured(
         source: by what they were measured, in words.
         page: where that is published; without one a card names no source, as the Hub wants an address.
         count: of the videos or images that were scored, if known.
+        some: which of their frames, if not all.
     """
     name = TITLES.get(dataset, dataset)
     if count is not None:
         kind = "image" if dataset == "stills" else "video"
-        name += f" ({count} {kind}{'s' * (count != 1)})"
+        name += f" ({count} {kind}{'s' * (count != 1)}{some})"
     return [
         EvalResult(
             task_type=HUB_TASK,
@@ -148,4 +150,7 @@ def evaluation_of(path: Path, model: str, page: str | None = None) -> list[EvalR
     maps = results["protocol"].get("maps", "as they are")
     source = f"salfom evaluate ({results['package']} {results['version']}), maps {maps}"
     scores, count = methods[name]["mean_over_frames"], methods[name].get("videos")
-    return measured(scores, results["dataset"], results["split"], source, page, count)
+    first, every, most = (results["protocol"].get(key) for key in ("first", "every", "max_frames"))
+    some = f", one frame in {every} from {first} on" if first or (every or 1) > 1 else ""
+    some += f", {most:,} at random" if most else ""
+    return measured(scores, results["dataset"], results["split"], source, page, count, some)
