@@ -363,10 +363,11 @@ def test_the_page_holds_what_was_measured(tmp_path):
     names = re.findall(r"<!-- measured: (\S+) -->", "".join(pages.values()))
     page = pages["benchmarks.md"]
     assert {path.name for path in (docs / "measured").glob("*.json")} <= set(names)
+    name = re.findall(r"<!-- measured: (\S+) -->", page)[0]
     (tmp_path / "measured").mkdir()
-    (tmp_path / "measured" / names[0]).write_text('{"command": "salfom benchmark", "markdown": "| a |\\n| - |"}')
+    (tmp_path / "measured" / name).write_text('{"command": "salfom benchmark", "markdown": "| a |\\n| - |"}')
     found = make_performance.filled(page, tmp_path / "measured")
-    assert f"<!-- measured: {names[0]} -->\n```bash\nsalfom benchmark\n```\n\n| a |\n| - |\n<!-- end -->" in found
+    assert f"<!-- measured: {name} -->\n```bash\nsalfom benchmark\n```\n\n| a |\n| - |\n<!-- end -->" in found
     assert make_performance.filled(found, tmp_path / "measured") == found
 
 

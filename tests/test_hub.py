@@ -297,9 +297,9 @@ def test_a_card_is_kept_and_completed(own_card, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("protocol", "told"),
     [
-        ({"first": 0, "every": 1, "max_frames": None}, "UCF-Sports eye movements (7 videos)"),
-        ({"first": 20, "every": 5, "max_frames": None}, "UCF-Sports eye movements (7 videos, one frame in 5 from 20 on)"),
-        ({"first": 0, "every": 1, "max_frames": 50_000}, "UCF-Sports eye movements (7 videos, 50,000 at random)"),
+        ({"first": 0, "every": 1, "max_frames": None}, "7 videos"),
+        ({"first": 20, "every": 5, "max_frames": None}, "7 videos, one frame in 5 from 20 on"),
+        ({"first": 0, "every": 1, "max_frames": 50_000}, "7 videos, 50,000 at random"),
     ],
 )
 def test_a_card_says_which_frames_were_scored(own_card, tmp_path, protocol, told):
@@ -309,7 +309,7 @@ def test_a_card_says_which_frames_were_scored(own_card, tmp_path, protocol, told
     (tmp_path / "results.json").write_text(json.dumps(results))
     publish.export(own_card, tmp_path / "out", results=[tmp_path / "results.json"])
     (result,) = check_metadata(ModelCard.load(tmp_path / "out" / "README.md")).eval_results
-    assert result.dataset_name == told
+    assert result.dataset_name == f"UCF-Sports eye movements ({told})"
 
 
 def test_what_is_measured_again_replaces_what_was_said(own_card, tmp_path):
