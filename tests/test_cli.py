@@ -595,17 +595,15 @@ def test_predicting_on_a_gpu(tmp_path, dtype, tolerance):
 )
 def test_every_signal_that_ends_a_program_leaves_nothing(number, command, model_folder, clip, tmp_path, monkeypatch):
     """It comes when all is written and not yet in its place."""
+    if number not in files.ENDING:
+        pytest.skip("Tests were started to ignore this signal, as by nohup.")
     monkeypatch.setattr(files, "_finish_files", lambda *_: os.kill(os.getpid(), number))
     out = tmp_path / ("out.mp4" if command.endswith("-o {}") else "out.npz" if "npz" in command else "out")
     words = command.format(clip, out).split() if "{}" in command else [*command.split(), str(model_folder), str(out)]
     options = ["--model", str(model_folder)] if words[0] == "predict" else []
-    # `nohup` lets what it starts ignore a signal.
-    handler = signal.signal(number, signal.SIG_DFL)
-    try:
-        assert cli.main([*words, *options]) == 128 + number
-        assert signal.getsignal(number) == signal.SIG_DFL
-    finally:
-        signal.signal(number, handler)
+    before = signal.getsignal(number)
+    assert cli.main([*words, *options]) == 128 + number
+    assert signal.getsignal(number) == before
     assert os.listdir(tmp_path) == []
 
 
