@@ -90,6 +90,7 @@ def main() -> None:
     described = {one["name"]: one["description"] for one in read_json(args.results / "results.json")["methods"]}
     enough = "no bound" not in described[BOUND]
     print(table(scored, [metric for metric in HEADINGS if metric in settings["metrics"]], enough))
+    print("Read NSS alone as a share of people: in the other metrics a model may exceed half of the observers.")
     with atomic_output(args.output, overwrite=True) as temporary:
         temporary.write_text(plot(scored, {row["video_id"]: row["fps"] for row in rows}), encoding="utf-8")
 

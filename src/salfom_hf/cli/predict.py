@@ -85,7 +85,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
     option("--model", default="salfom", help=MODEL)
     add_model_options(command)
     option("--colormap", choices=tuple(COLORMAPS), default="turbo", help=COLOURS)
-    option("--start", type=not_negative, default=0.0, metavar="SECONDS", help="where to begin")
+    begin = "where to begin, as if the video began there: the first maps of a part know less of what was before"
+    option("--start", type=not_negative, default=0.0, metavar="SECONDS", help=begin)
     option("--duration", type=not_negative, metavar="SECONDS", help="how much; default: to the end")
     moment = "one moment, as a picture, for --format overlay, heatmap, side-by-side and png; default of png: 0"
     option("--at", type=not_negative, metavar="SECONDS", help=moment)
