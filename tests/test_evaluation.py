@@ -450,6 +450,9 @@ def test_of_one_video_there_is_no_error(val, tmp_path):
     assert not [words for words in ("±", "Difference", "s-AUC") if words in text]
     assert "sigma 2 pixels (kernel 11×11)" in text
     assert "At most 9 frames are scored, drawn at random with seed 4." in text
+    assert "one frame in" not in text
+    text = table(scores, Protocol(("nss", "cc"), first=20, every=5), "title", stills=False)
+    assert "Of every video, one frame in 5 is scored, from frame 20 on." in text
     write_reports(tmp_path / "out", scores, protocol, {})
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["methods"][0]["standard_error"] == {"nss": None, "cc": None}

@@ -84,6 +84,8 @@ def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool
     lines += [f"{METRICS[metric]}: {definition}." for metric, definition in definitions(protocol, prior).items()]
     lines += [f"Maps: resized bilinearly to the native size as floating-point numbers, {blur_text(protocol)}."]
     lines += [CONSTANT_MAPS]
+    if (protocol.first, protocol.every) != (0, 1):
+        lines += [f"Of every video, one frame in {protocol.every} is scored, from frame {protocol.first} on."]
     if protocol.max_frames is not None:
         lines += [f"At most {protocol.max_frames:,} {many} are scored, drawn at random with seed {protocol.seed}."]
     omitted = defaultdict(list)  # Methods with the same omissions share a line.
