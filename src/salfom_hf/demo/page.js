@@ -28,9 +28,9 @@
         event.stopImmediatePropagation();
         if (event.type === "drop") event.target.dispatchEvent(new Event("dragleave", {bubbles: true}));
         const to = file.type.startsWith("image/") ? "picture-input" : isVideo(file) ? "video-input" : from;
-        if (to !== from)
-            document.querySelectorAll('button[role="tab"]').forEach((tab) => tab.innerText.trim() === tabs[to] && tab.click());
         const give = () => {
+            if (to !== from)
+                document.querySelectorAll('button[role="tab"]').forEach((tab) => tab.innerText.trim() === tabs[to] && tab.click());
             const input = document.querySelector(`#${to} input[type=file]`);
             if (!input) return setTimeout(give, 100);
             const chosen = new DataTransfer();

@@ -387,4 +387,6 @@ def launch(page: Page, **options: Any) -> Any:
     """[`serve`] what [`build`] has made."""
     videos = {element_of(name): text.format("video") for name, text in RESULTS.items()} | {"video-input": "Your video"}
     script = (HERE / "page.js").read_text(encoding="utf-8").replace("VIDEOS", json.dumps(videos))
-    return serve(page, css_paths=HERE / "page.css", js=script, allowed_paths=[str(EXAMPLE)], **options)
+    # In the head it runs before anything is shown; as Gradio's `js` it would come too late for a quick first upload.
+    head = f"<script>({script.strip()})()</script>"
+    return serve(page, css_paths=HERE / "page.css", head=head, allowed_paths=[str(EXAMPLE)], **options)
