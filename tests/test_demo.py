@@ -209,9 +209,9 @@ def test_every_frame_is_measured(demo, tmp_path, monkeypatch):
     assert checked(grows).width == 96
     original, converted = reading.image_of, []
 
-    def image_of(frame):
+    def image_of(frame, size):
         converted.append((frame.width, frame.height))
-        return original(frame)
+        return original(frame, size)
 
     monkeypatch.setattr(reading, "image_of", image_of)
     with pytest.raises(runs.BoundsError, match=r"grows\.ts has 192×128 pixels"):
@@ -266,7 +266,7 @@ def test_time_is_bounded_before_the_start_too(demo, clip, tmp_path, monkeypatch,
     monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: now[0]))
     demo.recent.clear()
     converted = []
-    monkeypatch.setattr(reading, "image_of", converted.append)
+    monkeypatch.setattr(reading, "image_of", lambda *frame: converted.append(frame))
     with pytest.raises(runs.BoundsError, match="an earlier start"):
         demo.maps(part(clip, 0.2), runs.Bounds(clip))
     decoded = count()

@@ -6,6 +6,7 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from salfom_hf.inference.encoder_graph import FrameEncoder
 from salfom_hf.inference.sliding_window import sees_single_frames
 from salfom_hf.models.losses import gaussian_blur
 from salfom_hf.models.video_processing_salfom import STILL_BLUR
-from salfom_hf.video.drawing import COLORMAPS, color_table, heatmap, overlay, side_by_side, to_gray
+from salfom_hf.video.drawing import COLORMAPS, color_table, gray_png, heatmap, overlay, side_by_side, to_gray
 from salfom_hf.video.reading import Frame, read_frames
 
 VIDEO = noise(11)
@@ -356,6 +357,10 @@ def test_grey_is_scaled_from_minimum_to_maximum():
     assert np.abs(grey - expected).max() <= 1
     np.testing.assert_array_equal(heatmap(saliency, "jet"), color_table("jet")[grey])
     assert not to_gray(np.full((4, 5), 0.3, np.float32)).any()
+    for picture in (grey, grey[:63, :95], grey[:1, :1]):
+        file = Image.open(BytesIO(gray_png(picture)))
+        assert (file.format, file.mode) == ("PNG", "L")
+        np.testing.assert_array_equal(np.asarray(file), picture)
 
 
 @pytest.mark.parametrize("opacity", [0.0, 0.5, 0.7, 1.0])

@@ -131,6 +131,24 @@ def test_transparency_is_put_over_black(tmp_path):
     assert image[0, 0].tolist() == [0, 0, 0]
     assert image[0, 20].tolist() == [100, 50, 25]
     assert image[0, 40].tolist() == [200, 100, 50]
+    # What is transparent has no colour, which would show at the edge.
+    small = Image.fromarray(image).resize((WIDTH // 2, HEIGHT // 2), Image.Resampling.BICUBIC)
+    scaled = next(read_frames(tmp_path / "alpha.mkv", size=(HEIGHT // 2, WIDTH // 2))).image
+    assert np.array_equal(scaled, np.asarray(small))
+
+
+@pytest.mark.parametrize("size", [(HEIGHT // 2, WIDTH // 2), (HEIGHT // 3, WIDTH - 5), (2 * HEIGHT, 2 * WIDTH)])
+def test_frames_are_scaled_to_the_size_that_is_asked_for(tmp_path, size):
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    picture = np.stack([rows * 255 // HEIGHT, columns * 255 // WIDTH, 255 - rows * 255 // HEIGHT], axis=-1)
+    path = make_video(tmp_path / "ramp.mkv", range(2), pictures=[picture.astype(np.uint8)] * 2, codec="ffv1")
+    whole, scaled = (next(read_frames(path, size=asked)).image for asked in (None, size))
+    expected = Image.fromarray(whole).resize(size[::-1], Image.Resampling.BICUBIC)
+    assert np.abs(scaled.astype(int) - np.asarray(expected)).max() <= 10
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(whole).save(images / "1.png")
+    assert np.array_equal(next(read_frames(images, size=size)).image, np.asarray(expected))
 
 
 def test_a_size_that_changes_on_the_way_is_scaled_to_the_first(tmp_path):

@@ -4,13 +4,14 @@ import argparse
 import gc
 import sys
 import traceback
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import importing
 from ..errors import advice_for, described, is_out_of_memory, is_sentence
 from ..models.names import KNOWN
 
@@ -142,6 +143,15 @@ def note_emulated(dtypes: Iterable[str], device: str) -> None:
         print(f"salfom: this CPU emulates {names}, which is slow; float32 is faster here.", file=sys.stderr)
 
 
+@contextmanager
+def quick_imports() -> Iterator[None]:
+    """`importing`; nor are the objects looked through at the end of the program, which took a second."""
+    with importing():
+        yield
+        if not gc.get_freeze_count():
+            gc.freeze()
+
+
 def load_predictor(name: str, args: argparse.Namespace, keep_memory: bool = True) -> "SaliencyPredictor":
     """
     A predictor as the options of `add_model_options` say; a server does not `keep_memory` that is freed.
@@ -150,41 +160,34 @@ def load_predictor(name: str, args: argparse.Namespace, keep_memory: bool = True
         UsageError: the device or the model cannot be used, or not as the options say.
         LoadError: the model cannot be loaded.
     """
-    collects = gc.isenabled()
-    gc.disable()  # Importing makes a million objects and drops few: to look for those is a fifth of the time.
-    try:
+    with quick_imports():
         import torch
         import transformers
 
         from ..inference.cpu import exact_float32, keep_freed_memory
         from ..inference.predictor import SaliencyPredictor
 
-        if not gc.get_freeze_count():  # Nor are they looked through at the end of the program: it took a second.
-            gc.freeze()
-        if keep_memory:
-            keep_freed_memory()
-        exact_float32()
-        dtype = getattr(torch, args.dtype)
-        if args.runtime == "onnx":
-            from ..export.onnx_runtime import OnnxPredictor
+    if keep_memory:
+        keep_freed_memory()
+    exact_float32()
+    dtype = getattr(torch, args.dtype)
+    if args.runtime == "onnx":
+        from ..export.onnx_runtime import OnnxPredictor
 
-            if args.compile:
-                raise UsageError("--compile is for PyTorch; leave it out with --runtime onnx.")
-            transformers.logging.set_verbosity_error()
-            return OnnxPredictor.from_pretrained(name, args.device or "cpu", dtype, args.stride, args.batch_size)
-        device = usable_device(args.device)
-        try:
-            how = args.stride, args.batch_size, args.compile
-            predictor = SaliencyPredictor.from_pretrained(name, device, dtype, *how)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        if not vars(args).get("emulation_noted"):  # A command may load several models.
-            note_emulated([args.dtype], device)
-            args.emulation_noted = True
-        return predictor
-    finally:
-        if collects:
-            gc.enable()
+        if args.compile:
+            raise UsageError("--compile is for PyTorch; leave it out with --runtime onnx.")
+        transformers.logging.set_verbosity_error()
+        return OnnxPredictor.from_pretrained(name, args.device or "cpu", dtype, args.stride, args.batch_size)
+    device = usable_device(args.device)
+    try:
+        how = args.stride, args.batch_size, args.compile
+        predictor = SaliencyPredictor.from_pretrained(name, device, dtype, *how)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if not vars(args).get("emulation_noted"):  # A command may load several models.
+        note_emulated([args.dtype], device)
+        args.emulation_noted = True
+    return predictor
 
 
 def report(error: Exception) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import Inputs, atomic_output, check_free, check_suffix
 from ..video.pictures import IMAGE_SUFFIXES
-from .common import FAILURE, UsageError, at_least_one, print_traceback, some_path, whole_number
+from .common import FAILURE, UsageError, at_least_one, print_traceback, quick_imports, some_path, whole_number
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -125,7 +125,8 @@ def add_skip_invalid(command: argparse.ArgumentParser) -> None:
 def reporting(run: Callable, args: argparse.Namespace) -> int:
     """Run a command; problems with the data are printed as the reports that they are, of several lines."""
     try:
-        from ..data import DataError, datasets
+        with quick_imports():
+            from ..data import DataError, datasets
 
         if not sys.stderr.isatty():
             datasets.disable_progress_bars()

@@ -109,7 +109,7 @@ def with_labels(
     """Frames and labels as for `write_clip`: the teacher's of every so many and of the last, others interpolated."""
     frames, before, count = iter(frames), None, 1
     while between := list(islice(frames, count)):
-        after = pseudo_density(teacher(between[-1]), size[::-1])
+        after = pseudo_density(teacher(between[-1]), size)
         for step, frame in enumerate(between, 1):
             weight = step / len(between)
             density = after if before is None else (1 - weight) * before + weight * after

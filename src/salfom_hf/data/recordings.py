@@ -20,6 +20,8 @@ from ..files import Inputs, atomic_output, check_free
 from ..inference.cpu import pytorch_threads
 from ..inference.threads import in_background
 from ..models.losses import blur_matrix
+from ..video.drawing import gray_png
+from ..video.frames import fit
 from ..video.reading import VIDEO_SUFFIXES, VideoInfo, frames_there, probe
 from .features import DataError
 from .loading import held_out
@@ -107,7 +109,7 @@ def write_clip(
     folder: Path, info: VideoInfo, size: tuple[int, int], frames: Iterable[Labelled], progress: tqdm
 ) -> int:
     """
-    Write the folder of a clip; the number of its frames. Each is an image, reduced to a size (width, height), and what
+    Write the folder of a clip; the number of its frames. Each is an image, scaled to a size (height, width), and what
     gives its labels of that size, float density and bool fixations. There are as many threads as cores, and a few
     frames in memory.
     """
@@ -118,15 +120,11 @@ def write_clip(
 
     def write(frame: tuple[int, Labelled]) -> None:
         number, (image, labels) = frame
-        picture = Image.fromarray(image)
-        if picture.size != size:
-            picture = picture.resize(size, Image.Resampling.BILINEAR)
-        picture.save(parts[0] / f"{number:06d}.jpg", quality=JPEG_QUALITY)
+        Image.fromarray(fit(image, size)).save(parts[0] / f"{number:06d}.jpg", quality=JPEG_QUALITY)
         density, points = labels()
         density = np.rint(density * (255 / (density.max() or 1))).astype(np.uint8)
-        for part, grey in zip(parts[1:], (density, points * np.uint8(255)), strict=True):
-            # In half of the time of the default level.
-            Image.fromarray(grey).save(part / f"{number:06d}.png", compress_level=1)
+        for part, gray in zip(parts[1:], (density, points * np.uint8(255)), strict=True):
+            (part / f"{number:06d}.png").write_bytes(gray_png(gray))
 
     cores, count = os.cpu_count() or 1, 0
     with closing(in_background(write, enumerate(frames), 2 * cores, cores)) as written:
@@ -137,9 +135,9 @@ def write_clip(
 
 
 def reduced_size(info: VideoInfo, longest: int) -> tuple[int, int]:
-    """Width and height of a video's frames, reduced to at most so many pixels a side."""
+    """Height and width of a video's frames, reduced to at most so many pixels a side."""
     factor = min(1.0, longest / max(info.height, info.width))
-    return max(1, round(info.width * factor)), max(1, round(info.height * factor))
+    return max(1, round(info.height * factor)), max(1, round(info.width * factor))
 
 
 def write_gaze(
@@ -157,10 +155,10 @@ def write_gaze(
     gaze = gaze[gaze[:, 0].argsort(kind="stable")]
     begins, ends, observers = gaze[:, 0], gaze[:, 1], gaze[:, 4].astype(np.int64)
     longest_fixation = (ends - begins).max()
-    width, height = reduced_size(info, longest)
+    height, width = size = reduced_size(info, longest)
     points = gaze[:, 2:4] * (width / info.width, height / info.height)
     columns, rows = points.T.astype(np.int64)
-    looks = np.stack([observers, columns, rows])
+    looks = (observers * height + rows) * width + columns  # a number for each place and observer
     # A fixation's density is a product of these columns: far less to compute than to blur whole maps.
     vertical, horizontal = (blur_matrix(n, sigma * width / VIDEO_WIDTH, "zeros").float() for n in (height, width))
     on_a_frame = np.zeros(len(gaze), bool)
@@ -174,7 +172,7 @@ def write_gaze(
         return density, fixations
 
     def frames() -> Iterator[Labelled]:
-        for number, (image, timestamp, duration) in enumerate(frames_there(info.path)):
+        for number, (image, timestamp, duration) in enumerate(frames_there(info.path, size)):
             begin, end = float(timestamp), float(timestamp + (duration or 0))
             if table.by_frame:
                 seen = np.arange(*np.searchsorted(begins, (number, number + 1)))
@@ -189,16 +187,15 @@ def write_gaze(
                 begun = (starts >= begin - TIME_TOLERANCE) & (starts < end - TIME_TOLERANCE)
                 seen = first + np.flatnonzero(lasts | (begun & (stops <= end + TIME_TOLERANCE)))
                 at_once = first + np.flatnonzero(lasts & (observers[first:last] != UNKNOWN))
-                places = np.unique(looks[:, at_once], axis=1)
                 counts["last"] += bool(len(at_once))
-                counts["several"] += places.shape[1] > len(np.unique(places[0]))
-            whose = zip(points[seen], observers[seen], strict=True)
+                counts["several"] += len(np.unique(looks[at_once])) > len(np.unique(observers[at_once]))
+            whose = zip(points[seen].tolist(), observers[seen].tolist(), strict=True)
             looked.extend(f"{number},{x:.2f},{y:.2f},{who}\n" for (x, y), who in whose)
             on_a_frame[seen] = True
             counts["fixations"] += len(seen)
             yield image, partial(labels, seen)
 
-    counts["frames"] = write_clip(folder, info, (width, height), frames(), progress)
+    counts["frames"] = write_clip(folder, info, size, frames(), progress)
     counts["rows"] = int(on_a_frame.sum())
     counts[OUTSIDE_VIDEO] = len(gaze) - counts["rows"]
     _refuse_lost(info.path, total, counts, table.clock)

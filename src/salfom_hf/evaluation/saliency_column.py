@@ -1,15 +1,13 @@
 """Maps of a model as a column of a dataset, by `datasets.map`."""
 
-import io
 import os
 from typing import Any
 
 from datasets import Features, Image, List
-from PIL import Image as Picture
 
 from ..data.samples import open_sample
 from ..inference.predictor import SaliencyPredictor
-from ..video.drawing import to_gray
+from ..video.drawing import gray_png, to_gray
 from .methods import Model
 
 
@@ -46,7 +44,5 @@ class SaliencyColumn:
         sample, pictures = open_sample(row), []
         maps = self.model.maps(sample, range(sample.num_frames))
         for name, saliency in zip(sample.frame_names, maps, strict=True):
-            content = io.BytesIO()
-            Picture.fromarray(to_gray(saliency)).save(content, "PNG")
-            pictures.append({"path": f"{name}.png", "bytes": content.getvalue()})
+            pictures.append({"path": f"{name}.png", "bytes": gray_png(to_gray(saliency))})
         return {"saliency": pictures}

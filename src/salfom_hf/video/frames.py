@@ -25,14 +25,19 @@ def image_of(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.nd
     A decoded frame as uint8 (height, width, 3) RGB, upright, HDR in the colours of BT.709, scaled to `size` (height,
     width) if given.
     """
+    matrix = _matrix(frame)  # Its nearest quarter turn is taken.
+    turned = abs(matrix[0, 1]) > abs(matrix[0, 0])
+    width, height = (frame.width, frame.height) if size is None else size if turned else size[::-1]
+    options = dict(ONE_THREAD)
+    if (width, height) != (frame.width, frame.height):  # Scaled in one step with the colours.
+        options |= {"width": width, "height": height, "interpolation": "BICUBIC"}
     if frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
         image = over_black(frame.to_ndarray(format="rgba", **ONE_THREAD))
     else:
-        image = frame.to_ndarray(format="rgb24", **ONE_THREAD)
+        image = frame.to_ndarray(format="rgb24", **options)
     if frame.color_trc in (_PQ, _HLG):  # Screens show, and the networks have learnt from, the colours of BT.709.
         image = np.array(Image.fromarray(image).filter(_tone_table(frame.color_trc)))
-    matrix = _matrix(frame)  # Its nearest quarter turn is taken.
-    if abs(matrix[0, 1]) > abs(matrix[0, 0]):
+    if turned:
         image, matrix = image.swapaxes(0, 1), matrix[::-1]
     across, down = (-1 if sign < 0 else 1 for sign in np.diag(matrix))
     image = np.ascontiguousarray(image[::down, ::across])

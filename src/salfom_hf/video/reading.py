@@ -44,7 +44,7 @@ _PHOTOS = ("avif", "heic", "heix", "mif1")
 # Called with the width and height, in pixels, of what a video's decoder holds.
 Check = Callable[[int, int], None]
 # A frame's timestamp, how long it is shown as far as the file says, in seconds, and what makes its image.
-_Timed = tuple[Fraction, Fraction, Callable[[], np.ndarray]]
+_Timed = tuple[Fraction, Fraction, Callable[[tuple[int, int]], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,11 @@ def probe(path: str | os.PathLike[str], check: Check | None = None) -> VideoInfo
 
 
 def read_frames(
-    path: str | os.PathLike[str], start: float = 0.0, duration: float | None = None, check: Check | None = None
+    path: str | os.PathLike[str],
+    start: float = 0.0,
+    duration: float | None = None,
+    check: Check | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[Frame]:
     """Yield the frames shown from `start` for `duration` (both in seconds), decoding as it goes.
 
@@ -98,6 +102,8 @@ def read_frames(
     Args:
         check: for a video file, called before every packet is decoded and before every frame is converted, from the
             file's first one that has to be decoded for `start` on; what it raises, no `VideoError`, ends the reading.
+        size: height and width in pixels to which frames are scaled, in one step with decoding; by default those of
+            `probe`.
 
     Raises:
         VideoError: on the first `next`, whatever `probe` raises, or no frame lies in the range; later, an image of the
@@ -109,6 +115,7 @@ def read_frames(
     if duration is not None and not duration > 0:
         raise VideoError(f"Cannot read {duration} s of {path}; give a duration of more than 0 seconds.")
     info, frames_from = _source(path, check)
+    size = size or (info.height, info.width)
     first, length = exact_part(start, duration)
     end = None if length is None else first + length
     empty = True
@@ -120,7 +127,7 @@ def read_frames(
             empty, timestamp = False, max(timestamp, first)
             until = until if end is None else min(until, end)
             with reported(f"Cannot read {path} at {float(timestamp):.2f} s", "a frame is damaged: end before it"):
-                image = fit(load(), (info.height, info.width))
+                image = fit(load(size), size)
             yield Frame(image, timestamp, until - timestamp)
     if empty:
         before = "" if end is None else f" and before {float(end):.2f} s"
@@ -128,10 +135,10 @@ def read_frames(
         raise VideoError(f"No frame at or after {float(first):.2f} s{before} in {path}{which}; choose another range.")
 
 
-def frames_there(path: Path) -> Iterator[Frame]:
-    """The frames of a source; where it breaks off, a line on stderr says so in place of an error."""
+def frames_there(path: Path, size: tuple[int, int] | None = None) -> Iterator[Frame]:
+    """As [`read_frames`]; where the source breaks off, a line on stderr says so in place of an error."""
     ended: list[CutOffError] = []
-    yield from until_cut_off(read_frames(path), ended)
+    yield from until_cut_off(read_frames(path, size=size), ended)
     for error in ended:
         print(f"salfom: {error}", file=sys.stderr)
 
@@ -148,11 +155,11 @@ def _source(path: Path, check: Check | None) -> tuple[VideoInfo, Callable[[Fract
     """What is known of a source, and what gives its frames: those shown from a time on, and maybe some before."""
     if num_pictures(path) > 1:
         lengths = lengths_in(path, path.stat().st_mtime_ns)
-        loads = (partial(np.asarray, picture) for _, picture in animation(path))
+        loads = (lambda _, shown=shown: np.asarray(shown) for _, shown in animation(path))
         height, width, _ = next(animation(path))[1].shape
     elif images := image_files(path):
         lengths = [1 / IMAGE_RATE] * len(images)
-        loads = (partial(load_image, file) for file in images)
+        loads = (lambda _, file=file: load_image(file) for file in images)
         height, width, _ = load_image(images[0]).shape
     else:
         lengths = []
