@@ -19,7 +19,7 @@ from salfom_hf.inference.encoder_graph import FrameEncoder
 from salfom_hf.inference.sliding_window import sees_single_frames
 from salfom_hf.models.losses import gaussian_blur
 from salfom_hf.models.video_processing_salfom import STILL_BLUR
-from salfom_hf.video.drawing import COLORMAPS, color_table, gray_png, heatmap, overlay, side_by_side, to_gray
+from salfom_hf.video.drawing import COLORMAPS, color_table, heatmap, overlay, png_of, side_by_side, to_gray
 from salfom_hf.video.reading import Frame, read_frames
 
 VIDEO = noise(11)
@@ -357,9 +357,9 @@ def test_grey_is_scaled_from_minimum_to_maximum():
     assert np.abs(grey - expected).max() <= 1
     np.testing.assert_array_equal(heatmap(saliency, "jet"), color_table("jet")[grey])
     assert not to_gray(np.full((4, 5), 0.3, np.float32)).any()
-    for picture in (grey, grey[:63, :95], grey[:1, :1]):
-        file = Image.open(BytesIO(gray_png(picture)))
-        assert (file.format, file.mode) == ("PNG", "L")
+    for picture in (grey, grey[:63, :95], grey[:1, :1], VIDEO[0], VIDEO[0][:63, :95]):
+        file = Image.open(BytesIO(png_of(picture)))
+        assert (file.format, file.mode) == ("PNG", "L" if picture.ndim == 2 else "RGB")
         np.testing.assert_array_equal(np.asarray(file), picture)
 
 
