@@ -383,3 +383,11 @@ def test_a_constant_map_leaves_the_frame_as_it_is_and_side_by_side_has_both():
     saliency = np.random.default_rng(1).random((64, 96), dtype=np.float32)
     both = overlay(VIDEO[0], saliency, "inferno")
     np.testing.assert_array_equal(side_by_side(VIDEO[0], saliency, "inferno"), np.hstack([VIDEO[0], both]))
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda"])
+def test_a_device_that_is_not_there_is_one_sentence(model_folder, device):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("has a GPU")
+    with pytest.raises(ValueError, match=f"^The device '{device}' cannot be used on this machine; give cpu"):
+        SaliencyPredictor.from_pretrained(model_folder, device)
