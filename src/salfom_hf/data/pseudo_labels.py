@@ -30,7 +30,7 @@ SIGMA, PRIOR_SIGMA = 0.02, 0.25  # of densities, see `video_density`
 FIXATIONS = 20  # points per frame that are drawn from the density
 
 # The teacher's input and, within it, its saliency map.
-_INPUT_NAME, _INPUT_SHAPE = "image", (1, 480, 640, 3)
+_INPUT_SHAPE = (1, 480, 640, 3)
 _SALIENCY, _SALIENCY_SHAPE = 1583, (1, 480, 640)
 
 _README = f"""# Pseudo-labels, not gaze
@@ -75,12 +75,9 @@ class AttentionCenter:
             raise DataError(
                 f"{path} is not a TensorFlow Lite model ({reason_of(error)}); copy or download it again."
             ) from error
-        inputs = {
-            details["index"]
-            for details in self._interpreter.get_input_details()
-            if details["name"].startswith(_INPUT_NAME) and tuple(details["shape"]) == _INPUT_SHAPE
-        }
         shapes = {details["index"]: tuple(details["shape"]) for details in self._interpreter.get_tensor_details()}
+        inputs = [details["index"] for details in self._interpreter.get_input_details()]
+        inputs = [index for index in inputs if shapes[index] == _INPUT_SHAPE]
         if len(inputs) != 1 or shapes.get(_SALIENCY) != _SALIENCY_SHAPE:
             raise DataError(
                 f"{path} is not the attention-center model: its tensor {_SALIENCY} is no map of 480×640; "
@@ -147,14 +144,11 @@ def pseudo_label(
     in the folder says.
 
     Args:
-        videos: a folder of video files, or one file.
-        folder: to make.
+        videos, folder, longest, overwrite: as for [`make_gazefolder`].
         teacher: the attention-center model, a `.tflite` file; see [`AttentionCenter`].
         every: the teacher labels one frame of so many, and the last one; between them labels are interpolated.
         frames: at most so many, from the beginning of each video.
-        longest: the longest side of the frames written, in pixels; smaller ones are not enlarged.
         seed: of the fixations.
-        overwrite: replace the folder if it is an earlier one.
 
     Returns:
         number of frames of each clip.

@@ -132,25 +132,25 @@ def read_columns(
             if header.count(name) != 1:
                 number = "two columns" if name in header else "no column"
                 return {}, {}, [], [f"has {number} {name}, but {_listed(header)}"]
-        columns = {name: (header.index(name), array("d")) for name in numbers}
-        words: dict[str, tuple[int, list[str]]] = {name: (header.index(name), []) for name in texts}
+        columns = {name: array("d") for name in numbers}
+        words: dict[str, list[str]] = {name: [] for name in texts}
         for line, row in rows:
             if len(row) != len(header):
                 odd.append(line)
                 continue
             lines.append(line)
-            for place, column in columns.values():
+            cells = dict(zip(header, row, strict=True))
+            for name, column in columns.items():
                 try:
-                    column.append(_number(row[place]))
+                    column.append(_number(cells[name]))
                 except ValueError:
                     column.append(math.nan)
-            for place, cells in words.values():
-                cells.append(row[place])
+            for name, said in words.items():
+                said.append(cells[name])
     faults = [f"{amount(len(odd), 'row')} with more or fewer cells than line 1: {in_lines(odd)}"] if odd else []
     if not (lines or odd):
         faults.append("has no rows")
-    found = {name: np.array(column) for name, (_, column) in columns.items()}
-    return found, {name: cells for name, (_, cells) in words.items()}, lines, faults
+    return {name: np.array(column) for name, column in columns.items()}, words, lines, faults
 
 
 class GazeTable(NamedTuple):
@@ -217,9 +217,7 @@ def read_gaze_table(
         # Where one of start and duration tells its unit, it is the other's, too.
         units = [1.0 if by_frame else UNITS[unit or next(filter(None, told), "s")] for unit in told] + [1.0, 1.0]
         numbers = [found[ours][0] for ours in (*clocks, "x", "y")]
-        at_video, at_observer, at_event = (
-            found[ours][0].place if ours in found else None for ours in ("video", "observer", "event")
-        )
+        places = {ours: found[ours][0].place for ours in ("video", "observer", "event") if ours in found}
         table: dict[str, array] = defaultdict(lambda: array("d"))  # `begin, end, x, y, observer, begin, end, …`
         observers: dict[str, int] = {}
         began: dict[tuple[str, str], float] = {}
@@ -240,12 +238,11 @@ def read_gaze_table(
             if "end" in clocks:
                 values[1] -= values[0]
             begin, *duration, x, y = values
-            video_name = row[at_video] if at_video is not None else videos[0].name
-            name = row[at_observer] if at_observer is not None else ""
-            of = video_name, name
+            about = {ours: row[place] for ours, place in places.items()}
+            video_name, name = of = about.get("video", videos[0].name), about.get("observer", "")
             if from_first_row and math.isfinite(begin):
                 begin -= began.setdefault(of, begin)
-            if lasting and at_event is not None and row[at_event].lower() not in ("fixation", ""):
+            if lasting and about.get("event", "").lower() not in ("fixation", ""):
                 continue  # A saccade or a blink.
             if not (video_name and all(map(math.isfinite, values)) and min(duration, default=0) >= 0):
                 incomplete += 1
