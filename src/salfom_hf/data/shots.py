@@ -1,4 +1,4 @@
-"""Shots of stills: a camera pans, zooms, turns and shakes over a still, or rests; cut-outs of others move over it.
+"""Shots of stills, over which a camera pans, zooms, turns, shakes or rests, and cut-outs of others move or lie.
 
 Points are (x, y), float64, in pixels of a still or a frame; 0 is the outer edge of the first pixel.
 """
@@ -218,9 +218,9 @@ def cut_out(still: Picture, rng: np.random.Generator) -> tuple[Picture, np.ndarr
     opacity = torch.sigmoid((radius * outline - torch.hypot(x, y)) / softness)
 
     points = still.points - (left, top)
-    columns, rows = np.clip(points, 0, (right - left - 1, bottom - top - 1)).astype(np.int64).T
-    inside = ((points >= 0) & (points < (right - left, bottom - top))).all(axis=1)
-    points = points[inside & (opacity[rows, columns] > 0.5).numpy()]
+    points = points[((points >= 0) & (points < (right - left, bottom - top))).all(axis=1)]
+    columns, rows = points.astype(np.int64).T
+    points = points[(opacity[rows, columns] > 0.5).numpy()]
     centre = centre - (left, top)
     if len(points) < UNSEEN_SHARE * len(still.points):
         points = rng.normal(centre, radius / 4, (30, 2))
