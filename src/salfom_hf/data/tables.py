@@ -239,7 +239,7 @@ def read_gaze_table(
                 values[1] -= values[0]
             begin, *duration, x, y = values
             about = {ours: row[place] for ours, place in places.items()}
-            video_name, name = of = about.get("video", videos[0].name), about.get("observer", "")
+            of = video_name, name = about.get("video", videos[0].name), about.get("observer", "")
             if from_first_row and math.isfinite(begin):
                 begin -= began.setdefault(of, begin)
             if lasting and about.get("event", "").lower() not in ("fixation", ""):
