@@ -5,6 +5,7 @@ and are ordered by the numbers in them.
 """
 
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -47,8 +48,7 @@ class Clip:
 
     def state(self) -> tuple:
         """What changes with all that the examined clip and its row are made of; cheap: few files are looked at."""
-        stamps = (self.fps, self.sigma, *(stamp(path) for path in (self.video, self.maps, self.fixations, self.gaze)))
-        return stamps if self.images is None else (*stamps, image_stamps(self.images))
+        return self.fps, self.sigma, *map(stamp, (self.video, self.images, self.maps, self.fixations, self.gaze))
 
     def examine(self) -> tuple[list["Clip"], list[Problem]]:
         """
@@ -286,20 +286,17 @@ def examined_image(file: str | Path | IO[bytes], decode: bool = False) -> Image.
 
 
 def stamp(path: str | os.PathLike | None) -> tuple | None:
-    """What changes when a file is written, or when the list of files in a folder changes: names it and its times."""
+    """
+    What changes when a file is written, or when the list of files in a folder changes: names it and its times. Of a
+    folder also that of one of its files: written over with others, they leave the folder's times alone.
+    """
     if path is None:
         return None
     try:
-        status = os.stat(path)
+        status, first = os.stat(path), None
+        if stat.S_ISDIR(status.st_mode):
+            with os.scandir(path) as entries:
+                first = next(entries, None)
     except OSError:
         return (os.fspath(path),)
-    return (os.fspath(path), status.st_size, status.st_mtime_ns)
-
-
-def image_stamps(folder: Path) -> tuple:
-    """Stamps of a folder and of one of its images: written over with others, they leave the folder's times alone."""
-    first = None
-    if folder.is_dir():
-        with os.scandir(folder) as entries:
-            first = next(entries, None)
-    return stamp(folder), stamp(first)
+    return os.fspath(path), status.st_size, status.st_mtime_ns, stamp(first)

@@ -28,7 +28,7 @@ from ..errors import described
 from ..video.pictures import IMAGE_SUFFIXES
 from .builder import GazeBuilder, Source
 from .features import STILL_FEATURES, DataError
-from .layout import MAX_SIDE, examined_image, image_stamps, list_folder, stamp
+from .layout import MAX_SIDE, examined_image, list_folder, stamp
 from .report import Problem, amount
 from .tables import fixation_faults, in_lines, read_columns, shown
 
@@ -175,7 +175,7 @@ class Folder:
     num_frames: ClassVar = 0
 
     def state(self) -> Any:
-        return image_stamps(self.path / "images"), stamp(self.path / "fixations.csv")
+        return stamp(self.path / "images"), stamp(self.path / "fixations.csv")
 
     def examine(self) -> tuple[list["Folder"], list[Problem]]:
         table, images = self.path / "fixations.csv", self.path / "images"
