@@ -68,8 +68,8 @@ class Transform(NamedTuple):
         size of this: non-negative float32; sizes are (height, width) in pixels.
         """
         if tuple(density.shape) != tuple(frame_size):
-            density = _resized(density, frame_size)
-        return self.mirror(_resized(self.crop(density), size))
+            density = resized_density(density, frame_size)
+        return self.mirror(resized_density(self.crop(density), size))
 
     def fixations(self, fixations: np.ndarray, frame_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
         """
@@ -87,7 +87,7 @@ class Transform(NamedTuple):
         return points[((points >= 0) & (points < (self.height, self.width))).all(axis=1)]
 
 
-def _resized(density: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resized_density(density: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     # Rounding may leave values of −1e-9 otherwise.
     return F.interpolate(density[None, None], size=tuple(size), mode="bilinear", antialias=True)[0, 0].clamp_min(0)
 

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from .. import __version__
 from ..errors import needing, reason_of
 from ..files import Inputs, check_free
+from ..inference.results import smaller_size
 from ..video.reading import frames_there, probe
+from .augmentation import resized_density
 from .features import DataError
-from .recordings import Labelled, find_videos, new_gazefolder, reduced_size, write_clip
+from .recordings import Labelled, find_videos, new_gazefolder, write_clip
 from .shots import video_density
 
 POWER = 0.6  # of the teacher's maps, which are far more peaked than recorded gaze on stills
@@ -96,8 +97,7 @@ class AttentionCenter:
 
 def pseudo_density(saliency: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     """The density of gaze on a frame of a size, as the teacher's map, of any size, tells; its maximum is 1."""
-    density = F.interpolate(saliency[None, None], size, mode="bilinear", antialias=True)[0, 0].clamp_min(0) ** POWER
-    return video_density(density, SIGMA, PRIOR_SIGMA).numpy()
+    return video_density(resized_density(saliency, size) ** POWER, SIGMA, PRIOR_SIGMA).numpy()
 
 
 def with_labels(
@@ -170,7 +170,7 @@ def pseudo_label(
     total = sum(min(info.num_frames or frames, frames) for info in infos.values())
     with new_gazefolder(folder, overwrite, total) as (temporary, progress):
         for video, info in infos.items():
-            size = reduced_size(info, longest)
+            size = smaller_size(info.height, info.width, longest)
             rng = np.random.default_rng((seed, zlib.crc32(video.stem.encode())))
             images = (frame.image for frame in islice(frames_there(video), frames))
             labelled = with_labels(images, model, size, every, rng)
