@@ -24,10 +24,8 @@ from ..hub.cards import TEMPLATES, TITLES, render
 from .features import MEANINGS
 from .loading import DATASETS, MARKER
 
-# Readers hold one row group at a time: a video, or several stills.
-ROW_GROUP_BYTES = 16 << 20
-# What 32-bit offsets can address, with room for names.
-COLUMN_BYTES = (1 << 31) - (1 << 20)
+ROW_GROUP_BYTES = 16 << 20  # Readers hold one row group at a time: a video, or several stills.
+COLUMN_BYTES = (1 << 31) - (1 << 20)  # What 32-bit offsets can address, with room for names.
 
 
 def _with_contents(row: pa.Table) -> pa.Table:

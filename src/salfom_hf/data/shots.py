@@ -22,14 +22,10 @@ BLUR_SIGMA, PRIOR_SIGMA = 0.03, 0.22
 MOVING_ZOOM, RESTING_ZOOM = (0.55, 0.92), (0.8, 1.0)
 # Views are drawn until one has this share of the fixations; after this many draws, the best one is taken.
 SUBJECT_SHARE, VIEW_DRAWS = 0.6, 10
-# How much a hand-held camera shakes, as a share of the frame's width.
-SHAKES = (0.0, 0.003, 0.009)
-# Probability that a cut-out shows what was much looked at, rather than anything.
-SALIENT_OBJECTS = 0.7
-# A cut-out with a smaller share of its still's fixations draws gaze, if it moves, to all of it.
-UNSEEN_SHARE = 0.05
-# Cut-outs seen smaller than they are by more than this are reduced, as sampling would alias.
-LARGEST_STEP = 1.25
+SHAKES = (0.0, 0.003, 0.009)  # How much a hand-held camera shakes, as a share of the frame's width.
+SALIENT_OBJECTS = 0.7  # Probability that a cut-out shows what was much looked at, rather than anything.
+UNSEEN_SHARE = 0.05  # A cut-out with a smaller share of its still's fixations draws gaze, if it moves, to all of it.
+LARGEST_STEP = 1.25  # Cut-outs seen smaller than they are by more than this are reduced, as sampling would alias.
 
 
 class Picture(NamedTuple):
