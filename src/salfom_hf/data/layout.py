@@ -285,7 +285,7 @@ def examined_image(file: str | Path | IO[bytes], decode: bool = False) -> Image.
         raise OSError(str(error)) from error
 
 
-def stamp(path: str | os.PathLike | None) -> tuple | None:
+def stamp(path: os.PathLike[str] | None) -> tuple | None:
     """
     What changes when a file is written, or when the list of files in a folder changes: names it and its times. Of a
     folder also that of one of its files: written over with others, they leave the folder's times alone.
