@@ -214,3 +214,19 @@ def encoded(monkeypatch):
     sizes, call = [], FrameEncoder.__call__
     monkeypatch.setattr(FrameEncoder, "__call__", lambda self, pixels: sizes.append(len(pixels)) or call(self, pixels))
     return sizes
+
+
+@pytest.fixture
+def salfom_data(tmp_path, monkeypatch, capsys):
+    """Runs `salfom data` in an empty folder: its exit code, and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        capsys.readouterr()
+        try:
+            code = cli.main(["data", *map(str, arguments)])
+        except SystemExit as stop:
+            code = stop.code
+        return code, capsys.readouterr()
+
+    return run

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
 
 HEIGHT, WIDTH = 64, 96
@@ -44,6 +45,20 @@ def gaze_video(seed, frames=20, height=HEIGHT, width=WIDTH, empty=()):
         fixations.append(fixation)
         densities.append(density.round().astype(np.uint8))
     return np.stack(pictures), np.stack(fixations), np.stack(densities)
+
+
+def png(image):
+    """An image as a row of a dataset holds it."""
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "PNG")
+    return {"bytes": data.getvalue(), "path": None}
+
+
+def same(one, other):
+    """Whether two clips are the same."""
+    return one.keys() == other.keys() and all(
+        torch.equal(one[key], other[key]) if torch.is_tensor(one[key]) else one[key] == other[key] for key in one
+    )
 
 
 def write_avi(path, pictures, rate=30, codec="mpeg4"):

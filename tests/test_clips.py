@@ -1,6 +1,5 @@
 """Training clips against clips cut by hand from the same files, in one process and in several."""
 
-import io
 import tracemalloc
 from collections import Counter
 
@@ -8,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from PIL import Image
 from torch.utils.data import DataLoader
 
-from gaze_data import EMPTY_FRAME, gaze_stills, gaze_video
+from gaze_data import EMPTY_FRAME, gaze_stills, gaze_video, png, same
 from salfom_hf import SalFoMVideoProcessor
 from salfom_hf.data import (
     VIDEO_FEATURES,
@@ -45,12 +43,6 @@ def train(dhf1k_frames):
     return load_dhf1k(dhf1k_frames, split="train")
 
 
-def png(image):
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, "PNG")
-    return {"bytes": data.getvalue(), "path": None}
-
-
 def row(video_id, pictures, fixations, densities):
     """A row whose files are in the table."""
     height, width = pictures.shape[1:3]
@@ -75,12 +67,6 @@ def videos(count, frames=6):
 
 def prepared(processor, pictures):
     return processor.prepare_frames(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(
-        torch.equal(one[key], other[key]) if torch.is_tensor(one[key]) else one[key] == other[key] for key in one
-    )
 
 
 @pytest.mark.parametrize("sampling", ["random", "regular"])

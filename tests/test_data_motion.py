@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from gaze_data import gaze_stills
+from gaze_data import gaze_stills, png, same
 from salfom_hf import SalFoMVideoProcessor
 from salfom_hf.data import (
     STILL_FEATURES,
@@ -24,10 +24,8 @@ SIZE = (96, 144)
 
 
 def still(name, picture, x, y):
-    data = io.BytesIO()
-    Image.fromarray(picture).save(data, "PNG")
     return {
-        "image": {"bytes": data.getvalue(), "path": None},
+        "image": png(picture),
         "image_id": name,
         "dataset": "dots",
         "width": picture.shape[1],
@@ -73,12 +71,6 @@ def plain():
     """A processor that leaves pixels in 0…255."""
     size = {"height": SIZE[0], "width": SIZE[1]}
     return SalFoMVideoProcessor(size=size, do_rescale=False, do_normalize=False)
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(
-        torch.equal(one[key], other[key]) if torch.is_tensor(one[key]) else one[key] == other[key] for key in one
-    )
 
 
 def brightness(frame):

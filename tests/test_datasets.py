@@ -294,9 +294,7 @@ def test_problems_of_tables_of_stills(tmp_path):
     [
         ({"fixation_x": float("nan")}, "1 fixation whose x or y is no number, such as (nan, 29.11)"),
         ({"fixation_x": None}, "1 fixation whose x or y is no number, such as (nan, 29.11)"),
-        ({"fixation_x": float("inf")}, "1 fixation whose x or y is no number, such as (inf, 29.11)"),
         ({"fixation_x": -1.0}, "1 fixation outside of its 64×96 pixels, such as (-1, 29.11)"),
-        ({"fixation_x": 1e30}, "1 fixation outside of its 64×96 pixels, such as (1e+30, 29.11)"),
         ({"observer": None}, "fixations whose observer is missing"),
         ({"observer": 2**40}, "observers that are no numbers of 32 bits"),
         ({"width": 10**6}, "an image of 64×96, not 1000000×96 pixels"),

@@ -13,7 +13,6 @@ from PIL import Image
 
 from conftest import write_clip
 from numbered_video import HEIGHT, WIDTH, make_video, number_of
-from salfom_hf import cli
 from salfom_hf.data import (
     DataError,
     GazeFolder,
@@ -237,13 +236,13 @@ def test_observers_have_the_sigma_of_the_densities(make, samples, wide, tmp_path
 
 
 @no_gaze
-def test_one_video_needs_no_option(salfom, videos, tmp_path):
+def test_one_video_needs_no_option(salfom_data, videos, tmp_path):
     write_table(tmp_path / "gaze.csv", [("steady", 0.1, 5, 5)])
-    code, said = salfom("make", "videos/steady.mp4", "gaze.csv", "out")
+    code, said = salfom_data("make", "videos/steady.mp4", "gaze.csv", "out")
     assert (code, "1 video (train 1)" in said.out) == (0, True)
     assert said.err == "salfom: One video is not divided: it goes to train; to only score it, say --split test.\n"
     for options, split in ((("--split", "test"), "test"), (("--validation", "0"), "train")):
-        code, said = salfom("make", "videos/steady.mp4", "gaze.csv", "out", "--overwrite", *options)
+        code, said = salfom_data("make", "videos/steady.mp4", "gaze.csv", "out", "--overwrite", *options)
         assert (code, said.err, f"1 video ({split} 1)" in said.out) == (0, "", True)
 
 
@@ -540,25 +539,10 @@ def test_an_earlier_folder_is_replaced_only_when_asked(make, samples, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gaze.csv", "out", "videos"]
 
 
-@pytest.fixture
-def salfom(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        capsys.readouterr()
-        try:
-            code = cli.main(["data", *map(str, arguments)])
-        except SystemExit as stop:
-            code = stop.code
-        return code, capsys.readouterr()
-
-    return run
-
-
-def test_the_command_says_what_it_wrote_and_what_comes_next(salfom, videos, tmp_path):
+def test_the_command_says_what_it_wrote_and_what_comes_next(salfom_data, videos, tmp_path):
     rows = [("steady", 0.1, 5, 5), ("film", 0.1, 5, 5), ("film", 0.1, 5, 500), ("walk", 0.1, 5, 5)]
     write_table(tmp_path / "gaze.csv", rows)
-    code, said = salfom("make", "videos", "gaze.csv", "my gaze")
+    code, said = salfom_data("make", "videos", "gaze.csv", "my gaze")
     assert code == 0
     assert said.out == (
         "videos -> my gaze: 2 videos (train 1, validation 1), 2 rows, 2 fixated places in 42 frames; "
@@ -570,7 +554,7 @@ def test_the_command_says_what_it_wrote_and_what_comes_next(salfom, videos, tmp_
         "salfom: Of gaze.csv, 1 row outside the frame: x and y may be pixels of the screen, or of another size of "
         "the video; look at salfom data show.\n"
     )
-    assert salfom("show", "gazefolder", "my gaze")[0] == 0
+    assert salfom_data("show", "gazefolder", "my gaze")[0] == 0
     assert (tmp_path / "gazefolder_train.png").is_file()
 
 
@@ -590,9 +574,9 @@ def test_the_command_says_what_it_wrote_and_what_comes_next(salfom, videos, tmp_
         ([], "gaze.csv, line 2, column y"),
     ],
 )
-def test_what_the_command_cannot_do_is_said_in_a_line(salfom, videos, tmp_path, arguments, message):
+def test_what_the_command_cannot_do_is_said_in_a_line(salfom_data, videos, tmp_path, arguments, message):
     write_table(tmp_path / "gaze.csv", [("steady", 0.1, 5, "five")])
-    code, said = salfom("make", "videos", "gaze.csv", "out", *arguments)
+    code, said = salfom_data("make", "videos", "gaze.csv", "out", *arguments)
     assert code == 2
     assert message in said.err
     assert "Traceback" not in said.err

@@ -1,13 +1,12 @@
 """Rows of gaze datasets, whose files are real, read back frame by frame."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gaze_data import EMPTY_FRAME, HEIGHT, WIDTH, gaze_video, write_avi, write_images
+from gaze_data import EMPTY_FRAME, HEIGHT, WIDTH, gaze_video, png, write_avi, write_images
 from salfom_hf.data.features import DataError
 from salfom_hf.data.samples import GazeStill, GazeVideo, open_sample
 from salfom_hf.errors import VideoError
@@ -213,9 +212,7 @@ def still_row(x, y, observer, width=64, height=40, image=None):
 def test_a_still_is_a_video_of_one_frame(tmp_path):
     picture = PICTURES[0]
     Image.fromarray(picture).save(tmp_path / "1.png")
-    content = io.BytesIO()
-    Image.fromarray(picture).save(content, "PNG")
-    for image in (by_path(tmp_path / "1.png"), {"path": None, "bytes": content.getvalue()}):
+    for image in (by_path(tmp_path / "1.png"), png(picture)):
         sample = open_sample(still_row([3.5], [2.5], [0], WIDTH, HEIGHT, image))
         assert isinstance(sample, GazeStill)
         assert (sample.id, sample.num_frames, sample.size) == ("face 1", 1, (HEIGHT, WIDTH))

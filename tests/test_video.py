@@ -280,7 +280,7 @@ def test_numbers_beyond_the_end_or_out_of_order_are_refused(clip):
 
 
 def test_a_folder_of_images_is_a_video_in_natural_order(tmp_path):
-    names = ["f1.png", "f2.PNG", "f10.bmp", "f11.tiff", "f100.webp"]
+    names = ["f1.png", "f2.PNG", "f10.bmp", "f11²2.tiff", "f100.webp"]
     for i, name in enumerate(names):
         Image.fromarray(numbered(i)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")

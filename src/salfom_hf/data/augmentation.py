@@ -68,36 +68,33 @@ class Transform(NamedTuple):
         size of this: non-negative float32; sizes are (height, width) in pixels.
         """
         if tuple(density.shape) != tuple(frame_size):
-            density = _resized(density, frame_size)
-        return self.mirror(_resized(self.crop(density), size))
+            density = resized_density(density, frame_size)
+        return self.mirror(resized_density(self.crop(density), size))
 
     def fixations(self, fixations: np.ndarray, frame_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
         """
         The fixations of the changed clip, sizes as for [`density`]: each is moved as a point, so that none inside the
         crop is lost or doubled; those that fall into one pixel become one.
         """
-        rows, columns = self._inside(*fixated_points(fixations, frame_size))
+        points = self._inside(fixated_points(fixations, frame_size)) * size / (self.height, self.width)
         moved = torch.zeros(size, dtype=torch.bool)
-        moved[(rows * size[0] / self.height).astype(int), (columns * size[1] / self.width).astype(int)] = True
+        moved[tuple(points.astype(int).T)] = True
         return self.mirror(moved)
 
-    def _inside(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Those of points of the frame, in pixels, that are inside the crop, in pixels of the crop."""
-        rows, columns = y - self.top, x - self.left
-        inside = (rows >= 0) & (rows < self.height) & (columns >= 0) & (columns < self.width)
-        return rows[inside], columns[inside]
+    def _inside(self, points: np.ndarray) -> np.ndarray:
+        """Those of points (y, x) of the frame, in pixels, that are inside the crop, in pixels of the crop."""
+        points = points - (self.top, self.left)
+        return points[((points >= 0) & (points < (self.height, self.width))).all(axis=1)]
 
 
-def _resized(density: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resized_density(density: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     # Rounding may leave values of −1e-9 otherwise.
     return F.interpolate(density[None, None], size=tuple(size), mode="bilinear", antialias=True)[0, 0].clamp_min(0)
 
 
-def fixated_points(fixations: np.ndarray, frame_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The centres (y, x) of the fixated pixels of a map, float64 `(n,)` each, in pixels of a frame of that size."""
-    rows, columns = np.nonzero(fixations)
-    height, width = fixations.shape
-    return (rows + 0.5) * frame_size[0] / height, (columns + 0.5) * frame_size[1] / width
+def fixated_points(fixations: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
+    """The centres (y, x) of the fixated pixels of a map, float64 `(n, 2)`, in pixels of a frame of that size."""
+    return (np.argwhere(fixations) + 0.5) * frame_size / fixations.shape
 
 
 @dataclass(frozen=True)
@@ -151,10 +148,8 @@ class Augmentation:
             share = math.sqrt(rng.uniform(*self.crop))
             rng.uniform()  # Not used, but what is drawn next stays what it was in earlier versions.
             height, width = (max(1, round(side * share)) for side in frame_size)
-            top, left = (
-                int(rng.integers(side - kept + 1)) for side, kept in zip(frame_size, (height, width), strict=True)
-            )
+            top, left = int(rng.integers(frame_size[0] - height + 1)), int(rng.integers(frame_size[1] - width + 1))
             cropped = transform._replace(top=top, left=left, height=height, width=width)
-            if len(cropped._inside(*points)[0]) or not len(points[0]):
+            if len(cropped._inside(points)) or not len(points):
                 return cropped
         return transform

@@ -21,9 +21,9 @@ from .report import Found, Problem, Report, amount, any_fatal
 class Source(NamedTuple):
     """Where a dataset is from, and under which terms; for its card, in markdown."""
 
-    address: str
-    paper: str
-    terms: str
+    address: str = ""
+    paper: str = ""
+    terms: str = ""
 
 
 PRIVATE = (
@@ -51,7 +51,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
     TITLE: ClassVar[str]
     EXPECTED: ClassVar[str]  # entries of the folder, in words
     DESCRIPTION: ClassVar[str] = ""
-    SOURCE: ClassVar[Source] = Source("", "", "")
+    SOURCE: ClassVar[Source] = Source()
     FEATURES: ClassVar[datasets.Features]
     OFFICIAL: ClassVar[dict[str, int | None]] = {}  # splits, with their number of videos as published
     ALIASES: ClassVar[dict[str, str]] = {}  # other names of splits

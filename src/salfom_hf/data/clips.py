@@ -20,8 +20,7 @@ from .augmentation import Augmentation, Transform
 from .features import DataError
 from .samples import GazeStill, GazeVideo, open_sample
 
-# Some frames have no fixations; one that has is looked for among this many.
-FRAME_DRAWS = 5
+FRAME_DRAWS = 5  # Some frames have no fixations; one that has is looked for among this many.
 RESIZE_ALONE = {"do_resize": True, "do_rescale": False, "do_normalize": False}
 
 

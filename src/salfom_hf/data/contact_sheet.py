@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..inference.sliding_window import batched
 from ..video.drawing import overlay
+from .augmentation import fixated_points
 from .report import amount
 from .samples import GazeStill, GazeVideo
 
@@ -39,10 +40,10 @@ def _cells(sample: GazeVideo | GazeStill, num_frames: int, cell: tuple[int, int]
     for index in ((2 * column + 1) * sample.num_frames // (2 * columns) for column in range(columns)):
         frame = fitted(next(sample.frames(index, index + 1)), cell)
         if isinstance(sample, GazeStill):
-            points = np.stack([sample.x / sample.size[1], sample.y / sample.size[0]], axis=1)
+            points = np.stack([sample.y, sample.x], axis=1) / sample.size
             name, note = sample.id, f"{_size(sample)}, {amount(len(points), 'fixation')}"
         elif sample.has_labels:
-            points = centers(sample.fixations(index))
+            points = fixated_points(sample.fixations(index), (1, 1))
             name, note = f"frame {index}", f"{amount(len(points), 'pixel')} fixated"
         else:
             cells.append(Cell(f"frame {index}", "", [frame]))
@@ -53,11 +54,6 @@ def _cells(sample: GazeVideo | GazeStill, num_frames: int, cell: tuple[int, int]
 
 def _size(sample: GazeVideo | GazeStill) -> str:
     return f"{sample.size[1]}x{sample.size[0]}"
-
-
-def centers(fixations: np.ndarray) -> np.ndarray:
-    """The middles of the fixated pixels of a map: float64 `(points, 2)`, x and y as shares of width and height."""
-    return (np.argwhere(fixations)[:, ::-1] + 0.5) / fixations.shape[::-1]
 
 
 def fitted(image: np.ndarray, cell: tuple[int, int]) -> Image.Image:
@@ -72,9 +68,9 @@ def heated(frame: Image.Image, density: np.ndarray) -> Image.Image:
 
 
 def dotted(frame: Image.Image, points: np.ndarray) -> Image.Image:
-    """The frame with a dot at each point: float `(points, 2)`, x and y as shares of width and height."""
+    """The frame with a dot at each point: float `(points, 2)`, y and x as shares of height and width."""
     frame = frame.copy()
-    places = points * frame.size * SMOOTHING
+    places = points[:, ::-1] * frame.size * SMOOTHING
     # Rings and edges lie below all dots, so that those of a crowd do not hide each other.
     for radius, color in DOT:
         mask = Image.new("L", (frame.width * SMOOTHING, frame.height * SMOOTHING))

@@ -24,10 +24,8 @@ from ..hub.cards import TEMPLATES, TITLES, render
 from .features import MEANINGS
 from .loading import DATASETS, MARKER
 
-# Readers hold one row group at a time: a video, or several stills.
-ROW_GROUP_BYTES = 16 << 20
-# What 32-bit offsets can address, with room for names.
-COLUMN_BYTES = (1 << 31) - (1 << 20)
+ROW_GROUP_BYTES = 16 << 20  # Readers hold one row group at a time: a video, or several stills.
+COLUMN_BYTES = (1 << 31) - (1 << 20)  # What 32-bit offsets can address, with room for names.
 
 
 def _with_contents(row: pa.Table) -> pa.Table:
@@ -134,33 +132,19 @@ def _described(feature: Any) -> str:
 def _card(name: str, splits: dict[str, Dataset], shards: dict[str, list[Path]]) -> str:
     """The text of README.md, from the name of the dataset, the rows and the files of each split."""
     features = next(iter(splits.values())).features
-    about = {
-        split: {
-            "rows": len(dataset),
-            "shards": len(shards[split]),
-            "bytes": sum(path.stat().st_size for path in shards[split]),
-        }
-        for split, dataset in splits.items()
-    }
-    total = sum(each["bytes"] for each in about.values())
+    sizes = {split: sum(path.stat().st_size for path in paths) for split, paths in shards.items()}
+    total, counts = sum(sizes.values()), {split: len(dataset) for split, dataset in splits.items()}
     title = TITLES.get(name, DATASETS[name].TITLE)
+    data_files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
     data = DatasetCardData(
         pretty_name=title,
         license="other",
         task_categories=["other"],
         tags=["saliency", "gaze", "eye-tracking", "salfom", "parquet"],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits],
-            }
-        ],
+        configs=[{"config_name": "default", "data_files": data_files}],
         dataset_info={
             "features": features._to_yaml_list(),
-            "splits": [
-                {"name": split, "num_bytes": each["bytes"], "num_examples": each["rows"]}
-                for split, each in about.items()
-            ],
+            "splits": [{"name": each, "num_bytes": sizes[each], "num_examples": counts[each]} for each in splits],
             "download_size": total,
             "dataset_size": total,
         },
@@ -170,7 +154,7 @@ def _card(name: str, splits: dict[str, Dataset], shards: dict[str, list[Path]]) 
         data,
         title=title,
         source=DATASETS[name].SOURCE,
-        splits=about,
+        splits=[(split, counts[split], len(shards[split]), sizes[split]) for split in splits],
         columns=[(column, _described(feature), MEANINGS[column]) for column, feature in features.items()],
         first_split=next(iter(splits)),
         repository=name.replace("_", "-"),

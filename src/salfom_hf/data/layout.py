@@ -5,11 +5,10 @@ and are ordered by the numbers in them.
 """
 
 import os
-import re
+import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, ClassVar
@@ -19,7 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import VideoError, check_file, reason_of
-from ..video.pictures import IMAGE_SUFFIXES
+from ..video.pictures import IMAGE_SUFFIXES, natural_key
 from ..video.reading import demuxed, opened, rate_of, video_stream
 from .features import FRAME_TOLERANCE, DataError
 from .report import Problem, amount, any_fatal, listed_names
@@ -49,8 +48,7 @@ class Clip:
 
     def state(self) -> tuple:
         """What changes with all that the examined clip and its row are made of; cheap: few files are looked at."""
-        stamps = (self.fps, self.sigma, *(stamp(path) for path in (self.video, self.maps, self.fixations, self.gaze)))
-        return stamps if self.images is None else (*stamps, image_stamps(self.images))
+        return self.fps, self.sigma, *map(stamp, (self.video, self.images, self.maps, self.fixations, self.gaze))
 
     def examine(self) -> tuple[list["Clip"], list[Problem]]:
         """
@@ -191,13 +189,11 @@ class Clip:
             yield Problem("gap", getattr(self, reference), f"has no {listed}", fatal=reference != "images")
         for part in ("maps", "fixations") if "maps" in names else ():
             folder, own = getattr(self, part), names[part]
-            if missing := sorted(frames.keys() - own.keys()):
-                listed = listed_names(frames[key] for key in missing)
-                text = f"{len(missing)} of {len(frames)} {of} lack one: {listed}"
+            if missing := [frames[key] for key in sorted(frames.keys() - own.keys())]:
+                text = f"{len(missing)} of {len(frames)} {of} lack one: {listed_names(missing)}"
                 yield Problem("missing maps", folder, text)
-            if surplus := sorted(own.keys() - frames.keys()):
-                listed = listed_names(own[key] for key in surplus)
-                text = f"{len(surplus)} without one of {len(frames)} {of}: {listed}"
+            if surplus := [own[key] for key in sorted(own.keys() - frames.keys())]:
+                text = f"{len(surplus)} without one of {len(frames)} {of}: {listed_names(surplus)}"
                 yield Problem("surplus maps", folder, text)
 
     def _gaze_problems(self) -> Iterator[Problem]:
@@ -231,18 +227,11 @@ class Clip:
         return [Problem("unreadable", video, text, fatal)] if frames < self.num_frames else []
 
 
-@lru_cache(maxsize=2**14)
-def natural_key(stem: str) -> tuple[str | int, ...]:
-    """What orders names by the numbers in them: text and numbers in turn; leading zeros do not count."""
-    return tuple(int(part) if index % 2 else part for index, part in enumerate(re.split(r"([0-9]+)", stem)))
-
-
 def list_folder(folder: Path) -> list[os.DirEntry]:
     """What a folder holds in natural order, without hidden files."""
     with os.scandir(folder) as entries:
-        return sorted(
-            (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: natural_key(entry.name)
-        )
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+    return sorted(shown, key=lambda entry: natural_key(entry.name))
 
 
 def list_images(folder: Path) -> tuple[dict[tuple, str], list[Problem]]:
@@ -296,21 +285,18 @@ def examined_image(file: str | Path | IO[bytes], decode: bool = False) -> Image.
         raise OSError(str(error)) from error
 
 
-def stamp(path: str | os.PathLike | None) -> tuple | None:
-    """What changes when a file is written, or when the list of files in a folder changes: names it and its times."""
+def stamp(path: os.PathLike[str] | None) -> tuple | None:
+    """
+    What changes when a file is written, or when the list of files in a folder changes: names it and its times. Of a
+    folder also that of one of its files: written over with others, they leave the folder's times alone.
+    """
     if path is None:
         return None
     try:
-        status = os.stat(path)
+        status, first = os.stat(path), None
+        if stat.S_ISDIR(status.st_mode):
+            with os.scandir(path) as entries:
+                first = next(entries, None)
     except OSError:
         return (os.fspath(path),)
-    return (os.fspath(path), status.st_size, status.st_mtime_ns)
-
-
-def image_stamps(folder: Path) -> tuple:
-    """Stamps of a folder and of one of its images: written over with others, they leave the folder's times alone."""
-    first = None
-    if folder.is_dir():
-        with os.scandir(folder) as entries:
-            first = next(entries, None)
-    return stamp(folder), stamp(first)
+    return os.fspath(path), status.st_size, status.st_mtime_ns, stamp(first)

@@ -1,9 +1,4 @@
-"""Moving pictures made of stills, with the gaze on the last frame.
-
-A camera pans, zooms, turns and shakes over a still, or rests; cut-outs of other stills move over it, or lie in it, and
-draw gaze to themselves; shots are cut hard. What people looked at in the stills is followed to where it is seen in
-the last frame.
-"""
+"""Moving pictures made of stills: what is looked at in the stills is followed to where the last frame shows it."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from .. import __version__
 from ..errors import needing, reason_of
 from ..files import Inputs, check_free
+from ..inference.results import smaller_size
 from ..video.reading import frames_there, probe
+from .augmentation import resized_density
 from .features import DataError
-from .recordings import Labelled, find_videos, new_gazefolder, reduced_size, write_clip
+from .recordings import Labelled, find_videos, new_gazefolder, write_clip
 from .shots import video_density
 
 POWER = 0.6  # of the teacher's maps, which are far more peaked than recorded gaze on stills
@@ -30,7 +31,7 @@ SIGMA, PRIOR_SIGMA = 0.02, 0.25  # of densities, see `video_density`
 FIXATIONS = 20  # points per frame that are drawn from the density
 
 # The teacher's input and, within it, its saliency map.
-_INPUT_NAME, _INPUT_SHAPE = "image", (1, 480, 640, 3)
+_INPUT_SHAPE = (1, 480, 640, 3)
 _SALIENCY, _SALIENCY_SHAPE = 1583, (1, 480, 640)
 
 _README = f"""# Pseudo-labels, not gaze
@@ -75,12 +76,9 @@ class AttentionCenter:
             raise DataError(
                 f"{path} is not a TensorFlow Lite model ({reason_of(error)}); copy or download it again."
             ) from error
-        inputs = {
-            details["index"]
-            for details in self._interpreter.get_input_details()
-            if details["name"].startswith(_INPUT_NAME) and tuple(details["shape"]) == _INPUT_SHAPE
-        }
         shapes = {details["index"]: tuple(details["shape"]) for details in self._interpreter.get_tensor_details()}
+        inputs = [details["index"] for details in self._interpreter.get_input_details()]
+        inputs = [index for index in inputs if shapes[index] == _INPUT_SHAPE]
         if len(inputs) != 1 or shapes.get(_SALIENCY) != _SALIENCY_SHAPE:
             raise DataError(
                 f"{path} is not the attention-center model: its tensor {_SALIENCY} is no map of 480×640; "
@@ -99,8 +97,7 @@ class AttentionCenter:
 
 def pseudo_density(saliency: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     """The density of gaze on a frame of a size, as the teacher's map, of any size, tells; its maximum is 1."""
-    density = F.interpolate(saliency[None, None], size, mode="bilinear", antialias=True)[0, 0].clamp_min(0) ** POWER
-    return video_density(density, SIGMA, PRIOR_SIGMA).numpy()
+    return video_density(resized_density(saliency, size) ** POWER, SIGMA, PRIOR_SIGMA).numpy()
 
 
 def with_labels(
@@ -147,14 +144,11 @@ def pseudo_label(
     in the folder says.
 
     Args:
-        videos: a folder of video files, or one file.
-        folder: to make.
+        videos, folder, longest, overwrite: as for [`make_gazefolder`].
         teacher: the attention-center model, a `.tflite` file; see [`AttentionCenter`].
         every: the teacher labels one frame of so many, and the last one; between them labels are interpolated.
         frames: at most so many, from the beginning of each video.
-        longest: the longest side of the frames written, in pixels; smaller ones are not enlarged.
         seed: of the fixations.
-        overwrite: replace the folder if it is an earlier one.
 
     Returns:
         number of frames of each clip.
@@ -176,7 +170,7 @@ def pseudo_label(
     total = sum(min(info.num_frames or frames, frames) for info in infos.values())
     with new_gazefolder(folder, overwrite, total) as (temporary, progress):
         for video, info in infos.items():
-            size = reduced_size(info, longest)
+            size = smaller_size(info.height, info.width, longest)
             rng = np.random.default_rng((seed, zlib.crc32(video.stem.encode())))
             images = (frame.image for frame in islice(frames_there(video), frames))
             labelled = with_labels(images, model, size, every, rng)

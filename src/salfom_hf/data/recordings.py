@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..errors import reported
 from ..files import Inputs, atomic_output, check_free
 from ..inference.cpu import pytorch_threads
+from ..inference.results import smaller_size
 from ..inference.threads import in_background
 from ..models.losses import blur_matrix
 from ..video.drawing import png_of
@@ -134,12 +135,6 @@ def write_clip(
     return count
 
 
-def reduced_size(info: VideoInfo, longest: int) -> tuple[int, int]:
-    """Height and width of a video's frames, reduced to at most so many pixels a side."""
-    factor = min(1.0, longest / max(info.height, info.width))
-    return max(1, round(info.height * factor)), max(1, round(info.width * factor))
-
-
 def write_gaze(
     folder: Path, info: VideoInfo, gaze: np.ndarray, table: GazeTable, sigma: float, longest: int, progress: tqdm
 ) -> Counter[str]:
@@ -155,7 +150,7 @@ def write_gaze(
     gaze = gaze[gaze[:, 0].argsort(kind="stable")]
     begins, ends, observers = gaze[:, 0], gaze[:, 1], gaze[:, 4].astype(np.int64)
     longest_fixation = (ends - begins).max()
-    height, width = size = reduced_size(info, longest)
+    height, width = size = smaller_size(info.height, info.width, longest)
     points = gaze[:, 2:4] * (width / info.width, height / info.height)
     columns, rows = points.T.astype(np.int64)
     looks = (observers * height + rows) * width + columns  # a number for each place and observer

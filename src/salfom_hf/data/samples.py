@@ -25,9 +25,9 @@ COLOUR = 24  # How much the channels of a grey map may differ, of 255: JPEG file
 Observers = Sequence[int] | np.ndarray
 
 
-class GazeSample:
+class GazeVideo:
     """
-    A video or still with where people looked in it.
+    A video with where people looked in it; a still is one of one frame.
 
     Args:
         row: of a dataset with `VIDEO_FEATURES`; files may be given by path or by content.
@@ -174,11 +174,7 @@ class GazeSample:
             raise IndexError(f"The {self._kind} {self.id} has {frames}; there is no frame {index}.")
 
 
-class GazeVideo(GazeSample):
-    """A video with where people looked in it."""
-
-
-class GazeStill(GazeSample):
+class GazeStill(GazeVideo):
     """
     An image with where people looked in it: a video of one frame.
 

@@ -1,10 +1,11 @@
-"""Shots of stills: a camera pans, zooms, turns and shakes over a still, or rests; cut-outs of others move over it.
+"""Shots of stills, over which a camera pans, zooms, turns, shakes or rests, and cut-outs of others move or lie.
 
 Points are (x, y), float64, in pixels of a still or a frame; 0 is the outer edge of the first pixel.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -21,14 +22,10 @@ BLUR_SIGMA, PRIOR_SIGMA = 0.03, 0.22
 MOVING_ZOOM, RESTING_ZOOM = (0.55, 0.92), (0.8, 1.0)
 # Views are drawn until one has this share of the fixations; after this many draws, the best one is taken.
 SUBJECT_SHARE, VIEW_DRAWS = 0.6, 10
-# How much a hand-held camera shakes, as a share of the frame's width.
-SHAKES = (0.0, 0.003, 0.009)
-# Probability that a cut-out shows what was much looked at, rather than anything.
-SALIENT_OBJECTS = 0.7
-# A cut-out with a smaller share of its still's fixations draws gaze, if it moves, to all of it.
-UNSEEN_SHARE = 0.05
-# Cut-outs seen smaller than they are by more than this are reduced, as sampling would alias.
-LARGEST_STEP = 1.25
+SHAKES = (0.0, 0.003, 0.009)  # How much a hand-held camera shakes, as a share of the frame's width.
+SALIENT_OBJECTS = 0.7  # Probability that a cut-out shows what was much looked at, rather than anything.
+UNSEEN_SHARE = 0.05  # A cut-out with a smaller share of its still's fixations draws gaze, if it moves, to all of it.
+LARGEST_STEP = 1.25  # Cut-outs seen smaller than they are by more than this are reduced, as sampling would alias.
 
 
 class Picture(NamedTuple):
@@ -48,24 +45,15 @@ class Picture(NamedTuple):
         return float((self.extent / 2 / half).min())
 
 
+@dataclass
 class View:
-    """
-    A picture as it is seen in each frame: `source = anchor + scale · R(angle) · (seen - at)`.
+    """A picture as it is seen in each frame: `source = anchor + scale · R(angle) · (seen - at)`."""
 
-    Args:
-        anchor: `(frames, 2)`, a point of the picture.
-        at: `(frames, 2)`, where in the frame it is seen.
-        scale: `(frames,)`, pixels of the picture per pixel of the frame.
-        angle: `(frames,)`, in radians.
-    """
-
-    def __init__(
-        self, picture: Picture, anchor: np.ndarray, at: np.ndarray, scale: np.ndarray, angle: np.ndarray
-    ) -> None:
-        # One that stays the same may be given once.
-        frames = max(len(anchor), len(at))
-        self.anchor, self.at = (np.broadcast_to(place, (frames, 2)) for place in (anchor, at))
-        self.picture, self.scale, self.angle = picture, scale, angle
+    picture: Picture
+    anchor: np.ndarray  # `(frames, 2)`, a point of the picture
+    at: np.ndarray  # `(frames, 2)`, where in the frame it is seen
+    scale: np.ndarray  # `(frames,)`, pixels of the picture per pixel of the frame
+    angle: np.ndarray  # `(frames,)`, in radians
 
     @property
     def moves(self) -> bool:
@@ -100,11 +88,8 @@ class View:
         # Source coordinates run from −1 to 1.
         matrix = self._matrix(frame) * (2 / self.picture.extent)[:, None]
         offset = self.anchor[frame] * 2 / self.picture.extent - 1 - matrix @ self.at[frame]
-        source = [
-            (x * across + (y * down + constant))
-            for (across, down), constant in zip(matrix.tolist(), offset.tolist(), strict=True)
-        ]
-        grid = torch.stack(source, dim=-1)
+        rows = zip(matrix.tolist(), offset.tolist(), strict=True)
+        grid = torch.stack([x * across + (y * down + constant) for (across, down), constant in rows], dim=-1)
         return F.grid_sample(self._pixels[None], grid[None], padding_mode="border", align_corners=False)[0]
 
     def paste(self, image: torch.Tensor, frame: int) -> None:
@@ -148,7 +133,8 @@ def _subject_view(
 
 def resting_camera(picture: Picture, half: np.ndarray, frames: int, rng: np.random.Generator) -> View:
     centre, scale = _subject_view(picture, half, RESTING_ZOOM, rng)
-    return View(picture, np.tile(centre, (frames, 1)), half[None], np.full(frames, scale), np.zeros(frames))
+    anchor, at = np.tile(centre, (frames, 1)), np.tile(half, (frames, 1))
+    return View(picture, anchor, at, np.full(frames, scale), np.zeros(frames))
 
 
 def moving_camera(picture: Picture, half: np.ndarray, frames: int, rng: np.random.Generator) -> View:
@@ -168,7 +154,7 @@ def moving_camera(picture: Picture, half: np.ndarray, frames: int, rng: np.rando
     shake = _wander(frames, rng) * rng.choice(SHAKES) * 2 * half[0] * last_scale
     room = middle - shown * scale[:, None]
     centre = np.clip(last + before[:, None] * amount * (first - last) + shake, middle - room, middle + room)
-    return View(picture, centre, half[None], scale, angle)
+    return View(picture, centre, np.tile(half, (frames, 1)), scale, angle)
 
 
 def moving_object(
@@ -184,7 +170,8 @@ def moving_object(
     bobbing = _wander(frames, rng) * width * 0.004 * rng.random()
     at = _object_end(half, rng) - (1 - _progress(frames, rng))[:, None] * way + bobbing
     growth = np.linspace(1 + rng.normal() * 0.15, 1, frames).clip(0.7, 1.4)
-    return View(picture, centre[None], at, scale * growth, np.linspace(rng.normal() * 0.15, 0, frames))
+    angle = np.linspace(rng.normal() * 0.15, 0, frames)
+    return View(picture, np.tile(centre, (frames, 1)), at, scale * growth, angle)
 
 
 def lying_object(
@@ -193,7 +180,8 @@ def lying_object(
     """An object at rest in the scene, seen by the camera as the scene is."""
     spot = camera.to_source(_object_end(half, rng), -1)
     at = np.stack([camera.to_frame(spot, frame) for frame in range(len(camera.scale))])
-    return View(picture, centre[None], at, scale * camera.scale / camera.scale[-1], camera.angle)
+    anchor = np.tile(centre, (len(at), 1))
+    return View(picture, anchor, at, scale * camera.scale / camera.scale[-1], camera.angle)
 
 
 def _object_end(half: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -226,9 +214,9 @@ def cut_out(still: Picture, rng: np.random.Generator) -> tuple[Picture, np.ndarr
     opacity = torch.sigmoid((radius * outline - torch.hypot(x, y)) / softness)
 
     points = still.points - (left, top)
-    columns, rows = np.clip(points, 0, (right - left - 1, bottom - top - 1)).astype(np.int64).T
-    inside = ((points >= 0) & (points < (right - left, bottom - top))).all(axis=1)
-    points = points[inside & (opacity[rows, columns] > 0.5).numpy()]
+    points = points[((points >= 0) & (points < (right - left, bottom - top))).all(axis=1)]
+    columns, rows = points.astype(np.int64).T
+    points = points[(opacity[rows, columns] > 0.5).numpy()]
     centre = centre - (left, top)
     if len(points) < UNSEEN_SHARE * len(still.points):
         points = rng.normal(centre, radius / 4, (30, 2))

@@ -24,11 +24,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import reason_of
+from ..errors import described
 from ..video.pictures import IMAGE_SUFFIXES
 from .builder import GazeBuilder, Source
 from .features import STILL_FEATURES, DataError
-from .layout import MAX_SIDE, examined_image, image_stamps, list_folder, stamp
+from .layout import MAX_SIDE, examined_image, list_folder, stamp
 from .report import Problem, amount
 from .tables import fixation_faults, in_lines, read_columns, shown
 
@@ -59,10 +59,8 @@ class Stills(GazeBuilder):
     EXPECTED = "train.parquet, or train/images and train/fixations.csv"
     DESCRIPTION = "Images with the fixations of several observers. Terms are those of the sets they come from."
     SOURCE = Source(
-        "",
-        "",
-        "Every set of images has its own licence. **Keep this repository private until you have made sure that it "
-        "permits redistribution**; then name it here and in `license` above.",
+        terms="Every set of images has its own licence. **Keep this repository private until you have made sure that "
+        "it permits redistribution**; then name it here and in `license` above.",
     )
     FEATURES = STILL_FEATURES
     UNIT = "images"
@@ -148,7 +146,7 @@ class Table:
                                 none.append(name)
                         groups.append(Table((path,), group, number + 1 - len(left_out), frozenset(left_out)))
             except (OSError, pa.ArrowException, UnicodeDecodeError, OverflowError) as error:
-                problems.append(Problem("unreadable", path, f"is not a whole parquet file ({_brief(error)})"))
+                problems.append(Problem("unreadable", path, f"is not a whole parquet file ({described(error)})"))
             problems += _without_fixations(path, none)
         return groups, problems
 
@@ -177,7 +175,7 @@ class Folder:
     num_frames: ClassVar = 0
 
     def state(self) -> Any:
-        return image_stamps(self.path / "images"), stamp(self.path / "fixations.csv")
+        return stamp(self.path / "images"), stamp(self.path / "fixations.csv")
 
     def examine(self) -> tuple[list["Folder"], list[Problem]]:
         table, images = self.path / "fixations.csv", self.path / "images"
@@ -258,7 +256,7 @@ def _still(
         if None not in told and told != (width, height):
             kind, faults = "size", [*faults, f"an image of {width}×{height}, not {told[0]}×{told[1]} pixels"]
     except OSError as error:
-        kind, faults = "unreadable", [*faults, f"an image that cannot be read ({_brief(error)})"]
+        kind, faults = "unreadable", [*faults, f"an image that cannot be read ({described(error)})"]
         width, height = (side or MAX_SIDE for side in told)
     lengths = {"x": len(x), "y": len(y)} | ({"observers": len(observer)} if observer else {})
     if len(set(lengths.values())) > 1:
@@ -271,9 +269,9 @@ def _still(
         faults.append("observers that are no numbers of 32 bits")
     if faults:
         return {"image_id": name}, Problem(kind, where, f"{shown(name)} has {'; '.join(faults)}")
-    still = {"image": image, "image_id": name, "dataset": row.get("dataset") or folder.name}
-    still |= {"width": width, "height": height, "fixation_x": np.array(x, np.float32).tolist()}
-    return {**still, "fixation_y": np.array(y, np.float32).tolist(), "observer": observer}, None
+    still = {"image": image, "image_id": name, "dataset": row.get("dataset") or folder.name, "observer": observer}
+    places = {"fixation_x": np.array(x, np.float32).tolist(), "fixation_y": np.array(y, np.float32).tolist()}
+    return {**still, "width": width, "height": height, **places}, None
 
 
 def _leads_out(path: PureWindowsPath) -> bool:
@@ -304,13 +302,8 @@ def _undecodable(where: Path, folder: Path, stills: Iterable[dict]) -> list[Prob
         try:
             examined_image(_file_of(folder, still["image"]), decode=True)
         except OSError as error:
-            problems.append(Problem("unreadable", where, f"{shown(still['image_id'])} ({_brief(error)})"))
+            problems.append(Problem("unreadable", where, f"{shown(still['image_id'])} ({described(error)})"))
     return problems
-
-
-def _brief(error: Exception) -> str:
-    """What an error says, in a line that is not longer than one."""
-    return " ".join(reason_of(error).split())[:200]
 
 
 def _column_problems(path: Path, schema: pa.Schema) -> Iterator[Problem]:

@@ -132,25 +132,25 @@ def read_columns(
             if header.count(name) != 1:
                 number = "two columns" if name in header else "no column"
                 return {}, {}, [], [f"has {number} {name}, but {_listed(header)}"]
-        columns = {name: (header.index(name), array("d")) for name in numbers}
-        words: dict[str, tuple[int, list[str]]] = {name: (header.index(name), []) for name in texts}
+        columns = {name: array("d") for name in numbers}
+        words: dict[str, list[str]] = {name: [] for name in texts}
         for line, row in rows:
             if len(row) != len(header):
                 odd.append(line)
                 continue
             lines.append(line)
-            for place, column in columns.values():
+            cells = dict(zip(header, row, strict=True))
+            for name, column in columns.items():
                 try:
-                    column.append(_number(row[place]))
+                    column.append(_number(cells[name]))
                 except ValueError:
                     column.append(math.nan)
-            for place, cells in words.values():
-                cells.append(row[place])
+            for name, said in words.items():
+                said.append(cells[name])
     faults = [f"{amount(len(odd), 'row')} with more or fewer cells than line 1: {in_lines(odd)}"] if odd else []
     if not (lines or odd):
         faults.append("has no rows")
-    found = {name: np.array(column) for name, (_, column) in columns.items()}
-    return found, {name: cells for name, (_, cells) in words.items()}, lines, faults
+    return {name: np.array(column) for name, column in columns.items()}, words, lines, faults
 
 
 class GazeTable(NamedTuple):
@@ -165,29 +165,26 @@ class GazeTable(NamedTuple):
     incomplete: int  # number of rows left out because a number is missing
 
 
-class Column(NamedTuple):
-    """One of `NAMES` in a table."""
-
-    place: int  # in a row
-    unit: str | None  # of `UNITS`, if it is a time; None where nothing tells
-    name: str  # as in line 1
-
-
-def _columns_of(header: list[str], given: Mapping[str, str], time_unit: str | None) -> dict[str, list[Column]]:
-    """The columns of `NAMES` in a table, some given by other names; several where a name is there more than once."""
-    found: dict[str, list[Column]] = defaultdict(list)
+def _columns_of(
+    header: list[str], given: Mapping[str, str], time_unit: str | None
+) -> tuple[dict[str, list[int]], list[str | None]]:
+    """
+    Where in a row the columns of `NAMES` are, some given by other names; several places where a name is there more
+    than once. For every place the unit, of `UNITS`, if it is a time; None where nothing tells.
+    """
+    found, units = defaultdict(list), []
     for place, name in enumerate(header):
         words = re.findall(r"[^\W_]+", name.lower())
         told = words.pop() if len(words) > 1 and words[-1] in UNITS else time_unit
         while len(words) > 1 and words[-1] in PICTURE_UNITS:
             words.pop()
         known = "".join(words)
-        unit = told or ("ms" if known in IN_MILLISECONDS else None)
+        units.append(told or ("ms" if known in IN_MILLISECONDS else None))
         for key in {known, f"given: {name}"}:
-            found[key].append(Column(place, unit, name))
+            found[key].append(place)
     wanted = {ours: [f"given: {given[ours]}"] if ours in given else names for ours, names in NAMES.items()}
-    columns = {ours: next((found[name] for name in names if name in found), []) for ours, names in wanted.items()}
-    return {ours: same for ours, same in columns.items() if same}
+    places = {ours: next((found[name] for name in names if name in found), []) for ours, names in wanted.items()}
+    return {ours: same for ours, same in places.items() if same}, units
 
 
 def read_gaze_table(
@@ -195,7 +192,7 @@ def read_gaze_table(
 ) -> GazeTable:
     """Read a table as for [`make_gazefolder`], of which 40 bytes per row are kept; a `DataError` if it is unfit."""
     with opened_table(path) as (header, rows):
-        found = _columns_of(header, columns, time_unit)
+        found, units_of = _columns_of(header, columns, time_unit)
         if "frame" in found and "time" in found:
             raise DataError(f"{path} has the columns time and frame; leave one of them.")
         by_frame = "frame" in found
@@ -213,13 +210,11 @@ def read_gaze_table(
                 raise DataError(f"{path} has no column {asked}, but {_listed(header)}; {advice}.")
             if len(found.get(ours, [])) > 1:
                 raise DataError(f"{path} has two columns {ours}; remove or rename one of them.")
-        told = [found[ours][0].unit for ours in clocks]
+        told = [units_of[found[ours][0]] for ours in clocks]
         # Where one of start and duration tells its unit, it is the other's, too.
         units = [1.0 if by_frame else UNITS[unit or next(filter(None, told), "s")] for unit in told] + [1.0, 1.0]
         numbers = [found[ours][0] for ours in (*clocks, "x", "y")]
-        at_video, at_observer, at_event = (
-            found[ours][0].place if ours in found else None for ours in ("video", "observer", "event")
-        )
+        texts = {ours: found[ours][0] for ours in ("video", "observer", "event") if ours in found}
         table: dict[str, array] = defaultdict(lambda: array("d"))  # `begin, end, x, y, observer, begin, end, …`
         observers: dict[str, int] = {}
         began: dict[tuple[str, str], float] = {}
@@ -229,23 +224,22 @@ def read_gaze_table(
             if len(row) != len(header):
                 raise DataError(f"{path}, line {line}: {len(row)} cells, but the header has {len(header)}.")
             values = []
-            for column, unit in zip(numbers, units, strict=True):
-                cell = row[column.place]
+            for place, unit in zip(numbers, units, strict=True):
+                cell = row[place]
                 try:
                     values.append(_number(cell) * unit)
                 except ValueError as error:
                     advice = "write decimals with a point" if "," in cell else "leave it empty if it is unknown"
-                    where = f"{path}, line {line}, column {column.name.lower()}"
+                    where = f"{path}, line {line}, column {header[place].lower()}"
                     raise DataError(f"{where}: {shown(cell)} is not a number; {advice}.") from error
             if "end" in clocks:
                 values[1] -= values[0]
             begin, *duration, x, y = values
-            video_name = row[at_video] if at_video is not None else videos[0].name
-            name = row[at_observer] if at_observer is not None else ""
-            of = video_name, name
+            about = {ours: row[place] for ours, place in texts.items()}
+            of = video_name, name = about.get("video", videos[0].name), about.get("observer", "")
             if from_first_row and math.isfinite(begin):
                 begin -= began.setdefault(of, begin)
-            if lasting and at_event is not None and row[at_event].lower() not in ("fixation", ""):
+            if lasting and about.get("event", "").lower() not in ("fixation", ""):
                 continue  # A saccade or a blink.
             if not (video_name and all(map(math.isfinite, values)) and min(duration, default=0) >= 0):
                 incomplete += 1

@@ -69,24 +69,26 @@ class DHF1K(VideoBuilder):
         splits = cls.chosen(splits)
         found: Clips = {split: [] for split in splits}
         if (root / "video").is_dir():
-            videos, broken_videos, problems = _numbered(root / "video", splits, (".avi", ".mp4"))
+            videos, problems = _numbered(root / "video", splits, (".avi", ".mp4"))
             labelled = tuple(split for split in splits if split != "test")
-            annotations, broken, more = _numbered(root / "annotation", labelled)
+            annotations, more = _numbered(root / "annotation", labelled)
             for number, video in videos.items():
-                if number not in broken:
-                    clip, split = Clip(f"{number:04d}", video=video), split_of(number)
-                    folder = annotations.get(number, root / "annotation" / clip.id)
+                clip, split = Clip(f"{number:04d}", video=video), split_of(number)
+                folder = annotations.get(number, root / "annotation" / clip.id)
+                if video and folder:
                     found[split].append(clip if split == "test" else _labelled(clip, folder))
             problems += more
             for number, folder in annotations.items():
-                if number not in videos.keys() | broken_videos:
+                if folder and number not in videos:
                     problems.append(Problem("missing video", folder, f"there is no video/{number:03d}.AVI"))
             return found, problems
         problems = []
         for split in splits:
-            clips, _, more = _numbered(root / ("val" if split == "validation" else split), tuple(_NUMBERS))
+            clips, more = _numbered(root / ("val" if split == "validation" else split), tuple(_NUMBERS))
             problems += more
             for number, path in clips.items():
+                if path is None:
+                    continue
                 clip = Clip(f"{number:04d}", images=path / "images", fps=30.0)
                 found[split].append(clip if split == "test" else _labelled(clip, path))
                 if split_of(number) != split:
@@ -106,10 +108,10 @@ def _labelled(clip: Clip, folder: Path) -> Clip:
 
 def _numbered(
     folder: Path, splits: tuple[str, ...], suffixes: tuple[str, ...] = ()
-) -> tuple[dict[int, Path], set[int], list[Problem]]:
+) -> tuple[dict[int, Path | None], list[Problem]]:
     """
     The videos (`suffixes` given) or else folders in a folder, which need not be there, by the numbers that are their
-    names, of these splits, in order; numbers that are there but cannot be used; problems, among them what those have.
+    names, of these splits, in order; None for those that cannot be used; problems, among them what those have.
     """
     paths: dict[int, list[Path]] = defaultdict(list)
     broken, problems = set(), []
@@ -132,7 +134,8 @@ def _numbered(
         if others:
             broken.add(number)
             problems.append(Problem("duplicate", first, f"{', '.join(path.name for path in others)} too"))
-    return {number: same[0] for number, same in sorted(paths.items()) if number not in broken}, broken, problems
+    numbers = sorted(paths.keys() | broken)
+    return {number: None if number in broken else paths[number][0] for number in numbers}, problems
 
 
 class _ClipFolders(VideoBuilder):
@@ -220,11 +223,9 @@ class GazeFolder(_ClipFolders):
     EXPECTED = "train/CLIP/{images,maps,fixation} and, if need be, the same under validation and test"
     DESCRIPTION = "Clips with gaze, in folders."
     SOURCE = Source(
-        "",
-        "",
-        "Videos and recordings of gaze have terms of their own. **Keep this repository private until you have made "
-        "sure that the videos' owners and the observers permit redistribution**; then name the licence here and in "
-        "`license` above.",
+        terms="Videos and recordings of gaze have terms of their own. **Keep this repository private until you have "
+        "made sure that the videos' owners and the observers permit redistribution**; then name the licence here and "
+        "in `license` above.",
     )
     OFFICIAL: ClassVar = dict.fromkeys(("train", "validation", "test"))
     ALIASES: ClassVar = {

@@ -67,12 +67,11 @@ class Center(Method):
         for row in tqdm(range(len(dataset)), desc="center", unit="row", disable=None, dynamic_ncols=True):
             sample = open_row(row)
             if isinstance(sample, GazeStill):
-                height, width = sample.size
-                points = [(sample.y.astype(float) / height, sample.x.astype(float) / width)]
+                points = [np.stack([sample.y, sample.x], axis=1) / sample.size]
             else:
                 frames = np.linspace(0, sample.num_frames - 1, min(KDE_FRAMES, sample.num_frames)).round().astype(int)
                 points = [fixated_points(sample.fixations(int(index)), (1, 1)) for index in frames]
-            gaze[sample.id if left_out else f"{row}"] = np.concatenate(points, axis=1).T
+            gaze[sample.id if left_out else f"{row}"] = np.concatenate(points)
         stills = "image_id" in dataset.features
         others = f"the other {'images' if stills else 'videos'}' fixations"
         of = "all images" if stills else f"up to {KDE_FRAMES} frames per video"

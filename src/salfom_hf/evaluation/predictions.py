@@ -11,10 +11,10 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.features import DataError
-from ..data.layout import FRAME_TOLERANCE, natural_key
+from ..data.layout import FRAME_TOLERANCE
 from ..data.samples import GazeStill, open_sample, read_map
 from ..errors import check_file, reason_of
-from ..video.pictures import IMAGE_SUFFIXES
+from ..video.pictures import IMAGE_SUFFIXES, natural_key
 from ..video.reading import VIDEO_SUFFIXES
 from .methods import EvaluationError, Method, Sample
 

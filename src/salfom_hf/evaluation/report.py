@@ -13,7 +13,8 @@ from datasets import Dataset
 from PIL import Image
 
 from .. import __version__
-from ..data.contact_sheet import Cell, centers, dotted, fitted, heated, sheet
+from ..data.augmentation import fixated_points
+from ..data.contact_sheet import Cell, dotted, fitted, heated, sheet
 from ..data.samples import BLUR_SIGMA, BLUR_WIDTH, VIDEO_WIDTH
 from ..files import atomic_output
 from ..inference.profiling import aligned
@@ -260,7 +261,7 @@ def strip(
     """One row of the picture: the frame, people's gaze, and each method's map with its scores."""
     sample = scorer.sample(row)
     image = next(sample.frames(index, index + 1))
-    frame, points = fitted(image, CELL), centers(sample.fixations(index))
+    frame, points = fitted(image, CELL), fixated_points(sample.fixations(index), (1, 1))
     where = sample.id if sample.num_frames == 1 else f"{sample.id}, frame {index}"
     gaze = dotted(heated(frame, sample.density(index)), points)
     cells = [Cell(rank, where, [frame]), Cell("human gaze", f"density and {len(points)} fixated pixels", [gaze])]

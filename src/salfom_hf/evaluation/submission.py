@@ -5,13 +5,12 @@ import shutil
 from pathlib import Path
 
 from datasets import Dataset
-from PIL import Image
 from tqdm import tqdm
 
 from .. import __version__
+from ..data.layout import examined_image
 from ..data.samples import GazeVideo
 from ..data.video_folders import DHF1K, split_of
-from ..errors import check_file
 from ..files import atomic_output
 from ..video.drawing import png_of, to_gray
 from .methods import EvaluationError, Method
@@ -142,10 +141,8 @@ def faults(sample: GazeVideo, folder: Path) -> list[str]:
             missing.append(file.name)
             continue
         try:
-            check_file(file)
-            with Image.open(file) as image:
-                image.load()
-        except (OSError, ValueError, SyntaxError) as error:
+            image = examined_image(file, decode=True)
+        except OSError as error:
             problems.append(f"{folder.name}/{file.name} cannot be read ({error})")
             continue
         if (image.format, image.mode, image.size) != ("PNG", "L", (width, height)):

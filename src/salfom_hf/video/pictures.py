@@ -46,9 +46,13 @@ def image_files(path: Path) -> list[Path]:
         files = [f for f in path.iterdir() if f.suffix.lower() in READ_IMAGES and not f.name.startswith(".")]
     if not files:
         raise VideoError(f"The folder {path} has no images; give one with {listed(IMAGE_SUFFIXES)} files.")
-    # Numbers in names by their value.
-    parts = {file: re.split(r"([0-9]+)", file.name.lower()) for file in files}
-    return sorted(files, key=lambda file: ([int(part) if part.isdigit() else part for part in parts[file]], file.name))
+    return sorted(files, key=lambda file: (natural_key(file.name.lower()), file.name))
+
+
+@lru_cache(maxsize=2**14)
+def natural_key(name: str) -> tuple[str | int, ...]:
+    """What orders names by the numbers in them: text and numbers in turn; leading zeros do not count."""
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(re.split(r"([0-9]+)", name)))
 
 
 def load_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
