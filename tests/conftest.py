@@ -1,6 +1,7 @@
 """Small videos, small gaze datasets and a small random model for the tests."""
 
 import os
+from contextlib import contextmanager
 
 # Of tests and of what they start. Tiny networks are slower on more threads, which wait for each other by computing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -51,6 +52,19 @@ def write_clip(path, frames=6, rate=25, height=64, width=96, sound=True):
     tone = "aac" if sound else None
     pictures = list(noise(frames, height, width))
     return make_video(path, range(frames), rate, pictures=pictures, tone=tone, codec_options=options)
+
+
+@contextmanager
+def no_file_above(size):
+    """Inside, no file grows beyond so many bytes: as on a full disk, but for any user."""
+    import resource  # Windows has none.
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def tiny_model(encoder, **options):

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from tqdm import TMonitor
 
-from conftest import EMULATED, noise, write_clip
+from conftest import EMULATED, no_file_above, noise, write_clip
 from salfom_hf import SaliencyPredictor, cli, files
 from salfom_hf.cli import predict_many
 from salfom_hf.cli.common import note_emulated
@@ -610,9 +610,6 @@ def test_every_signal_that_ends_a_program_leaves_nothing(number, command, model_
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit.")
 @pytest.mark.parametrize("command", ["predict mp4", "predict npz", "export onnx", "export torch-export", "export hub"])
 def test_where_no_file_can_grow_the_output_is_named(command, model_folder, clip, tmp_path, monkeypatch, capsys):
-    """As on a full disk, but for any user."""
-    import resource
-
     name, kind = command.split()
     out = tmp_path / {"predict": f"out.{kind}"}.get(name, "out.pt2" if kind == "torch-export" else "out")
     words = [name, kind, model_folder, out]
@@ -621,13 +618,8 @@ def test_where_no_file_can_grow_the_output_is_named(command, model_folder, clip,
     elif kind != "hub":  # What is written is another, small network: to trace the model takes a minute.
         program = torch.export.export(torch.nn.Linear(40, 40), (torch.zeros(1, 40),))
         monkeypatch.setattr(torch.export, "export", lambda *_, **__: program)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
-    try:
-        code = cli.main([str(word) for word in words])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert code == 2
+    with no_file_above(3000):
+        assert cli.main([str(word) for word in words]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("salfom: Cannot")]
     assert line.startswith(f"salfom: Cannot write {out} (File too large); files there may not be so large")
     assert os.listdir(tmp_path) == []

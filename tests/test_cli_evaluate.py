@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import no_file_above
 from salfom_hf import cli
 from salfom_hf.data import export_dataset, load, load_stills, make_gazefolder
 from salfom_hf.data.samples import open_sample
@@ -26,15 +27,24 @@ def salfom(model_folder, capsys, tmp_path, monkeypatch):
     # On a busy machine there would be lines of progress.
     monkeypatch.setattr("salfom_hf.evaluation.running.FIRST_LINE", 1000)
 
-    def run(command, *arguments, model=True):
-        arguments = [command, *map(str, arguments), *(("--model", str(model_folder)) if model else ())]
+    def run(line, model=True):
         capsys.readouterr()
         try:
-            code = cli.main([*arguments, "--device", "cpu"])
+            code = cli.main(f"{line} --device cpu {f'--model {model_folder}' if model else ''}".split())
         except SystemExit as stop:
             code = stop.code
         said = capsys.readouterr()
         return code, said.out.splitlines(), said.err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def evaluate(salfom, dhf1k_frames):
+    """Runs `salfom evaluate` on two videos."""
+
+    def run(options, model=False):
+        return salfom(f"evaluate --dataset dhf1k --data-dir {dhf1k_frames} {options}", model)
 
     return run
 
@@ -62,10 +72,9 @@ def refused(result, words):
     assert words in err[0]
 
 
-def test_models_and_baselines_in_one_table(salfom, dhf1k_frames, model_folder):
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--baseline", "center", "--baseline",
-                 "spectral-residual", "-o", "out")  # fmt: skip
-    code, out, err = salfom("evaluate", *arguments)
+def test_models_and_baselines_in_one_table(evaluate, model_folder):
+    options = "--baseline center --baseline spectral-residual -o out"
+    code, out, err = evaluate(options, model=True)
     assert (code, err) == (0, [])
     assert out[0] == "dhf1k, split val: 2 videos; densities of gaze: maps of the dataset, blurred as it was made"
     table = rows(out)
@@ -88,21 +97,19 @@ def test_models_and_baselines_in_one_table(salfom, dhf1k_frames, model_folder):
     ]
     with Image.open("out/frames.png") as sheet:
         assert sheet.width == 5 * 328 + 8
-    again = salfom("evaluate", *arguments)
-    assert again[1] == out
+    assert evaluate(options, model=True)[1] == out
 
 
 def test_without_a_training_split_the_centre_is_a_gaussian_or_of_the_other_videos(salfom, ucf_sports, tmp_path):
     (tmp_path / "data").mkdir()
     os.symlink(ucf_sports / "testing", tmp_path / "data" / "testing")
-    code, out, _ = salfom("evaluate", "--dataset", "ucf_sports", "--data-dir", "data", "--baseline", "center",
-                          "--metrics", "nss", model=False)  # fmt: skip
+    options = "--dataset ucf_sports --baseline center --metrics nss"
+    code, out, _ = salfom(f"evaluate {options} --data-dir data", model=False)
     assert code == 0
     assert any(line.startswith("center: Gaussian in the middle, sigma 0.22 of each side (") for line in out)
     assert [row[0] for row in rows(out)] == ["method", "center"]
     assert Path("evaluation_ucf_sports_test/results.json").is_file()
-    code, out, _ = salfom("evaluate", "--dataset", "ucf_sports", "--data-dir", ucf_sports, "--split", "train",
-                          "--baseline", "center", "--metrics", "nss", "information_gain", model=False)  # fmt: skip
+    code, out, _ = salfom(f"evaluate {options} information_gain --data-dir {ucf_sports} --split train", model=False)
     assert any("density of the other videos' fixations (" in line for line in out)
     (gain,) = (line for line in out if line.startswith("IG: "))
     assert gain.endswith("; of 3 alone, center and the gain over it say little.")
@@ -113,25 +120,23 @@ def test_the_only_split_is_scored_and_named(salfom, stills_parquet, stills_folde
     if single == "export":
         export_dataset({"train": load_stills(stills_parquet, "train")}, "out", "stills")
     place = {"table": stills_parquet / "train.parquet", "folder": stills_folder / "train", "export": "out"}[single]
-    code, out, _ = salfom("evaluate", "--dataset", "stills", "--data-dir", place, "--baseline", "center",
-                          "--metrics", "nss", model=False)  # fmt: skip
+    options = "--dataset stills --baseline center --metrics nss"
+    code, out, _ = salfom(f"evaluate {options} --data-dir {place}", model=False)
     blurred = "fixations, blurred with a Gaussian of sigma 24 pixels of an image 512 wide"
     assert (code, out[0]) == (0, f"stills, split train: 4 images; densities of gaze: {blurred}")
     # A single table is the split "train" as well, and the center is not fitted to the images that it is scored on.
     assert any("density of the other images' fixations (" in line for line in out)
     assert json.loads(Path("evaluation_stills_train/results.json").read_text())["split"] == "train"
-    _, out, _ = salfom("evaluate", "--dataset", "stills", "--data-dir", stills_folder, "--baseline", "center",
-                       "--metrics", "nss", "--max-frames", "1", "--seed", "4", model=False)  # fmt: skip
+    _, out, _ = salfom(f"evaluate {options} --data-dir {stills_folder} --max-frames 1 --seed 4", model=False)
     # Of several splits the usual one.
     assert out[0] == f"stills, split dev: 2 images; densities of gaze: {blurred}"
     assert "At most 1 images are scored, drawn at random with seed 4." in out
 
 
-def test_methods_of_earlier_runs_are_reported_too(salfom, dhf1k_frames):
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--metrics", "cc", "nss", "-o", "out")
-    _, first, _ = salfom("evaluate", *arguments, "--baseline", "center", model=False)
+def test_methods_of_earlier_runs_are_reported_too(evaluate):
+    _, first, _ = evaluate("--baseline center --metrics cc nss -o out")
     picture = Path("out/frames.png").read_bytes()
-    code, second, _ = salfom("evaluate", *arguments, "--baseline", "spectral-residual", model=False)
+    code, second, _ = evaluate("--baseline spectral-residual --metrics cc nss -o out")
     assert code == 0
     assert [row[0] for row in rows(second)] == ["method", "spectral-residual", "center"]
     assert rows(second)[2] == rows(first)[1]
@@ -141,12 +146,12 @@ def test_methods_of_earlier_runs_are_reported_too(salfom, dhf1k_frames):
     assert Path("out/videos.csv").read_text().count("center,") == 2
     assert Path("out/frames.png").read_bytes() != picture
     next(Path("out/videos/center").iterdir()).unlink()
-    assert len(rows(salfom("evaluate", *arguments, "--baseline", "spectral-residual", model=False)[1])) == 2
+    assert len(rows(evaluate("--baseline spectral-residual --metrics cc nss -o out")[1])) == 2
 
 
 def test_stills(salfom, stills_parquet):
-    code, out, err = salfom("evaluate", "--dataset", "stills", "--data-dir", stills_parquet, "--baseline", "center",
-                            "--baseline", "inter-observer", "--metrics", "nss", "information_gain")  # fmt: skip
+    options = "--baseline center --baseline inter-observer --metrics nss information_gain"
+    code, out, err = salfom(f"evaluate --dataset stills --data-dir {stills_parquet} {options}")
     assert code == 0
     assert len(rows(out)) == 4
     assert rows(out)[2][2] == "0.000"  # The center's gain over itself.
@@ -156,7 +161,7 @@ def test_stills(salfom, stills_parquet):
     assert all(line.startswith("salfom: ") or "no fixations" in line or not line.startswith("Trace") for line in err)
 
 
-def test_maps_of_others(salfom, dhf1k_frames):
+def test_maps_of_others(evaluate, dhf1k_frames):
     maps = Path("perfect")
     for video in ("0601", "0602"):
         (maps / video).mkdir(parents=True)
@@ -165,17 +170,17 @@ def test_maps_of_others(salfom, dhf1k_frames):
                 # Of one video without zeros in front, as much other code names them.
                 name = file.name if video == "0601" else f"{int(file.stem)}.png"
                 image.resize((48, 32)).save(maps / video / name)
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", maps, "--metrics", "cc", "nss")
-    code, out, _ = salfom("evaluate", *arguments, "--blur", "2", model=False)
+    options = "--predictions perfect --metrics cc nss"
+    code, out, _ = evaluate(f"{options} --blur 2")
     assert code == 0
     assert rows(out)[1][0] == "perfect"
     assert float(rows(out)[1][1]) > 0.95
-    refused(salfom("evaluate", *arguments, model=False), "(blur); choose another --output or pass --overwrite")
-    assert salfom("evaluate", *arguments, "--overwrite", model=False)[0] == 0
+    refused(evaluate(options), "(blur); choose another --output or pass --overwrite")
+    assert evaluate(f"{options} --overwrite")[0] == 0
     (maps / "0602" / "5.png").rename(maps / "0602" / "0.png")
-    refused(salfom("evaluate", *arguments, model=False), "such as 0.png; its 20 frames begin with 0001: name each map")
+    refused(evaluate(options), "such as 0.png; its 20 frames begin with 0001: name each map")
     (maps / "0602" / "0.png").unlink()
-    refused(salfom("evaluate", *arguments, model=False), "1 of 40 predictions are missing")
+    refused(evaluate(options), "1 of 40 predictions are missing")
 
 
 def perfect_maps(dhf1k, frames):
@@ -187,15 +192,13 @@ def perfect_maps(dhf1k, frames):
             Path("perfect", name).write_bytes((dhf1k / "val" / video / "maps" / Path(name).name).read_bytes())
 
 
-def test_partial_predictions_are_scored_and_reported_as_such(salfom, dhf1k_frames):
+def test_partial_predictions_are_scored_and_reported_as_such(evaluate, dhf1k_frames):
     perfect_maps(dhf1k_frames, [range(5), ()])
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "perfect", "--metrics", "cc",
-                 "--baseline", "center", "-o", "out")  # fmt: skip
-    refused(salfom("evaluate", *arguments, model=False), "or score those there are with --partial")
+    options = "--predictions perfect --metrics cc --baseline center -o out"
+    refused(evaluate(options), "or score those there are with --partial")
     Path("none").mkdir()
-    nothing = ("--partial", "--predictions", "none")
-    refused(salfom("evaluate", *arguments[:4], *nothing, model=False), "40 of 40 predictions are missing")
-    code, out, _ = salfom("evaluate", *arguments, "--partial", model=False)
+    refused(evaluate("--partial --predictions none"), "40 of 40 predictions are missing")
+    code, out, _ = evaluate(f"{options} --partial")
     assert code == 0
     # Nobody looks at frame 3.
     assert rows(out)[1] == ["perfect (5 of 40 predicted)", "1.000", "4"]
@@ -212,12 +215,10 @@ def test_partial_predictions_are_scored_and_reported_as_such(salfom, dhf1k_frame
     assert difference == ["center", f"{np.mean(of_center[:4]) - 1:+.3f}", "1"]
 
 
-def test_the_picture_shows_frames_that_partial_predictions_lack(salfom, dhf1k_frames):
+def test_the_picture_shows_frames_that_partial_predictions_lack(evaluate, dhf1k_frames):
     perfect_maps(dhf1k_frames, [range(20), range(20)])
     shutil.copytree("perfect/0601", "part/0601")
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "perfect", "--predictions", "part",
-                 "--partial", "--metrics", "cc", "-o", "out")  # fmt: skip
-    code, out, _ = salfom("evaluate", *arguments, model=False)
+    code, out, _ = evaluate("--predictions perfect --predictions part --partial --metrics cc -o out")
     assert (code, [row[0] for row in rows(out)[1:]]) == (0, ["perfect", "part (20 of 40 predicted)"])
     assert Path("out/frames.png").is_file()
 
@@ -233,18 +234,17 @@ def watched(tmp_path, clip):
         rows = [f"walk,{frame},{x},{y},p{who}" for frame in range(4) for who, (x, y) in enumerate(places[frame])]
         (tmp_path / "gaze.csv").write_text("\n".join(["video,frame,x,y,observer", *rows]))
         make_gazefolder(tmp_path / "videos", tmp_path / "gaze.csv", tmp_path / "gaze")
-        return "--dataset", "gazefolder", "--data-dir", tmp_path / "gaze", "-o", "out"
+        return "evaluate --dataset gazefolder --data-dir gaze -o out"
 
     return make
 
 
 def test_one_observer_is_the_mean_over_all_that_are_left_out(salfom, watched):
-    arguments = (*watched(3), "--baseline", "one-observer", "--metrics", "nss", "cc", "auc_judd")
-    code, out, _ = salfom("evaluate", *arguments, model=False)
+    code, out, _ = salfom(f"{watched(3)} --baseline one-observer --metrics nss cc auc_judd", model=False)
     assert code == 0
     described = "each in turn, or 10 drawn for every frame that has more, of whose scores the mean."
     assert next(line for line in out if line.startswith("one-observer: ")).endswith(described)
-    sample = open_sample(load("gazefolder", arguments[3], "train")[0])
+    sample = open_sample(load("gazefolder", "gaze", "train")[0])
     scored = table_of("out/frames.csv")
     assert [int(row["frame"]) for row in scored] == [0, 1, 2, 3]
     y, x = np.mgrid[: sample.size[0], : sample.size[1]]
@@ -265,39 +265,35 @@ def test_one_observer_is_the_mean_over_all_that_are_left_out(salfom, watched):
 
 
 def test_of_a_single_video_shuffled_auc_says_little(salfom, watched):
-    arguments = watched(2)
+    line = watched(2)
     noted = "Of a single video, s-AUC draws its negatives from that video, too, so it says little."
-    for metrics, there in ((("auc_shuffled", "nss"), True), (("nss",), False)):
-        code, out, _ = salfom("evaluate", *arguments, "--baseline", "center", "--metrics", *metrics, "--overwrite",
-                              model=False)  # fmt: skip
+    for metrics, there in (("auc_shuffled nss", True), ("nss", False)):
+        code, out, _ = salfom(f"{line} --baseline center --metrics {metrics} --overwrite", model=False)
         assert (code, noted in out) == (0, there)
 
 
-def test_an_archive_may_be_partial(salfom, dhf1k_frames):
+def test_an_archive_may_be_partial(evaluate):
     Path("maps").mkdir()
     np.savez("maps/0602.npz", maps=np.random.default_rng(0).random((7, 4, 6)))
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "maps", "--metrics", "cc")
     few = "the video has 20 frames; write one map (height, width) per frame, or score those there are with --partial."
-    refused(salfom("evaluate", *arguments, model=False), few)
-    code, out, _ = salfom("evaluate", *arguments, "--partial", model=False)
+    refused(evaluate("--predictions maps --metrics cc"), few)
+    code, out, _ = evaluate("--predictions maps --metrics cc --partial")
     assert (code, rows(out)[1][::2]) == (0, ["maps (7 of 40 predicted)", "7"])
-    refused(salfom("evaluate", *arguments, model=False), few)
+    refused(evaluate("--predictions maps --metrics cc"), few)
 
 
-def test_complete_maps_are_the_same_with_partial(salfom, dhf1k_frames):
+def test_complete_maps_are_the_same_with_partial(evaluate, dhf1k_frames):
     perfect_maps(dhf1k_frames, [range(20), range(20)])
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "perfect", "--metrics", "cc")
-    code, out, _ = salfom("evaluate", *arguments, model=False)
+    code, out, _ = evaluate("--predictions perfect --metrics cc")
     assert code == 0
     assert "perfect: maps read from this folder." in out
-    assert salfom("evaluate", *arguments, "--partial", model=False)[:2] == (0, out)
+    assert evaluate("--predictions perfect --metrics cc --partial")[:2] == (0, out)
 
 
-def test_progress_is_told_where_there_is_no_terminal(salfom, dhf1k_frames, monkeypatch):
+def test_progress_is_told_where_there_is_no_terminal(evaluate, monkeypatch):
     monkeypatch.setattr("salfom_hf.evaluation.running.FIRST_LINE", 0)
     monkeypatch.setattr("salfom_hf.evaluation.running.NEXT_LINES", 0)
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--metrics", "cc", "--baseline", "center")
-    code, _, err = salfom("evaluate", *arguments, model=False)
+    code, _, err = evaluate("--metrics cc --baseline center")
     assert code == 0
     told = [line for line in err if "frames scored" in line]
     assert len(told) == 40
@@ -319,46 +315,36 @@ def test_progress_is_told_where_there_is_no_terminal(salfom, dhf1k_frames, monke
         ),
     ],
 )
-def test_predictions_that_are_no_maps_are_named(salfom, dhf1k_frames, name, content, words):
+def test_predictions_that_are_no_maps_are_named(evaluate, dhf1k_frames, name, content, words):
     perfect_maps(dhf1k_frames, [range(20), [frame for frame in range(20) if frame != 4]])
     if isinstance(content, bytes):
         Path("perfect/0602", name).write_bytes(content)
     else:
         np.save(f"perfect/0602/{name}", content)
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--predictions", "perfect", "--metrics", "kldiv")
-    refused(salfom("evaluate", *arguments, model=False), words)
+    refused(evaluate("--predictions perfect --metrics kldiv"), words)
 
 
-def test_damaged_results_are_named(salfom, dhf1k_frames):
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--baseline", "center", "--metrics", "cc", "-o",
-                 "out")  # fmt: skip
-    assert salfom("evaluate", *arguments, model=False)[0] == 0
+def test_damaged_results_are_named(evaluate):
+    options = "--baseline center --metrics cc -o out"
+    assert evaluate(options)[0] == 0
     kept = Path("out/videos/center/000001.json")
     for content in ("[", '[{"a": 1}]', "[3]"):
         kept.write_text(content)
-        refused(salfom("evaluate", *arguments, model=False), f"{kept} is damaged; delete it")
+        refused(evaluate(options), f"{kept} is damaged; delete it")
     kept.unlink()
-    assert salfom("evaluate", *arguments, model=False)[0] == 0
+    assert evaluate(options)[0] == 0
     Path("out/settings.json").write_text('{"methods": 3}')
-    refused(salfom("evaluate", *arguments, model=False), "out holds other files")
+    refused(evaluate(options), "out holds other files")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit.")
 @pytest.mark.parametrize(("size", "name"), [(100, "settings.json"), (3000, "frames.png")])
-def test_where_no_file_can_grow_the_output_is_named(salfom, dhf1k_frames, size, name):
-    """As on a full disk, but for any user."""
-    import resource
-
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--baseline", "center", "--metrics", "cc", "-o",
-                 "out")  # fmt: skip
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    assert salfom("evaluate", *arguments, model=False)[0] == 0  # The dataset's table is on the disk from now on.
+def test_where_no_file_can_grow_the_output_is_named(evaluate, size, name):
+    options = "--baseline center --metrics cc -o out"
+    assert evaluate(options)[0] == 0  # The dataset's table is on the disk from now on.
     shutil.rmtree("out")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        code, _, err = salfom("evaluate", *arguments, model=False)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with no_file_above(size):
+        code, _, err = evaluate(options)
     assert code == 2
     assert err[-1].startswith(f"salfom: Cannot write out/{name} (File too large)")
     assert not list(Path("out").rglob(".salfom-*"))
@@ -369,50 +355,37 @@ def test_where_no_file_can_grow_the_output_is_named(salfom, dhf1k_frames, size, 
 def test_what_predict_writes_is_scored(salfom, dhf1k_official, stills_folder, model_folder, kind, output_format):
     if kind == "dhf1k":
         folder, split = dhf1k_official, "val"
-        inputs = [folder / "video" / f"{number}.AVI" for number in (601, 602)]
+        inputs = f"{folder}/video/601.AVI {folder}/video/602.AVI"
     else:
         folder, split = stills_folder, "train"
-        inputs = sorted((folder / split / "images").iterdir())
-    assert salfom("predict", *inputs, "--format", output_format, "-o", "predictions")[0] == 0
-    code, out, _ = salfom("evaluate", "--dataset", kind, "--data-dir", folder, "--split", split, "--predictions",
-                          "predictions", "--metrics", "nss", "cc")  # fmt: skip
+        inputs = " ".join(map(str, sorted((folder / split / "images").iterdir())))
+    assert salfom(f"predict {inputs} --format {output_format} -o maps")[0] == 0
+    where = f"--dataset {kind} --data-dir {folder} --split {split}"
+    code, out, _ = salfom(f"evaluate {where} --predictions maps --metrics nss cc")
     assert code == 0
     own, read = rows(out)[1:]
-    assert (own[0], read[0]) == (str(model_folder), "predictions")
+    assert (own[0], read[0]) == (str(model_folder), "maps")
     # In 8 or 16 bits per pixel.
     means = [[float(cell.split(" ± ")[0]) for cell in row[1:]] for row in (own, read)]
     assert means[1] == pytest.approx(means[0], abs=0.02)
 
 
-def test_the_last_frame_alone_stands_next_to_the_window(salfom, dhf1k_frames, model_folder):
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--metrics", "nss", "cc", "--last-frame-alone",
-                 "-o", "out")  # fmt: skip
-    code, out, err = salfom("evaluate", *arguments)
+def test_the_last_frame_alone_stands_next_to_the_window(evaluate, model_folder):
+    code, out, err = evaluate("--metrics nss cc --last-frame-alone", model=True)
     assert (code, err) == (0, [])
     _, window, alone = rows(out)
     assert (window[0], alone[0]) == (str(model_folder), f"{model_folder}, last frame alone")
     assert window[1:3] != alone[1:3]
     described = f"{model_folder}, last frame alone: every frame by itself, as a still; of stills, the mean of the maps"
     assert any(line.startswith(described) for line in out)
-    # Each frame as a file of its own.
-    for video in ("0601", "0602"):
-        frames = sorted((dhf1k_frames / "val" / video / "images").iterdir())
-        assert salfom("predict", *frames, "--format", "npz", "-o", f"single/{video}")[0] == 0
-        Path(f"maps/{video}").mkdir(parents=True)
-        for file in Path(f"single/{video}").iterdir():
-            np.save(f"maps/{video}/{file.stem.removesuffix('_npz')}.npy", np.load(file)["maps"][0])
-    scored = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--metrics", "nss", "cc", "--predictions", "maps")
-    _, out, _ = salfom("evaluate", *scored, model=False)
-    assert [float(cell) for cell in rows(out)[1][1:]] == pytest.approx([float(cell) for cell in alone[1:]], abs=0.002)
 
 
-def test_a_stopped_run_says_that_it_can_go_on(salfom, dhf1k_frames, monkeypatch):
+def test_a_stopped_run_says_that_it_can_go_on(evaluate, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Center, "maps", stop)
-    arguments = ("--dataset", "dhf1k", "--data-dir", dhf1k_frames, "--baseline", "center")
-    code, _, err = salfom("evaluate", *arguments, model=False)
+    code, _, err = evaluate("--baseline center")
     assert code == 130
     assert err == ["salfom: stopped; finished videos are kept: run the same command again to go on."]
 
@@ -440,9 +413,8 @@ def test_a_stopped_run_says_that_it_can_go_on(salfom, dhf1k_frames, monkeypatch)
         ("--baseline middle", "--baseline"),
     ],
 )
-def test_what_cannot_be_scored_is_one_line(salfom, dhf1k_frames, stills_parquet, options, words):
-    options = options.format(stills=stills_parquet).split()
-    code, out, err = salfom("evaluate", "--dataset", "dhf1k", "--data-dir", dhf1k_frames, *options, model=False)
+def test_what_cannot_be_scored_is_one_line(evaluate, stills_parquet, options, words):
+    code, out, err = evaluate(options.format(stills=stills_parquet))
     assert (code, out, os.listdir()) == (2, [], [])
     assert words in err[-1]
     # Stills, of which one has no fixations, come with a report.
@@ -452,8 +424,9 @@ def test_what_cannot_be_scored_is_one_line(salfom, dhf1k_frames, stills_parquet,
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
 def test_a_killed_run_leaves_no_processes_and_goes_on(salfom, dhf1k_frames, model_folder, tmp_path):
     """Killed as a batch system kills: the parent alone, without warning."""
-    arguments = ["evaluate", "--dataset", "dhf1k", "--data-dir", str(dhf1k_frames), "--metrics", "nss", "-o", "out"]
-    command = [Path(sys.executable).with_name("salfom"), *arguments, "--model", str(model_folder), "--processes", "2"]
+    line = f"evaluate --dataset dhf1k --data-dir {dhf1k_frames} --metrics nss -o out"
+    options = f"--model {model_folder} --processes 2".split()
+    command = [Path(sys.executable).with_name("salfom"), *line.split(), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     scored = tmp_path / "out" / "videos"
     wait_for(lambda: list(scored.glob("*/*.json")) or process.poll() is not None)
@@ -464,7 +437,7 @@ def test_a_killed_run_leaves_no_processes_and_goes_on(salfom, dhf1k_frames, mode
     wait_for(lambda: not any(is_running(child) for child in children))
     kept = {file: file.stat().st_mtime_ns for file in scored.glob("*/*.json")}
     assert kept
-    code, out, _ = salfom(*arguments)
+    code, out, _ = salfom(line)
     assert code == 0
     assert "39 of 40 frames scored; left out: 1 without fixations." in out
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
@@ -485,30 +458,26 @@ def wait_for(condition):
         time.sleep(0.005)
 
 
-def test_running_out_of_memory_is_one_line(salfom, dhf1k_frames, monkeypatch):
+def test_running_out_of_memory_is_one_line(evaluate, monkeypatch):
     def stream(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr("salfom_hf.inference.predictor.SaliencyPredictor.stream", stream)
-    refused(salfom("evaluate", "--dataset", "dhf1k", "--data-dir", dhf1k_frames), "Out of memory")
+    refused(evaluate("", model=True), "Out of memory")
     assert not list(Path().glob("**/*.png"))
 
 
 def test_a_submission_is_written_and_checked(salfom, dhf1k_official):
-    code, out, err = salfom("submit", "--data-dir", dhf1k_official)
+    line = f"submit --data-dir {dhf1k_official}"
+    code, out, err = salfom(line)
     said = "submission holds 20 grey maps without fault, but 1 of 300 test videos; the server wants them all."
     assert (code, out, err) == (0, [said], [])
     with Image.open("submission/0701/0020.png") as image:
         assert (image.mode, image.size, np.asarray(image).max()) == ("L", (96, 64), 255)
-    assert salfom("submit", "--data-dir", dhf1k_official)[1] == out
-    assert salfom("submit", "--data-dir", dhf1k_official, "--check", "submission", model=False)[1] == out
+    assert salfom(line)[1] == out
+    assert salfom(f"{line} --check submission", model=False)[1] == out
     Path("submission/0701/0007.png").unlink()
-    check = ("submit", "--data-dir", dhf1k_official, "--check", "submission")
-    refused(salfom(*check, model=False), "0701 lacks 1 of 20 maps, the first is 0007.png")
-    assert salfom("submit", "--data-dir", dhf1k_official)[:2] == (0, out)
-    Path("submission/0701/0099.png").touch()
-    stray = "remove what is no map of the split (submission/0701/0099.png)."
-    refused(salfom("submit", "--data-dir", dhf1k_official), stray)
-    Path("submission/0701/0099.png").unlink()
-    refused(salfom("submit", "--data-dir", dhf1k_official, "--stride", "3"), "pass --overwrite")
-    assert salfom("submit", "--data-dir", dhf1k_official, "--overwrite")[1] == out
+    refused(salfom(f"{line} --check submission", model=False), "0701 lacks 1 of 20 maps, the first is 0007.png")
+    assert salfom(line)[:2] == (0, out)
+    refused(salfom(f"{line} --stride 3"), "pass --overwrite")
+    assert salfom(f"{line} --overwrite")[1] == out

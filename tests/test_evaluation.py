@@ -18,7 +18,6 @@ from salfom_hf.data.samples import open_sample
 from salfom_hf.evaluation import (
     Center,
     EvaluationError,
-    InterObserver,
     Method,
     Model,
     Protocol,
@@ -250,15 +249,6 @@ def test_several_processes_give_the_same_numbers(val, model_folder, tmp_path, re
     assert "Loading" not in capfd.readouterr().err
     assert [scores.videos for scores in two] == [scores.videos for scores in one]
     assert one[0].num_frames == 39
-
-
-def test_observers_are_scored_against_the_others(stills_parquet, tmp_path):
-    stills = load_stills(stills_parquet, "train")
-    (scores,) = evaluate(stills, [InterObserver()], tmp_path / "out", FAST)
-    sample = open_sample(stills[0])
-    expected = nss_by_hand(sample.density(observers=[0, 2]).astype(float), sample.fixations(observers=[1]))
-    assert scores.videos[0]["scores"]["nss"] == [pytest.approx(expected, rel=1e-5)]
-    assert scores.left_out == {"without fixations": 1}
 
 
 def test_information_gain_is_over_the_prior(val, tmp_path):

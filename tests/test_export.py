@@ -1,7 +1,6 @@
 """Exports of every dataset: what comes back is what went in, whoever reads it, and nothing is ever half there."""
 
 import os
-import resource
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from datasets.distributed import split_dataset_by_node
 from huggingface_hub import DatasetCard
 
 import gaze_data
+from conftest import no_file_above
 from salfom_hf.data import DATASETS, STILL_FEATURES, DataError, export_dataset, load, load_export
 from salfom_hf.data.samples import open_sample
 from salfom_hf.errors import VideoError
@@ -190,15 +190,9 @@ def test_a_file_that_vanishes_leaves_nothing_half_written(tmp_path, lost):
 
 
 def test_a_full_disk_leaves_nothing_half_written(stills, tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
-    try:
-        with pytest.raises(
-            VideoError, match=r"^Cannot write .*out \(.*File too large\); files there may not be so large.*\.$"
-        ):
-            export_dataset(stills, tmp_path / "out", "stills")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    told = r"^Cannot write .*out \(.*File too large\); files there may not be so large.*\.$"
+    with no_file_above(2000), pytest.raises(VideoError, match=told):
+        export_dataset(stills, tmp_path / "out", "stills")
     assert os.listdir(tmp_path) == ["stills"]
 
 

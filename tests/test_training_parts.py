@@ -13,6 +13,7 @@ from transformers import AutoModel
 
 import gaze_data
 from salfom_hf import SalFoMForVideoSaliencyPrediction
+from salfom_hf.data import hold_out, load
 from salfom_hf.models.encoders import ENCODERS
 from salfom_hf.training.card import write_report
 from salfom_hf.training.checkpoints import CheckpointError, Checkpoints, Progress
@@ -123,6 +124,17 @@ def test_sampler():
 
 
 # --- Which data ---
+
+
+def test_held_out_part_is_seeded_and_never_trained_on(ucf_sports, processor):
+    settings = {"train": ["ucf_sports:train"], "data_dir": [str(ucf_sports)], "hold_out": 0.3}
+    rows = load("ucf_sports", ucf_sports, "train")
+    for seed in (0, 5):
+        clips = build_clips(TrainingConfig(**settings, seed=seed), processor)
+        training, validation = ({part[index]["video_id"] for index in range(len(part))} for part in clips)
+        assert (training, validation) == tuple(set(part["video_id"]) for part in hold_out(rows, 0.3, seed))
+        assert not training & validation
+        assert "Diving-Side-001" not in training | validation
 
 
 def image_ids(table):

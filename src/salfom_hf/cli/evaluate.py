@@ -169,9 +169,9 @@ def evaluate(args: argparse.Namespace) -> int:
     scores += evaluation.kept_scores(*given)
 
     stills = args.dataset == "stills"
-    unit = ("image" if stills else "video") + ("" if len(dataset) == 1 else "s")
     densities = evaluation.density_text(dataset)
-    title = f"{args.dataset}, split {split}: {len(dataset):,} {unit}; densities of gaze: {densities}"
+    count = data.report.amount(len(dataset), "image" if stills else "video")
+    title = f"{args.dataset}, split {split}: {count}; densities of gaze: {densities}"
     print(evaluation.table(scores, protocol, title, stills, prior))
     how = ("stride", "batch_size", "device", "dtype", "runtime", "processes")
     run = {"data_dir": str(args.data_dir), "options": {name: getattr(args, name) for name in how}}

@@ -61,8 +61,7 @@ class Center(Method):
         evenly. Of each video up to 20 frames are read, evenly spaced. `left_out`: the dataset is itself scored: each
         video, or image, has the density of all others.
         """
-        shape = dataset.select_columns(["width", "height"])[:]
-        aspect = float(np.median(np.array(shape["height"]) / np.array(shape["width"])))
+        aspect = float(np.median(np.divide(dataset["height"][:], dataset["width"][:])))
         open_row, gaze = gaze_alone(dataset), {}
         for row in tqdm(range(len(dataset)), desc="center", unit="row", disable=None, dynamic_ncols=True):
             sample = open_row(row)
@@ -162,11 +161,7 @@ class InterObserver(Method):
             self.description += "; a mark for NSS: in other metrics a model may exceed it"
 
     def check(self, dataset: Dataset) -> None:
-        known = "observer" in dataset.features and any(
-            len(set(row["observer"][0].as_py())) > 1
-            for row in dataset.select_columns("observer").with_format("arrow").iter(batch_size=1)
-        )
-        if not known:
+        if "observer" not in dataset.features or all(len(set(who)) < 2 for who in dataset["observer"]):
             raise EvaluationError(
                 f"The baseline {self.name} needs to know who made each fixation, and two observers of the same video "
                 "or image, which this dataset does not have; leave it out."

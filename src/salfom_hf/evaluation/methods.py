@@ -144,12 +144,8 @@ def picked(items: Iterable[Item], first: int, indices: Sequence[int]) -> Iterato
 
 def runs(indices: Sequence[int], gap: int) -> list[list[int]]:
     """Ascending indices in groups with steps of at most `gap`."""
-    groups: list[list[int]] = []
-    for index in indices:
-        if not groups or index - groups[-1][-1] > gap:
-            groups.append([])
-        groups[-1].append(index)
-    return groups
+    groups = np.split(np.asarray(indices), np.flatnonzero(np.diff(indices) > gap) + 1)
+    return [group.tolist() for group in groups if len(group)]
 
 
 def resized(saliency: np.ndarray, size: tuple[int, ...], antialias: bool = False) -> np.ndarray:

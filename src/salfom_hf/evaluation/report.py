@@ -15,6 +15,7 @@ from PIL import Image
 from .. import __version__
 from ..data.augmentation import fixated_points
 from ..data.contact_sheet import Cell, dotted, fitted, heated, sheet
+from ..data.report import amount
 from ..data.samples import BLUR_SIGMA, BLUR_WIDTH, VIDEO_WIDTH
 from ..files import atomic_output
 from ..inference.profiling import aligned
@@ -49,7 +50,7 @@ def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool
     The scores in markdown: methods side by side, as means over frames and over videos (of `stills` the same), and how
     they were made; `prior`: the center that information gain is measured over.
     """
-    one, many, units = ("image", "images", "images") if stills else ("frame", "frames", "videos")
+    one, units = ("image", "images") if stills else ("frame", "videos")
     metrics, base, lines = protocol.metrics, scores[0], [title]
 
     def add(heading: str, methods: Sequence[Scores], cells: Callable[[Scores], list[str]], counted: str) -> None:
@@ -88,10 +89,10 @@ def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool
     if (protocol.first, protocol.every) != (0, 1):
         lines += [f"Of every video, one frame in {protocol.every} is scored, from frame {protocol.first} on."]
     if protocol.max_frames is not None:
-        lines += [f"At most {protocol.max_frames:,} {many} are scored, drawn at random with seed {protocol.seed}."]
+        lines += [f"At most {protocol.max_frames:,} {one}s are scored, drawn at random with seed {protocol.seed}."]
     omitted = defaultdict(list)  # Methods with the same omissions share a line.
     for method in scores:
-        omitted[omissions(method, metrics, one, many)].append(method.name)
+        omitted[omissions(method, metrics, one)].append(method.name)
     lines += [f"{', '.join(names)}: {text}." if len(omitted) > 1 else f"{text}." for text, names in omitted.items()]
     return "\n".join(lines)
 
@@ -140,12 +141,12 @@ def blur_text(protocol: Protocol) -> str:
     return f"blurred with a Gaussian of sigma {protocol.blur:g} pixels (kernel {side}×{side})"
 
 
-def omissions(method: Scores, metrics: Sequence[str], one: str, many: str) -> str:
+def omissions(method: Scores, metrics: Sequence[str], one: str) -> str:
     """How many frames of a method were scored, and why not the others."""
     total = method.num_frames + sum(method.left_out.values())
     reasons = [f"{count:,} {reason}" for reason, count in method.left_out.items()]
     undefined = [f"{METRICS[metric]} for {count:,}" for metric in metrics if (count := method.undefined(metric))]
-    text = f"{method.num_frames:,} of {total:,} {one if total == 1 else many} scored"
+    text = f"{method.num_frames:,} of {amount(total, one)} scored"
     text += f"; left out: {', '.join(reasons)}" if reasons else ", none left out"
     return text + (f"; not defined by the ground truth: {', '.join(undefined)}" if undefined else "")
 
@@ -195,10 +196,7 @@ def write_reports(
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Cells of numbers that do not exist, None, are left empty."""
-    with (
-        atomic_output(path, overwrite=True) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
+    with atomic_output(path, overwrite=True) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
 
 

@@ -25,7 +25,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from ..data.clips import LazyList, lazy_row
-from ..files import atomic_output
+from ..files import atomic_output, is_taken
 from ..inference.cpu import allowed_cores, keep_freed_memory
 from ..inference.sliding_window import batched
 from .baselines import Center
@@ -209,13 +209,9 @@ def claim(output: Path, settings: dict, methods: Sequence[Method], overwrite: bo
                 "--overwrite."
             )
         maps = {**earlier_maps, **maps}
-    elif holds_something(output):
+    elif is_taken(output):
         raise EvaluationError(f"{output} holds other files; choose a new folder for the results.")
     write_json(output / SETTINGS, {**settings, "methods": maps})
-
-
-def holds_something(folder: Path) -> bool:
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def digest_of(dataset: Dataset) -> str:

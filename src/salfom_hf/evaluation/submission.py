@@ -11,10 +11,10 @@ from .. import __version__
 from ..data.layout import examined_image
 from ..data.samples import GazeVideo
 from ..data.video_folders import DHF1K, split_of
-from ..files import atomic_output
+from ..files import atomic_output, is_taken
 from ..video.drawing import png_of, to_gray
 from .methods import EvaluationError, Method
-from .running import holds_something, noted, write_json
+from .running import noted, write_json
 
 LISTED = 10  # problems of a kind that are named one by one
 
@@ -72,7 +72,7 @@ def claim_folder(output: Path, videos: list[str], method: Method, overwrite: boo
     earlier = noted(place, "fingerprint", str)
     if earlier is None and os.path.lexists(place):
         raise EvaluationError(f"{place} is not the note on how maps were made; choose another --output.")
-    if holds_something(output):
+    if is_taken(output):
         if earlier is None:
             raise EvaluationError(f"{output} holds files of unknown origin; choose a new folder as --output.")
         if earlier["fingerprint"] != method.fingerprint and not overwrite:
@@ -134,12 +134,11 @@ def faults(sample: GazeVideo, folder: Path) -> list[str]:
     """What is wrong with the maps of one video, in words."""
     if not folder.is_dir():
         return [f"the folder {folder.name} is missing"]
-    (height, width), missing, problems = sample.size, [], []
-    for name in sample.frame_names:
-        file = folder / f"{name}.png"
-        if not file.exists():
-            missing.append(file.name)
-            continue
+    (height, width), problems = sample.size, []
+    files = [folder / f"{name}.png" for name in sample.frame_names]
+    if missing := [file.name for file in files if not file.exists()]:
+        problems.append(f"{folder.name} lacks {len(missing)} of {sample.num_frames} maps, the first is {missing[0]}")
+    for file in filter(Path.exists, files):
         try:
             image = examined_image(file, decode=True)
         except OSError as error:
@@ -150,7 +149,4 @@ def faults(sample: GazeVideo, folder: Path) -> list[str]:
                 f"{folder.name}/{file.name} is {image.format} {image.mode} {image.width}x{image.height} instead of "
                 f"PNG L {width}x{height}"
             )
-    if missing:
-        lack = f"{folder.name} lacks {len(missing)} of {sample.num_frames} maps, the first is {missing[0]}"
-        problems.insert(0, lack)
     return problems

@@ -289,11 +289,8 @@ class Trainer:
                 state = merged_lora(self.network)
             dtype = getattr(torch, self.config.save_dtype)
             state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
-            counts = {
-                "step": self.progress.step,
-                "epoch": self.progress.epoch + 1,
-                "training_clips": len(self.dataset),
-            }
+            at = self.progress
+            counts = {"step": at.step, "epoch": at.epoch + 1, "training_clips": len(self.dataset)}
             counts |= {"parameters": self.num_parameters, "clips_per_step": self.clips_per_step}
             with atomic_output(self.model_folder, overwrite=True) as folder:
                 self.network.save_pretrained(folder, state_dict=state)
