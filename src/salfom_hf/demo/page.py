@@ -282,19 +282,12 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 asked: dict[str, Any] = {"label": f"Your {kind}", "elem_id": f"{kind}-input", "buttons": []}
-                source = (
-                    gr.Video(sources=["upload", "webcam"], webcam_options=CAMERA, **asked)
-                    if of_videos
-                    # The upload itself: of a copy in another mode Gradio keeps no account.
-                    else gr.Image(
-                        type="filepath",
-                        image_mode=None,
-                        sources=["upload", "webcam", "clipboard"],
-                        height=300,
-                        alt_text=asked["label"],
-                        **asked,
-                    )
-                )
+                source: gr.Video | gr.Image
+                if of_videos:
+                    source = gr.Video(sources=["upload", "webcam"], webcam_options=CAMERA, **asked)
+                else:  # The upload itself: of a copy in another mode Gradio keeps no account.
+                    asked |= {"type": "filepath", "image_mode": None, "height": 300, "alt_text": asked["label"]}
+                    source = gr.Image(sources=["upload", "webcam", "clipboard"], **asked)
                 choose = f"Choose a {kind} or take one with the camera, then press the button."
                 hint = gr.Markdown(choose, elem_classes="words")
                 try_example = gr.Button("Try the example")
@@ -339,6 +332,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         outputs = [*views, *files, words, *([path, rest, rest_start] if of_videos else [])]
         # One prediction at a time, whichever button was pressed. Progress over the words would hide them.
         alone: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "network", "show_progress_on": views[0]}
+        hidden: dict[str, Any] = {**alone, "api_visibility": "private"}
 
         def redraw(source: str | None, model: str, *settings: Any) -> Iterator[tuple | dict]:
             if source is None or Part(model, source, *settings[:-2]) not in demo.recent:
@@ -350,12 +344,10 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         followed: dict[str, Any] = {**private, "js": "(file, hint) => file ? '' : hint"}
         gr.on([run.click, views[0].change], None, [source, hint], hint, **followed)
         run.click(predict, inputs, outputs, api_name=predict.__name__, **alone)
-        try_example.click(example, None, source, queue=False, **private).then(
-            predict, inputs, outputs, api_visibility="private", **alone
-        )
+        try_example.click(example, None, source, queue=False, **private).then(predict, inputs, outputs, **hidden)
         # While one drawing is made, the last of further changes waits; none is dropped.
-        redrawing = {**alone, "trigger_mode": "always_last", "api_visibility": "private"}
-        gr.on([colormap.change, opacity.release], redraw, inputs, outputs, **redrawing)
+        changes = [colormap.change, opacity.release]
+        gr.on(changes, redraw, inputs, outputs, trigger_mode="always_last", **hidden)
         views[0].change(
             lambda file: (file, gr.update(visible=True)), views[0], [download, more], queue=False, **private
         )
@@ -367,7 +359,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         if of_videos:
             rest.click(
                 lambda begin: (begin, MAX_SECONDS), rest_start, part[:2], queue=False, api_visibility="private"
-            ).then(predict, inputs, outputs, api_visibility="private", **alone)
+            ).then(predict, inputs, outputs, **hidden)
 
     with Page("Where do people look?") as page:
         gr.Markdown(ABOUT)

@@ -235,12 +235,9 @@ class SalFoMConfig(PreTrainedConfig):
             )
         if not (self.use_tcfe or self.use_dfd or self.use_sfd):
             raise ValueError("At least one of use_tcfe, use_dfd and use_sfd must be true.")
+        hidden = self.decoder_hidden_size
         for name, fits, words in (
-            (
-                "decoder_hidden_size",
-                self.decoder_hidden_size is None or self.decoder_hidden_size > 0,
-                "positive or None",
-            ),
+            ("decoder_hidden_size", hidden is None or hidden > 0, "positive or None"),
             ("output_stride", self.output_stride in (1, 2, 4), "1, 2 or 4"),
             ("tcfe_mlp_ratio", self.tcfe_mlp_ratio > 0, "above 0"),
             ("motion_sharpness", 0 < self.motion_sharpness < math.inf, "above 0 and finite"),
