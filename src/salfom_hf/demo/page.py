@@ -17,24 +17,8 @@ from ..inference.predictor import SaliencyPredictor
 from ..models.names import EXAMPLE, KNOWN, holds_model, resolve
 from ..video.drawing import COLORMAPS
 from ..video.reading import read_frames
+from . import runs
 from .attention import in_words
-from .runs import (
-    MAX_BYTES,
-    MAX_FRAME_PIXELS,
-    MAX_FRAMES,
-    MAX_PIXELS,
-    MAX_SECONDS,
-    MAX_TIME,
-    Bounds,
-    Demo,
-    Maps,
-    Part,
-    check_picture,
-    checked,
-    give_back_memory,
-    is_photo,
-    write_files,
-)
 from .serving import Page, in_one_sentence, refusal, serve
 
 HERE = Path(__file__).parent
@@ -59,9 +43,9 @@ HELP = f"""
   the eyes agree); and the share of the attention in each cell of a 3×3 grid.
 - **What it is not.** It is a guess about people in general, who watch without a task, and it hears nothing. It
   measures neither you nor anybody in the picture: do not judge people by it.
-- **Limits.** Files up to {MAX_BYTES >> 20} MB, pictures up to {MAX_PIXELS // 10**6} megapixels and videos up to
-  {MAX_FRAME_PIXELS // 10**6}; at a time up to {MAX_SECONDS} seconds, {MAX_FRAMES} frames, and {MAX_TIME // 60}
-  minutes of computing. For more, install `salfom-hf` and run `salfom predict`.
+- **Limits.** Files up to {runs.MAX_BYTES >> 20} MB, pictures up to {runs.MAX_PIXELS // 10**6} megapixels and videos
+  up to {runs.MAX_FRAME_PIXELS // 10**6}; at a time up to {runs.MAX_SECONDS} seconds, {runs.MAX_FRAMES} frames, and
+  {runs.MAX_TIME // 60} minutes of computing. For more, install `salfom-hf` and run `salfom predict`.
 - **Your files.** They go to the machine that serves this page, nowhere else. They and the results have addresses that
   nobody can guess, and are deleted after about an hour.
 """
@@ -131,7 +115,7 @@ def shown(model: str) -> str:
     return Path(model).name if Path(model).is_dir() else model
 
 
-def explanation(maps: Maps, part: str = "") -> str:
+def explanation(maps: runs.Maps, part: str = "") -> str:
     """Where the eyes go, what part of a video that is about, and which weights say so."""
     model = maps.part.model
     weights = WEIGHTS.get(model) or OTHER_WEIGHTS.format(shown(model))
@@ -146,7 +130,7 @@ def number(seconds: float) -> str:
     return f"{seconds:.1f}".removesuffix(".0")
 
 
-def part_of(maps: Maps, ended: CutOffError | None) -> tuple[str, float | None]:
+def part_of(maps: runs.Maps, ended: CutOffError | None) -> tuple[str, float | None]:
     """
     Which part of a video this is, in words; and where the rest begins, in seconds, if there is any: there is none if
     the video `ended` early.
@@ -187,14 +171,14 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         models: name → function that loads it; the first is loaded at once. By default those on this machine.
         stride: that the page begins with.
     """
-    demo = Demo(models or available_models())
+    demo = runs.Demo(models or available_models())
     first = next(iter(demo.models))
     demo.load(first)
 
     @contextmanager
     def results(
-        part: Part, colormap: str, opacity: float, progress: gr.Progress
-    ) -> Iterator[tuple[Maps, list[str], CutOffError | None]]:
+        part: runs.Part, colormap: str, opacity: float, progress: gr.Progress
+    ) -> Iterator[tuple[runs.Maps, list[str], CutOffError | None]]:
         """
         Maps, files, and how the source breaks off, if it does; the page has its own copies of the files when the
         context ends and they go.
@@ -205,14 +189,14 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
 
         try:
             with in_one_sentence(part.path), temporary_folder() as folder:
-                bounds = Bounds(part.path, stop_if_alone=page.stop_if_alone(), progress=report)
+                bounds = runs.Bounds(part.path, stop_if_alone=page.stop_if_alone(), progress=report)
                 if part.length is None:
-                    check_picture(part.path, bounds)  # Or else it may be read as a video.
+                    runs.check_picture(part.path, bounds)  # Or else it may be read as a video.
                 maps = demo.maps(part, bounds)
-                files, ended = write_files(maps, folder, colormap, opacity, bounds)
+                files, ended = runs.write_files(maps, folder, colormap, opacity, bounds)
                 yield maps, [*map(str, files)], ended
         finally:
-            give_back_memory()
+            runs.give_back_memory()
 
     def predict_video(
         video: str | None,
@@ -227,15 +211,15 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         """Predict where people look in a video."""
         if video is None:
             raise refusal("Choose a video first, or try the example.")
-        if is_photo(video):
+        if runs.is_photo(video):
             for drawn in predict_image(video, model, colormap, opacity, progress):
                 yield *drawn, None, gr.update(visible=False), 0.0
             return
-        part, button = Part(model, video, start, length, int(stride)), gr.update(visible=False)
+        part, button = runs.Part(model, video, start, length, int(stride)), gr.update(visible=False)
         with results(part, colormap, opacity, progress) as (maps, (*files, path), ended):
             words, rest = part_of(maps, ended)
             if rest is not None and maps.info.duration:
-                until = min(rest + MAX_SECONDS, rest + MAX_FRAMES / maps.info.frame_rate, maps.info.duration)
+                until = min(rest + runs.MAX_SECONDS, rest + runs.MAX_FRAMES / maps.info.frame_rate, maps.info.duration)
                 button = gr.update(visible=True, value=f"Go on: {number(rest)} to {number(until)} s")
             yield *files, explanation(maps, words), path, button, rest
 
@@ -249,7 +233,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         """Predict where people look in a picture."""
         if image is None:
             raise refusal("Choose a picture first, or try the example.")
-        with results(Part(model, image), colormap, opacity, progress) as (maps, files, _):
+        with results(runs.Part(model, image), colormap, opacity, progress) as (maps, files, _):
             yield *files, explanation(maps)
 
     def look_at(upload: dict[str, Any] | None, length: float | None = None) -> tuple:
@@ -259,10 +243,10 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         path = upload["path"]
         try:
             with in_one_sentence(path):
-                bounds = Bounds(path, stop_if_alone=page.stop_if_alone())
+                bounds = runs.Bounds(path, stop_if_alone=page.stop_if_alone())
                 if length is None:
-                    check_picture(path, bounds)
-                info = checked(path, bounds)
+                    runs.check_picture(path, bounds)
+                info = runs.checked(path, bounds)
         except gr.Error as error:
             return f"⚠️ {error.message}", None
         if length is None or info.duration is None or info.duration <= length:
@@ -297,7 +281,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
                     if of_videos:
                         with gr.Row():
                             start = gr.Number(0, label="Start (s)", minimum=0, min_width=140, elem_id="start")
-                            length = gr.Slider(0.5, MAX_SECONDS, 10, step=0.5, label="Length (s)", min_width=140)
+                            length = gr.Slider(0.5, runs.MAX_SECONDS, 10, step=0.5, label="Length (s)", min_width=140)
                         part = [start, length, gr.Slider(1, 16, stride, step=1, label="Speed", info=SPEED)]
                     with gr.Row():
                         choices = [(COLOURS[name], name) for name in COLORMAPS]
@@ -335,7 +319,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         hidden: dict[str, Any] = {**alone, "api_visibility": "private"}
 
         def redraw(source: str | None, model: str, *settings: Any) -> Iterator[tuple | dict]:
-            if source is None or Part(model, source, *settings[:-2]) not in demo.recent:
+            if source is None or runs.Part(model, source, *settings[:-2]) not in demo.recent:
                 yield gr.skip()
             else:
                 yield from predict(source, model, *settings)
@@ -358,7 +342,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         source.change(look_at, [source, *part[1:2]], [hint, source], **checking)
         if of_videos:
             rest.click(
-                lambda begin: (begin, MAX_SECONDS), rest_start, part[:2], queue=False, api_visibility="private"
+                lambda begin: (begin, runs.MAX_SECONDS), rest_start, part[:2], queue=False, api_visibility="private"
             ).then(predict, inputs, outputs, **hidden)
 
     with Page("Where do people look?") as page:

@@ -207,19 +207,16 @@ class SalFoMConfig(PreTrainedConfig):
         check_limits(self)
         check_limits(encoder)
         frames_per_step, stride = facts.frames_per_step(encoder), self.encoder_stride
+        of_encoder = f"the encoder '{encoder.model_type}'"
         steps, remainder = divmod(self.num_frames, frames_per_step)
         if remainder or steps < 1 or steps & (steps - 1):
-            raise ValueError(
-                f"num_frames ({self.num_frames}) must be {frames_per_step} times a power of two for the encoder "
-                f"'{encoder.model_type}'."
-            )
+            times = f"{frames_per_step} times a power of two"
+            raise ValueError(f"num_frames ({self.num_frames}) must be {times} for {of_encoder}.")
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"image_size must be one number or (height, width), not {self.image_size}.")
         if any(side % stride for side in self.image_height_width):
-            raise ValueError(
-                f"image_size ({self.image_size}) must be a multiple of {stride}, the stride of the encoder "
-                f"'{encoder.model_type}'."
-            )
+            of = f"a multiple of {stride}, the stride of {of_encoder}"
+            raise ValueError(f"image_size ({self.image_size}) must be {of}.")
 
     def validate_decoder(self) -> None:
         lengths = {"decoder_channels": 6, "fusion_channels": 2, "tcfe_depths": 3, "tcfe_num_heads": 3}
