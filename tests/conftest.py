@@ -5,6 +5,7 @@ import os
 # Of tests and of what they start. Tiny networks are slower on more threads, which wait for each other by computing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -51,6 +52,25 @@ def write_clip(path, frames=6, rate=25, height=64, width=96, sound=True):
     tone = "aac" if sound else None
     pictures = list(noise(frames, height, width))
     return make_video(path, range(frames), rate, pictures=pictures, tone=tone, codec_options=options)
+
+
+def write_tone(path):
+    """An MP4 file of sound alone."""
+    with av.open(str(path), "w") as output:
+        tone = output.add_stream("aac", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48000
+        output.mux([*tone.encode(frame), *tone.encode(None)])
+
+
+def run_command(capture, *arguments):
+    """Exit code of `salfom`, and what it said."""
+    capture.readouterr()
+    try:
+        code = cli.main([*map(str, arguments)])
+    except SystemExit as stop:
+        code = stop.code
+    return code, capture.readouterr()
 
 
 def tiny_model(encoder, **options):

@@ -5,6 +5,7 @@ import shutil
 import pytest
 from PIL import Image
 
+from conftest import run_command
 from salfom_hf import cli
 from salfom_hf.cli.data import DATASET_NAMES
 from salfom_hf.data import DATASETS, export_dataset, load_export, load_ucf_sports
@@ -19,12 +20,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def salfom(folder, capsys):
     def run(*arguments):
-        capsys.readouterr()
-        try:
-            code = cli.main(["data", *map(str, arguments)])
-        except SystemExit as stop:
-            code = stop.code
-        return code, capsys.readouterr()
+        return run_command(capsys, "data", *arguments)
 
     return run
 
