@@ -81,6 +81,7 @@ SPEED = (
     "1 looks at every frame. With 4, say, it looks at one frame in 4 and fills in what lies between: several times as "
     "fast, and a little less exact."
 )
+PROGRESS = gr.Progress()  # As a default it tells Gradio to show how far a run has come.
 # More would only be slower to send and to read.
 CAMERA = gr.WebcamOptions(
     constraints={"video": {"width": {"ideal": 640}, "height": {"ideal": 480}, "frameRate": {"ideal": 25}}}
@@ -206,7 +207,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         stride: float,
         colormap: str,
         opacity: float,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        progress: gr.Progress = PROGRESS,
     ) -> Iterator[tuple]:
         """Predict where people look in a video."""
         if video is None:
@@ -224,11 +225,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
             yield *files, explanation(maps, words), path, button, rest
 
     def predict_image(
-        image: str | None,
-        model: str,
-        colormap: str,
-        opacity: float,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        image: str | None, model: str, colormap: str, opacity: float, progress: gr.Progress = PROGRESS
     ) -> Iterator[tuple]:
         """Predict where people look in a picture."""
         if image is None:
