@@ -345,7 +345,7 @@ def test_zerogpu_comes_before_pytorch(tmp_path):
 # The page, over its public API.
 
 
-def answer(server, api, *data):
+def call_api(server, api, *data):
     """What a program gets that makes the request by itself."""
     address = f"{server.url}/gradio_api/call/{api}"
     event = httpx.post(address, json={"data": data}).json()["event_id"]
@@ -533,7 +533,7 @@ FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
     ],
 )
 def test_wrong_requests_get_one_sentence(server, api, data, words):
-    assert words in answer(server, api, *data)
+    assert words in call_api(server, api, *data)
 
 
 def test_large_uploads_are_refused(server):
@@ -592,7 +592,7 @@ def test_services_that_the_page_does_not_need_are_refused(server, service):
 def test_other_files_cannot_be_reached(client, server, clip, model_folder):
     def named(path):
         """As if it had been uploaded."""
-        return answer(server, "predict_video", FILE | {"path": str(path)}, str(model_folder), 0, 1, 1, "turbo", 0.7)
+        return call_api(server, "predict_video", FILE | {"path": str(path)}, str(model_folder), 0, 1, 1, "turbo", 0.7)
 
     predict(client, clip, length=0.5)
     cache = server.uploads
@@ -690,7 +690,7 @@ def test_no_address_is_fetched(client, server, clip, model_folder):
     # Nor are files taken that come as part of an address: no bound of uploads holds for them.
     uploaded = httpx.post(f"{server.url}/gradio_api/upload", files={"files": ("a.png", b"no picture")}).json()[0]
     source = FILE | {"path": uploaded, "url": "data:image/png;base64,AAAA"}
-    assert "upload the file itself" in answer(server, "predict_image", source, str(model_folder), "turbo", 0.7)
+    assert "upload the file itself" in call_api(server, "predict_image", source, str(model_folder), "turbo", 0.7)
 
 
 def test_who_waits_sees_progress_and_a_full_queue_is_told(model_folder, clip, tmp_path, monkeypatch):
