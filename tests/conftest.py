@@ -2,10 +2,12 @@
 
 import os
 from contextlib import contextmanager
+from functools import partial
 
 # Of tests and of what they start. Tiny networks are slower on more threads, which wait for each other by computing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,25 @@ def no_file_above(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def write_tone(path):
+    """An MP4 file of sound alone."""
+    with av.open(str(path), "w") as output:
+        tone = output.add_stream("aac", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48000
+        output.mux([*tone.encode(frame), *tone.encode(None)])
+
+
+def run_command(capture, *arguments):
+    """Exit code of `salfom`, and what it said."""
+    capture.readouterr()
+    try:
+        code = cli.main([*map(str, arguments)])
+    except SystemExit as stop:
+        code = stop.code
+    return code, capture.readouterr()
 
 
 def tiny_model(encoder, **options):
@@ -234,13 +255,4 @@ def encoded(monkeypatch):
 def salfom_data(tmp_path, monkeypatch, capsys):
     """Runs `salfom data` in an empty folder: its exit code, and what it printed."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        capsys.readouterr()
-        try:
-            code = cli.main(["data", *map(str, arguments)])
-        except SystemExit as stop:
-            code = stop.code
-        return code, capsys.readouterr()
-
-    return run
+    return partial(run_command, capsys, "data")

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from tqdm import TMonitor
 
-from conftest import EMULATED, no_file_above, noise, write_clip
+from conftest import EMULATED, no_file_above, noise, run_command, write_clip, write_tone
 from salfom_hf import SaliencyPredictor, cli, files
 from salfom_hf.cli import predict_many
 from salfom_hf.cli.common import note_emulated
@@ -42,12 +42,7 @@ def folder(tmp_path, clip, monkeypatch):
 @pytest.fixture
 def salfom(model_folder, capsys):
     def run(*arguments, model=model_folder):
-        capsys.readouterr()
-        try:
-            code = cli.main(["predict", "--model", str(model), "--device", "cpu", *map(str, arguments)])
-        except SystemExit as stop:
-            code = stop.code
-        return code, capsys.readouterr()
+        return run_command(capsys, "predict", "--model", model, "--device", "cpu", *arguments)
 
     return run
 
@@ -179,21 +174,13 @@ def assert_refused(code, said, words):
     assert words in said.err
 
 
-def without_frames(path):
-    with av.open(str(path), "w") as output:
-        tone = output.add_stream("aac", rate=48000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 48000
-        output.mux([*tone.encode(frame), *tone.encode(None)])
-
-
 @pytest.mark.parametrize(
     ("name", "make", "style", "words"),
     [
         ("bad.mp4", lambda path: path.write_text("This is no video.\n" * 50), "overlay", "bad.mp4"),
         ("bad.mp4", lambda path: path.write_bytes(Path("clip.mp4").read_bytes()[:-6000]), "maps", "bad.mp4"),
         ("bad.mp4", lambda path: path.write_bytes(b""), "npz", "bad.mp4"),
-        ("bad.mp4", without_frames, "overlay", "bad.mp4"),
+        ("bad.mp4", write_tone, "overlay", "bad.mp4"),
         ("bad.mp4", lambda path: write_clip(path, frames=2, height=2, width=2, sound=False), "maps", "bad.mp4"),
         ("bad.png", lambda path: path.write_bytes(b"\x89PNG broken"), "npz", "bad.png"),
         ("bad", Path.mkdir, "overlay", "bad"),
@@ -269,12 +256,8 @@ def test_an_unreadable_folder(folder, salfom):
 def test_what_cannot_be_done_is_refused_and_leaves_nothing(folder, model_folder, capsys, command, words):
     Path("taken.mp4").write_text("precious")
     before = tree(folder)
-    try:
-        model = ["--model", str(model_folder)] if "clip.mp4" in command and command.startswith("predict") else []
-        code = cli.main([*command.split(), *model])
-    except SystemExit as stop:
-        code = stop.code
-    said = capsys.readouterr()
+    model = ["--model", model_folder] if "clip.mp4" in command and command.startswith("predict") else []
+    code, said = run_command(capsys, *command.split(), *model)
     assert_refused(code, said, words)
     assert said.err.count("\n") == 1 or "usage: salfom" in said.err
     assert tree(folder) == before

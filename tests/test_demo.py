@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
@@ -63,6 +64,24 @@ def client(server, tmp_path_factory):
 def long_clip(tmp_path_factory):
     """24 frames of 160×120 at 25 per second, with sound."""
     return write_clip(tmp_path_factory.mktemp("long") / "Mein Clip.mp4", frames=24, height=120, width=160)
+
+
+@contextmanager
+def shown(models, folder):
+    """A page of this process, its address, and somebody who looks at it."""
+    made = build(models)
+    try:
+        _, url, _ = launch(made, prevent_thread_lock=True, server_name="127.0.0.1")
+        yield made, url, Client(url, verbose=False, download_files=folder / "downloads")
+    finally:
+        made.close()
+
+
+def wait_until(true):
+    until = time.monotonic() + 60
+    while not true() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert true()
 
 
 def pictures(path):
@@ -290,10 +309,7 @@ def test_runs_are_forgotten_when_their_files_go(demo, clip, monkeypatch):
     assert pages.KEPT == runs.KEPT == 3600
     monkeypatch.setattr(runs, "KEPT", 0.1)
     demo.maps(part(clip), runs.Bounds(clip))
-    until = time.monotonic() + 60
-    while demo.recent and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not demo.recent
+    wait_until(lambda: not demo.recent)
 
 
 def test_the_network_alone_asks_for_a_gpu(monkeypatch, model_folder, clip):
@@ -327,6 +343,13 @@ def test_zerogpu_comes_before_pytorch(tmp_path):
 
 
 # The page, over its public API.
+
+
+def call_api(server, api, *data):
+    """What a program gets that makes the request by itself."""
+    address = f"{server.url}/gradio_api/call/{api}"
+    event = httpx.post(address, json={"data": data}).json()["event_id"]
+    return httpx.get(f"{address}/{event}", timeout=300).text
 
 
 def predict(client, video, **options):
@@ -510,9 +533,7 @@ FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
     ],
 )
 def test_wrong_requests_get_one_sentence(server, api, data, words):
-    address = f"{server.url}/gradio_api/call/{api}"
-    event = httpx.post(address, json={"data": data}).json()["event_id"]
-    assert words in httpx.get(f"{address}/{event}", timeout=300).text
+    assert words in call_api(server, api, *data)
 
 
 def test_large_uploads_are_refused(server):
@@ -555,16 +576,10 @@ def test_an_upload_that_breaks_off_leaves_nothing(server):
     def written():
         return [path for path in server.uploads.iterdir() if path.is_file()]
 
-    def wait_for(number):
-        until = time.monotonic() + 60
-        while len(written()) != number and time.monotonic() < until:
-            time.sleep(0.05)
-        assert len(written()) == number
-
     with socket.create_connection((address.host, address.port), timeout=300) as connection:
         connection.sendall(f"{head}--part\r\n{name}\r\n\r\n".encode() + bytes(2**20))
-        wait_for(1)
-    wait_for(0)
+        wait_until(lambda: len(written()) == 1)
+    wait_until(lambda: not written())
 
 
 @pytest.mark.parametrize("service", ["process_recording", "component_server", "component_server/", "deep_link"])
@@ -575,14 +590,9 @@ def test_services_that_the_page_does_not_need_are_refused(server, service):
 
 
 def test_other_files_cannot_be_reached(client, server, clip, model_folder):
-    def answer(path):
-        """What a program gets that names a file as if it had uploaded it."""
-        source = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
-        address = f"{server.url}/gradio_api/call/predict_video"
-        event = httpx.post(address, json={"data": [source, str(model_folder), 0, 1, 1, "turbo", 0.7]}).json()[
-            "event_id"
-        ]
-        return httpx.get(f"{address}/{event}", timeout=300).text
+    def named(path):
+        """As if it had been uploaded."""
+        return call_api(server, "predict_video", FILE | {"path": str(path)}, str(model_folder), 0, 1, 1, "turbo", 0.7)
 
     predict(client, clip, length=0.5)
     cache = server.uploads
@@ -590,10 +600,10 @@ def test_other_files_cannot_be_reached(client, server, clip, model_folder):
     assert list(server.temporary.glob("**/lock")) == [cache.parent / "lock"]
     assert {path.name for path in cache.parent.iterdir()} == {"gradio", "lock"}
     known = next(cache.rglob("clip.mp4"))
-    assert "event: complete" in answer(known)
+    assert "event: complete" in named(known)
     for path in ("/etc/passwd", model_folder / "config.json", server.log, cache, known.parent):
         assert httpx.get(f"{server.url}/gradio_api/file={path}").status_code == 403
-        assert "upload" in answer(path)
+        assert "upload" in named(path)
     # Its address is as good as a password: a hash of what is in the file.
     assert re.fullmatch(r"[0-9a-f]{64}", known.parent.name)
 
@@ -625,28 +635,27 @@ def test_files_go_when_they_are_old_and_when_the_page_stops(model_folder, clip, 
     def fails():
         raise MemoryError
 
-    made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder), "bad": fails})
-    assert made.delete_cache == (600, 3600)
-    _, url, _ = launch(made, prevent_thread_lock=True, server_name="127.0.0.1")
-    visitor = Client(url, verbose=False, download_files=tmp_path / "downloads")
-    predict(visitor, clip)
-    with pytest.raises(AppError, match=r"^Cannot load this model; choose another\.$"):
-        predict(visitor, clip, model="bad")
-    with pytest.raises(gradio.Error, match="Out of memory"), pages.in_one_sentence("a.mp4"):
-        fails()
-    # Half of it transparent: what is beneath is not looked at.
-    pixels = np.dstack([noise(1)[0], np.repeat(np.uint8([[0, 255]]), 48, axis=1).repeat(64, axis=0)])
-    Image.fromarray(pixels).save(tmp_path / "transparent.png")
-    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.jpg")
-    over, *_ = visitor.predict(image=handle_file(tmp_path / "transparent.png"), opacity=0, api_name="/predict_image")
-    np.testing.assert_array_equal(np.array(Image.open(over).convert("RGB")), pixels[..., :3] * (pixels[..., 3:] > 0))
-    visitor.predict(image=handle_file(tmp_path / "grey.jpg"), api_name="/predict_image")
-
     def files():
         return {path.suffix for path in cache.rglob("*") if path.is_file()}
 
-    assert files() >= {".mp4", ".npz", ".csv", ".png", ".jpg"}
-    made.close()
+    # Half of it transparent: what is beneath is not looked at.
+    pixels = np.dstack([noise(1)[0], np.repeat(np.uint8([[0, 255]]), 48, axis=1).repeat(64, axis=0)])
+    clear = tmp_path / "transparent.png"
+    Image.fromarray(pixels).save(clear)
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.jpg")
+    models = {"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder), "bad": fails}
+    with shown(models, tmp_path) as (made, _, visitor):
+        assert made.delete_cache == (600, 3600)
+        predict(visitor, clip)
+        with pytest.raises(AppError, match=r"^Cannot load this model; choose another\.$"):
+            predict(visitor, clip, model="bad")
+        with pytest.raises(gradio.Error, match="Out of memory"), pages.in_one_sentence("a.mp4"):
+            fails()
+        over, *_ = visitor.predict(image=handle_file(clear), opacity=0, api_name="/predict_image")
+        seen = pixels[..., :3] * (pixels[..., 3:] > 0)
+        np.testing.assert_array_equal(np.array(Image.open(over).convert("RGB")), seen)
+        visitor.predict(image=handle_file(tmp_path / "grey.jpg"), api_name="/predict_image")
+        assert files() >= {".mp4", ".npz", ".csv", ".png", ".jpg"}
     assert not files()
 
 
@@ -680,10 +689,8 @@ def test_no_address_is_fetched(client, server, clip, model_folder):
     assert not asked
     # Nor are files taken that come as part of an address: no bound of uploads holds for them.
     uploaded = httpx.post(f"{server.url}/gradio_api/upload", files={"files": ("a.png", b"no picture")}).json()[0]
-    source = {"path": uploaded, "url": "data:image/png;base64,AAAA", "meta": {"_type": "gradio.FileData"}}
-    address = f"{server.url}/gradio_api/call/predict_image"
-    event = httpx.post(address, json={"data": [source, str(model_folder), "turbo", 0.7]}).json()["event_id"]
-    assert "upload the file itself" in httpx.get(f"{address}/{event}", timeout=300).text
+    source = FILE | {"path": uploaded, "url": "data:image/png;base64,AAAA"}
+    assert "upload the file itself" in call_api(server, "predict_image", source, str(model_folder), "turbo", 0.7)
 
 
 def test_who_waits_sees_progress_and_a_full_queue_is_told(model_folder, clip, tmp_path, monkeypatch):
@@ -699,32 +706,25 @@ def test_who_waits_sees_progress_and_a_full_queue_is_told(model_folder, clip, tm
         return original(*arguments)
 
     monkeypatch.setattr(runs.Demo, "maps", slow)
-    made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
-    _, url, _ = launch(made, prevent_thread_lock=True, server_name="127.0.0.1")
-    try:
-        visitor = Client(url, verbose=False, download_files=tmp_path / "downloads")
-        options = {"video": handle_file(clip), "api_name": "/predict_video"}
-        jobs = [visitor.submit(**options)]
-        assert begun.wait(60)
-        # Meanwhile, how far it has come.
-        until = time.monotonic() + 60
-        while not jobs[0].status().progress_data and time.monotonic() < until:
-            time.sleep(0.05)
-        (progress,) = jobs[0].status().progress_data
-        assert (progress.index, progress.length, progress.desc) == (1, 6, "Looking at frame")
-        jobs.append(visitor.submit(**options))
-        until = time.monotonic() + 60
-        while not len(made._queue) and time.monotonic() < until:
-            time.sleep(0.05)
-        told = httpx.post(f"{url}gradio_api/queue/join", json={"data": [], "fn_index": 0, "session_hash": "late"})
-        assert told.status_code == 429
-        assert told.json()["detail"] == "1 people are waiting already; come back in about 1 minutes."
-        assert told.headers["retry-after"] == "60"
-        go_on.set()
-        assert all("6 frames" in job.result(60)[5] for job in jobs)
-    finally:
-        go_on.set()
-        made.close()
+    with shown({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)}, tmp_path) as (made, url, visitor):
+        try:
+            options = {"video": handle_file(clip), "api_name": "/predict_video"}
+            jobs = [visitor.submit(**options)]
+            assert begun.wait(60)
+            # Meanwhile, how far it has come.
+            wait_until(lambda: jobs[0].status().progress_data)
+            (progress,) = jobs[0].status().progress_data
+            assert (progress.index, progress.length, progress.desc) == (1, 6, "Looking at frame")
+            jobs.append(visitor.submit(**options))
+            wait_until(lambda: len(made._queue))
+            told = httpx.post(f"{url}gradio_api/queue/join", json={"data": [], "fn_index": 0, "session_hash": "late"})
+            assert told.status_code == 429
+            assert told.json()["detail"] == "1 people are waiting already; come back in about 1 minutes."
+            assert told.headers["retry-after"] == "60"
+            go_on.set()
+            assert all("6 frames" in job.result(60)[5] for job in jobs)
+        finally:
+            go_on.set()
 
 
 @pytest.mark.parametrize("stage", ["decoding", "looking"])
@@ -752,21 +752,18 @@ def test_a_run_whose_visitor_left_stops(model_folder, clip, tmp_path, monkeypatc
         )
     else:
         monkeypatch.setattr(runs, "read_frames", decoding)
-    made = build({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)})
-    _, url, _ = launch(made, prevent_thread_lock=True, server_name="127.0.0.1")
-    code = (
-        f"from gradio_client import Client, handle_file; client = Client({url!r}, verbose=False);"
-        f"client.predict(video=handle_file({str(clip)!r}), api_name='/predict_video')"
-    )
-    visitor = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    try:
-        assert begun.wait(60)
-        assert not ended.wait(1)
-        visitor.kill()
+    with shown({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)}, tmp_path) as (_, url, _):
+        code = (
+            f"from gradio_client import Client, handle_file; client = Client({url!r}, verbose=False);"
+            f"client.predict(video=handle_file({str(clip)!r}), api_name='/predict_video')"
+        )
+        visitor = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+        try:
+            assert begun.wait(60)
+            assert not ended.wait(1)
+        finally:
+            visitor.kill()
         assert ended.wait(60)
-    finally:
-        visitor.kill()
-        made.close()
 
 
 def test_memory_stays_level_and_all_of_a_crowd_are_answered(server, tmp_path):

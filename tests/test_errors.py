@@ -26,11 +26,7 @@ from salfom_hf.models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 ANSWERS = {
     "gated": (401, "GatedRepo", "restricted (401); ask for access at http"),
     "not-yet-allowed": (403, "GatedRepo", "run `hf auth login`"),
-    "private": (
-        401,
-        "RepoNotFound",
-        "no model on the Hub that you may read (401); check the name (one of those, a local folder with",
-    ),
+    "private": (401, "RepoNotFound", "no model on the Hub that you may read (401); check the name (one of those, "),
     "gone": (404, "RepoNotFound", "no model on the Hub that you may read (404)"),
     "bad-token": (401, "", "the Hub refuses access to it (401); run `hf auth login`"),
     "forbidden": (403, "", "the Hub refuses access to it (403)"),
@@ -79,6 +75,9 @@ def test_what_the_hub_answers_is_told(tmp_path):
         assert line.endswith("unset HF_HUB_OFFLINE.")
 
 
+PROCESSOR = "video_preprocessor_config.json"
+
+
 def changed(file="config.json", **values):
     def change(folder):
         path = folder / file
@@ -97,13 +96,19 @@ def weights(change):
     return change_file
 
 
+def written(text, file="config.json"):
+    return lambda folder: (folder / file).write_text(text)
+
+
 def renamed(state):
     return {f"other.{name}": value for name, value in state.items()}
 
 
+FILLED = "fusion.convolutions.0.weight"
+
+
 def filled(value):
-    name = "fusion.convolutions.0.weight"
-    return lambda state: {**state, name: torch.full_like(state[name], value)}
+    return lambda state: {**state, FILLED: torch.full_like(state[FILLED], value)}
 
 
 INDEX, PART = "model.safetensors.index.json", "model-00001-of-00003.safetensors"
@@ -129,75 +134,40 @@ def not_numbers(part):
     ("damage", "words"),
     [
         (lambda folder: (folder / "config.json").unlink(), "there is no config.json in it"),
-        (
-            lambda folder: (folder / "config.json").write_text("{"),
-            "config.json is not a valid JSON file (Expecting",
-        ),
-        (lambda folder: (folder / "config.json").write_text("{}"), "its config.json is empty or no configuration"),
-        (lambda folder: (folder / "config.json").write_text("[1]"), "its config.json is empty or no configuration"),
+        (written("{"), "config.json is not a valid JSON file (Expecting"),
+        *((written(text), "its config.json is empty or no configuration") for text in ("{}", "[]", "[1]")),
+        (written("[" * 100_000), "check its config.json"),
         (changed(model_type="videomae"), "it is of the type videomae, not salfom"),
         (changed(num_frames="x"), "(num_frames has a value of a wrong type); correct it."),
-        (
-            changed(encoder_config={"model_type": "of-tomorrow"}),
-            "does not know models of the type 'of-tomorrow'",
-        ),
-        (
-            changed(output_stride=3),
-            "cannot be used (output_stride must be 1, 2 or 4, not 3); correct it.",
-        ),
-        (
-            lambda folder: (folder / "video_preprocessor_config.json").write_text("[]"),
-            "cannot be used as it is; check its video_preprocessor_config.json, or",
-        ),
+        (changed(encoder_config={"model_type": "of-tomorrow"}), "does not know models of the type 'of-tomorrow'"),
+        (changed(output_stride=3), "cannot be used (output_stride must be 1, 2 or 4, not 3); correct it."),
+        (written("[]", PROCESSOR), f"cannot be used as it is; check its {PROCESSOR}, or"),
         (changed(decoder_channels=[16] * 6), "its model.safetensors does not fit its config.json (of another shape"),
         (lambda folder: (folder / "model.safetensors").unlink(), "its weights are missing"),
         (lambda folder: os.truncate(folder / "model.safetensors", 999), "is damaged or incomplete"),
         (sharded(os.remove), f"its {PART} is missing"),
-        (
-            sharded(lambda part: os.truncate(part, 999)),
-            f"its {PART} is damaged or incomplete",
-        ),
+        (sharded(lambda part: os.truncate(part, 999)), f"its {PART} is damaged or incomplete"),
         (sharded(not_numbers), f"in its {PART}, "),
-        (
-            sharded(lambda part: save_file({}, part)),
-            "its model.safetensors.index.json does not fit its config.json (it ",
-        ),
-        (
-            sharded(lambda part: (part.parent / "model.safetensors.index.json").write_text("[]")),
-            "index.json is damaged",
-        ),
+        (sharded(lambda part: save_file({}, part)), f"its {INDEX} does not fit its config.json (it "),
+        (sharded(lambda part: (part.parent / INDEX).write_text("[]")), f"{INDEX} is damaged"),
         (weights(renamed), "its model.safetensors does not fit its config.json (it lacks center_prior.log_density, c"),
         (weights(lambda state: {**state, "x": torch.ones(1)}), "(the model has no use for its x)"),
-        (
-            weights(filled(float("nan"))),
-            "in its model.safetensors, fusion.convolutions.0.weight holds values that are",
-        ),
-        (
-            weights(filled(float("inf"))),
-            "in its model.safetensors, fusion.convolutions.0.weight holds values that are",
-        ),
+        (weights(filled(float("nan"))), f"in its model.safetensors, {FILLED} holds values that are"),
+        (weights(filled(float("inf"))), f"in its model.safetensors, {FILLED} holds values that are"),
         (changed(decoder_channels=[4096] * 6), "its model.safetensors does not fit its config.json (there are only "),
         (changed(tcfe_depths=[100_000] * 3), "tcfe_depths is [100000, 100000, 100000], which no model has"),
         (changed(num_frames=2**40), "num_frames is 1099511627776, which no model has (1 to 256)"),
         (changed(encoder_config={"model_type": "umt", "patch_size": 0}), "patch_size is 0, which no model has"),
         (changed(encoder_config={"model_type": "videomae", "image_size": 9984}), "make more than 65536 patches"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "its config.json is empty or no configuration"),
-        (lambda folder: (folder / "config.json").write_text("[" * 100_000), "check its config.json"),
-        (changed("video_preprocessor_config.json", size={"height": 10**6, "width": 10}), "in 1…4096, of at most"),
-        (changed("video_preprocessor_config.json", size={"height": 4096, "width": 4096}), "at most 4,194,304 pixels"),
-        (changed("video_preprocessor_config.json", image_std=[0, 0, 0]), "image_std must be above 0"),
-        (changed("video_preprocessor_config.json", image_std="x"), "image_std must be one number or three"),
-        (
-            changed("video_preprocessor_config.json", image_mean=[float("nan")] * 3),
-            "image_mean must be one number or three",
-        ),
-        (changed("video_preprocessor_config.json", image_mean=[0.5, 0.5]), "image_mean must be one number or three"),
-        (changed("video_preprocessor_config.json", num_frames=10**9), "num_frames must be a number below 4097"),
-        (changed("video_preprocessor_config.json", keep_aspect_ratio="no"), "must be true or false, not 'no'"),
-        (
-            changed("video_preprocessor_config.json", do_center_crop=True),
-            "leave do_center_crop out; check its video_preprocessor_config.json.",
-        ),
+        (changed(PROCESSOR, size={"height": 10**6, "width": 10}), "in 1…4096, of at most"),
+        (changed(PROCESSOR, size={"height": 4096, "width": 4096}), "at most 4,194,304 pixels"),
+        (changed(PROCESSOR, image_std=[0, 0, 0]), "image_std must be above 0"),
+        (changed(PROCESSOR, image_std="x"), "image_std must be one number or three"),
+        (changed(PROCESSOR, image_mean=[float("nan")] * 3), "image_mean must be one number or three"),
+        (changed(PROCESSOR, image_mean=[0.5, 0.5]), "image_mean must be one number or three"),
+        (changed(PROCESSOR, num_frames=10**9), "num_frames must be a number below 4097"),
+        (changed(PROCESSOR, keep_aspect_ratio="no"), "must be true or false, not 'no'"),
+        (changed(PROCESSOR, do_center_crop=True), f"leave do_center_crop out; check its {PROCESSOR}."),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_told(model_folder, tmp_path, damage, words):
@@ -254,7 +224,7 @@ def test_maps_that_are_not_finite_are_no_result(model_folder, clip):
 def test_frames_that_do_not_fit_the_network_are_one_sentence(model_folder, clip, tmp_path, options, capsys):
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
-    changed("video_preprocessor_config.json", **options)(folder)
+    changed(PROCESSOR, **options)(folder)
     out = tmp_path / "out.mp4"
     assert cli.main(["predict", str(clip), "-o", str(out), "--model", str(folder)]) == 2
     told = capsys.readouterr().err
@@ -279,10 +249,7 @@ def error_of(function):
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: not enough memory"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-        (
-            Exception("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer"),
-            True,
-        ),
+        (Exception("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested"), True),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (RuntimeError("invalid memory format option ChannelsLast"), False),

@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import noise, tiny_model, write_clip
+from conftest import noise, run_command, tiny_model, write_clip, write_tone
 from demo_server import PATIENCE
 from numbered_video import number_of, numbered
 from salfom_hf import EfficientNetLiteConfig, SalFoMVideoProcessor, SaliencyPredictor, VideoError, cli
@@ -427,12 +427,8 @@ def test_a_model_that_keeps_up_drops_nothing(tmp_path, flat_folder):
 @pytest.fixture
 def salfom_live(model_folder, capfd):
     def run(*arguments, model=model_folder):
-        capfd.readouterr()
-        try:
-            code = cli.main(["live", *map(str, arguments), "--model", str(model), "--device", "cpu"])
-        except SystemExit as stop:
-            code = stop.code
-        return code, capfd.readouterr().err
+        code, said = run_command(capfd, "live", *arguments, "--model", model, "--device", "cpu")
+        return code, said.err
 
     return run
 
@@ -504,15 +500,6 @@ def test_what_is_sent_on_arrives(salfom_live, clip):
 def test_a_duration_ends_it(tmp_path, salfom_live, clip):
     assert salfom_live(clip, "--latency", 100, "--duration", "0.12", "-o", tmp_path / "out.mp4")[0] == 0
     assert len(pictures_in(str(tmp_path / "out.mp4"))) == 3
-
-
-def write_tone(path):
-    with av.open(str(path), "w") as output:
-        tone = output.add_stream("aac", rate=48000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 48000
-        output.mux(tone.encode(frame))
-        output.mux(tone.encode(None))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import noise, write_clip
-from salfom_hf import SaliencyPredictor, VideoError, cli
+from conftest import noise, run_command, write_clip
+from salfom_hf import SaliencyPredictor, VideoError
 from salfom_hf.inference.results import DRAWINGS, frame_at
 from salfom_hf.inference.table import COLUMNS, Attention, attention, peak, write_table
 from salfom_hf.video.drawing import color_table, heatmap, to_gray, with_color_bar
@@ -30,9 +30,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def salfom(model_folder, capsys):
     def run(*arguments):
-        capsys.readouterr()
-        code = cli.main(["predict", *map(str, arguments), "--model", str(model_folder), "--device", "cpu"])
-        return code, capsys.readouterr()
+        return run_command(capsys, "predict", *arguments, "--model", model_folder, "--device", "cpu")
 
     return run
 

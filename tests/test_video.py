@@ -50,17 +50,6 @@ def test_a_range_starts_and_ends_at_the_right_frames(tmp_path, suffix):
     assert halves == list(range(150))
 
 
-def test_seeking_does_not_decode_what_comes_before(tmp_path, monkeypatch):
-    path = make_video(tmp_path / "long.mp4", range(600))
-    decoded = []
-    import salfom_hf.video.reading as module
-
-    original = module._decoded
-    monkeypatch.setattr(module, "_decoded", lambda *a: (decoded.append(frame.pts) or frame for frame in original(*a)))
-    assert numbers(path, start=18.0, duration=0.1) == [540, 541, 542]
-    assert len(decoded) < 40
-
-
 def test_variable_frame_rate_keeps_its_timestamps(tmp_path):
     ticks = [0, 30, 100, 110, 500, 1234, 1235, 3000]
     path = make_video(tmp_path / "vfr.mp4", ticks, time_base=Fraction(1, 600))

@@ -374,7 +374,7 @@ print(peak)
 """
     peaks = []
     for count in (20, 60):
-        source = repeating(tmp_path / f"{count}.mkv", (3840, 2160), count, Fraction(1, 25))
+        source = repeating(tmp_path / f"{count}.mkv", (3840, 2160), count, Fraction(1, 25), tone=True)
         command = [sys.executable, "-c", program, str(source), str(tmp_path / f"{count}.mp4")]
         peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     assert peaks[1] - peaks[0] < 8 * 3840 * 2160 * 3  # Of 40 more frames; decoders on threads hold a few.

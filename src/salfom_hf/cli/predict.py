@@ -16,19 +16,9 @@ from tqdm import tqdm
 
 from ..errors import CutOffError, VideoError, is_out_of_memory, is_sentence, until_cut_off
 from ..files import may_be_folder
+from ..inference import results
 from ..inference.many import Skipped, sources
 from ..inference.profiling import Profile, speed
-from ..inference.results import (
-    BYTES,
-    FORMATS,
-    MOMENTS,
-    check_output,
-    default_output,
-    frame_at,
-    inputs_of,
-    size_in_words,
-    write,
-)
 from ..models.names import local
 from ..video.drawing import COLORMAPS
 from ..video.reading import VideoInfo, probe
@@ -75,7 +65,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option(
         "--format",
-        choices=FORMATS,
+        choices=results.FORMATS,
         default="overlay",
         help="overlay (the default): the video with colours where people look, as MP4 or another kind by the output's "
         "name; heatmap: the colours alone; side-by-side: both next to each other; maps: a folder with a grey PNG of "
@@ -99,12 +89,12 @@ def check_options(args: argparse.Namespace) -> None:
     """Set the moment that is the default; raise a UsageError for an option that what is written has no use for."""
     if args.format == "png" and args.at is None:
         args.at = 0.0
-    if args.at is not None and args.format not in MOMENTS:
-        formats = ", ".join(MOMENTS)
+    if args.at is not None and args.format not in results.MOMENTS:
+        formats = ", ".join(results.MOMENTS)
         raise UsageError(f"--at is for --format {formats}; of {args.format} choose a part by --start and --duration.")
     if args.at is not None and (args.start or args.duration is not None):
         raise UsageError("A picture shows one moment; choose it by --at, without --start and --duration.")
-    if args.max_size is not None and args.format not in BYTES:
+    if args.max_size is not None and args.format not in results.BYTES:
         raise UsageError(f"--max-size is for --format maps and npz, not {args.format}; leave it out.")
 
 
@@ -122,10 +112,10 @@ def predict(args: argparse.Namespace) -> int:
     if several and args.output is not None and not folder:
         raise UsageError(f"{len(videos)} inputs cannot all be written to {args.output}; name a folder.")
     load = cache(lambda: load_predictor(args.model, args))
-    inputs = inputs_of(videos, *local(args.model))
+    inputs = results.inputs_of(videos, *local(args.model))
     written: set[Path] = set()
     for video in videos:
-        output = default_output(video, args.format, args.at is not None)
+        output = results.default_output(video, args.format, args.at is not None)
         if folder and (several or args.format != "maps"):
             output = Path(args.output, output.name)
         elif args.output is not None:
@@ -134,7 +124,7 @@ def predict(args: argparse.Namespace) -> int:
             if output in written:
                 raise VideoError(f"{video} and another input would both be written to {output}; predict it by itself.")
             written.add(output)
-            check_output(output, args.format, args.overwrite, inputs, args.at is not None)
+            results.check_output(output, args.format, args.overwrite, inputs, args.at is not None)
             if args.format == "maps" and not may_be_folder(args.output or f"{output}/"):
                 raise VideoError(f"Cannot write: {output} is not a folder, which maps need; name another output.")
             predict_one(load, video, output, args)
@@ -169,13 +159,13 @@ def write_predicted(
 
     def predicted() -> Generator[SaliencyFrame]:
         one = args.at is not None
-        for frame in [frame_at(predictor, info, args.at)] if one else predictor.stream(info.path, *part):
+        for frame in [results.frame_at(predictor, info, args.at)] if one else predictor.stream(info.path, *part):
             yield frame
             each()
 
     with closing(predicted()) as frames:
         shown = until_cut_off(frames, ended)
-        write(shown, output, args.format, info, args.colormap, *part, args.overwrite, args.max_size)
+        results.write(shown, output, args.format, info, args.colormap, *part, args.overwrite, args.max_size)
     for error in ended:
         raise CutOffError(f"{output} ends early: {error}") from error
 
@@ -189,8 +179,8 @@ def predict_one(load: Callable[[], SaliencyPredictor], video: Path, output: Path
         if total is not None:
             length = total / info.frame_rate - args.start
             total = max(0, round(min(length, math.inf if args.duration is None else args.duration) * info.frame_rate))
-        if args.format in BYTES:
-            size = size_in_words(args.format, info, total, args.max_size)
+        if args.format in results.BYTES:
+            size = results.size_in_words(args.format, info, total, args.max_size)
             smaller = "" if args.max_size else "; --max-size makes it smaller"
             print(f"salfom: {output} takes {size}{smaller}.", file=sys.stderr)
         begin, count, profile = time.perf_counter(), 0, Profile() if args.profile else None

@@ -17,24 +17,8 @@ from ..inference.predictor import SaliencyPredictor
 from ..models.names import EXAMPLE, KNOWN, holds_model, resolve
 from ..video.drawing import COLORMAPS
 from ..video.reading import read_frames
+from . import runs
 from .attention import in_words
-from .runs import (
-    MAX_BYTES,
-    MAX_FRAME_PIXELS,
-    MAX_FRAMES,
-    MAX_PIXELS,
-    MAX_SECONDS,
-    MAX_TIME,
-    Bounds,
-    Demo,
-    Maps,
-    Part,
-    check_picture,
-    checked,
-    give_back_memory,
-    is_photo,
-    write_files,
-)
 from .serving import Page, in_one_sentence, refusal, serve
 
 HERE = Path(__file__).parent
@@ -59,9 +43,9 @@ HELP = f"""
   the eyes agree); and the share of the attention in each cell of a 3×3 grid.
 - **What it is not.** It is a guess about people in general, who watch without a task, and it hears nothing. It
   measures neither you nor anybody in the picture: do not judge people by it.
-- **Limits.** Files up to {MAX_BYTES >> 20} MB, pictures up to {MAX_PIXELS // 10**6} megapixels and videos up to
-  {MAX_FRAME_PIXELS // 10**6}; at a time up to {MAX_SECONDS} seconds, {MAX_FRAMES} frames, and {MAX_TIME // 60}
-  minutes of computing. For more, install `salfom-hf` and run `salfom predict`.
+- **Limits.** Files up to {runs.MAX_BYTES >> 20} MB, pictures up to {runs.MAX_PIXELS // 10**6} megapixels and videos
+  up to {runs.MAX_FRAME_PIXELS // 10**6}; at a time up to {runs.MAX_SECONDS} seconds, {runs.MAX_FRAMES} frames, and
+  {runs.MAX_TIME // 60} minutes of computing. For more, install `salfom-hf` and run `salfom predict`.
 - **Your files.** They go to the machine that serves this page, nowhere else. They and the results have addresses that
   nobody can guess, and are deleted after about an hour.
 """
@@ -97,6 +81,7 @@ SPEED = (
     "1 looks at every frame. With 4, say, it looks at one frame in 4 and fills in what lies between: several times as "
     "fast, and a little less exact."
 )
+PROGRESS = gr.Progress()  # As a default it tells Gradio to show how far a run has come.
 # More would only be slower to send and to read.
 CAMERA = gr.WebcamOptions(
     constraints={"video": {"width": {"ideal": 640}, "height": {"ideal": 480}, "frameRate": {"ideal": 25}}}
@@ -131,7 +116,7 @@ def shown(model: str) -> str:
     return Path(model).name if Path(model).is_dir() else model
 
 
-def explanation(maps: Maps, part: str = "") -> str:
+def explanation(maps: runs.Maps, part: str = "") -> str:
     """Where the eyes go, what part of a video that is about, and which weights say so."""
     model = maps.part.model
     weights = WEIGHTS.get(model) or OTHER_WEIGHTS.format(shown(model))
@@ -146,7 +131,7 @@ def number(seconds: float) -> str:
     return f"{seconds:.1f}".removesuffix(".0")
 
 
-def part_of(maps: Maps, ended: CutOffError | None) -> tuple[str, float | None]:
+def part_of(maps: runs.Maps, ended: CutOffError | None) -> tuple[str, float | None]:
     """
     Which part of a video this is, in words; and where the rest begins, in seconds, if there is any: there is none if
     the video `ended` early.
@@ -187,14 +172,14 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         models: name → function that loads it; the first is loaded at once. By default those on this machine.
         stride: that the page begins with.
     """
-    demo = Demo(models or available_models())
+    demo = runs.Demo(models or available_models())
     first = next(iter(demo.models))
     demo.load(first)
 
     @contextmanager
     def results(
-        part: Part, colormap: str, opacity: float, progress: gr.Progress
-    ) -> Iterator[tuple[Maps, list[str], CutOffError | None]]:
+        part: runs.Part, colormap: str, opacity: float, progress: gr.Progress
+    ) -> Iterator[tuple[runs.Maps, list[str], CutOffError | None]]:
         """
         Maps, files, and how the source breaks off, if it does; the page has its own copies of the files when the
         context ends and they go.
@@ -205,14 +190,14 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
 
         try:
             with in_one_sentence(part.path), temporary_folder() as folder:
-                bounds = Bounds(part.path, stop_if_alone=page.stop_if_alone(), progress=report)
+                bounds = runs.Bounds(part.path, stop_if_alone=page.stop_if_alone(), progress=report)
                 if part.length is None:
-                    check_picture(part.path, bounds)  # Or else it may be read as a video.
+                    runs.check_picture(part.path, bounds)  # Or else it may be read as a video.
                 maps = demo.maps(part, bounds)
-                files, ended = write_files(maps, folder, colormap, opacity, bounds)
+                files, ended = runs.write_files(maps, folder, colormap, opacity, bounds)
                 yield maps, [*map(str, files)], ended
         finally:
-            give_back_memory()
+            runs.give_back_memory()
 
     def predict_video(
         video: str | None,
@@ -222,34 +207,30 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         stride: float,
         colormap: str,
         opacity: float,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        progress: gr.Progress = PROGRESS,
     ) -> Iterator[tuple]:
         """Predict where people look in a video."""
         if video is None:
             raise refusal("Choose a video first, or try the example.")
-        if is_photo(video):
+        if runs.is_photo(video):
             for drawn in predict_image(video, model, colormap, opacity, progress):
                 yield *drawn, None, gr.update(visible=False), 0.0
             return
-        part, button = Part(model, video, start, length, int(stride)), gr.update(visible=False)
+        part, button = runs.Part(model, video, start, length, int(stride)), gr.update(visible=False)
         with results(part, colormap, opacity, progress) as (maps, (*files, path), ended):
             words, rest = part_of(maps, ended)
             if rest is not None and maps.info.duration:
-                until = min(rest + MAX_SECONDS, rest + MAX_FRAMES / maps.info.frame_rate, maps.info.duration)
+                until = min(rest + runs.MAX_SECONDS, rest + runs.MAX_FRAMES / maps.info.frame_rate, maps.info.duration)
                 button = gr.update(visible=True, value=f"Go on: {number(rest)} to {number(until)} s")
             yield *files, explanation(maps, words), path, button, rest
 
     def predict_image(
-        image: str | None,
-        model: str,
-        colormap: str,
-        opacity: float,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
+        image: str | None, model: str, colormap: str, opacity: float, progress: gr.Progress = PROGRESS
     ) -> Iterator[tuple]:
         """Predict where people look in a picture."""
         if image is None:
             raise refusal("Choose a picture first, or try the example.")
-        with results(Part(model, image), colormap, opacity, progress) as (maps, files, _):
+        with results(runs.Part(model, image), colormap, opacity, progress) as (maps, files, _):
             yield *files, explanation(maps)
 
     def look_at(upload: dict[str, Any] | None, length: float | None = None) -> tuple:
@@ -259,10 +240,10 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         path = upload["path"]
         try:
             with in_one_sentence(path):
-                bounds = Bounds(path, stop_if_alone=page.stop_if_alone())
+                bounds = runs.Bounds(path, stop_if_alone=page.stop_if_alone())
                 if length is None:
-                    check_picture(path, bounds)
-                info = checked(path, bounds)
+                    runs.check_picture(path, bounds)
+                info = runs.checked(path, bounds)
         except gr.Error as error:
             return f"⚠️ {error.message}", None
         if length is None or info.duration is None or info.duration <= length:
@@ -282,19 +263,12 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 asked: dict[str, Any] = {"label": f"Your {kind}", "elem_id": f"{kind}-input", "buttons": []}
-                source = (
-                    gr.Video(sources=["upload", "webcam"], webcam_options=CAMERA, **asked)
-                    if of_videos
-                    # The upload itself: of a copy in another mode Gradio keeps no account.
-                    else gr.Image(
-                        type="filepath",
-                        image_mode=None,
-                        sources=["upload", "webcam", "clipboard"],
-                        height=300,
-                        alt_text=asked["label"],
-                        **asked,
-                    )
-                )
+                source: gr.Video | gr.Image
+                if of_videos:
+                    source = gr.Video(sources=["upload", "webcam"], webcam_options=CAMERA, **asked)
+                else:  # The upload itself: of a copy in another mode Gradio keeps no account.
+                    asked |= {"type": "filepath", "image_mode": None, "height": 300, "alt_text": asked["label"]}
+                    source = gr.Image(sources=["upload", "webcam", "clipboard"], **asked)
                 choose = f"Choose a {kind} or take one with the camera, then press the button."
                 hint = gr.Markdown(choose, elem_classes="words")
                 try_example = gr.Button("Try the example")
@@ -304,7 +278,7 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
                     if of_videos:
                         with gr.Row():
                             start = gr.Number(0, label="Start (s)", minimum=0, min_width=140, elem_id="start")
-                            length = gr.Slider(0.5, MAX_SECONDS, 10, step=0.5, label="Length (s)", min_width=140)
+                            length = gr.Slider(0.5, runs.MAX_SECONDS, 10, step=0.5, label="Length (s)", min_width=140)
                         part = [start, length, gr.Slider(1, 16, stride, step=1, label="Speed", info=SPEED)]
                     with gr.Row():
                         choices = [(COLOURS[name], name) for name in COLORMAPS]
@@ -339,9 +313,10 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         outputs = [*views, *files, words, *([path, rest, rest_start] if of_videos else [])]
         # One prediction at a time, whichever button was pressed. Progress over the words would hide them.
         alone: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "network", "show_progress_on": views[0]}
+        hidden: dict[str, Any] = {**alone, "api_visibility": "private"}
 
         def redraw(source: str | None, model: str, *settings: Any) -> Iterator[tuple | dict]:
-            if source is None or Part(model, source, *settings[:-2]) not in demo.recent:
+            if source is None or runs.Part(model, source, *settings[:-2]) not in demo.recent:
                 yield gr.skip()
             else:
                 yield from predict(source, model, *settings)
@@ -350,12 +325,10 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         followed: dict[str, Any] = {**private, "js": "(file, hint) => file ? '' : hint"}
         gr.on([run.click, views[0].change], None, [source, hint], hint, **followed)
         run.click(predict, inputs, outputs, api_name=predict.__name__, **alone)
-        try_example.click(example, None, source, queue=False, **private).then(
-            predict, inputs, outputs, api_visibility="private", **alone
-        )
+        try_example.click(example, None, source, queue=False, **private).then(predict, inputs, outputs, **hidden)
         # While one drawing is made, the last of further changes waits; none is dropped.
-        redrawing = {**alone, "trigger_mode": "always_last", "api_visibility": "private"}
-        gr.on([colormap.change, opacity.release], redraw, inputs, outputs, **redrawing)
+        changes = [colormap.change, opacity.release]
+        gr.on(changes, redraw, inputs, outputs, trigger_mode="always_last", **hidden)
         views[0].change(
             lambda file: (file, gr.update(visible=True)), views[0], [download, more], queue=False, **private
         )
@@ -366,8 +339,8 @@ def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, s
         source.change(look_at, [source, *part[1:2]], [hint, source], **checking)
         if of_videos:
             rest.click(
-                lambda begin: (begin, MAX_SECONDS), rest_start, part[:2], queue=False, api_visibility="private"
-            ).then(predict, inputs, outputs, api_visibility="private", **alone)
+                lambda begin: (begin, runs.MAX_SECONDS), rest_start, part[:2], queue=False, api_visibility="private"
+            ).then(predict, inputs, outputs, **hidden)
 
     with Page("Where do people look?") as page:
         gr.Markdown(ABOUT)

@@ -207,19 +207,16 @@ class SalFoMConfig(PreTrainedConfig):
         check_limits(self)
         check_limits(encoder)
         frames_per_step, stride = facts.frames_per_step(encoder), self.encoder_stride
+        of_encoder = f"the encoder '{encoder.model_type}'"
         steps, remainder = divmod(self.num_frames, frames_per_step)
         if remainder or steps < 1 or steps & (steps - 1):
-            raise ValueError(
-                f"num_frames ({self.num_frames}) must be {frames_per_step} times a power of two for the encoder "
-                f"'{encoder.model_type}'."
-            )
+            times = f"{frames_per_step} times a power of two"
+            raise ValueError(f"num_frames ({self.num_frames}) must be {times} for {of_encoder}.")
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"image_size must be one number or (height, width), not {self.image_size}.")
         if any(side % stride for side in self.image_height_width):
-            raise ValueError(
-                f"image_size ({self.image_size}) must be a multiple of {stride}, the stride of the encoder "
-                f"'{encoder.model_type}'."
-            )
+            of = f"a multiple of {stride}, the stride of {of_encoder}"
+            raise ValueError(f"image_size ({self.image_size}) must be {of}.")
 
     def validate_decoder(self) -> None:
         lengths = {"decoder_channels": 6, "fusion_channels": 2, "tcfe_depths": 3, "tcfe_num_heads": 3}
@@ -235,12 +232,9 @@ class SalFoMConfig(PreTrainedConfig):
             )
         if not (self.use_tcfe or self.use_dfd or self.use_sfd):
             raise ValueError("At least one of use_tcfe, use_dfd and use_sfd must be true.")
+        hidden = self.decoder_hidden_size
         for name, fits, words in (
-            (
-                "decoder_hidden_size",
-                self.decoder_hidden_size is None or self.decoder_hidden_size > 0,
-                "positive or None",
-            ),
+            ("decoder_hidden_size", hidden is None or hidden > 0, "positive or None"),
             ("output_stride", self.output_stride in (1, 2, 4), "1, 2 or 4"),
             ("tcfe_mlp_ratio", self.tcfe_mlp_ratio > 0, "above 0"),
             ("motion_sharpness", 0 < self.motion_sharpness < math.inf, "above 0 and finite"),

@@ -79,16 +79,14 @@ def token_grid(config: Any, frames: int, height: int, width: int) -> Grid:
 
 def video_vit_features(encoder: PreTrainedModel, pixels: torch.Tensor, **flags: bool) -> Encoded:
     outputs = encoder(pixels, **flags)
-    _, frames, _, height, width = pixels.shape
-    grid = token_grid(encoder.config, frames, height, width)
+    grid = token_grid(encoder.config, pixels.shape[1], *pixels.shape[-2:])
     # ViViT has a class token in front.
     return tokens_to_volume(outputs.last_hidden_state[:, -prod(grid) :], grid), outputs
 
 
 def timesformer_features(encoder: PreTrainedModel, pixels: torch.Tensor, **flags: bool) -> Encoded:
     outputs = encoder(pixels, **flags)
-    _, frames, _, height, width = pixels.shape
-    _, rows, columns = token_grid(encoder.config, frames, height, width)
+    frames, rows, columns = token_grid(encoder.config, pixels.shape[1], *pixels.shape[-2:])
     # A class token, then the patches with time running fastest.
     tokens = outputs.last_hidden_state[:, 1:].unflatten(1, (rows, columns, frames))
     return tokens.permute(0, 4, 3, 1, 2), outputs
@@ -165,8 +163,7 @@ def timesformer_embeddings(embeddings: Any, pixel_values: torch.Tensor) -> torch
 def vjepa2_encoder(encoder: Any, pixel_values_videos: torch.Tensor, **kwargs: object) -> BaseModelOutput:
     """With rotary angles of the input's own grid, where the original takes a square one for granted."""
     hidden_states = encoder.embeddings(pixel_values_videos)
-    _, frames, _, height, width = pixel_values_videos.shape
-    _, rows, columns = token_grid(encoder.config, frames, height, width)
+    _, rows, columns = token_grid(encoder.config, pixel_values_videos.shape[1], *pixel_values_videos.shape[-2:])
     token = torch.arange(hidden_states.shape[1], device=hidden_states.device)
     # In place of the masks, which are for training V-JEPA 2 itself: (time, row, column) of every token.
     positions = torch.stack((token // (rows * columns), token // columns % rows, token % columns))

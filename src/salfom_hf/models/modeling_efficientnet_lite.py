@@ -65,7 +65,6 @@ class EfficientNetLiteModel(PreTrainedModel):
     """EfficientNet-Lite without classifier; gives the feature maps of strides 8, 16 and 32."""
 
     config: EfficientNetLiteConfig
-    config_class = EfficientNetLiteConfig
     base_model_prefix = "efficientnet_lite"
     main_input_name = "pixel_values"
     input_modalities = ["image"]  # noqa: RUF012

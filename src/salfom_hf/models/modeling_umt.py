@@ -85,14 +85,12 @@ def eager_attention_forward(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: None,  # As every token attends to all.
     scaling: float,
     dropout: float = 0.0,
     **kwargs: object,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        weights = weights + attention_mask
     weights = F.dropout(weights.softmax(dim=-1), p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
@@ -150,7 +148,9 @@ class UMTLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
-class UMTPreTrainedModel(PreTrainedModel):
+class UMTModel(PreTrainedModel):
+    """UMT encoder without head. As in SalFoM, the last block's tokens are returned without a final norm."""
+
     config: UMTConfig
     base_model_prefix = "umt"
     main_input_name = "pixel_values_videos"
@@ -163,6 +163,12 @@ class UMTPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": UMTLayer, "attentions": UMTAttention}  # noqa: RUF012
+
+    def __init__(self, config: UMTConfig):
+        super().__init__(config)
+        self.embeddings = UMTEmbeddings(config)
+        self.layers = nn.ModuleList([UMTLayer(config) for _ in range(config.num_hidden_layers)])
+        self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -177,16 +183,6 @@ class UMTPreTrainedModel(PreTrainedModel):
         elif isinstance(module, UMTEmbeddings):
             positions = module.position_embeddings
             init.copy_(positions, module.initial_positions(positions.shape[-1], positions.device))
-
-
-class UMTModel(UMTPreTrainedModel):
-    """UMT encoder without head. As in SalFoM, the last block's tokens are returned without a final norm."""
-
-    def __init__(self, config: UMTConfig):
-        super().__init__(config)
-        self.embeddings = UMTEmbeddings(config)
-        self.layers = nn.ModuleList([UMTLayer(config) for _ in range(config.num_hidden_layers)])
-        self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embedding

@@ -5,7 +5,6 @@ import os
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
 from ..video.pictures import IMAGE_RATE, rgb_of
-from ..video.reading import Frame, probe, read_frames
+from ..video.reading import Frame, exact_part, probe, read_frames
 from .losses import gaussian_blur
 from .names import takes_names
 
@@ -201,8 +200,8 @@ def frames_of(video: Any, start: float = 0.0, duration: float | None = None) -> 
         return
     if isinstance(video, (Image.Image, np.ndarray, torch.Tensor)):
         video = to_tensor(video)
-    first = Fraction(start).limit_denominator(10**6)
-    end = math.inf if duration is None else first + Fraction(duration).limit_denominator(10**6)
+    first, length = exact_part(start, duration)
+    end = math.inf if length is None else first + length
     for index, image in enumerate(video):
         timestamp = index / IMAGE_RATE
         if timestamp >= end:
