@@ -5,6 +5,7 @@ import os
 # Of tests and of what they start. Tiny networks are slower on more threads, which wait for each other by computing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -53,6 +54,15 @@ def write_clip(path, frames=6, rate=25, height=64, width=96, sound=True):
     return make_video(path, range(frames), rate, pictures=pictures, tone=tone, codec_options=options)
 
 
+def write_tone(path):
+    """A video file that holds sound alone."""
+    with av.open(str(path), "w") as output:
+        tone = output.add_stream("aac", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48000
+        output.mux([*tone.encode(frame), *tone.encode(None)])
+
+
 def tiny_model(encoder, **options):
     torch.manual_seed(0)
     model = SalFoMForVideoSaliencyPrediction(SalFoMConfig(encoder_config=encoder, **{**DECODER, **options})).eval()
@@ -99,6 +109,21 @@ def model_folder(framewise_model, tmp_path_factory):
         size={"height": 64, "width": 64}, num_frames=4, keep_aspect_ratio=True, size_divisor=32
     ).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def salfom(model_folder, capsys):
+    """The command `salfom predict` with a tiny model: its exit code, and what it said."""
+
+    def run(*arguments, model=model_folder):
+        capsys.readouterr()
+        try:
+            code = cli.main(["predict", "--model", str(model), "--device", "cpu", *map(str, arguments)])
+        except SystemExit as stop:
+            code = stop.code
+        return code, capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

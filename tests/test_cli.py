@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from tqdm import TMonitor
 
-from conftest import EMULATED, noise, write_clip
+from conftest import EMULATED, noise, write_clip, write_tone
 from salfom_hf import SaliencyPredictor, cli, files
 from salfom_hf.cli import predict_many
 from salfom_hf.cli.common import note_emulated
@@ -37,19 +37,6 @@ def folder(tmp_path, clip, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(clip, tmp_path / "clip.mp4")
     return tmp_path
-
-
-@pytest.fixture
-def salfom(model_folder, capsys):
-    def run(*arguments, model=model_folder):
-        capsys.readouterr()
-        try:
-            code = cli.main(["predict", "--model", str(model), "--device", "cpu", *map(str, arguments)])
-        except SystemExit as stop:
-            code = stop.code
-        return code, capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -179,21 +166,13 @@ def assert_refused(code, said, words):
     assert words in said.err
 
 
-def without_frames(path):
-    with av.open(str(path), "w") as output:
-        tone = output.add_stream("aac", rate=48000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 48000
-        output.mux([*tone.encode(frame), *tone.encode(None)])
-
-
 @pytest.mark.parametrize(
     ("name", "make", "style", "words"),
     [
         ("bad.mp4", lambda path: path.write_text("This is no video.\n" * 50), "overlay", "bad.mp4"),
         ("bad.mp4", lambda path: path.write_bytes(Path("clip.mp4").read_bytes()[:-6000]), "maps", "bad.mp4"),
         ("bad.mp4", lambda path: path.write_bytes(b""), "npz", "bad.mp4"),
-        ("bad.mp4", without_frames, "overlay", "bad.mp4"),
+        ("bad.mp4", write_tone, "overlay", "bad.mp4"),
         ("bad.mp4", lambda path: write_clip(path, frames=2, height=2, width=2, sound=False), "maps", "bad.mp4"),
         ("bad.png", lambda path: path.write_bytes(b"\x89PNG broken"), "npz", "bad.png"),
         ("bad", Path.mkdir, "overlay", "bad"),

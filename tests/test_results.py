@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from conftest import noise, write_clip
-from salfom_hf import SaliencyPredictor, VideoError, cli
+from salfom_hf import SaliencyPredictor, VideoError
 from salfom_hf.inference.results import DRAWINGS, frame_at
 from salfom_hf.inference.table import COLUMNS, Attention, attention, peak, write_table
 from salfom_hf.video.drawing import color_table, heatmap, to_gray, with_color_bar
@@ -25,16 +25,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_clip("talk.mp4", frames=30)
     return tmp_path
-
-
-@pytest.fixture
-def salfom(model_folder, capsys):
-    def run(*arguments):
-        capsys.readouterr()
-        code = cli.main(["predict", *map(str, arguments), "--model", str(model_folder), "--device", "cpu"])
-        return code, capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")
