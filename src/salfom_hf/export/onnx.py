@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..errors import described, is_out_of_memory, needs_extra, reported
 from ..files import atomic_output, check_free
-from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction, SalFoMOutput
+from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 from ..models.names import EXAMPLE
 from ..models.video_processing_salfom import SalFoMVideoProcessor, pixels_of
 from ..video.reading import read_frames
@@ -37,9 +37,9 @@ ANY_SIZE = ("efficientnet_lite",)
 
 
 class Window(nn.Module):
-    """Clips `(batch, frames, 3, height, width)` to maps `(batch, height, width)`."""
+    """Of a network or an exported one: clips `(batch, frames, 3, height, width)` to maps `(batch, height, width)`."""
 
-    def __init__(self, model: Callable[[torch.Tensor], SalFoMOutput]):
+    def __init__(self, model: Callable):
         super().__init__()
         self.model = model
 

@@ -74,9 +74,10 @@ class PictureServer(socketserver.ThreadingTCPServer):
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda seen=seen: self._closed or self._picture is not seen)
-                    if self._picture is seen:
-                        return
+                    while self._picture is None or self._picture is seen:
+                        if self._closed:
+                            return
+                        self._changed.wait()
                     seen = self._picture
                 file = io.BytesIO()
                 Image.fromarray(seen).save(file, "jpeg", quality=JPEG_QUALITY)
