@@ -149,7 +149,7 @@ def test_one_line_where_bfloat16_is_emulated(benchmark, model_folder, emulates):
     ("arguments", "said"),
     [
         (["--size", "100", "96"], "32 divides, not 100x96"),
-        (["--device", "cuda:99"], "--device cpu"),
+        (["--device", "cuda:99"], "give cpu as the device"),
         (["--model", "nowhere/at-all"], "Cannot load the model"),
         (["--model", "nowhere/at-all", "--random-weights"], "Cannot load the model"),
         (["--compile"], "leave it out"),

@@ -218,7 +218,7 @@ def test_an_unreadable_folder(folder, salfom):
         ("predict clip.mp4 -o clip.mp4/below/out.mp4", "Cannot write"),
         (f"predict clip.mp4 -o {'x' * 300}.mp4", "choose a shorter name"),
         ("predict clip.mp4 -o taken.mp4", "--overwrite"),
-        ("predict clip.mp4 --device toaster", "--device cpu"),
+        ("predict clip.mp4 --device toaster", "give cpu as the device"),
         ("predict clip.mp4 --stride 0", "--stride"),
         ("predict clip.mp4 --stride x", "--stride"),
         ("predict clip.mp4 --batch-size -1", "--batch-size"),

@@ -19,7 +19,7 @@ from salfom_hf.inference.encoder_graph import FrameEncoder
 from salfom_hf.inference.sliding_window import sees_single_frames
 from salfom_hf.models.losses import gaussian_blur
 from salfom_hf.models.video_processing_salfom import STILL_BLUR
-from salfom_hf.video.drawing import COLORMAPS, color_table, gray_png, heatmap, overlay, side_by_side, to_gray
+from salfom_hf.video.drawing import COLORMAPS, color_table, heatmap, overlay, png_of, side_by_side, to_gray
 from salfom_hf.video.reading import Frame, read_frames
 
 VIDEO = noise(11)
@@ -357,9 +357,9 @@ def test_grey_is_scaled_from_minimum_to_maximum():
     assert np.abs(grey - expected).max() <= 1
     np.testing.assert_array_equal(heatmap(saliency, "jet"), color_table("jet")[grey])
     assert not to_gray(np.full((4, 5), 0.3, np.float32)).any()
-    for picture in (grey, grey[:63, :95], grey[:1, :1]):
-        file = Image.open(BytesIO(gray_png(picture)))
-        assert (file.format, file.mode) == ("PNG", "L")
+    for picture in (grey, grey[:63, :95], grey[:1, :1], VIDEO[0], VIDEO[0][:63, :95]):
+        file = Image.open(BytesIO(png_of(picture)))
+        assert (file.format, file.mode) == ("PNG", "L" if picture.ndim == 2 else "RGB")
         np.testing.assert_array_equal(np.asarray(file), picture)
 
 
@@ -383,3 +383,11 @@ def test_a_constant_map_leaves_the_frame_as_it_is_and_side_by_side_has_both():
     saliency = np.random.default_rng(1).random((64, 96), dtype=np.float32)
     both = overlay(VIDEO[0], saliency, "inferno")
     np.testing.assert_array_equal(side_by_side(VIDEO[0], saliency, "inferno"), np.hstack([VIDEO[0], both]))
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda"])
+def test_a_device_that_is_not_there_is_one_sentence(model_folder, device):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("has a GPU")
+    with pytest.raises(ValueError, match=f"^The device '{device}' cannot be used on this machine; give cpu"):
+        SaliencyPredictor.from_pretrained(model_folder, device)

@@ -8,12 +8,14 @@ a few videos in one process, is `cli/predict.py`. This file is the door to `cli/
 
 import sys
 
+from . import importing
 from .errors import needing
 
-with needing("Predicting many videos", "train", program=__name__ == "__main__"):
-    import accelerate  # noqa: F401
+with importing():
+    with needing("Predicting many videos", "train", program=__name__ == "__main__"):
+        import accelerate  # noqa: F401
 
-from .cli.predict_many import main, parser
+    from .cli.predict_many import main, parser
 
 __all__ = ["main", "parser"]
 

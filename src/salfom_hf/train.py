@@ -9,15 +9,17 @@ far, for `from_pretrained`; `checkpoints/`, to go on from with `--resume`; `conf
 
 import sys
 
+from . import importing
 from .errors import needing
 
-with needing("Training", "train", program=__name__ == "__main__"):
-    import accelerate  # noqa: F401
-    import datasets  # noqa: F401
+with importing():
+    with needing("Training", "train", program=__name__ == "__main__"):
+        import accelerate  # noqa: F401
+        import datasets  # noqa: F401
 
-from .cli.train import main
-from .training.config import TrainingConfig
-from .training.run import train
+    from .cli.train import main
+    from .training.config import TrainingConfig
+    from .training.run import train
 
 __all__ = ["TrainingConfig", "main", "train"]
 

@@ -5,7 +5,7 @@ import copy
 from contextlib import nullcontext
 
 from ..models.loading import loading
-from .common import COMPILE, DEVICE, DTYPES, MODEL, UsageError, at_least_one, load_predictor, usable_device
+from .common import COMPILE, DEVICE, DTYPES, MODEL, UsageError, at_least_one, load_predictor
 
 REAL_TIME = 30  # frames per second
 
@@ -40,6 +40,7 @@ def benchmark(args: argparse.Namespace) -> int:
     from .. import __version__
     from ..inference.benchmarking import EXAMPLE, SaliencyPredictor, maps_per_second, random_model
     from ..inference.cpu import exact_float32, keep_freed_memory
+    from ..inference.predictor import usable_device
     from ..inference.profiling import aligned
     from ..models.encoders import check_clips
     from ..models.video_processing_salfom import SalFoMVideoProcessor

@@ -16,6 +16,8 @@ from ..errors import advice_for, described, is_out_of_memory, is_sentence
 from ..models.names import KNOWN
 
 if TYPE_CHECKING:
+    import torch
+
     from ..inference.predictor import SaliencyPredictor
 
 FAILURE = 2
@@ -118,19 +120,7 @@ def add_model_options(command: argparse.ArgumentParser, batches: bool = True) ->
     option("--runtime", choices=("torch", "onnx"), default="torch", help=runtime)
 
 
-def usable_device(name: str | None) -> str:
-    """The device of this name, or cuda if there is one, else cpu; a `UsageError` if this machine does not have it."""
-    import torch
-
-    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"The device '{device}' cannot be used on this machine; try --device cpu.") from error
-    return device
-
-
-def note_emulated(dtypes: Iterable[str], device: str) -> None:
+def note_emulated(dtypes: Iterable[str], device: "str | torch.device") -> None:
     """One line on stderr, of the main process, where a CPU emulates a dtype: float32 is faster there."""
     import torch
 
@@ -178,14 +168,13 @@ def load_predictor(name: str, args: argparse.Namespace, keep_memory: bool = True
             raise UsageError("--compile is for PyTorch; leave it out with --runtime onnx.")
         transformers.logging.set_verbosity_error()
         return OnnxPredictor.from_pretrained(name, args.device or "cpu", dtype, args.stride, args.batch_size)
-    device = usable_device(args.device)
     try:
-        how = args.stride, args.batch_size, args.compile
-        predictor = SaliencyPredictor.from_pretrained(name, device, dtype, *how)
+        how = args.device, dtype, args.stride, args.batch_size, args.compile
+        predictor = SaliencyPredictor.from_pretrained(name, *how)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if not vars(args).get("emulation_noted"):  # A command may load several models.
-        note_emulated([args.dtype], device)
+        note_emulated([args.dtype], predictor.model.device)
         args.emulation_noted = True
     return predictor
 

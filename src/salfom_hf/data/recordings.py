@@ -20,7 +20,7 @@ from ..files import Inputs, atomic_output, check_free
 from ..inference.cpu import pytorch_threads
 from ..inference.threads import in_background
 from ..models.losses import blur_matrix
-from ..video.drawing import gray_png
+from ..video.drawing import png_of
 from ..video.frames import fit
 from ..video.reading import VIDEO_SUFFIXES, VideoInfo, frames_there, probe
 from .features import DataError
@@ -124,7 +124,7 @@ def write_clip(
         density, points = labels()
         density = np.rint(density * (255 / (density.max() or 1))).astype(np.uint8)
         for part, gray in zip(parts[1:], (density, points * np.uint8(255)), strict=True):
-            (part / f"{number:06d}.png").write_bytes(gray_png(gray))
+            (part / f"{number:06d}.png").write_bytes(png_of(gray))
 
     cores, count = os.cpu_count() or 1, 0
     with closing(in_background(write, enumerate(frames), 2 * cores, cores)) as written:

@@ -13,7 +13,7 @@
         document.querySelectorAll(".words").forEach((words) => words.setAttribute("aria-live", "polite"));
         // Of some, Chromium plays the sound alone.
         const video = player("video-input");
-        document.body.classList.toggle("cannot-play", Boolean(video && (video.error || (video.readyState && !video.videoWidth))));
+        document.body?.classList.toggle("cannot-play", Boolean(video && (video.error || (video.readyState && !video.videoWidth))));
     };
     // What is chosen goes to the server, which says what it takes: Gradio would refuse what the browser knows no type of, as
     // IMG_0001.MOV on Linux. A photo that comes to the video's tab goes to that of pictures, and a video the other way.
@@ -43,7 +43,7 @@
     document.addEventListener("change", send, true);
     document.addEventListener("drop", send, true);
     for (const type of ["error", "loadedmetadata"]) document.addEventListener(type, apply, true);
-    new MutationObserver(apply).observe(document.body, {childList: true, subtree: true});
+    new MutationObserver(apply).observe(document, {childList: true, subtree: true});
     apply();
     // The upload shows the moment that the overlay shows: the controls of the overlay are those of both.
     const follow = (event) => {

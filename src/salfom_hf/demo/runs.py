@@ -30,7 +30,7 @@ from ..inference.predictor import SaliencyFrame, SaliencyPredictor
 from ..inference.results import smaller_map, smaller_size, write_npz
 from ..inference.table import Attention, attention, write_table
 from ..models.video_processing_salfom import resize_map
-from ..video.drawing import heatmap, overlay
+from ..video.drawing import heatmap, overlay, png_of
 from ..video.pictures import IMAGE_SUFFIXES, READ_IMAGES, is_picture
 from ..video.reading import FILE_PROTOCOL, VideoInfo, probe, read_frames
 from ..video.writing import VideoWriter
@@ -345,7 +345,7 @@ def write_files(
             for writer, picture in zip(writers, drawn, strict=False):
                 writer.write(picture, timestamp, duration)
             for file, picture in zip(pictures if maps.still else (), drawn, strict=False):
-                Image.fromarray(picture).save(file)
+                file.write_bytes(png_of(picture))
             for stay in range(len(shown)):
                 if timestamp <= (found[stay].begin + found[stay].end) / 2:
                     shown[stay] = image

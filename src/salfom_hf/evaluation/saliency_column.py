@@ -7,7 +7,7 @@ from datasets import Features, Image, List
 
 from ..data.samples import open_sample
 from ..inference.predictor import SaliencyPredictor
-from ..video.drawing import gray_png, to_gray
+from ..video.drawing import png_of, to_gray
 from .methods import Model
 
 
@@ -44,5 +44,5 @@ class SaliencyColumn:
         sample, pictures = open_sample(row), []
         maps = self.model.maps(sample, range(sample.num_frames))
         for name, saliency in zip(sample.frame_names, maps, strict=True):
-            pictures.append({"path": f"{name}.png", "bytes": gray_png(to_gray(saliency))})
+            pictures.append({"path": f"{name}.png", "bytes": png_of(to_gray(saliency))})
         return {"saliency": pictures}

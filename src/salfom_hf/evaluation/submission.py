@@ -13,7 +13,7 @@ from ..data.samples import GazeVideo
 from ..data.video_folders import DHF1K, split_of
 from ..errors import check_file
 from ..files import atomic_output
-from ..video.drawing import gray_png, to_gray
+from ..video.drawing import png_of, to_gray
 from .methods import EvaluationError, Method
 from .running import holds_something, noted, write_json
 
@@ -56,7 +56,7 @@ def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike
                 temporary.mkdir()
                 maps = method.finite_maps(sample, range(sample.num_frames))
                 for name, saliency in zip(sample.frame_names, maps, strict=True):
-                    (temporary / f"{name}.png").write_bytes(gray_png(to_gray(saliency)))
+                    (temporary / f"{name}.png").write_bytes(png_of(to_gray(saliency)))
                     bar.update()
             written += 1
     return written

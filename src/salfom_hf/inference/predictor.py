@@ -41,6 +41,16 @@ class SaliencyFrame(NamedTuple):
     duration: Fraction | None = None
 
 
+def usable_device(device: str | torch.device | None) -> str | torch.device:
+    """The device, or without one cuda if it is there, else cpu; a `ValueError` if this machine does not have it."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"The device '{device}' cannot be used on this machine; give cpu as the device.") from error
+    return device
+
+
 def saliency_maps(
     model: SalFoMForVideoSaliencyPrediction,
     frames: Iterator[torch.Tensor],
@@ -140,7 +150,7 @@ class SaliencyPredictor:
     def from_pretrained(
         cls,
         name: str | os.PathLike = "salfom",
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = "cpu",
         dtype: torch.dtype = torch.float32,
         stride: int = 1,
         batch_size: int = 4,
@@ -152,14 +162,16 @@ class SaliencyPredictor:
         Args:
             name: `"salfom"` (the weights in this package), `"salfom-large"` (the paper's model, once converted), a
                 folder, or a model on the Hub.
-            device: where to compute.
+            device: where to compute; `None` is cuda if there is one, else cpu.
             dtype: precision to compute in; maps are float32 whatever it is.
             stride, batch_size, compile: see the class.
 
         Raises:
+            ValueError: the machine does not have the device.
             NotInstalledError: the paper's model is not on this machine.
             LoadError: there is no such model, or its configuration, its processor or its weights cannot be used.
         """
+        device = usable_device(device)
         with loading(name):
             model = SalFoMForVideoSaliencyPrediction.from_pretrained(name, dtype=dtype)
             processor = SalFoMVideoProcessor.from_pretrained(name)

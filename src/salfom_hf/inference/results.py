@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..errors import VideoError
 from ..files import Inputs, atomic_output, check_free, check_suffix
-from ..video.drawing import gray_png, heatmap, overlay, side_by_side, to_gray, with_color_bar
+from ..video.drawing import heatmap, overlay, png_of, side_by_side, to_gray, with_color_bar
 from ..video.pictures import IMAGE_SUFFIXES, image_files, is_picture
 from ..video.reading import VideoInfo
 from ..video.writing import CONTAINERS, VideoWriter
@@ -175,7 +175,7 @@ def write_maps(frames: Iterable[SaliencyFrame], path: Path, overwrite: bool) -> 
 
         def write_one(frame: SaliencyFrame) -> None:
             with stage("encode"):
-                (temporary / f"{next(numbers):04d}.png").write_bytes(gray_png(to_gray(frame.saliency)))
+                (temporary / f"{next(numbers):04d}.png").write_bytes(png_of(to_gray(frame.saliency)))
 
         each_in_thread(write_one, frames)
 

@@ -37,14 +37,17 @@ def to_gray(saliency: np.ndarray) -> np.ndarray:
     return ((saliency - low) * (255 / (high - low))).round().astype(np.uint8)
 
 
-def gray_png(gray: np.ndarray) -> bytes:
-    """A PNG file of a uint8 picture (height, width), by FFmpeg, in a third of Pillow's time; other threads go on."""
-    encoder = av.CodecContext.create("png", "w")
-    encoder.height, encoder.width = gray.shape
-    encoder.pix_fmt, encoder.time_base, encoder.thread_count = "gray", Fraction(1), 1
-    # Each row as the difference to the one above it, which is small in maps.
+def png_of(picture: np.ndarray) -> bytes:
+    """
+    A PNG file of a uint8 picture, (height, width) or (height, width, 3) RGB, by FFmpeg: in half of Pillow's time or
+    less, and other threads go on.
+    """
+    encoder, layout = av.CodecContext.create("png", "w"), "gray" if picture.ndim == 2 else "rgb24"
+    encoder.height, encoder.width = picture.shape[:2]
+    encoder.pix_fmt, encoder.time_base, encoder.thread_count = layout, Fraction(1), 1
+    # Each row as the difference to the one above it, which is small.
     encoder.options = {"compression_level": "1", "pred": "up"}
-    frame = av.VideoFrame.from_ndarray(gray, format="gray")
+    frame = av.VideoFrame.from_ndarray(picture, format=layout)
     return b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode()))
 
 
