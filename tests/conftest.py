@@ -70,7 +70,7 @@ def no_file_above(size):
 
 
 def write_tone(path):
-    """An MP4 file of sound alone."""
+    """A video file that holds sound alone."""
     with av.open(str(path), "w") as output:
         tone = output.add_stream("aac", rate=48000, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -134,6 +134,16 @@ def model_folder(framewise_model, tmp_path_factory):
         size={"height": 64, "width": 64}, num_frames=4, keep_aspect_ratio=True, size_divisor=32
     ).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def salfom(model_folder, capsys):
+    """The command `salfom predict` with a tiny model: its exit code, and what it said."""
+
+    def run(*arguments, model=model_folder):
+        return run_command(capsys, "predict", "--model", model, "--device", "cpu", *arguments)
+
+    return run
 
 
 @pytest.fixture(scope="session")

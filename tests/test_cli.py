@@ -39,14 +39,6 @@ def folder(tmp_path, clip, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def salfom(model_folder, capsys):
-    def run(*arguments, model=model_folder):
-        return run_command(capsys, "predict", "--model", model, "--device", "cpu", *arguments)
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def expected(model_folder, clip):
     return list(SaliencyPredictor.from_pretrained(model_folder).stream(clip))

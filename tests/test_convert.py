@@ -156,7 +156,6 @@ def test_salfom_errors(small, convert, tmp_path, change, message):
             r"tensors; take the whole \.pth file of SalFoM's or UMT's authors \(docs/convert\.md says where it is\)\.",
         ),
         ({"backbone.conv1.weight": torch.zeros(1)}, "neither SalFoM's nor UMT's"),
-        ({"model": torch.nn.Linear(1, 1)}, "pickled Python objects"),
         (SELF, "no state dict"),
         ({"conv_1.weight": torch.zeros(1).expand(10**12)}, "names tensors that it does not hold"),
         ({"conv_1.weight": torch.zeros(10**12, device="meta")}, "names tensors that it does not hold"),
@@ -192,7 +191,7 @@ def test_compressed_is_refused(tmp_path):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_pickle_is_refused(tmp_path, legacy):
     torch.save({"model": torch.nn.ReLU()}, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(ConversionError, match="save its state dict alone"):
+    with pytest.raises(ConversionError, match=r"holds pickled Python objects.*save its state dict alone"):
         convert_checkpoint(tmp_path / "a.pth", tmp_path / "converted")
 
 

@@ -36,7 +36,6 @@ import salfom_hf
 from conftest import noise
 from salfom_hf import SalFoMForVideoSaliencyPrediction, SaliencyPredictor, cli
 from salfom_hf.hub import publish
-from salfom_hf.hub.cards import CardError, read_results
 from salfom_hf.hub.remote_code import code_for
 from salfom_hf.models import names as pretrained
 
@@ -312,32 +311,23 @@ def test_a_card_says_which_frames_were_scored(own_card, tmp_path, protocol, told
     assert result.dataset_name == f"UCF-Sports eye movements ({told})"
 
 
-def test_what_is_measured_again_replaces_what_was_said(own_card, tmp_path):
-    results = tmp_path / "results.json"
-    publish.export(own_card, tmp_path / "first", results=[results])
-    shutil.copy(tmp_path / "first" / "README.md", own_card / "README.md")
-    results.write_text(results.read_text().replace("2.34567", "2.5"))
-    publish.export(own_card, tmp_path / "second", results=[results])
-    (result,) = check_metadata(ModelCard.load(tmp_path / "second" / "README.md")).eval_results
-    assert result.metric_value == 2.5
-
-
 @pytest.mark.parametrize(
     ("own", "repo_id", "expected"),
     [("owls", None, "owls"), (None, None, "second"), ("owls", "org/birds", "org/birds")],
 )
-def test_the_name_of_a_model(own_card, tmp_path, own, repo_id, expected):
-    """That on the Hub; before it has one, its card's, else its folder's."""
-    results = [tmp_path / "results.json"]
+def test_the_name_and_the_newest_scores_of_a_model(own_card, tmp_path, own, repo_id, expected):
+    """Its name on the Hub; before it has one, its card's, else its folder's. What was measured before is replaced."""
+    results = tmp_path / "results.json"
     if own is not None:
-        publish.export(own_card, tmp_path / own, results=results)
+        publish.export(own_card, tmp_path / own, results=[results])
         shutil.copy(tmp_path / own / "README.md", own_card)
-    publish.export(own_card, tmp_path / "second", repo_id, results)
+    results.write_text(results.read_text().replace("2.34567", "2.5"))
+    publish.export(own_card, tmp_path / "second", repo_id, [results])
     card = ModelCard.load(tmp_path / "second" / "README.md")
     assert card.data.model_name == expected
     assert f'from_pretrained("{repo_id or "path/to/this/folder"}")' in card.text
     (result,) = check_metadata(card).eval_results
-    assert result.source_url == (repo_id and "https://huggingface.co/org/birds")
+    assert (result.metric_value, result.source_url) == (2.5, repo_id and "https://huggingface.co/org/birds")
     (own_card / "README.md").unlink()
     publish.export(own_card, tmp_path / "eagles")
     card = ModelCard.load(tmp_path / "eagles" / "README.md")
@@ -678,24 +668,18 @@ def test_what_is_to_be_tried_again_is_the_same_command(own_card, monkeypatch, ca
         ),
         (["export", "hub", "{mine}", "out", "--max-shard-size", "much"], "Cannot write out"),
         (["export", "hub", "salfom", "out", "--results", "{mine}/../results.json"], "no scores of 'salfom', only of"),
+        (["export", "hub", "{mine}", "out", "--results", "pipe"], "pipe is no results.json"),
+        (["export", "hub", "broken", "out"], "Cannot read the card broken/README.md"),
     ],
 )
 def test_mistakes_are_one_sentence(own_card, monkeypatch, tmp_path, capsys, arguments, said):
     monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    shutil.copytree(own_card, "broken")
+    Path("broken/README.md").write_text("---\ntags: [owls\n---\n")
     monkeypatch.setattr(publish, "HfApi", Hub(AssertionError("asked")))
     before = contents(tmp_path)
     assert cli.main([word.format(mine=own_card) for word in arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert contents(tmp_path) == before
-
-
-def test_a_pipe_and_a_broken_card_are_named(own_card, tmp_path, capsys):
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(CardError, match=r"pipe is no results\.json"):
-        read_results(tmp_path / "pipe")
-    (own_card / "README.md").write_text("---\ntags: [owls\n---\n")
-    assert cli.main(["export", "hub", str(own_card), str(tmp_path / "out")]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert str(own_card / "README.md") in line
-    assert not (tmp_path / "out").exists()

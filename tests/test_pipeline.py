@@ -2,10 +2,7 @@
 
 import copy
 import io
-import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -13,8 +10,8 @@ import torch
 import transformers
 from PIL import Image
 
-import salfom_hf
-from conftest import noise, write_clip
+from conftest import noise
+from hub_server import server
 from salfom_hf import SaliencyPredictor, VideoError, pipeline
 from salfom_hf.inference import pipeline as pipeline_salfom
 from salfom_hf.inference.pipeline_salfom import VideoSaliencyPipeline as PublishedPipeline
@@ -158,28 +155,6 @@ def test_mistakes_are_one_sentence(pipe, tmp_path, make, said, num_workers):
 # --- Downloads ---
 
 
-@contextmanager
-def server(answer):
-    """A server on this machine; `answer(handler)` answers a GET. Gives its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            answer(self)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
-        serving.daemon_threads = True
-        thread = threading.Thread(target=serving.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{serving.server_port}"
-        finally:
-            serving.shutdown()
-            thread.join()
-
-
 def sends(content, length=True, pause=0.0, piece=2**16, promised=0):
     """Answers with these bytes, in pieces with a pause before each."""
 
@@ -279,24 +254,7 @@ def test_failed_downloads_are_one_sentence(pipe, temporary, answer, said):
         pipe(f"{address}/a.mp4")  # Where nobody answers any more.
 
 
-# --- Loading and saving ---
-
-
-def test_the_shipped_weights_need_no_network(tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("The network was used.")
-
-    monkeypatch.setattr("socket.socket.connect", refuse)
-    monkeypatch.setattr("socket.getaddrinfo", refuse)
-    monkeypatch.chdir(tmp_path)
-    clip = write_clip(tmp_path / "clip.mp4", frames=2, sound=False)
-    expected = SaliencyPredictor.from_pretrained("salfom").predict(clip)
-    for pipe in (
-        pipeline("video-saliency-prediction", model="salfom", device="cpu"),
-        transformers.pipeline("video-saliency-prediction", device="cpu", dtype=torch.float32),
-    ):
-        assert pipe.model.dtype == torch.float32
-        check(pipe(clip), expected, [0, 0.04])
+# --- Saving ---
 
 
 def test_a_saved_pipeline_loads_again(pipe, clip, tmp_path):
@@ -309,8 +267,3 @@ def test_a_saved_pipeline_loads_again(pipe, clip, tmp_path):
     ):
         assert isinstance(loaded, pipeline_salfom.VideoSaliencyPipeline)
         check(loaded(clip), expected["maps"], expected["timestamps"])
-
-
-def test_it_is_where_transformers_looks():
-    assert "video-saliency-prediction" in transformers.pipelines.get_supported_tasks()
-    assert salfom_hf.pipeline is pipeline_salfom.pipeline

@@ -107,10 +107,17 @@ def test_auto_classes_load_by_name_without_network(no_network, tmp_path, monkeyp
     found = [kind.from_pretrained("salfom") for kind in kinds]
     expected = [SalFoMConfig, SalFoMModel, SalFoMForVideoSaliencyPrediction, *[SalFoMVideoProcessor] * 2]
     assert [type(part) for part in found] == expected
-    pipe = transformers.pipeline("video-saliency-prediction", model="salfom", device="cpu")
-    assert isinstance(pipe, salfom_hf.VideoSaliencyPipeline)
+    assert "video-saliency-prediction" in transformers.pipelines.get_supported_tasks()
     weights = found[2].state_dict()
-    assert all(torch.equal(weight, weights[name]) for name, weight in pipe.model.state_dict().items())
+    for make, name in (
+        (transformers.pipeline, {"model": "salfom"}),
+        (transformers.pipeline, {}),
+        (salfom_hf.pipeline, {}),
+    ):
+        pipe = make("video-saliency-prediction", device="cpu", **name)
+        assert isinstance(pipe, salfom_hf.VideoSaliencyPipeline)
+        assert pipe.model.dtype == torch.float32
+        assert all(torch.equal(weight, weights[name]) for name, weight in pipe.model.state_dict().items())
     monkeypatch.setitem(names.KNOWN, "salfom-large", tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="--install"):
         transformers.pipeline("video-saliency-prediction", model="salfom-large")

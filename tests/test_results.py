@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import noise, run_command, write_clip
+from conftest import noise, write_clip
 from salfom_hf import SaliencyPredictor, VideoError
 from salfom_hf.inference.results import DRAWINGS, frame_at
 from salfom_hf.inference.table import COLUMNS, Attention, attention, peak, write_table
@@ -25,14 +25,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_clip("talk.mp4", frames=30)
     return tmp_path
-
-
-@pytest.fixture
-def salfom(model_folder, capsys):
-    def run(*arguments):
-        return run_command(capsys, "predict", *arguments, "--model", model_folder, "--device", "cpu")
-
-    return run
 
 
 @pytest.fixture(scope="module")

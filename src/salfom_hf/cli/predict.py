@@ -89,8 +89,8 @@ def check_options(args: argparse.Namespace) -> None:
     """Set the moment that is the default; raise a UsageError for an option that what is written has no use for."""
     if args.format == "png" and args.at is None:
         args.at = 0.0
-    if args.at is not None and args.format not in results.MOMENTS:
-        formats = ", ".join(results.MOMENTS)
+    if args.at is not None and args.format not in results.DRAWINGS:
+        formats = ", ".join(results.DRAWINGS)
         raise UsageError(f"--at is for --format {formats}; of {args.format} choose a part by --start and --duration.")
     if args.at is not None and (args.start or args.duration is not None):
         raise UsageError("A picture shows one moment; choose it by --at, without --start and --duration.")

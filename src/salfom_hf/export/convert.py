@@ -9,7 +9,6 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,7 +63,6 @@ UNUSED = {
 }
 
 NESTINGS = ("model", "module", "state_dict")
-
 PREFIXES = {"salfom": r"^(module\.)+", "umt": r"^((module|backbone|encoder)\.)+"}
 
 # (frames, rows or columns) of the position tables of the published UMT models and of their pretraining.
@@ -266,15 +264,21 @@ def load(model_class: type[Network], config: PreTrainedConfig, state: dict[str, 
     with torch.device("meta"):
         model = model_class(config)
     ours = {original_name(name): (name, weight.shape) for name, weight in model.state_dict().items()}
-    kind = "UMT" if model_class is UMTModel else "SalFoM"
-    refuse(kind, "lacks", ours.keys() - state.keys())
-    refuse(kind, "has unexpectedly", state.keys() - ours.keys())
     wrong = [
         f"{name} {list(tensor.shape)} (not {list(ours[name][1])})"
         for name, tensor in state.items()
-        if tensor.shape != ours[name][1] or not tensor.is_floating_point()
+        if name in ours and (tensor.shape != ours[name][1] or not tensor.is_floating_point())
     ]
-    refuse(kind, "has in another shape or type than the network", wrong)
+    complaints = {
+        "lacks": ours.keys() - state.keys(),
+        "has unexpectedly": state.keys() - ours.keys(),
+        "has in another shape or type than the network": wrong,
+    }
+    for complaint, names in complaints.items():
+        if names:
+            kind = "UMT" if model_class is UMTModel else "SalFoM"
+            first, more = ", ".join(sorted(names)[:3]), f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ConversionError(f"The checkpoint was taken for {kind}'s, but {complaint} {first}{more}; {WANTED}.")
     model.load_state_dict({ours[name][0]: tensor.contiguous() for name, tensor in state.items()}, assign=True)
     return model.eval()
 
@@ -286,13 +290,3 @@ def original_name(name: str) -> str:
             numbers = [int(number) + offset for number in found.groups()]
             name = name[: found.start()] + replacement.format(*numbers) + name[found.end() :]
     return name
-
-
-def refuse(kind: str, complaint: str, names: Iterable[str]) -> None:
-    """Raise a `ConversionError` that lists the first of `names`, if there are any."""
-    names = sorted(names)
-    if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise ConversionError(
-            f"The checkpoint was taken for {kind}'s, but {complaint} {', '.join(names[:3])}{more}; {WANTED}."
-        )

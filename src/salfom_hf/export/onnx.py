@@ -28,21 +28,18 @@ from .onnx_runtime import GRAPH, GraphError, OnnxModel
 
 # What a map of an export may differ by from PyTorch's.
 TOLERANCE = 1e-4
-
 # The first that has all operators the networks need.
 OPSET = 18
-
 # Larger weights stand in a file next to the graph, which cannot hold more than 2 GiB.
 LARGEST_WITHIN = 2**30
-
 # Encoders whose graph holds for frames of any size; that of others is for one size.
 ANY_SIZE = ("efficientnet_lite",)
 
 
 class Window(nn.Module):
-    """Clips `(batch, frames, 3, height, width)` to maps `(batch, height, width)`."""
+    """Of a network or an exported one: clips `(batch, frames, 3, height, width)` to maps `(batch, height, width)`."""
 
-    def __init__(self, model: SalFoMForVideoSaliencyPrediction):
+    def __init__(self, model: Callable):
         super().__init__()
         self.model = model
 
@@ -106,8 +103,7 @@ def export(
         shapes, example = {"pixel_values_videos": free}, torch.zeros(2, length, 3, height, width)
         with exporting():
             program = torch.export.export(Window(model).eval(), (example,), dynamic_shapes=shapes, strict=False)
-        tell("writing it")
-        with exporting():
+            tell("writing it")
             write(program, processor, path)
         tell("comparing maps")
         exported = load(path)
@@ -168,11 +164,7 @@ def export_onnx(
             verbose=False,
         )
 
-    def load(folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-        graph = OnnxModel(folder)
-        return lambda clips: graph(clips)["saliency"]
-
-    return export(model, processor, output, size, overwrite, write, load)
+    return export(model, processor, output, size, overwrite, write, lambda folder: Window(OnnxModel(folder)))
 
 
 def export_program(

@@ -80,19 +80,12 @@ class OnnxModel:
 
 
 class OnnxPredictor(SaliencyPredictor):
-    """
-    A [`SaliencyPredictor`] that runs on onnxruntime, on the CPU and in float32, each window by itself.
-
-    Args:
-        model: what computes.
-        processor: the processor next to it.
-        stride, batch_size: every how many frames a map is computed, with those between interpolated; windows per call.
-    """
+    """A [`SaliencyPredictor`] of an [`OnnxModel`]: onnxruntime computes on the CPU, in float32, window by window."""
 
     model: Any  # An OnnxModel is asked for the same as a network.
 
     def __init__(self, model: OnnxModel, processor: SalFoMVideoProcessor, stride: int = 1, batch_size: int = 4):
-        self.model, self.processor = model, processor
+        self.model, self.processor, self.encoders = model, processor, {}
         self.stride, self.batch_size = stride, batch_size
 
     @classmethod

@@ -4,11 +4,9 @@
 wrapped once they are imported, and the first one to be used registers everything.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
@@ -55,12 +53,9 @@ def registering(function: Callable) -> Callable:
     def call(*args: Any, **kwargs: Any) -> Any:
         from ..models.names import resolve
 
-        def known(value: Any) -> Any:
-            return resolve(value) if isinstance(value, (str, os.PathLike)) else value
-
         register()
-        named = {name: known(kwargs[name]) for name in {"pretrained_model_name_or_path", "model"} & kwargs.keys()}
-        return function(*map(known, args), **kwargs | named)
+        named = {name: resolve(kwargs[name]) for name in {"pretrained_model_name_or_path", "model"} & kwargs.keys()}
+        return function(*map(resolve, args), **kwargs | named)
 
     return call
 
@@ -75,7 +70,7 @@ def wrap(module: ModuleType) -> None:
             setattr(entrance, method, classmethod(registering(getattr(entrance, method).__func__)))
 
 
-class WrappingFinder(MetaPathFinder):
+class WrappingFinder:
     """Finds the modules of `ENTRANCES` as Python does, and wraps them when they have been imported."""
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:

@@ -52,7 +52,6 @@ if hasattr(os, "register_at_fork"):
 
 # For the calling thread alone: `torch.set_num_threads` sets the number of threads that start later, too.
 set_openmp_threads = pytorch_function("omp_set_num_threads")
-
 set_mkl_threads = pytorch_function("MKL_Set_Num_Threads_Local")
 
 
@@ -152,7 +151,6 @@ def tiled_attention_forward(
 
 # The name under which transformers knows it. Encoders may be set to it by hand, too.
 TILED = "tiled_blas"
-
 AttentionInterface.register(TILED, tiled_attention_forward)
 
 

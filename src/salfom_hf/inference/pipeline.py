@@ -27,7 +27,7 @@ AS_IT_IS = {"Accept-Encoding": "identity"}
 SILENCE = 20.0  # seconds without a byte after which a server counts as gone
 
 
-def download(url: str, path: Path, max_bytes: int = MAX_DOWNLOAD, seconds: float = DOWNLOAD_TIME) -> None:
+def download(url: str, path: Path, max_bytes: int, seconds: float) -> None:
     """
     Write what an address holds into a file.
 

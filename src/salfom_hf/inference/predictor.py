@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from fractions import Fraction
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..video.reading import Frame
 from .cpu import prepare_for_inference, pytorch_threads
 from .cuts import shots
 from .encoder_graph import FrameEncoder
-from .profiling import stage, timed
+from .profiling import stage, within
 from .shared_windows import can_share_windows, encoder_threads, shared_maps
 from .sliding_window import is_still, sees_single_frames, still_maps, window_maps
 
@@ -57,7 +58,7 @@ def saliency_maps(
     batch_size: int = 1,
     still: bool = False,
     after_cut: bool = False,
-    encode: FrameEncoder | None = None,
+    encoders: dict[int, FrameEncoder] | None = None,
 ) -> Generator[torch.Tensor]:
     """
     One map for every frame of a video's shot, or that of a still, in the fastest way that the model allows.
@@ -66,14 +67,18 @@ def saliency_maps(
         model, frames, stride, batch_size, after_cut: see
             [`window_maps`][salfom_hf.inference.sliding_window.window_maps].
         still: the only frame is a still; see [`is_still`][salfom_hf.inference.sliding_window.is_still].
-        encode: the model's encoder, made ready before; else, a model that can share windows gets one.
+        encoders: the model's encoders that are ready, by number of threads; one that is missing is added.
 
     Yields:
         float32 `(height, width)` at input size, values in 0…1; a map comes after up to `(stride + 1) · batch_size`
         later frames were read.
     """
+    encode, encoders = None, {} if encoders is None else encoders
     if can_share_windows(model):
-        encode = encode or FrameEncoder(model.salfom, encoder_threads(1 if still else batch_size))
+        threads = encoder_threads(1 if still else batch_size)
+        if threads not in encoders:
+            encoders[threads] = FrameEncoder(model.salfom, threads)
+        encode = encoders[threads]
     if still:
         stills = torch.stack(list(frames))
         features = encode(torch.cat([stills, stills.flip(-1)])) if encode else None
@@ -125,22 +130,11 @@ class SaliencyPredictor:
         self.model = prepare_for_inference(model.eval())
         if compile:
             self.model.compile(dynamic=False)
-        self.processor = processor
-        self.stride = stride
-        self.batch_size = batch_size
+        self.processor, self.stride, self.batch_size = processor, stride, batch_size
         self.encoders: dict[int, FrameEncoder] = {}  # by number of threads; each takes a fifth of a second to make
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "encoders": {}}  # onnxruntime's sessions cannot be pickled.
-
-    def encoder(self, still: bool) -> FrameEncoder | None:
-        """The model's encoder, ready to run, if the model can share windows."""
-        if not can_share_windows(self.model):
-            return None
-        threads = encoder_threads(1 if still else self.batch_size)
-        if threads not in self.encoders:
-            self.encoders[threads] = FrameEncoder(self.model.salfom, threads)
-        return self.encoders[threads]
 
     def check_sides(self, height: int, width: int) -> None:
         """Refuse frames whose sides, in pixels, the network cannot take: its processor does not fit it."""
@@ -202,7 +196,7 @@ class SaliencyPredictor:
             LoadError: the processor makes frames of a size that the network cannot take.
             MapError: the model gives values that are not numbers, such as where float16 overflows.
         """
-        with closing(timed("decode", frames_of(video, start, duration))) as frames:
+        with closing(within(partial(stage, "decode"), frames_of(video, start, duration))) as frames:
             still, all_frames = is_still(frames)
             waiting: deque[Frame] = deque()
             ended: list[CutOffError] = []
@@ -216,10 +210,9 @@ class SaliencyPredictor:
                     return pixels.to(self.model.device, self.model.dtype)
 
             def shot_by_shot() -> Generator[torch.Tensor]:
-                encode, how = self.encoder(still), (self.stride, self.batch_size, still)
+                how = self.stride, self.batch_size, still
                 for number, shot in enumerate(shots(until_cut_off(all_frames, ended), lambda frame: frame.image)):
-                    frames = map(prepared, shot)
-                    yield from saliency_maps(self.model, frames, *how, after_cut=number > 0, encode=encode)
+                    yield from saliency_maps(self.model, map(prepared, shot), *how, number > 0, self.encoders)
 
             with closing(shot_by_shot()) as maps:
                 for saliency in maps:

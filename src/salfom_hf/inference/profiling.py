@@ -4,8 +4,8 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from fractions import Fraction
 from typing import TypeVar
 
@@ -68,11 +68,11 @@ def stage(name: str) -> Iterator[None]:
             profile.seconds[name] += time.perf_counter() - begin
 
 
-def timed(name: str, items: Generator[Item]) -> Generator[Item]:
-    """The items of a generator; what it does counts as a stage."""
+def within(context: Callable[[], AbstractContextManager], items: Generator[Item]) -> Generator[Item]:
+    """The items of a generator, which works in a context, such as a [`stage`], that whoever takes them is not in."""
     with closing(items):
         while True:
-            with stage(name):
+            with context():
                 item = next(items, None)
             if item is None:
                 return

@@ -32,15 +32,13 @@ if TYPE_CHECKING:
 # A new format stands in `FORMATS` and, if it is drawn as a video or picture, in `DRAWINGS`, else in `SUFFIXES` and in
 # `write`; its words are in the help of `cli/predict.py` and in `docs/own-video.md`.
 
-# How each format that is a video or a picture is drawn, from image, map and colours.
+# How each format that can show one moment, as a picture, is drawn from image, map and colours; png shows nothing else.
 DRAWINGS: dict[str, Callable] = {
     "overlay": overlay,
     "heatmap": lambda _, saliency, colormap: heatmap(saliency, colormap),
     "side-by-side": side_by_side,
     "png": lambda _, saliency, colormap: with_color_bar(saliency, colormap),
 }
-# Formats that can show one moment of a video, which makes them a picture; the last one shows nothing else.
-MOMENTS = ("overlay", "heatmap", "side-by-side", "png")
 # The suffixes of outputs that cannot be videos, and the bytes of a map's value before it is compressed.
 SUFFIXES = {"maps": "", "npz": ".npz", "csv": ".csv", "png": ".png"}
 BYTES = {"maps": 1, "npz": 2}

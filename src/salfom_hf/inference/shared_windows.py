@@ -41,7 +41,7 @@ from ..models.modeling_salfom import (
 from .cpu import pytorch_threads
 from .cuts import unseen_share
 from .encoder_graph import FrameEncoder
-from .profiling import stage
+from .profiling import stage, within
 from .sliding_window import Map, batched, encoded, interpolated, key_frames
 from .threads import in_background
 
@@ -366,12 +366,6 @@ def shared_maps(
 
     # One by one: what a CPU computes of a frame stays in its caches.
     features = in_background(encode_one, frames, batch_size) if at_once else encoded(encode, frames, batch_size)
+    own_threads = partial(pytorch_threads, threads - encode.threads if at_once else threads)
     with closing(features):
-        every = interpolated(maps())
-        while True:
-            # Between maps, the caller has its own number of threads.
-            with pytorch_threads(threads - encode.threads if at_once else threads):
-                saliency = next(every, None)
-            if saliency is None:
-                return
-            yield saliency
+        yield from within(own_threads, interpolated(maps()))  # Between maps, the caller has its own number of them.

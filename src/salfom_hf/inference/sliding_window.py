@@ -52,7 +52,7 @@ def key_frames(frames: Iterable[torch.Tensor], stride: int, take: Callable[[torc
         yield index
 
 
-def interpolated(maps: Iterable[Map]) -> Iterator[torch.Tensor]:
+def interpolated(maps: Iterable[Map]) -> Generator[torch.Tensor]:
     """Fill the gaps between (index, map) pairs linearly, beginning at index 0."""
     previous: Map | None = None
     for index, saliency in maps:
@@ -98,8 +98,7 @@ def still_maps(
         return mirror_averaged(*logits.sigmoid().chunk(2))
     if not sees_single_frames(model):
         return model(clips).saliency.float()
-    maps, mirrored = model(torch.cat([clips, clips.flip(-1)])).saliency.chunk(2)
-    return mirror_averaged(maps, mirrored)
+    return mirror_averaged(*model(torch.cat([clips, clips.flip(-1)])).saliency.chunk(2))
 
 
 @torch.inference_mode()

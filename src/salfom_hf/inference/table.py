@@ -11,9 +11,8 @@ import numpy as np
 from ..files import atomic_output
 
 # The cells of a 3×3 grid over the frame, row by row.
-CELLS = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
-_IN_CELLS = tuple(cell.replace(" ", "_") for cell in CELLS)
-COLUMNS = ("frame", "time", "peak_x", "peak_y", "mean_x", "mean_y", "spread", "entropy", *_IN_CELLS)
+CELLS = ("top_left", "top", "top_right", "left", "centre", "right", "bottom_left", "bottom", "bottom_right")
+COLUMNS = ("frame", "time", "peak_x", "peak_y", "mean_x", "mean_y", "spread", "entropy", *CELLS)
 
 
 class Attention(NamedTuple):

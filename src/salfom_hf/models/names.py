@@ -12,6 +12,7 @@ from huggingface_hub.constants import HF_HOME
 from ..errors import LoadError
 
 Class = TypeVar("Class")
+Name = TypeVar("Name")
 
 SHIPPED = Path(__file__).parents[1] / "weights"
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example.mp4"
@@ -44,17 +45,17 @@ def holds_model(folder: str | os.PathLike) -> bool:
     return kind in ENCODERS
 
 
-def resolve(name: str | os.PathLike) -> str | os.PathLike:
+def resolve(name: Name) -> Name | str:
     """
     Turn a model name into something that transformers loads.
 
     A local folder of that name wins if it holds a SalFoM model or an encoder, then the names in `KNOWN`; anything else
-    is left to the Hub.
+    is left to the Hub, and `None`, of weights that are given otherwise, as it is.
 
     Raises:
         NotInstalledError: `salfom-large` has not been installed on this machine.
     """
-    if str(name) not in KNOWN or holds_model(name):
+    if not isinstance(name, (str, os.PathLike)) or str(name) not in KNOWN or holds_model(name):
         return name
     folder = KNOWN[str(name)]
     if not holds_model(folder):
@@ -82,8 +83,7 @@ def takes_names(kind: type[Class]) -> type[Class]:
     def from_pretrained(
         cls: type, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
     ) -> Any:
-        name = pretrained_model_name_or_path  # None for weights that are given otherwise.
-        return load(cls, name if name is None else resolve(name), *args, **kwargs)
+        return load(cls, resolve(pretrained_model_name_or_path), *args, **kwargs)
 
     kind.from_pretrained = classmethod(from_pretrained)  # type: ignore[attr-defined]
     return kind
