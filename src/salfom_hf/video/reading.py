@@ -158,9 +158,10 @@ def _source(path: Path, check: Check | None) -> tuple[VideoInfo, Callable[[Fract
         loads = (lambda _, shown=shown: np.asarray(shown) for _, shown in animation(path))
         height, width, _ = next(animation(path))[1].shape
     elif images := image_files(path):
+        first = load_image(images[0])  # A photo of today's phones takes a tenth of a second.
         lengths = [1 / IMAGE_RATE] * len(images)
-        loads = (lambda _, file=file: load_image(file) for file in images)
-        height, width, _ = load_image(images[0]).shape
+        loads = (lambda _, file=file: first if file == images[0] else load_image(file) for file in images)
+        height, width, _ = first.shape
     else:
         lengths = []
         info, frames_from = _video(path, check)
