@@ -327,9 +327,11 @@ def test_a_photo_in_the_tab_of_videos_is_taken_as_a_photo(browser, server, tmp_p
     page.close()
 
 
-@pytest.mark.parametrize("name", ["walk.mp4", "IMG_0001.MOV"])
-def test_a_video_in_the_tab_of_pictures_is_taken_as_a_video(browser, server, upload, tmp_path, name):
+@pytest.mark.parametrize(("name", "had"), [("walk.mp4", False), ("IMG_0001.MOV", False), ("other.mp4", True)])
+def test_a_video_in_the_tab_of_pictures_is_taken_as_a_video(browser, server, upload, tmp_path, name, had):
     page = opened(browser, server.url, "desktop")
+    if had:  # The new one takes the place of the old one.
+        choose(page, upload)
     page.get_by_role("tab", name="Picture").click()
     page.locator("#picture-input input[type=file]").set_input_files(shutil.copy(upload, tmp_path / name))
     page.get_by_text(re.compile("Press the button")).wait_for()

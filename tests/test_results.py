@@ -136,7 +136,7 @@ def test_a_moment_has_the_map_of_the_whole_video(folder, predictor):
         assert found.timestamp == frames[number].timestamp
         np.testing.assert_array_equal(found.image, frames[number].image)
         np.testing.assert_allclose(found.saliency, frames[number].saliency, atol=1e-5)
-    with pytest.raises(VideoError, match=r"talk\.mp4 lasts 1\.20 s, not 5 s; choose an earlier moment"):
+    with pytest.raises(VideoError, match=r"talk\.mp4 lasts 1\.200 s, not 5 s; choose an earlier moment"):
         frame_at(predictor, info, 5)
 
 

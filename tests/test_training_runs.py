@@ -339,8 +339,10 @@ def test_a_run_is_not_overwritten(run, failing):
     assert "holds a run already" in failing()
     assert "begun with other settings (batch_size, seed)" in failing("--resume", batch_size=2, seed=1)
     assert checkpoints(folder) == ["checkpoint-4"]
-    # What does not change the result may change.
+    # What does not change the result may change; a finished run is left as it is.
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".yaml"}
     run("--resume", log_every=3, keep_checkpoints=1)
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_resuming_on_changed_data(run, failing, data, stills_parquet, tmp_path):

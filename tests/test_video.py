@@ -128,12 +128,19 @@ def test_transparency_is_put_over_black(tmp_path):
 
 @pytest.mark.parametrize("size", [(HEIGHT // 2, WIDTH // 2), (HEIGHT // 3, WIDTH - 5), (2 * HEIGHT, 2 * WIDTH)])
 def test_frames_are_scaled_to_the_size_that_is_asked_for(tmp_path, size):
+    with pytest.raises(ValueError, match="1 or more pixels"):
+        next(read_frames(tmp_path, size=(0, 10)))
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     picture = np.stack([rows * 255 // HEIGHT, columns * 255 // WIDTH, 255 - rows * 255 // HEIGHT], axis=-1)
     path = make_video(tmp_path / "ramp.mkv", range(2), pictures=[picture.astype(np.uint8)] * 2, codec="ffv1")
     whole, scaled = (next(read_frames(path, size=asked)).image for asked in (None, size))
     expected = Image.fromarray(whole).resize(size[::-1], Image.Resampling.BICUBIC)
     assert np.abs(scaled.astype(int) - np.asarray(expected)).max() <= 10
+    squares = np.where((rows // 8 + columns // 8)[..., None] % 2, (200, 40, 40), (40, 40, 200)).astype(np.uint8)
+    path = make_video(tmp_path / "squares.mkv", range(2), pictures=[squares] * 2, codec="ffv1")
+    colours = next(read_frames(path, size=size)).image
+    expected_colours = Image.fromarray(squares).resize(size[::-1], Image.Resampling.BICUBIC)
+    assert np.abs(colours.astype(int) - np.asarray(expected_colours)).mean() < 12
     images = tmp_path / "images"
     images.mkdir()
     Image.fromarray(whole).save(images / "1.png")

@@ -125,7 +125,7 @@ def write_clip(
         density, points = labels()
         density = np.rint(density * (255 / (density.max() or 1))).astype(np.uint8)
         for part, gray in zip(parts[1:], (density, points * np.uint8(255)), strict=True):
-            (part / f"{number:06d}.png").write_bytes(png_of(gray))
+            (part / f"{number:06d}.png").write_bytes(png_of(gray, level=1))
 
     cores, count = os.cpu_count() or 1, 0
     with closing(in_background(write, enumerate(frames), 2 * cores, cores)) as written:

@@ -28,11 +28,16 @@
         event.stopImmediatePropagation();
         if (event.type === "drop") event.target.dispatchEvent(new Event("dragleave", {bubbles: true}));
         const to = file.type.startsWith("image/") ? "picture-input" : isVideo(file) ? "video-input" : from;
+        let there = to === from;
         const give = () => {
-            if (to !== from)
-                document.querySelectorAll('button[role="tab"]').forEach((tab) => tab.innerText.trim() === tabs[to] && tab.click());
+            const wanted = [...document.querySelectorAll('button[role="tab"]')].filter((tab) => tab.innerText.trim() === tabs[to]);
+            there ||= wanted.some((tab) => tab.getAttribute("aria-selected") === "true");
+            if (!there) wanted.forEach((tab) => tab.click());
             const input = document.querySelector(`#${to} input[type=file]`);
-            if (!input) return setTimeout(give, 100);
+            if (!input) {  // What was chosen there before has its place.
+                document.querySelector(`#${to} button[aria-label="Clear"]`)?.click();
+                return setTimeout(give, 100);
+            }
             const chosen = new DataTransfer();
             chosen.items.add(new File([file], file.name, {type: `${types[to]}*`}));
             input.files = chosen.files;

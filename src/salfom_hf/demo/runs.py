@@ -345,7 +345,7 @@ def write_files(
             for writer, picture in zip(writers, drawn, strict=False):
                 writer.write(picture, timestamp, duration)
             for file, picture in zip(pictures if maps.still else (), drawn, strict=False):
-                file.write_bytes(png_of(picture))
+                file.write_bytes(png_of(picture, level=1))
             for stay in range(len(shown)):
                 if timestamp <= (found[stay].begin + found[stay].end) / 2:
                     shown[stay] = image

@@ -43,7 +43,8 @@ class SaliencyFrame(NamedTuple):
 
 def usable_device(device: str | torch.device | None) -> str | torch.device:
     """The device, or without one cuda if it is there, else cpu; a `ValueError` if this machine does not have it."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -87,7 +87,7 @@ def frame_at(predictor: SaliencyPredictor, info: VideoInfo, moment: float) -> Sa
         VideoError: the video cannot be read, or is shorter.
     """
     if info.duration is not None and moment > info.duration:
-        raise VideoError(f"{info.path} lasts {info.duration:.2f} s, not {moment:g} s; choose an earlier moment.")
+        raise VideoError(f"{info.path} lasts {info.duration:.3f} s, not {moment:g} s; choose an earlier moment.")
     window = predictor.processor.num_frames
     before = max(1.0, 2 * window / float(info.frame_rate))  # seconds, enough if the frames come evenly
     while True:
@@ -155,7 +155,7 @@ def write_video(frames: Iterable[SaliencyFrame], path: Path, draw: Callable, inf
             raise VideoError(f"{info.path} has more than one frame, {path} holds one; {told}.")
         with atomic_output(path, options["overwrite"]) as temporary, stage("encode"):
             if path.suffix.lower() == ".png":
-                temporary.write_bytes(png_of(picture))
+                temporary.write_bytes(png_of(picture, level=1))
             else:
                 Image.fromarray(picture).save(temporary)
         return

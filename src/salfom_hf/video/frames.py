@@ -28,13 +28,14 @@ def image_of(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.nd
     matrix = _matrix(frame)  # Its nearest quarter turn is taken.
     turned = abs(matrix[0, 1]) > abs(matrix[0, 0])
     width, height = (frame.width, frame.height) if size is None else size if turned else size[::-1]
-    options = dict(ONE_THREAD)
+    options: dict[str, Any] = {"format": "rgb24", **ONE_THREAD}
     if (width, height) != (frame.width, frame.height):  # Scaled in one step with the colours.
-        options |= {"width": width, "height": height, "interpolation": "BICUBIC"}
+        # To RGB that lies pixel by pixel, FFmpeg would scale colours to half of the width.
+        options |= {"format": "gbrp", "width": width, "height": height, "interpolation": "BICUBIC"}
     if frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
         image = over_black(frame.to_ndarray(format="rgba", **ONE_THREAD))
     else:
-        image = frame.to_ndarray(format="rgb24", **options)
+        image = frame.to_ndarray(**options)
     if frame.color_trc in (_PQ, _HLG):  # Screens show, and the networks have learnt from, the colours of BT.709.
         image = np.array(Image.fromarray(image).filter(_tone_table(frame.color_trc)))
     if turned:

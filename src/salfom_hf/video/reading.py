@@ -106,6 +106,7 @@ def read_frames(
             `probe`.
 
     Raises:
+        ValueError: a size below 1, on the first `next`.
         VideoError: on the first `next`, whatever `probe` raises, or no frame lies in the range; later, an image of the
             folder is damaged, or the file turns out to break off early (a `CutOffError` after its last whole frame).
     """
@@ -114,6 +115,8 @@ def read_frames(
         raise VideoError(f"Cannot read {path} from {start} s; give a start of 0 or more seconds.")
     if duration is not None and not duration > 0:
         raise VideoError(f"Cannot read {duration} s of {path}; give a duration of more than 0 seconds.")
+    if size is not None and min(size) < 1:
+        raise ValueError(f"The size of frames must be 1 or more pixels a side, not {size}.")
     info, frames_from = _source(path, check)
     size = size or (info.height, info.width)
     first, length = exact_part(start, duration)
