@@ -249,7 +249,7 @@ def test_the_size_is_said_beforehand(folder, salfom, style, options, told):
         (("--format", "png", "--start", "1"), "choose it by --at"),
         (("--format", "png", "--duration", "1"), "choose it by --at"),
         (("--format", "csv", "--max-size", "64"), "--max-size is for --format maps and npz"),
-        (("--format", "png", "--at", "7"), "lasts 1.20 s, not 7 s"),
+        (("--format", "png", "--at", "7"), "lasts 1.200 s, not 7 s"),
         (("--format", "png", "-o", "out.mp4"), "an output that ends in .png"),
         (("--format", "csv", "-o", "out.png"), "ends in .csv"),
     ],
