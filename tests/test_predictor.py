@@ -358,9 +358,10 @@ def test_grey_is_scaled_from_minimum_to_maximum(monkeypatch):
     assert np.abs(grey - expected).max() <= 1
     np.testing.assert_array_equal(heatmap(saliency, "jet"), color_table("jet")[grey])
     assert not to_gray(np.full((4, 5), 0.3, np.float32)).any()
-    for picture in (grey, grey[:63, :95], grey[:1, :1], VIDEO[0], VIDEO[0][:63, :95], VIDEO[0]):
+    pictures = (grey, grey[:63, :95], grey[:1, :1], VIDEO[0], VIDEO[0][:63, :95])
+    for picture, limit in itertools.product(pictures, (10**8, 0)):
+        monkeypatch.setattr(drawing, "MAX_PNG", limit)
         file = Image.open(BytesIO(png_of(picture)))
-        monkeypatch.setattr(drawing, "MAX_PNG", 10**8 if picture.ndim == 2 else 0)  # Those of enormous size.
         assert (file.format, file.mode) == ("PNG", "L" if picture.ndim == 2 else "RGB")
         np.testing.assert_array_equal(np.asarray(file), picture)
 
