@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Generator, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
@@ -34,7 +34,7 @@ from salfom_hf.inference.benchmarking import EXAMPLE
 from salfom_hf.inference.cpu import exact_float32
 from salfom_hf.inference.profiling import Profile
 from salfom_hf.inference.results import write
-from salfom_hf.inference.threads import in_background
+from salfom_hf.inference.threads import ahead
 from salfom_hf.models.video_processing_salfom import frames_of
 from salfom_hf.video.reading import probe
 
@@ -71,11 +71,9 @@ def parts(device: str, model: str) -> dict[str, tuple[int, list[str]]]:
     }
 
 
-def decoded_ahead(*arguments: object) -> Iterator:
+def decoded_ahead(*arguments: object) -> Generator:
     """As [`frames_of`], by a thread that is some frames ahead."""
-    frames = frames_of(*arguments)
-    with closing(in_background(lambda _: next(frames, None), iter(int, None), AHEAD)) as ahead:
-        yield from iter(lambda: next(ahead), None)
+    return ahead(frames_of(*arguments), AHEAD)
 
 
 def pinned(

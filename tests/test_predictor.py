@@ -65,11 +65,11 @@ def test_maps_have_the_size_of_the_source(framewise_model):
     np.testing.assert_allclose(SaliencyPredictor(framewise_model, processor).predict(video), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("threads", "calls"), [(1, [4, 4, 3]), (2, [1] * 11)])
-def test_each_frame_is_encoded_once(framewise_model, processor, set_threads, encoded, threads, calls):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_frame_is_encoded_once(framewise_model, processor, set_threads, encoded, threads):
     set_threads(threads)
     SaliencyPredictor(framewise_model, processor, batch_size=4).predict(VIDEO)
-    assert encoded == calls
+    assert encoded == [1] * len(VIDEO)
 
 
 @pytest.mark.parametrize(("stride", "batch_size"), [(2, 1), (5, 2), (20, 1)])

@@ -56,7 +56,7 @@ def by_window(model, frames=FRAMES):
 
 
 def streamed(model, frames=FRAMES, stride=1, batch_size=1):
-    encode = FrameEncoder(model.salfom, shared_windows.encoder_threads(batch_size))
+    encode = FrameEncoder(model.salfom, shared_windows.encoder_threads())
     return torch.stack(list(shared_maps(model, iter(frames), stride, batch_size, encode)))
 
 
@@ -116,15 +116,18 @@ def encoder_threads(monkeypatch, fail_at=None):
     return seen
 
 
-def test_the_encoder_runs_while_the_decoder_does_and_ends_with_the_stream(model, expected, monkeypatch, set_threads):
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_encoder_runs_while_the_decoder_does_and_ends_with_the_stream(
+    model, expected, monkeypatch, set_threads, batch_size
+):
     seen = encoder_threads(monkeypatch)
     set_threads(3)
-    torch.testing.assert_close(streamed(model, stride=4, batch_size=4)[::4], expected[::4])
+    torch.testing.assert_close(streamed(model, stride=4, batch_size=batch_size)[::4], expected[::4])
     assert len(seen) == len(FRAMES)
     assert {(thread is threading.main_thread(), threads) for thread, threads in seen} == {(False, 1)}
     set_threads(2)
-    encode = FrameEncoder(model.salfom, shared_windows.encoder_threads(2))
-    maps = shared_maps(model, cycle(FRAMES), 1, 2, encode)
+    encode = FrameEncoder(model.salfom, shared_windows.encoder_threads())
+    maps = shared_maps(model, cycle(FRAMES), 1, batch_size, encode)
     next(maps)
     # Between maps, the caller has all threads.
     assert torch.get_num_threads() == 2
@@ -135,7 +138,7 @@ def test_the_encoder_runs_while_the_decoder_does_and_ends_with_the_stream(model,
     assert not any(thread.is_alive() for thread in others)
     encoder_threads(monkeypatch, fail_at=7)
     with pytest.raises(RuntimeError, match="no memory"):
-        streamed(model, batch_size=2)
+        streamed(model, batch_size=batch_size)
     assert torch.get_num_threads() == 2
 
 

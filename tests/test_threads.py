@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from salfom_hf.inference.threads import in_background
+from salfom_hf.inference.threads import ahead, in_background
 
 
 def threads():
@@ -102,3 +102,55 @@ def test_the_thread_ends_after_the_call_that_has_begun(error):
     assert begun == ended
     time.sleep(0.06)
     assert len(begun) == done < 8
+
+
+def test_items_are_made_ahead_in_order_by_one_other_thread():
+    makers, taken = set(), 0
+
+    def items():
+        for number in range(20):
+            makers.add(threading.get_ident())
+            yield number
+            assert number <= taken + 3
+
+    for number in ahead(items(), 3):
+        assert number == taken
+        taken += 1
+    assert taken == 20
+    assert len(makers) == 1
+    assert makers != {threading.get_ident()}
+
+
+def test_an_item_does_not_wait_for_the_next():
+    given = threading.Event()
+
+    def items():
+        yield "first"
+        assert given.wait(20)
+        yield "second"
+
+    made = ahead(items(), 1)
+    assert next(made) == "first"
+    given.set()
+    assert list(made) == ["second"]
+
+
+def test_an_error_of_the_items_comes_in_its_place():
+    def items():
+        yield from range(3)
+        raise ValueError("three")
+
+    made = ahead(items(), 2)
+    assert [next(made), next(made), next(made)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(made)
+
+
+def test_no_item_is_made_after_closing():
+    seen = []
+    made = ahead((seen.append(number) or number for number in itertools.count()), 4)
+    next(made)
+    made.close()
+    count = len(seen)
+    time.sleep(0.05)
+    assert len(seen) == count <= 6

@@ -71,12 +71,12 @@ def saliency_maps(
         encoders: the model's encoders that are ready, by number of threads; one that is missing is added.
 
     Yields:
-        float32 `(height, width)` at input size, values in 0…1; a map comes after up to `(stride + 1) · batch_size`
+        float32 `(height, width)` at input size, values in 0…1; a map comes after up to `(stride + 2) · batch_size`
         later frames were read.
     """
     encode, encoders = None, {} if encoders is None else encoders
     if can_share_windows(model):
-        threads = encoder_threads(1 if still else batch_size)
+        threads = encoder_threads(still)
         if threads not in encoders:
             encoders[threads] = FrameEncoder(model.salfom, threads)
         encode = encoders[threads]
@@ -218,15 +218,16 @@ class SaliencyPredictor:
             with closing(shot_by_shot()) as maps:
                 for saliency in maps:
                     frame = waiting.popleft()
-                    if not saliency.isfinite().all():
+                    # On one thread: others would go on waiting busily, and slow down those that predict and encode.
+                    with stage("fusion"), pytorch_threads(1):
+                        finite = saliency.isfinite().all()
+                        resized = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1).cpu().numpy()
+                    if not finite:
                         of = f" of {video}" if isinstance(video, (str, os.PathLike)) else ""
                         raise MapError(
                             f"The model '{self.model.config._name_or_path}' gives values that are not numbers for the "
                             f"frame at {float(frame.timestamp):g} s{of}; compute in float32, or take another model."
                         )
-                    # On one thread: others would go on waiting busily, and slow down those that predict and encode.
-                    with stage("fusion"), pytorch_threads(1):
-                        resized = resize_map(saliency, frame.image.shape[:2]).clamp(0, 1).cpu().numpy()
                     yield SaliencyFrame(frame.image, frame.timestamp, resized, frame.duration)
             for error in ended:
                 raise error

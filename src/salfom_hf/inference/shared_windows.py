@@ -43,7 +43,7 @@ from .cuts import unseen_share
 from .encoder_graph import FrameEncoder
 from .profiling import stage, within
 from .sliding_window import Map, batched, encoded, interpolated, key_frames
-from .threads import in_background
+from .threads import ahead
 
 # What one node reads: tensors (1, channels, rows, columns), the oldest first.
 Inputs = Sequence[torch.Tensor]
@@ -330,13 +330,13 @@ def can_share_windows(model: SalFoMForVideoSaliencyPrediction) -> bool:
     return model.salfom.adapter.framewise and all(type(part).__module__.startswith(known) for part in model.modules())
 
 
-def encoder_threads(batch_size: int) -> int:
+def encoder_threads(still: bool = False) -> int:
     """
     On how many of PyTorch's threads frames are encoded. Where there are several, encoder and decoder run side by
-    side, each on half: two networks wait less for each other than one on all threads.
+    side, each on half: two networks wait less for each other than one on all threads. A still has them to itself.
     """
     threads = torch.get_num_threads()
-    return threads // 2 if threads > 1 and batch_size > 1 else threads
+    return threads if still else max(1, threads // 2)
 
 
 @torch.inference_mode()
@@ -352,20 +352,17 @@ def shared_maps(
     first = next(frames, None)
     if first is None:
         return
-    frames, threads = chain([first], frames), torch.get_num_threads()
-    at_once = encode.threads < threads
+    threads = torch.get_num_threads()
     decoder = StreamingDecoder(model, (first.shape[-2], first.shape[-1]), after_cut)
-
-    def encode_one(frame: torch.Tensor) -> torch.Tensor:
-        with pytorch_threads(encode.threads):
-            return encode(frame.unsqueeze(0))[0]
 
     def maps() -> Iterator[Map]:
         for batch in batched(key_frames(features, stride, decoder.add_frame), batch_size):
             yield from zip(batch, decoder.maps(batch), strict=True)
 
-    # One by one: what a CPU computes of a frame stays in its caches.
-    features = in_background(encode_one, frames, batch_size) if at_once else encoded(encode, frames, batch_size)
-    own_threads = partial(pytorch_threads, threads - encode.threads if at_once else threads)
+    # One by one, onnxruntime is faster, as what it computes of a frame stays in the caches; PyTorch is in batches.
+    features = encoded(encode, chain([first], frames), batch_size if encode.session is None else 1)
+    if encode.threads < threads:
+        features = ahead(within(partial(pytorch_threads, encode.threads), features), batch_size)
+    own_threads = partial(pytorch_threads, max(1, threads - encode.threads))
     with closing(features):
         yield from within(own_threads, interpolated(maps()))  # Between maps, the caller has its own number of them.

@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import repeat
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -30,3 +32,16 @@ def in_background(
             yield calls.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def ahead(items: Iterable[Item], size: int) -> Generator[Item]:
+    """
+    The items, made in a thread of their own, up to `size` ahead of the one that is taken; none waits for the next.
+    Errors and closing as in [`in_background`].
+    """
+    iterator, end = iter(items), object()
+    with closing(in_background(lambda _: next(iterator, end), repeat(None), size)) as made:
+        for item in made:
+            if item is end:
+                return
+            yield item  # type: ignore[misc]  # What is not the end is an item.
