@@ -155,8 +155,9 @@ def window_operations(model: SalFoMForVideoSaliencyPrediction, clip: torch.Tenso
 
 def stream_operations(model: SalFoMForVideoSaliencyPrediction, frames: torch.Tensor) -> int:
     """Those of one more map of a stream."""
-    # One frame at a time: larger batches are encoded in a thread, where the counter sees nothing.
-    with patch.object(encoder_graph, "can_be_a_graph", lambda _: False):  # Nor does it see what onnxruntime computes.
+    # The counter sees neither what another thread computes nor what onnxruntime does.
+    one_thread = patch.object(torch, "get_num_threads", lambda: 1)
+    with one_thread, patch.object(encoder_graph, "can_be_a_graph", lambda _: False):
         calls = maps_by_stream(model, frames, 1)
         next(calls)
         return operations_of(calls)
