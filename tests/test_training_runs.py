@@ -22,9 +22,8 @@ from transformers import AutoModel
 
 import gaze_data
 from conftest import no_file_above
-from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SaliencyPredictor, train
+from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SaliencyPredictor, metrics, train
 from salfom_hf.data import ClipDataset, load
-from salfom_hf.evaluation import metrics
 from salfom_hf.hub import publish
 from salfom_hf.models.names import KNOWN
 from salfom_hf.training import loop

@@ -19,9 +19,9 @@ from ..data.report import amount
 from ..data.samples import BLUR_SIGMA, BLUR_WIDTH, VIDEO_WIDTH
 from ..files import atomic_output
 from ..inference.profiling import aligned
+from ..metrics import LOWER_IS_BETTER
 from .baselines import Center
 from .methods import Method
-from .metrics import LOWER_IS_BETTER
 from .running import write_json
 from .scoring import (
     DEFINITIONS,
