@@ -521,7 +521,7 @@ def test_push_to_hub(start, monkeypatch, capsys, fails):
     assert code == (2 if fails else 0)
     output = capsys.readouterr()
     if fails:
-        assert f"try again with `salfom push {folder / 'model'} --repo-id org/name --private`" in output.err
+        assert f"Could not send {folder / 'model'} to org/name" in output.err
     else:
         assert "https://huggingface.co/org/name" in output.out
     assert (folder / "model" / "model.safetensors").is_file()
