@@ -9,12 +9,11 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,7 @@ from .scoring import RECORD, VERSION, FrameScores, Protocol, Scorer, Scores
 
 # Starting a process takes seconds, in which as many frames are scored.
 FRAMES_PER_PROCESS = 500
-FIRST_LINE, NEXT_LINES = 5, 15  # seconds from line to line of progress, where there is no terminal
+SECONDS = 15  # from line to line of progress, where there is no terminal
 
 SETTINGS = "settings.json"
 REPORTS = ("results.json", "videos.csv", "frames.csv", "frames.png")  # next to the scores of each video
@@ -143,9 +142,8 @@ def evaluate(
     total, left = (sum(job.frames for job in some) for some in (jobs, waiting))
     if processes is None:
         processes = min(allowed_cores(), left // FRAMES_PER_PROCESS)
-    progress = Progress(total, total - left)
-    with closing(progress.bar):
-        run(waiting, methods, scorer, processes, progress.advance)
+    with frame_bar(total, total - left) as bar:
+        run(waiting, methods, scorer, processes, bar.update)
     return [scores_of(jobs, method.name, method.description, method.fingerprint) for method in methods]
 
 
@@ -248,21 +246,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 # ----------------------------------------------------------------------------------------------- the work itself
-class Progress:
+def frame_bar(total: int, done: int = 0, what: str = "scored") -> tqdm:
     """Of so many frames: a bar on a terminal; elsewhere, such as in a log, a line now and then."""
-
-    def __init__(self, total: int, done: int):
-        self.total, self.done, self.start = total, done, time.monotonic()
-        self.bar = tqdm(total=total, initial=done, unit="frame", disable=None, dynamic_ncols=True)
-        self.next_line = self.start + FIRST_LINE
-
-    def advance(self, frames: int) -> None:
-        self.bar.update(frames)
-        self.done, now = self.done + frames, time.monotonic()
-        if self.bar.disable and now >= self.next_line:
-            self.next_line = now + NEXT_LINES
-            took = f"{now - self.start:.0f} s"
-            print(f"salfom: {self.done:,} of {self.total:,} frames scored, {took}", file=sys.stderr, flush=True)
+    lines = f"salfom: {{n_fmt}} of {{total_fmt}} frames {what}, {{elapsed}}\n"
+    log = {} if sys.stderr.isatty() else {"bar_format": lines, "delay": SECONDS, "mininterval": SECONDS}
+    return tqdm(total=total, initial=done, desc=what, unit="frame", dynamic_ncols=True, **log)
 
 
 # A row and what gives scores of frames of it; after all of a job, the job.
@@ -270,7 +258,7 @@ Part = tuple[int, Callable[[], FrameScores]]
 
 
 def run(
-    jobs: Sequence[Job], methods: Sequence[Method], scorer: Scorer, processes: int, advance: Callable[[int], None]
+    jobs: Sequence[Job], methods: Sequence[Method], scorer: Scorer, processes: int, advance: Callable[[int], Any]
 ) -> None:
     """
     Score, and write the records of each job when all its frames are scored.
