@@ -336,7 +336,7 @@ def test_a_process_that_ends_is_one_sentence(val, tmp_path):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_other_files_are_left_alone(val, tmp_path, overwrite):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(EvaluationError, match="other files"):
+    with pytest.raises(EvaluationError, match="not of an earlier run"):
         evaluate(val, [Shifted()], tmp_path, FAST, overwrite=overwrite)
     assert os.listdir(tmp_path) == ["thesis.txt"]
 

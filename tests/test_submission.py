@@ -90,19 +90,19 @@ def test_a_stopped_submission_goes_on(val, model, tmp_path, monkeypatch):
 def test_maps_of_two_models_are_not_mixed(submission, val, framewise_model, processor):
     other = Model("other", SaliencyPredictor(framewise_model, processor, stride=5))
     before = (submission / "0602" / "0003.png").read_bytes()
-    with pytest.raises(EvaluationError, match=r"maps of tiny.*--overwrite"):
+    with pytest.raises(EvaluationError, match=r"other settings \(model\).*--overwrite"):
         write_submission(val, other, submission)
     assert (submission / "0602" / "0003.png").read_bytes() == before
     assert write_submission(val, other, submission, overwrite=True) == 2
     assert (submission / "0602" / "0003.png").read_bytes() != before
-    assert json.loads(submission.with_name("maps.json").read_text())["model"] == "other"
+    assert json.loads(submission.with_name("maps.json").read_text())["methods"].keys() == {"other"}
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_other_folders_are_left_alone(val, model, tmp_path, overwrite):
     (tmp_path / "0601").mkdir()
     (tmp_path / "0601" / "0001.png").write_bytes(b"mine")
-    with pytest.raises(EvaluationError, match="unknown origin"):
+    with pytest.raises(EvaluationError, match="not of an earlier run"):
         write_submission(val, model, tmp_path, overwrite=overwrite)
     assert (tmp_path / "0601" / "0001.png").read_bytes() == b"mine"
 

@@ -135,7 +135,8 @@ def evaluate(
         "metrics": list(protocol.metrics),
         "prior": prior and prior.fingerprint,
     }
-    claim(output, settings, methods, overwrite)
+    results = [output / name for name in ("videos", *REPORTS)]
+    claim(output, output / SETTINGS, settings, methods, overwrite, results)
 
     jobs = planned(scorer, names, output)
     waiting = [job for job in jobs if not job.path.is_file()]
@@ -184,15 +185,22 @@ def kept_scores(
 
 
 # ------------------------------------------------------------------------------------------- what the folder holds
-def claim(output: Path, settings: dict, methods: Sequence[Method], overwrite: bool) -> None:
-    """Note the settings in the folder. Raise an EvaluationError if it holds results of others, or other files."""
+def claim(
+    output: Path, note: Path, settings: dict, methods: Sequence[Method], overwrite: bool, results: Iterable[Path]
+) -> None:
+    """
+    Note in a file what the results in a folder depend on; to overwrite, remove these. Raise an EvaluationError if the
+    folder holds results of other settings, or other files.
+    """
     maps = {m.name: {"description": m.description, "fingerprint": m.fingerprint} for m in methods}
-    earlier = noted(output / SETTINGS, "methods", dict)
-    if earlier and overwrite:
-        shutil.rmtree(output / "videos", ignore_errors=True)
-        for name in REPORTS:
-            (output / name).unlink(missing_ok=True)
-    elif earlier:
+    earlier = noted(note)
+    if earlier is None:
+        if other := next(filter(is_taken, (note, output)), None):
+            raise EvaluationError(f"{other} is not of an earlier run; choose a new folder as --output.")
+    elif overwrite:
+        for path in results:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    elif is_taken(output):
         earlier_maps = earlier.pop("methods")
         changed = [name for name in {**earlier, **settings} if earlier.get(name) != settings.get(name)]
         changed += [f"the maps of {name}" for name in maps if earlier_maps.get(name, maps[name]) != maps[name]]
@@ -202,9 +210,7 @@ def claim(output: Path, settings: dict, methods: Sequence[Method], overwrite: bo
                 "--overwrite."
             )
         maps = {**earlier_maps, **maps}
-    elif is_taken(output):
-        raise EvaluationError(f"{output} holds other files; choose a new folder for the results.")
-    write_json(output / SETTINGS, {**settings, "methods": maps})
+    write_json(note, {**settings, "methods": maps})
 
 
 def digest_of(dataset: Dataset) -> str:
@@ -227,13 +233,13 @@ def digest_of(dataset: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
-def noted(path: Path, key: str, kind: type) -> dict | None:
-    """What an earlier run has noted in a file, of this kind by this key; None for other files."""
+def noted(path: Path) -> dict | None:
+    """What an earlier run has noted in a file; None for other files."""
     try:
         content = read_json(path)
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and isinstance(content.get(key), kind) else None
+    return content if isinstance(content, dict) and isinstance(content.get("methods"), dict) else None
 
 
 def read_json(path: Path) -> Any:

@@ -1,20 +1,18 @@
 """The folder that the DHF1K server scores: one grey PNG per test frame, in a folder per video."""
 
 import os
-import shutil
 from pathlib import Path
 
 from datasets import Dataset
 from tqdm import tqdm
 
-from .. import __version__
 from ..data.layout import examined_image
 from ..data.samples import GazeVideo
 from ..data.video_folders import DHF1K, split_of
-from ..files import atomic_output, is_taken
+from ..files import atomic_output
 from ..video.drawing import png_of, to_gray
 from .methods import EvaluationError, Method
-from .running import noted, write_json
+from .running import claim
 
 LISTED = 10  # problems of a kind that are named one by one
 
@@ -38,7 +36,9 @@ def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike
             to be written again; or a map holds NaN or infinity.
     """
     output = Path(output)
-    claim_folder(output, dataset["video_id"], method, overwrite)
+    # The note stands next to the folder: inside, it would be uploaded.
+    note, videos = output.with_name(f"{output.name}.json"), [output / name for name in dataset["video_id"]]
+    claim(output, note, {"model": method.fingerprint}, [method], overwrite, videos)
     written = 0
     with frame_bar(dataset, output.name) as bar:
         for sample in map(GazeVideo, dataset):
@@ -59,31 +59,6 @@ def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike
                     bar.update()
             written += 1
     return written
-
-
-def claim_folder(output: Path, videos: list[str], method: Method, overwrite: bool) -> None:
-    """
-    Note how the maps are made, next to the folder: inside, the note would be uploaded. Raise an EvaluationError if
-    maps that are there were made otherwise, or nobody knows how.
-    """
-    note = {"package": "salfom-hf", "version": __version__, "model": method.name, "maps": method.description}
-    note["fingerprint"] = method.fingerprint
-    place = output.with_name(f"{output.name}.json")
-    earlier = noted(place, "fingerprint", str)
-    if earlier is None and os.path.lexists(place):
-        raise EvaluationError(f"{place} is not the note on how maps were made; choose another --output.")
-    if is_taken(output):
-        if earlier is None:
-            raise EvaluationError(f"{output} holds files of unknown origin; choose a new folder as --output.")
-        if earlier["fingerprint"] != method.fingerprint and not overwrite:
-            raise EvaluationError(
-                f"{output} holds maps of {earlier['model']}, or of other options; choose another --output or pass "
-                "--overwrite."
-            )
-    # All at once: maps of both models would be mixed if this run were stopped.
-    for video_id in videos if overwrite else ():
-        shutil.rmtree(output / video_id, ignore_errors=True)
-    write_json(place, note)
 
 
 def check_submission(dataset: Dataset, folder: str | os.PathLike) -> str:
