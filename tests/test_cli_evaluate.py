@@ -82,7 +82,7 @@ def test_models_and_baselines_in_one_table(evaluate, model_folder):
     assert [row[0] for row in table[1:]] == [str(model_folder), "center", "spectral-residual"]
     assert {row[-1] for row in table[1:]} == {"39"}
     assert any(line.startswith("center: density of the fixations of the split train (up to 20 frames") for line in out)
-    assert "39 of 40 frames scored; left out: 1 without fixations." in out
+    assert "center: 39 of 40 frames scored; left out: 1 without fixations." in out
     # The disc that people look at stands out.
     assert float(table[3][3]) > 1
     assert {path.name for path in Path("out").iterdir()} == {
@@ -155,7 +155,7 @@ def test_stills(salfom, stills_parquet):
     assert code == 0
     assert len(rows(out)) == 4
     assert rows(out)[2][2] == "0.000"  # The center's gain over itself.
-    assert "1 of 2 images scored; left out: 1 without fixations." in out
+    assert "center: 1 of 2 images scored; left out: 1 without fixations." in out
     noted = next(line for line in out if line.startswith("inter-observer: "))
     assert noted.endswith("has 3, fewer than 10: this is no bound, and one-observer is the better one.")
     assert all(line.startswith("salfom: ") or "no fixations" in line or not line.startswith("Trace") for line in err)
@@ -436,7 +436,7 @@ def test_a_killed_run_leaves_no_processes_and_goes_on(salfom, dhf1k_frames, mode
     assert kept
     code, out, _ = salfom(line)
     assert code == 0
-    assert "39 of 40 frames scored; left out: 1 without fixations." in out
+    assert f"{model_folder}: 39 of 40 frames scored; left out: 1 without fixations." in out
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
 
 

@@ -420,7 +420,7 @@ def test_the_table_shows_methods_side_by_side(finished):
     assert rows[8] == rows[4]
     assert rows[10:] == [["center", rows[10][1], f"{np.mean(second - first):+.3f}", "2"]]
     assert rows[10][2].startswith("-")
-    assert lines[-1] == "24 of 25 frames scored; left out: 1 without fixations."
+    assert lines[-1] == "center: 24 of 25 frames scored; left out: 1 without fixations."
     assert sum("Gaussian in the middle" in line for line in lines) == 1
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -90,10 +89,7 @@ def table(scores: Sequence[Scores], protocol: Protocol, title: str, stills: bool
         lines += [f"Of every video, one frame in {protocol.every} is scored, from frame {protocol.first} on."]
     if protocol.max_frames is not None:
         lines += [f"At most {protocol.max_frames:,} {one}s are scored, drawn at random with seed {protocol.seed}."]
-    omitted = defaultdict(list)  # Methods with the same omissions share a line.
-    for method in scores:
-        omitted[omissions(method, metrics, one)].append(method.name)
-    lines += [f"{', '.join(names)}: {text}." if len(omitted) > 1 else f"{text}." for text, names in omitted.items()]
+    lines += [f"{method.name}: {omissions(method, metrics, one)}." for method in scores]
     return "\n".join(lines)
 
 
