@@ -265,16 +265,13 @@ def test_umt_without_position_table(convert):
         ({"pos_embed": torch.zeros(1, 1000, 64)}, r"pos_embed has the shape \[1, 1000, 64\]"),
         ({"patch_embed.proj.bias": torch.zeros(64, dtype=torch.int64)}, r"proj\.bias holds no floating-point numbers"),
         ({"pos_embed": torch.zeros(3)}, r"pos_embed has the shape \[3\]"),
-        ({"pos_embed": torch.zeros(1, 3136, 32)}, r"size mismatch for .*position_embeddings"),
         ({"patch_embed.proj.weight": torch.zeros(64, 3, 16, 16)}, "which no UMT model has"),
         ({"patch_embed.proj.weight": torch.zeros(60, 3, 1, 16, 16)}, "which no UMT model has"),
-        ({"patch_embed.proj.weight": torch.zeros(64, 3, 2, 16, 16)}, "size mismatch for .*patch_embedding"),
         ({"blocks.999999.norm1.weight": torch.zeros(64)}, r"was taken for UMT's, but does not fit .*layers\.2\."),
         ({f"blocks.{n}.x": torch.zeros(1) for n in range(300)}, "num_hidden_layers is 300, which no model has"),
         ({"patch_embed.proj.weight": torch.zeros(0, 3, 1, 16, 16)}, "which no UMT model has"),
         ({"patch_embed.proj.weight": torch.zeros(64, 3, 1, 0, 0)}, "which no UMT model has"),
         ({"patch_embed.proj.weight": torch.zeros(320_000, 3, 1, 1, 1)}, "hidden_size is 320000, which no model has"),
-        ({"blocks.0.gamma_1": torch.zeros(64)}, r"Unexpected .*blocks\.0\.gamma_1"),
     ],
 )
 def test_umt_errors(convert, tmp_path, change, message):
