@@ -474,7 +474,7 @@ def test_a_submission_is_written_and_checked(salfom, dhf1k_official):
     assert salfom(line)[1] == out
     assert salfom(f"{line} --check submission", model=False)[1] == out
     Path("submission/0701/0007.png").unlink()
-    refused(salfom(line), "submission is not fit to be submitted (0701/0007.png is missing): delete")
+    refused(salfom(line), "submission is not fit to be submitted (1 fault: 0701/0007.png is missing): delete")
     shutil.rmtree("submission/0701")
     assert salfom(line)[:2] == (0, out)
     refused(salfom(f"{line} --stride 3"), "pass --overwrite")

@@ -131,14 +131,14 @@ def save(**options):
     [
         (
             lambda folder: (folder / "0601" / "0004.png").unlink(),
-            "is not fit to be submitted (0601/0004.png is missing): d",
+            "is not fit to be submitted (1 fault: 0601/0004.png is mis",
         ),
         (
             lambda folder: (folder / "0602").rename(folder / "602"),
-            "602/0010.png is no map of the split; and 30 more)",
+            "maps is not fit to be submitted (40 faults: 602/0001.png",
         ),
-        (lambda folder: (folder / "notes.txt").touch(), "(notes.txt is no map of the split): delete "),
-        (lambda folder: (folder / "0601" / "0021.png").touch(), "(0601/0021.png is no map of the split)"),
+        (lambda folder: (folder / "notes.txt").touch(), "(1 fault: notes.txt is no map of the split): delete "),
+        (lambda folder: (folder / "0601" / "0021.png").touch(), "(1 fault: 0601/0021.png is no map of the split)"),
         (save(mode="RGB"), "0601/0002.png is PNG RGB 96x64 instead of PNG L 96x64"),
         (save(size=(64, 96)), "0601/0002.png is PNG L 64x96 instead of PNG L 96x64"),
         (save(format="JPEG"), "0601/0002.png is JPEG"),

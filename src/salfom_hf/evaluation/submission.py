@@ -7,6 +7,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from ..data.layout import examined_image
+from ..data.report import amount
 from ..data.samples import GazeVideo
 from ..data.video_folders import DHF1K, split_of
 from ..errors import described
@@ -80,10 +81,9 @@ def check_submission(dataset: Dataset, folder: str | os.PathLike) -> str:
         if kind != wanted:
             wrong.append(f"{name} is {kind} instead of {wanted}")
     if wrong:
-        more = f"; and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
         raise EvaluationError(
-            f"{folder} is not fit to be submitted ({'; '.join(wrong[:LISTED])}{more}): delete what is no map of the "
-            "split and the folder of each video with other faults, and write these videos again."
+            f"{folder} is not fit to be submitted ({amount(len(wrong), 'fault')}: {'; '.join(wrong[:LISTED])}): "
+            "delete what is no map of the split and the folder of each video with other faults, and write these again."
         )
     frames = sum(dataset["num_frames"])
     tests, official = sum(split_of(int(sample.id)) == "test" for sample in samples), DHF1K.OFFICIAL["test"]
