@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from salfom_hf import SaliencyPredictor
+from salfom_hf import SaliencyPredictor, metrics
 from salfom_hf.data import load_gazefolder, open_sample
-from salfom_hf.evaluation import metrics
 
 BEFORE, AFTER = 16, 16  # frames
 GROUPS = ((0, 0), (1, 3), (4, 7), (8, 15))

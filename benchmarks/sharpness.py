@@ -10,9 +10,8 @@ import argparse
 import numpy as np
 import torch
 
-from salfom_hf import SaliencyPredictor
+from salfom_hf import SaliencyPredictor, metrics
 from salfom_hf.data import load_gazefolder, open_sample
-from salfom_hf.evaluation import metrics
 from salfom_hf.models.video_processing_salfom import pixels_of, resize_map
 
 

@@ -122,18 +122,15 @@ def test_file_of_an_old_torch(small, tmp_path):
     assert convert_checkpoint(tmp_path / "old.pth", tmp_path / "converted").kind == "salfom"
 
 
-MISSING = ("conv_1.weight", "conv_2.weight", "encoder.blocks.1.attn.q_bias", "transformer_1.patch_embed.proj.bias")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (
-            dict.fromkeys(MISSING),
-            r"was taken for SalFoM's, but lacks conv_1\.weight, conv_2\.weight, encoder\S+q_bias and 1 more;",
+            {"conv_1.weight": None},
+            r"checkpoint\.pth was taken for SalFoM's, but .*Missing.*steps\.0\.weight.*; take",
         ),
-        ({"conv_10.weight": torch.zeros(1)}, r"has unexpectedly conv_10\.weight;"),
-        ({"conv_9.weight": torch.zeros(2, 4, 3, 3)}, re.escape("conv_9.weight [2, 4, 3, 3] (not [1, 4, 3, 3])")),
+        ({"conv_10.weight": torch.zeros(1)}, r"Unexpected .*conv_10\.weight"),
+        ({"conv_9.weight": torch.zeros(2, 4, 3, 3)}, r"size mismatch for fusion\.convolutions\.2\.weight"),
         ({"module.conv_9.weight": torch.zeros(1)}, r"conv_9\.weight twice"),
     ],
 )
@@ -266,22 +263,15 @@ def test_umt_without_position_table(convert):
     ("change", "message"),
     [
         ({"pos_embed": torch.zeros(1, 1000, 64)}, r"pos_embed has the shape \[1, 1000, 64\]"),
-        ({"patch_embed.proj.bias": torch.zeros(64, dtype=torch.int64)}, r"another shape or type .*proj\.bias"),
+        ({"patch_embed.proj.bias": torch.zeros(64, dtype=torch.int64)}, r"proj\.bias holds no floating-point numbers"),
         ({"pos_embed": torch.zeros(3)}, r"pos_embed has the shape \[3\]"),
-        ({"pos_embed": torch.zeros(1, 3136, 32)}, "another shape or type than the network pos_embed"),
         ({"patch_embed.proj.weight": torch.zeros(64, 3, 16, 16)}, "which no UMT model has"),
         ({"patch_embed.proj.weight": torch.zeros(60, 3, 1, 16, 16)}, "which no UMT model has"),
-        ({"patch_embed.proj.weight": torch.zeros(64, 3, 2, 16, 16)}, r"\(not \[64, 3, 1, 16, 16\]\)"),
-        (
-            {"blocks.3.norm1.weight": torch.zeros(64)},
-            r"was taken for UMT's, but lacks blocks\.2\.attn\.proj\.bias.* and 10 more",
-        ),
-        ({"blocks.999999.norm1.weight": torch.zeros(64)}, r"lacks blocks\.2\.attn\.proj\.bias.* and 10 more"),
+        ({"blocks.999999.norm1.weight": torch.zeros(64)}, r"was taken for UMT's, but does not fit .*layers\.2\."),
         ({f"blocks.{n}.x": torch.zeros(1) for n in range(300)}, "num_hidden_layers is 300, which no model has"),
         ({"patch_embed.proj.weight": torch.zeros(0, 3, 1, 16, 16)}, "which no UMT model has"),
         ({"patch_embed.proj.weight": torch.zeros(64, 3, 1, 0, 0)}, "which no UMT model has"),
         ({"patch_embed.proj.weight": torch.zeros(320_000, 3, 1, 1, 1)}, "hidden_size is 320000, which no model has"),
-        ({"blocks.0.gamma_1": torch.zeros(64)}, r"unexpectedly blocks\.0\.gamma_1"),
     ],
 )
 def test_umt_errors(convert, tmp_path, change, message):

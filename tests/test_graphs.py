@@ -13,7 +13,7 @@ import torch
 from conftest import noise
 from salfom_hf import SalFoMVideoProcessor, cli
 from salfom_hf.export import onnx as graphs
-from salfom_hf.export.onnx import export_onnx
+from salfom_hf.export.onnx import export
 from salfom_hf.export.onnx_runtime import GraphError
 
 FILES = {"config.json", "video_preprocessor_config.json", "model.onnx"}
@@ -46,7 +46,7 @@ def test_a_size_on_request_and_weights_next_to_the_graph(umt_model, model_folder
     """The paper's kind of model, with its weights in a file of their own, as if they were large."""
     monkeypatch.setattr(graphs, "LARGEST_WITHIN", 0)
     folder, processor = tmp_path / "umt", SalFoMVideoProcessor.from_pretrained(model_folder)
-    export_onnx(umt_model, processor, folder, size=(32, 64))
+    export("onnx", umt_model, processor, folder, size=(32, 64))
     assert {path.name for path in folder.iterdir()} == FILES | {"model.onnx.data"}
     weights = sum(parameter.nbytes for parameter in umt_model.parameters())
     assert (folder / "model.onnx.data").stat().st_size > 0.9 * weights
@@ -120,5 +120,5 @@ def test_outputs_and_sizes_that_do_not_fit(umt_folder, tmp_path, capsys):
 def test_a_missing_package_is_named(umt_model, processor, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(GraphError, match=r'pip install -c constraints\.txt "\.\[onnx\]"'):
-        export_onnx(umt_model, processor, tmp_path / "out")
+        export("onnx", umt_model, processor, tmp_path / "out")
     assert not list(tmp_path.iterdir())

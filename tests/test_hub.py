@@ -636,24 +636,9 @@ def test_a_failed_push_says_how_to_try_again(own_card, monkeypatch, capsys, tmp_
     monkeypatch.setattr(publish, "HfApi", Hub(error))
     assert cli.main(["push", str(own_card), "--repo-id", "org/owls", "--private"]) == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert f"try again with `salfom push {own_card} --repo-id org/owls --private`" in said
+    assert said.endswith("and try again with `salfom push` and the same options.")
     assert advice in said
     assert contents(tmp_path) == before
-
-
-def test_what_is_to_be_tried_again_is_the_same_command(own_card, monkeypatch, capsys, tmp_path):
-    hub = Hub(OSError("no route to host"))
-    monkeypatch.setattr(publish, "HfApi", hub)
-    results = tmp_path / "of owls.json"
-    shutil.copy(tmp_path / "results.json", results)
-    options = ["--results", str(results), "--max-shard-size", "1GB"]
-    assert cli.main(["push", str(own_card), "--repo-id", "org/owls", *options]) == 2
-    command = re.search("`(salfom push .*?)`", capsys.readouterr().err)[1]
-    hub.error = None
-    assert cli.main(shlex.split(command)[1:]) == 0
-    assert hub.calls[2:] == hub.calls[:2]
-    (score,) = ModelCard(hub.files["README.md"].decode()).data.eval_results
-    assert score.metric_type == "nss"
 
 
 @pytest.mark.parametrize(

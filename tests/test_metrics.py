@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from salfom_hf.evaluation import metrics
+from salfom_hf import metrics
 
 DATA = Path(__file__).parent / "data" / "metrics"
 CASES = np.load(DATA / "cases.npz")

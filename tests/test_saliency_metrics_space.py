@@ -16,7 +16,7 @@ from huggingface_hub import SpaceCard
 from PIL import Image
 
 import salfom_hf
-from salfom_hf.evaluation import metrics
+from salfom_hf import metrics
 
 ROOT = Path(__file__).parents[1]
 SPACE = ROOT / "spaces" / "saliency-metrics"

@@ -22,9 +22,8 @@ from transformers import AutoModel
 
 import gaze_data
 from conftest import no_file_above
-from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SaliencyPredictor, train
+from salfom_hf import SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, SaliencyPredictor, metrics, train
 from salfom_hf.data import ClipDataset, load
-from salfom_hf.evaluation import metrics
 from salfom_hf.hub import publish
 from salfom_hf.models.names import KNOWN
 from salfom_hf.training import loop
@@ -522,7 +521,7 @@ def test_push_to_hub(start, monkeypatch, capsys, fails):
     assert code == (2 if fails else 0)
     output = capsys.readouterr()
     if fails:
-        assert f"try again with `salfom push {folder / 'model'} --repo-id org/name --private`" in output.err
+        assert f"Could not send {folder / 'model'} to org/name" in output.err
     else:
         assert "https://huggingface.co/org/name" in output.out
     assert (folder / "model" / "model.safetensors").is_file()

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from salfom_hf import metrics
 from salfom_hf.demo.runs import Bounds, check_picture
 from salfom_hf.demo.serving import Page, in_one_sentence, serve
-from salfom_hf.evaluation import metrics
 from salfom_hf.video.pictures import load_image
 
 MAX_BYTES = 20 * 2**20

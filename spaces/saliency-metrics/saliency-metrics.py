@@ -1,11 +1,11 @@
-"""Scores of saliency maps as an `evaluate` metric: a thin layer over `salfom_hf.evaluation.metrics`."""
+"""Scores of saliency maps as an `evaluate` metric: a thin layer over `salfom_hf.metrics`."""
 
 import datasets
 import evaluate
 import numpy as np
 import torch
 
-from salfom_hf.evaluation import metrics as scores
+from salfom_hf import metrics as scores
 
 DESCRIPTION = """
 How well saliency maps predict where people looked: AUC-Judd, shuffled AUC, NSS, CC, SIM, KLD and information gain.

@@ -79,7 +79,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "submit",
         description="Write the maps of DHF1K's test videos as its server wants them, OUTPUT/0701/0001.png and so on, "
-        "and check them. The same command continues where it was stopped, and writes again what fails the check.",
+        "and check them. The same command continues where it was stopped.",
         example="salfom submit --data-dir /data/DHF1K -o submission\n"
         "salfom submit --data-dir /data/DHF1K --check submission",
     )

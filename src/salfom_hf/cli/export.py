@@ -85,7 +85,7 @@ def export_graph(args: argparse.Namespace) -> int:
         check_suffix(args.output, (".pt2",), "a program of torch.export")
     import torch
 
-    from ..export.onnx import export_onnx, export_program
+    from ..export.onnx import export
     from ..export.onnx_runtime import GRAPH
     from ..models.modeling_salfom import SalFoMForVideoSaliencyPrediction
     from ..models.video_processing_salfom import SalFoMVideoProcessor
@@ -94,7 +94,7 @@ def export_graph(args: argparse.Namespace) -> int:
     with loading(args.model):
         model = SalFoMForVideoSaliencyPrediction.from_pretrained(args.model, dtype=torch.float32)
         processor = SalFoMVideoProcessor.from_pretrained(args.model)
-    write, file = (export_program, args.output.name) if program else (export_onnx, GRAPH)
-    difference = write(model, processor, args.output, args.size and tuple(args.size), args.overwrite)
+    size, file = args.size and tuple(args.size), args.output.name if program else GRAPH
+    difference = export(args.kind, model, processor, args.output, size, args.overwrite)
     print(f"{file}: maps differ from PyTorch's by {difference:.1e} at most\n{args.model} -> {args.output}")
     return 0

@@ -9,12 +9,11 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,7 @@ from .scoring import RECORD, VERSION, FrameScores, Protocol, Scorer, Scores
 
 # Starting a process takes seconds, in which as many frames are scored.
 FRAMES_PER_PROCESS = 500
-FIRST_LINE, NEXT_LINES = 5, 15  # seconds from line to line of progress, where there is no terminal
+SECONDS = 15  # from line to line of progress, where there is no terminal
 
 SETTINGS = "settings.json"
 REPORTS = ("results.json", "videos.csv", "frames.csv", "frames.png")  # next to the scores of each video
@@ -60,15 +59,10 @@ def check_dataset(dataset: Dataset) -> None:
         for row in light_rows(dataset, ["video_id", "num_frames", "maps", "fixations"])
         if min(len(row[labels] or ()) for labels in ("maps", "fixations")) < row["num_frames"]
     ]
-    if len(unlabelled) == len(dataset):
-        raise EvaluationError(
-            "This split comes without density and fixation maps, so it cannot be scored here; write its maps for the "
-            "DHF1K server with `salfom submit`, or name another split."
-        )
     if unlabelled:
         raise EvaluationError(
             f"{len(unlabelled)} of {len(dataset)} videos lack density or fixation maps, such as {unlabelled[0]}; name "
-            "a split that has them for every frame."
+            "a split that has them for every frame, or write maps for the DHF1K server with `salfom submit`."
         )
 
 
@@ -141,16 +135,16 @@ def evaluate(
         "metrics": list(protocol.metrics),
         "prior": prior and prior.fingerprint,
     }
-    claim(output, settings, methods, overwrite)
+    results = [output / name for name in ("videos", *REPORTS)]
+    claim(output, output / SETTINGS, settings, methods, overwrite, results)
 
     jobs = planned(scorer, names, output)
     waiting = [job for job in jobs if not job.path.is_file()]
     total, left = (sum(job.frames for job in some) for some in (jobs, waiting))
     if processes is None:
         processes = min(allowed_cores(), left // FRAMES_PER_PROCESS)
-    progress = Progress(total, total - left)
-    with closing(progress.bar):
-        run(waiting, methods, scorer, processes, progress.advance)
+    with frame_bar(total, total - left) as bar:
+        run(waiting, methods, scorer, processes, bar.update)
     return [scores_of(jobs, method.name, method.description, method.fingerprint) for method in methods]
 
 
@@ -191,15 +185,22 @@ def kept_scores(
 
 
 # ------------------------------------------------------------------------------------------- what the folder holds
-def claim(output: Path, settings: dict, methods: Sequence[Method], overwrite: bool) -> None:
-    """Note the settings in the folder. Raise an EvaluationError if it holds results of others, or other files."""
+def claim(
+    output: Path, note: Path, settings: dict, methods: Sequence[Method], overwrite: bool, results: Iterable[Path]
+) -> None:
+    """
+    Note in a file what the results in a folder depend on; to overwrite, remove these. Raise an EvaluationError if the
+    folder holds results of other settings, or other files.
+    """
     maps = {m.name: {"description": m.description, "fingerprint": m.fingerprint} for m in methods}
-    earlier = noted(output / SETTINGS, "methods", dict)
-    if earlier and overwrite:
-        shutil.rmtree(output / "videos", ignore_errors=True)
-        for name in REPORTS:
-            (output / name).unlink(missing_ok=True)
-    elif earlier:
+    earlier = noted(note)
+    if earlier is None:
+        if other := next(filter(is_taken, (note, output)), None):
+            raise EvaluationError(f"{other} is not of an earlier run; choose a new folder as --output.")
+    elif overwrite:
+        for path in results:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    elif is_taken(output):
         earlier_maps = earlier.pop("methods")
         changed = [name for name in {**earlier, **settings} if earlier.get(name) != settings.get(name)]
         changed += [f"the maps of {name}" for name in maps if earlier_maps.get(name, maps[name]) != maps[name]]
@@ -209,9 +210,7 @@ def claim(output: Path, settings: dict, methods: Sequence[Method], overwrite: bo
                 "--overwrite."
             )
         maps = {**earlier_maps, **maps}
-    elif is_taken(output):
-        raise EvaluationError(f"{output} holds other files; choose a new folder for the results.")
-    write_json(output / SETTINGS, {**settings, "methods": maps})
+    write_json(note, {**settings, "methods": maps})
 
 
 def digest_of(dataset: Dataset) -> str:
@@ -234,13 +233,13 @@ def digest_of(dataset: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
-def noted(path: Path, key: str, kind: type) -> dict | None:
-    """What an earlier run has noted in a file, of this kind by this key; None for other files."""
+def noted(path: Path) -> dict | None:
+    """What an earlier run has noted in a file; None for other files."""
     try:
         content = read_json(path)
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and isinstance(content.get(key), kind) else None
+    return content if isinstance(content, dict) and isinstance(content.get("methods"), dict) else None
 
 
 def read_json(path: Path) -> Any:
@@ -253,21 +252,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 # ----------------------------------------------------------------------------------------------- the work itself
-class Progress:
+def frame_bar(total: int, done: int = 0, what: str = "scored") -> tqdm:
     """Of so many frames: a bar on a terminal; elsewhere, such as in a log, a line now and then."""
-
-    def __init__(self, total: int, done: int):
-        self.total, self.done, self.start = total, done, time.monotonic()
-        self.bar = tqdm(total=total, initial=done, unit="frame", disable=None, dynamic_ncols=True)
-        self.next_line = self.start + FIRST_LINE
-
-    def advance(self, frames: int) -> None:
-        self.bar.update(frames)
-        self.done, now = self.done + frames, time.monotonic()
-        if self.bar.disable and now >= self.next_line:
-            self.next_line = now + NEXT_LINES
-            took = f"{now - self.start:.0f} s"
-            print(f"salfom: {self.done:,} of {self.total:,} frames scored, {took}", file=sys.stderr, flush=True)
+    lines = f"salfom: {{n_fmt}} of {{total_fmt}} frames {what}, {{elapsed}}\n"
+    log = {} if sys.stderr.isatty() else {"bar_format": lines, "delay": SECONDS, "mininterval": SECONDS}
+    return tqdm(total=total, initial=done, desc=what, unit="frame", dynamic_ncols=True, **log)
 
 
 # A row and what gives scores of frames of it; after all of a job, the job.
@@ -275,7 +264,7 @@ Part = tuple[int, Callable[[], FrameScores]]
 
 
 def run(
-    jobs: Sequence[Job], methods: Sequence[Method], scorer: Scorer, processes: int, advance: Callable[[int], None]
+    jobs: Sequence[Job], methods: Sequence[Method], scorer: Scorer, processes: int, advance: Callable[[int], Any]
 ) -> None:
     """
     Score, and write the records of each job when all its frames are scored.

@@ -14,9 +14,9 @@ from datasets import Dataset
 
 from ..data.features import DataError
 from ..data.samples import open_sample
+from ..metrics import Map, score_of
 from .baselines import Center, gaze_alone
 from .methods import EvaluationError, Method, Sample, resized
-from .metrics import Map, score_of
 
 # Name → heading in tables, and definition.
 _METRICS = {

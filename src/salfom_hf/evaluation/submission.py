@@ -1,28 +1,28 @@
 """The folder that the DHF1K server scores: one grey PNG per test frame, in a folder per video."""
 
 import os
-import shutil
 from pathlib import Path
 
 from datasets import Dataset
 from tqdm import tqdm
 
-from .. import __version__
 from ..data.layout import examined_image
+from ..data.report import amount
 from ..data.samples import GazeVideo
 from ..data.video_folders import DHF1K, split_of
+from ..errors import described
 from ..files import atomic_output, is_taken
 from ..video.drawing import png_of, to_gray
 from .methods import EvaluationError, Method
-from .running import noted, write_json
+from .running import claim, frame_bar
 
-LISTED = 10  # problems of a kind that are named one by one
+LISTED = 10  # faults that are named one by one
 
 
 def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike, *, overwrite: bool = False) -> int:
     """
     Write `output/VIDEO/FRAME.png`, each map scaled from its minimum…maximum to 0…255, at the size of the video. Each
-    video appears when it is complete, and one that is there without fault is kept: a stopped run goes on.
+    video appears when it is complete, and one that is there is kept: a stopped run goes on.
 
     Args:
         dataset: rows of DHF1K; labels are not needed.
@@ -34,24 +34,19 @@ def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike
         Number of videos written.
 
     Raises:
-        EvaluationError: the folder holds maps of another model or other options, or other files among maps that have
-            to be written again; or a map holds NaN or infinity.
+        EvaluationError: the folder holds maps of another model or other options, or a map holds NaN or infinity.
     """
     output = Path(output)
-    claim_folder(output, dataset["video_id"], method, overwrite)
+    # The note stands next to the folder: inside, it would be uploaded.
+    note, videos = output.with_name(f"{output.name}.json"), [output / name for name in dataset["video_id"]]
+    claim(output, note, {"model": method.fingerprint}, [method], overwrite, videos)
     written = 0
-    with frame_bar(dataset, output.name) as bar:
+    with frame_bar(sum(dataset["num_frames"]), what="written") as bar:
         for sample in map(GazeVideo, dataset):
-            folder = output / sample.id
-            if not faults(sample, folder):
+            if is_taken(output / sample.id):
                 bar.update(sample.num_frames)
                 continue
-            if others := strays(sample, folder):
-                raise EvaluationError(
-                    f"Move what is no map of the split elsewhere ({listed(others)}): the maps of {sample.id} have to "
-                    "be written again."
-                )
-            with atomic_output(folder, overwrite=True) as temporary:
+            with atomic_output(output / sample.id) as temporary:
                 temporary.mkdir()
                 maps = method.finite_maps(sample, range(sample.num_frames))
                 for name, saliency in zip(sample.frame_names, maps, strict=True):
@@ -59,31 +54,6 @@ def write_submission(dataset: Dataset, method: Method, output: str | os.PathLike
                     bar.update()
             written += 1
     return written
-
-
-def claim_folder(output: Path, videos: list[str], method: Method, overwrite: bool) -> None:
-    """
-    Note how the maps are made, next to the folder: inside, the note would be uploaded. Raise an EvaluationError if
-    maps that are there were made otherwise, or nobody knows how.
-    """
-    note = {"package": "salfom-hf", "version": __version__, "model": method.name, "maps": method.description}
-    note["fingerprint"] = method.fingerprint
-    place = output.with_name(f"{output.name}.json")
-    earlier = noted(place, "fingerprint", str)
-    if earlier is None and os.path.lexists(place):
-        raise EvaluationError(f"{place} is not the note on how maps were made; choose another --output.")
-    if is_taken(output):
-        if earlier is None:
-            raise EvaluationError(f"{output} holds files of unknown origin; choose a new folder as --output.")
-        if earlier["fingerprint"] != method.fingerprint and not overwrite:
-            raise EvaluationError(
-                f"{output} holds maps of {earlier['model']}, or of other options; choose another --output or pass "
-                "--overwrite."
-            )
-    # All at once: maps of both models would be mixed if this run were stopped.
-    for video_id in videos if overwrite else ():
-        shutil.rmtree(output / video_id, ignore_errors=True)
-    write_json(place, note)
 
 
 def check_submission(dataset: Dataset, folder: str | os.PathLike) -> str:
@@ -94,59 +64,32 @@ def check_submission(dataset: Dataset, folder: str | os.PathLike) -> str:
     folder = Path(folder)
     if not folder.is_dir():
         raise EvaluationError(f"There is no folder {folder} to check; check the path.")
-    wrong, expected = [], set(dataset["video_id"])
-    surplus = [str(path) for path in sorted(folder.iterdir()) if path.name not in expected]
-    with frame_bar(dataset, "checking") as bar:
-        for sample in map(GazeVideo, dataset):
-            wrong += faults(sample, folder / sample.id)
-            surplus += strays(sample, folder / sample.id)
-            bar.update(sample.num_frames)
-    todo = [f"remove what is no map of the split ({listed(surplus)})"] if surplus else []
-    todo += [f"write again what is wrong ({listed(wrong)})"] if wrong else []
-    if todo:
-        raise EvaluationError(f"{folder} is not fit to be submitted: {', and '.join(todo)}.")
+    samples = [GazeVideo(row) for row in dataset]
+    expected = {f"{sample.id}/{name}.png": sample.size for sample in samples for name in sample.frame_names}
+    files = [*folder.glob("*/*"), *filter(Path.is_file, folder.iterdir())]
+    found = {file.relative_to(folder).as_posix() for file in files}
+    wrong = [f"{name} is no map of the split" for name in sorted(found - expected.keys())]
+    wrong += [f"{name} is missing" for name in sorted(expected.keys() - found)]
+    for name in tqdm(sorted(expected.keys() & found), "checking", unit="map", disable=None, dynamic_ncols=True):
+        height, width = expected[name]
+        try:
+            image = examined_image(folder / name, decode=True)
+        except OSError as error:
+            wrong.append(f"{name} cannot be read ({described(error)})")
+            continue
+        kind, wanted = f"{image.format} {image.mode} {image.width}x{image.height}", f"PNG L {width}x{height}"
+        if kind != wanted:
+            wrong.append(f"{name} is {kind} instead of {wanted}")
+    if wrong:
+        raise EvaluationError(
+            f"{folder} is not fit to be submitted ({amount(len(wrong), 'fault')}: {'; '.join(wrong[:LISTED])}): "
+            "delete what is no map of the split and the folder of each video with other faults, and write these again."
+        )
     frames = sum(dataset["num_frames"])
-    tests, wanted = sum(split_of(int(name)) == "test" for name in expected), DHF1K.OFFICIAL["test"]
-    if tests == wanted:
+    tests, official = sum(split_of(int(sample.id)) == "test" for sample in samples), DHF1K.OFFICIAL["test"]
+    if tests == official:
         return f"{folder} is complete: {tests} test videos, {frames:,} grey maps."
     return (
-        f"{folder} holds {frames:,} grey maps without fault, but {tests} of {wanted} test videos; the server wants "
+        f"{folder} holds {frames:,} grey maps without fault, but {tests} of {official} test videos; the server wants "
         "them all."
     )
-
-
-def frame_bar(dataset: Dataset, what: str) -> tqdm:
-    return tqdm(total=sum(dataset["num_frames"]), unit="frame", desc=what, disable=None, dynamic_ncols=True)
-
-
-def strays(sample: GazeVideo, folder: Path) -> list[str]:
-    """The other files in the folder of a video."""
-    own = {f"{name}.png" for name in sample.frame_names}
-    return [str(path) for path in sorted(folder.iterdir()) if path.name not in own] if folder.is_dir() else []
-
-
-def listed(problems: list[str]) -> str:
-    more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-    return "; ".join(problems[:LISTED]) + more
-
-
-def faults(sample: GazeVideo, folder: Path) -> list[str]:
-    """What is wrong with the maps of one video, in words."""
-    if not folder.is_dir():
-        return [f"the folder {folder.name} is missing"]
-    (height, width), problems = sample.size, []
-    files = [folder / f"{name}.png" for name in sample.frame_names]
-    if missing := [file.name for file in files if not file.exists()]:
-        problems.append(f"{folder.name} lacks {len(missing)} of {sample.num_frames} maps, the first is {missing[0]}")
-    for file in filter(Path.exists, files):
-        try:
-            image = examined_image(file, decode=True)
-        except OSError as error:
-            problems.append(f"{folder.name}/{file.name} cannot be read ({error})")
-            continue
-        if (image.format, image.mode, image.size) != ("PNG", "L", (width, height)):
-            problems.append(
-                f"{folder.name}/{file.name} is {image.format} {image.mode} {image.width}x{image.height} instead of "
-                f"PNG L {width}x{height}"
-            )
-    return problems

@@ -1,7 +1,4 @@
-"""Published checkpoints, SalFoM's own and UMT's, as folders for `from_pretrained`.
-
-Our names are rewritten into those of the checkpoint, so that every message speaks of the names in the file.
-"""
+"""Published checkpoints, SalFoM's own and UMT's, as folders for `from_pretrained`."""
 
 import argparse
 import math
@@ -18,7 +15,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..errors import advice_for, check_file, reason_of
+from ..errors import advice_for, check_file, described, reason_of
 from ..files import Inputs, atomic_output, check_free
 from ..hub import reason
 from ..models.configuration_salfom import SalFoMConfig, UMTConfig
@@ -62,6 +59,7 @@ UNUSED = {
     "umt": r"(fc_norm|head|norm|clip_decoder)\..*|mask_token|clip_pos_embed",
 }
 
+NAMES = {"salfom": "SalFoM", "umt": "UMT"}
 NESTINGS = ("model", "module", "state_dict")
 PREFIXES = {"salfom": r"^(module\.)+", "umt": r"^((module|backbone|encoder)\.)+"}
 
@@ -97,9 +95,8 @@ class ConversionReport:
     path: Path
 
     def __str__(self) -> str:
-        name = {"salfom": "SalFoM", "umt": "UMT"}[self.kind]
         unused = f", {len(self.unused)} without use left out: {', '.join(self.unused)}" if self.unused else ""
-        return f"{name} checkpoint converted to {self.path}: {self.used} tensors{unused}."
+        return f"{NAMES[self.kind]} checkpoint converted to {self.path}: {self.used} tensors{unused}."
 
 
 def convert_checkpoint(
@@ -127,7 +124,11 @@ def convert_checkpoint(
     kind = detect_kind(state)
     if kind == "umt" and Path(output_dir) == installed("salfom-large"):
         raise ConversionError(f"{checkpoint} is UMT's encoder alone, no SalFoM model; name a folder to make instead.")
-    model, unused = to_salfom(state) if kind == "salfom" else to_umt(state)
+    try:
+        model, unused = to_salfom(state) if kind == "salfom" else to_umt(state)
+    except RuntimeError as error:
+        told = f"was taken for {NAMES[kind]}'s, but does not fit its network ({described(error)})"
+        raise ConversionError(f"{checkpoint} {told}; {WANTED}.") from error
     with atomic_output(output_dir, overwrite) as folder, quiet():
         model.save_pretrained(folder)
         if kind == "salfom":
@@ -260,26 +261,16 @@ def split(state: dict[str, torch.Tensor], kind: str) -> tuple[dict[str, torch.Te
 
 
 def load(model_class: type[Network], config: PreTrainedConfig, state: dict[str, torch.Tensor]) -> Network:
-    """A network in evaluation mode that holds the given tensors themselves; they must be exactly its own."""
+    """
+    A network in evaluation mode that holds the given tensors themselves; unless they are exactly its own, a
+    RuntimeError.
+    """
     with torch.device("meta"):
         model = model_class(config)
-    ours = {original_name(name): (name, weight.shape) for name, weight in model.state_dict().items()}
-    wrong = [
-        f"{name} {list(tensor.shape)} (not {list(ours[name][1])})"
-        for name, tensor in state.items()
-        if name in ours and (tensor.shape != ours[name][1] or not tensor.is_floating_point())
-    ]
-    complaints = {
-        "lacks": ours.keys() - state.keys(),
-        "has unexpectedly": state.keys() - ours.keys(),
-        "has in another shape or type than the network": wrong,
-    }
-    for complaint, names in complaints.items():
-        if names:
-            kind = "UMT" if model_class is UMTModel else "SalFoM"
-            first, more = ", ".join(sorted(names)[:3]), f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ConversionError(f"The checkpoint was taken for {kind}'s, but {complaint} {first}{more}; {WANTED}.")
-    model.load_state_dict({ours[name][0]: tensor.contiguous() for name, tensor in state.items()}, assign=True)
+    if wrong := [name for name, tensor in state.items() if not tensor.is_floating_point()]:
+        raise RuntimeError(f"{wrong[0]} holds no floating-point numbers")
+    ours = {original_name(name): name for name in model.state_dict()}
+    model.load_state_dict({ours.get(name, name): tensor.contiguous() for name, tensor in state.items()}, assign=True)
     return model.eval()
 
 

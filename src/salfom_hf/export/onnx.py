@@ -68,15 +68,35 @@ def exporting() -> Iterator[None]:
 
 
 def export(
+    kind: str,
     model: SalFoMForVideoSaliencyPrediction,
     processor: SalFoMVideoProcessor,
     output: Path,
-    size: tuple[int, int] | None,
-    overwrite: bool,
-    write: Callable[[torch.export.ExportedProgram, SalFoMVideoProcessor, Path], None],
-    load: Callable[[Path], Callable[[torch.Tensor], torch.Tensor]],
+    size: tuple[int, int] | None = None,
+    overwrite: bool = False,
 ) -> float:
-    """Trace a model for a size that fits, write that, and compare the maps of what was written with the model's."""
+    """
+    Trace a model for windows in batches of any size, write that, and compare its maps with the model's.
+
+    Args:
+        kind: `"onnx"`, or `"torch-export"` for a program, of which `torch.export.load(output).module()` takes float32
+            `(batch, frames, 3, height, width)` and gives maps `(batch, height, width)`.
+        model: on the CPU, in float32.
+        processor: the processor saved with it.
+        output: folder to make, of a program the file `.pt2`.
+        size: (height, width) of the frames. Without it any, where the encoder allows it, else the model's.
+        overwrite: replace an existing output.
+
+    Returns:
+        The largest difference of its maps from PyTorch's, values in 0…1.
+
+    Raises:
+        GraphError: the model cannot be exported so, its maps differ by more than 1e-4 from PyTorch's, or packages are
+            missing.
+        VideoError: the output exists or cannot be written.
+    """
+    if (onnx := kind == "onnx") and find_spec("onnxscript") is None:
+        raise GraphError(needs_extra("ONNX", "onnx"))
     check_free(output, overwrite)
     encoder, length, free = model.eval().salfom.encoder.config, model.config.num_frames, {0: torch.export.Dim("batch")}
     any_size, stride = size is None and encoder.model_type in ANY_SIZE, model.config.encoder_stride
@@ -104,9 +124,25 @@ def export(
         with exporting():
             program = torch.export.export(Window(model).eval(), (example,), dynamic_shapes=shapes, strict=False)
             tell("writing it")
-            write(program, processor, path)
+            if onnx:
+                path.mkdir()
+                model.config.save_pretrained(path)
+                processor.save_pretrained(path)
+                torch.onnx.export(
+                    program,
+                    f=path / GRAPH,
+                    input_names=["pixel_values_videos"],
+                    output_names=["saliency"],
+                    opset_version=OPSET,
+                    external_data=sum(weight.nbytes for weight in model.parameters()) > LARGEST_WITHIN,
+                    verbose=False,
+                )
+            else:
+                content = io.BytesIO()  # Where PyTorch itself finds the disk full, it ends the process.
+                torch.export.save(program, content)
+                path.write_bytes(content.getbuffer())
         tell("comparing maps")
-        exported = load(path)
+        exported = Window(OnnxModel(path)) if onnx else torch.export.load(path).module()
         images = (frame.image for frame in islice(read_frames(EXAMPLE), 3 * length))
         clips = torch.cat([processor.prepare_frames(pixels_of(image)) for image in images]).unflatten(0, (3, length))
         batches = [clips[1:2], clips, clips[1:2].transpose(-1, -2).contiguous()]  # The last lies on its side.
@@ -116,74 +152,7 @@ def export(
         difference = float(torch.stack([(one - other).abs().max() for one, other in pairs]).max())
         if not difference <= TOLERANCE:
             raise GraphError(
-                f"The maps of {GRAPH if path.is_dir() else output.name} differ from PyTorch's by {difference:.1e}, "
+                f"The maps of {GRAPH if onnx else output.name} differ from PyTorch's by {difference:.1e}, "
                 f"more than {TOLERANCE:.0e}; nothing was written: please report this with the model's config.json."
             )
     return difference
-
-
-def export_onnx(
-    model: SalFoMForVideoSaliencyPrediction,
-    processor: SalFoMVideoProcessor,
-    output: Path,
-    size: tuple[int, int] | None = None,
-    overwrite: bool = False,
-) -> float:
-    """
-    Write a model as an ONNX graph, for windows in batches of any size, and check it.
-
-    Args:
-        model: on the CPU, in float32.
-        processor: the processor saved with it.
-        output: folder to make.
-        size: (height, width) of the frames. Without it any, where the encoder allows it, else the model's.
-        overwrite: replace an existing folder.
-
-    Returns:
-        The largest difference of its maps from PyTorch's, values in 0…1.
-
-    Raises:
-        GraphError: the model cannot be exported so, its maps differ by more than 1e-4 from PyTorch's, or packages are
-            missing.
-        VideoError: the output exists or cannot be written.
-    """
-    if find_spec("onnxscript") is None:
-        raise GraphError(needs_extra("ONNX", "onnx"))
-
-    def write(program: torch.export.ExportedProgram, processor: SalFoMVideoProcessor, folder: Path) -> None:
-        folder.mkdir()
-        model.config.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        torch.onnx.export(
-            program,
-            f=folder / GRAPH,
-            input_names=["pixel_values_videos"],
-            output_names=["saliency"],
-            opset_version=OPSET,
-            external_data=sum(weight.nbytes for weight in model.parameters()) > LARGEST_WITHIN,
-            verbose=False,
-        )
-
-    return export(model, processor, output, size, overwrite, write, lambda folder: Window(OnnxModel(folder)))
-
-
-def export_program(
-    model: SalFoMForVideoSaliencyPrediction,
-    processor: SalFoMVideoProcessor,
-    output: Path,
-    size: tuple[int, int] | None = None,
-    overwrite: bool = False,
-) -> float:
-    """
-    As [`export_onnx`], a program of `torch.export`: a file `.pt2`, of which `torch.export.load(output).module()` takes
-    float32 `(batch, frames, 3, height, width)` and gives maps `(batch, height, width)`.
-    """
-    if output.suffix != ".pt2":
-        raise GraphError(f"A program of torch.export is a file .pt2, which {output} is not; choose another output.")
-
-    def write(program: torch.export.ExportedProgram, processor: SalFoMVideoProcessor, file: Path) -> None:
-        content = io.BytesIO()  # Where PyTorch itself finds the disk full, it ends the process.
-        torch.export.save(program, content)
-        file.write_bytes(content.getbuffer())
-
-    return export(model, processor, output, size, overwrite, write, lambda file: torch.export.load(file).module())

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -206,13 +205,9 @@ def push(
                     delete_patterns=list(OLD_WEIGHTS),
                 )
         except Exception as error:  # No network, no login and a refusal are errors of many types.
-            options = ["--private"] if private else []
-            options += ["--results", *map(str, results)] if results else []
-            options += ["--max-shard-size", max_shard_size] if max_shard_size != SHARD else []
-            command = shlex.join(["salfom", "push", str(model), "--repo-id", repo_id, *options])
             raise PublishError(
                 f"Could not send {model} to {repo_id}, and nothing on this machine has changed: "
-                f"{reason(error, repo_id, 'write to')}, and try again with `{command}`."
+                f"{reason(error, repo_id, 'write to')}, and try again with `salfom push` and the same options."
             ) from error
     if public:
         raise PublishError(

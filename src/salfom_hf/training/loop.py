@@ -16,9 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..data import MixtureDataset, collate_by_shape
-from ..evaluation.metrics import LOWER_IS_BETTER
 from ..files import ENDING, atomic_output, on_signals
 from ..inference.processes import all_or_none
+from ..metrics import LOWER_IS_BETTER
 from ..models.losses import saliency_loss
 from .card import write_report
 from .checkpoints import Checkpoints, Progress, checkpoints_of

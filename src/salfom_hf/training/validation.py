@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..evaluation import metrics
+from .. import metrics
 from ..models.losses import saliency_loss
 from ..models.video_processing_salfom import SalFoMVideoProcessor
 from ..video.drawing import overlay
