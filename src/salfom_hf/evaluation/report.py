@@ -40,7 +40,7 @@ CONSTANT_MAPS = "A map that is constant or empty counts as chance: AUC 0.5, NSS,
 RESAMPLES = 10_000  # of videos, for the interval of a difference
 ENOUGH_VIDEOS = 5  # for such an interval
 
-ROWS = 3  # best frames at most, and as many worst ones
+ROWS = 3  # best frames, and as many worst ones
 CELL = (320, 240)  # largest width and height of one picture
 
 
@@ -204,30 +204,49 @@ def number(value: float) -> float | None:
 # --------------------------------------------------------------------------------------------- best and worst frames
 def picture(scorer: Scorer, methods: Sequence[Method], scores: Sequence[Scores]) -> Image.Image | None:
     """
-    The frames on which the first method does best and worst, of each video at most one best and one worst, each with
-    people's gaze and every method's map; None if there are fewer than two frames to show.
+    The frames on which the first method does best and worst, each with people's gaze and every method's map; None if
+    there are fewer than two frames to show.
     """
     metrics, first = scorer.protocol.metrics, scores[0]
     metric = next((name for name in ("nss", "cc") if name in metrics), metrics[0])
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    videos = []  # Of each that has scores: how good, row and frame.
-    for row, video in enumerate(first.videos):
-        pairs = zip(video["frames"], video["scores"][metric], strict=True)
-        if places := [(sign * value, row, frame) for frame, value in pairs if value is not None]:
-            videos.append(places)
-    count = min(ROWS, sum(map(len, videos)) // 2)
+    ranked = ranking(first, metric)
+    count = min(ROWS, len(ranked) // 2)
     if not count:
         return None
+    best = dissimilar(ranked, count, first)
+    worst = dissimilar([place for place in reversed(ranked) if place not in best], count, first)
     shown = [name for name in dict.fromkeys((metric, "cc")) if name in metrics]
     scored = list(zip(methods, scores, strict=True))
-    ranked = {"best": sorted(map(max, videos), reverse=True), "worst": sorted(map(min, videos))}
-    rows = [
-        ("", strip(scorer, scored, shown, f"{rank} {number}", row, frame))
-        for rank, chosen in ranked.items()
-        for number, (_, row, frame) in enumerate(chosen[:count], 1)
-    ]
     heading = f"Frames on which {first.name} has the highest and the lowest {METRICS[metric]}"
-    return sheet([(heading, rows[0][1]), *rows[1:]], CELL)
+    rows = [
+        (heading if (rank, number) == ("best", 1) else "", strip(scorer, scored, shown, f"{rank} {number}", *place))
+        for rank, places in (("best", best), ("worst", worst))
+        for number, place in enumerate(places, 1)
+    ]
+    return sheet(rows, CELL)
+
+
+def ranking(scores: Scores, metric: str) -> list[tuple[int, int]]:
+    """(row, frame) of all frames with that metric, the best first."""
+    sign = 1 if metric in LOWER_IS_BETTER else -1
+    places = [
+        (sign * value, row, frame)
+        for row, video in enumerate(scores.videos)
+        for frame, value in zip(video["frames"], video["scores"][metric], strict=True)
+        if value is not None
+    ]
+    return [(row, frame) for _, row, frame in sorted(places)]
+
+
+def dissimilar(ranked: list[tuple[int, int]], count: int, scores: Scores) -> list[tuple[int, int]]:
+    """The first of a ranking that look different: of different videos or, of few videos, well apart in time."""
+    apart, chosen = len(scores.videos) >= 2 * count, []
+    for row, frame in ranked:
+        near = len(scores.videos[row]["frames"]) / (2 * count)
+        if len(chosen) < count and not any(row == other and (apart or abs(frame - at) < near) for other, at in chosen):
+            chosen.append((row, frame))
+    # Similar ones are better than none.
+    return (chosen + [place for place in ranked if place not in chosen])[:count]
 
 
 def strip(
