@@ -50,7 +50,6 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
 
     TITLE: ClassVar[str]
     EXPECTED: ClassVar[str]  # entries of the folder, in words
-    DESCRIPTION: ClassVar[str] = ""
     SOURCE: ClassVar[Source] = Source()
     FEATURES: ClassVar[datasets.Features]
     OFFICIAL: ClassVar[dict[str, int | None]] = {}  # splits, with their number of videos as published
@@ -185,10 +184,7 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         return builder.as_dataset(split)
 
     def _info(self) -> datasets.DatasetInfo:
-        address, paper, terms = self.SOURCE
-        return datasets.DatasetInfo(
-            description=self.DESCRIPTION, homepage=address, citation=paper, license=terms, features=self.FEATURES
-        )
+        return datasets.DatasetInfo(features=self.FEATURES)
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         usable, report = self.examine_all(self.root, self.splits)

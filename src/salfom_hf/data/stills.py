@@ -57,7 +57,6 @@ class Stills(GazeBuilder):
 
     TITLE = "Stills"
     EXPECTED = "train.parquet, or train/images and train/fixations.csv"
-    DESCRIPTION = "Images with the fixations of several observers. Terms are those of the sets they come from."
     SOURCE = Source(
         terms="Every set of images has its own licence. **Keep this repository private until you have made sure that "
         "it permits redistribution**; then name it here and in `license` above.",

@@ -47,10 +47,6 @@ class DHF1K(VideoBuilder):
 
     TITLE = "DHF1K"
     EXPECTED = "video/001.AVI and annotation/0001/{maps,fixation}, or {train,val,test}/0001/{images,maps,fixation}"
-    DESCRIPTION = (
-        "DHF1K: 1000 videos of 640×360 pixels at 30 frames per second with the fixations of 17 observers. "
-        "The labels of videos 701–1000 are withheld by the authors, whose server scores predictions."
-    )
     SOURCE = Source(
         "https://github.com/wenguanwang/DHF1K",
         "W. Wang et al., *Revisiting Video Saliency: A Large-scale Benchmark and a New Model*, CVPR 2018",
@@ -194,10 +190,6 @@ class Hollywood2(_ClipFolders):
     """Builder of Hollywood-2; see the module for the folder it reads."""
 
     TITLE = "Hollywood-2"
-    DESCRIPTION = (
-        "Hollywood-2: 2699 training and 3558 test shots of feature films of many sizes, 1…1627 frames long, with "
-        "fixations of observers of whom most had to name the action, re-released with DHF1K."
-    )
     SOURCE = Source(*_ACTIONS_IN_THE_EYE, f"{PRIVATE} The shots are from commercial films.")
     OFFICIAL: ClassVar = {"train": 2699, "test": 3558}
     FPS = 24.0
@@ -207,10 +199,6 @@ class UCFSports(_ClipFolders):
     """Builder of UCF-Sports; see the module for the folder it reads."""
 
     TITLE = "UCF-Sports"
-    DESCRIPTION = (
-        "UCF-Sports: 103 training and 47 test clips of sports broadcasts of five sizes, 21…143 frames long, with "
-        "fixations of observers of whom most had to name the action, re-released with DHF1K."
-    )
     SOURCE = Source(*_ACTIONS_IN_THE_EYE, f"{PRIVATE} The clips are from sports broadcasts.")
     OFFICIAL: ClassVar = {"train": 103, "test": 47}
     FPS = 10.0
@@ -221,7 +209,6 @@ class GazeFolder(_ClipFolders):
 
     TITLE = "gazefolder"
     EXPECTED = "train/CLIP/{images,maps,fixation} and, if need be, the same under validation and test"
-    DESCRIPTION = "Clips with gaze, in folders."
     SOURCE = Source(
         terms="Videos and recordings of gaze have terms of their own. **Keep this repository private until you have "
         "made sure that the videos' owners and the observers permit redistribution**; then name the licence here and "
