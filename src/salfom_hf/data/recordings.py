@@ -45,24 +45,14 @@ Labelled = tuple[np.ndarray, Callable[[], tuple[np.ndarray, np.ndarray]]]
 
 @dataclass(frozen=True)
 class Made:
-    """
-    What [`make_gazefolder`] wrote; `print` it.
+    """What [`make_gazefolder`] wrote; `print` it."""
 
-    Attributes:
-        videos: names of the clips of each split.
-        frames: number of frames.
-        rows: number of rows of the table that lie on a frame.
-        fixations: the same, each counted once for every frame that it lies on.
-        dropped: number of rows that lie on none, by why.
-        observers: number of observers; 0 if the table does not tell.
-    """
-
-    videos: dict[str, list[str]]
+    videos: dict[str, list[str]]  # names of the clips of each split
     frames: int
-    rows: int
-    fixations: int
-    dropped: dict[str, int]
-    observers: int
+    rows: int  # of the table that lie on a frame
+    fixations: int  # the same, each counted once for every frame that it lies on
+    dropped: dict[str, int]  # number of rows that lie on none, by why
+    observers: int  # 0 if the table does not tell
 
     def __str__(self) -> str:
         videos = amount(sum(map(len, self.videos.values())), "video")
