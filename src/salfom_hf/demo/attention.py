@@ -58,12 +58,8 @@ def named(x: float, y: float) -> str:
 
 def stays(seconds: Sequence[float], end: float, frames: Sequence[Attention]) -> list[Stay]:
     """
-    Where the peak stays, one place after the other. It has left a place when it has been elsewhere for
-    `SHORTEST_STAY`; flickers to other places and back are passed over.
-
-    Args:
-        seconds: of each frame.
-        end: of the last one.
+    Where the peak stays, one place after the other, until the last frame's `end`. It has left a place when it has been
+    elsewhere for `SHORTEST_STAY`; flickers to other places and back are passed over.
     """
     found = [Stay(seconds[0], end, [frames[0]])]
     away: list[tuple[float, Attention]] = []
@@ -104,13 +100,9 @@ def path_picture(
     shown: Sequence[np.ndarray], seconds: Sequence[float], frames: Sequence[Attention], found: Sequence[Stay]
 ) -> Image.Image:
     """
-    What people look at in each of the first stays; beneath, the path of the peak over the frame of the longest one. At
-    the right of that is its height over time, which runs to the right; below it left and right over time, which runs
-    down. The names of both stand below them, where no line is.
-
-    Args:
-        shown: a frame of each stay, uint8 `(height, width, 3)`.
-        seconds, frames: times and numbers of the maps.
+    What people look at in each of the first stays, of which a frame each is `shown`; beneath, the path of the peak
+    over the frame of the longest one. At the right of that is its height over time, which runs to the right; below it
+    left and right over time, which runs down. The names of both stand below them, where no line is.
     """
     font, gap = ImageFont.load_default(20), 8
     pictures = [Image.fromarray(image) for image in shown]

@@ -166,11 +166,8 @@ def element_of(tab: str) -> str:
 
 def build(models: Mapping[str, Callable[[], SaliencyPredictor]] | None = None, stride: int = 1) -> Page:
     """
-    The page, ready for [`launch`].
-
-    Args:
-        models: name → function that loads it; the first is loaded at once. By default those on this machine.
-        stride: that the page begins with.
+    The page, ready for [`launch`], which begins with this stride. Models are loaded by the functions that their names
+    lead to, the first at once; by default they are those on this machine.
     """
     demo = runs.Demo(models or available_models())
     first = next(iter(demo.models))

@@ -119,17 +119,11 @@ def give_back_memory() -> None:
 
 class Bounds:
     """
-    What one run may take, from now on: `MAX_TIME`, so many pixels in each frame, `MAX_SIDE` in a row or column, and a
-    shape within `MAX_ASPECT`. Call it with the width and height of what is about to be decoded or converted.
-
-    Args:
-        path: of the upload.
-        max_pixels: by default `MAX_PIXELS` for a picture, `MAX_FRAME_PIXELS` for a video.
-        stop_if_alone: raises an error when nobody waits for the run any more.
-        progress: called with the frames done, those in all if known, and what is being done.
-
-    Raises:
-        BoundsError: when called beyond the bounds.
+    What one run may take, from now on: `MAX_TIME`, so many pixels in each frame (`MAX_PIXELS` for a picture,
+    `MAX_FRAME_PIXELS` for a video), `MAX_SIDE` in a row or column, and a shape within `MAX_ASPECT`. Call it with the
+    width and height of what is about to be decoded or converted: it raises a `BoundsError` beyond them.
+    `stop_if_alone` raises when nobody waits for the run any more; `progress` gets the frames done, those in all if
+    known, and what is being done.
     """
 
     def __init__(
@@ -271,14 +265,7 @@ class Demo:
             yield timestamps.popleft(), small, attention(frame.saliency)
 
     def maps(self, part: Part, bounds: Bounds) -> Maps:
-        """
-        Predict a part, or take it from the last few that were predicted: another colour needs no network.
-
-        Raises:
-            VideoError: the file cannot be read.
-            BoundsError: it is too large, or takes too long.
-            ModelError: the model cannot be loaded.
-        """
+        """Predict a part, or take it from the last few that were predicted: another colour needs no network."""
         if recent := self.recent.get(part):
             return recent[0]
         info = checked(part.path, bounds)
@@ -311,15 +298,9 @@ def write_files(
     maps: Maps, folder: Path, colormap: str, opacity: float, bounds: Bounds
 ) -> tuple[list[Path], CutOffError | None]:
     """
-    Write maps into an empty folder.
-
-    Returns:
-        files: overlay, heat map, and frame with overlay next to it (MP4, or PNG for a picture); maps (NPZ), table
-            (CSV) and, unless it is a picture, the path of where most look (PNG).
-        ended: if the source breaks off within the part, that.
-
-    Raises:
-        BoundsError: it takes too long.
+    Write maps into an empty folder: overlay, heat map, and frame with overlay next to it (MP4, or PNG for a picture),
+    maps (NPZ), table (CSV) and, unless it is a picture, the path of where most look (PNG); and what the source broke
+    off by.
     """
     part, info, source = maps.part, maps.info, maps.info.path
     names = ("overlay", "heatmap", "side-by-side")

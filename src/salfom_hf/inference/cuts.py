@@ -36,13 +36,8 @@ def look_of(image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
 
 def shots(frames: Iterable[Item], image: Callable[[Item], np.ndarray]) -> Iterator[Iterator[Item]]:
     """
-    The frames of each shot of a stream, read as they are asked for; a shot has to be read before the next one.
-
-    Args:
-        image: gives a frame's pixels, uint8 `(height, width, 3)`.
-
-    Raises:
-        ValueError: the frames have several sizes.
+    The frames of each shot of a stream, read as they are asked for; a shot has to be read before the next one. `image`
+    gives a frame's pixels, uint8 `(height, width, 3)`; a `ValueError` if they have several sizes.
     """
     before: tuple[torch.Tensor, torch.Tensor] | None = None
     shape: tuple[int, ...] = ()

@@ -143,10 +143,8 @@ def fused(encoder: PreTrainedModel) -> PreTrainedModel:
 
 class FrameEncoder:
     """
-    The frame-wise encoder of a network in evaluation mode, ready to run; its weights are taken as they are now.
-
-    Args:
-        threads: on which it computes; by default as many as PyTorch has now.
+    The frame-wise encoder of a network in evaluation mode, ready to run; its weights are taken as they are now, and as
+    many threads as PyTorch has now, unless it is told.
     """
 
     def __init__(self, network: SalFoMModel, threads: int | None = None):

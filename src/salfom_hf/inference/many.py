@@ -50,14 +50,9 @@ class Skipped(dict[str, list[Path]]):
 
 def sources(path: Path, skipped: Skipped, further: Iterable[str] = ()) -> list[Path]:
     """
-    What a path stands for: a file, a folder of images (one video), or every video in a folder.
-
-    Args:
-        skipped: gets what else the folder holds, except hidden files and those that are surely no media.
-        further: inputs elsewhere whose results may be in the folder, as [`input_names`] has them.
-
-    Raises:
-        VideoError: a folder cannot be read, or holds neither videos nor images.
+    What a path stands for: a file, a folder of images (one video), or every video in a folder; a `VideoError` if that
+    holds neither. `skipped` gets what else it holds, except hidden files and those that are surely no media; results
+    of the `further` inputs elsewhere, as [`input_names`] has them, may be among it.
     """
     with reported(f"Cannot read the folder {path}", "check its permissions"):
         if not path.is_dir():
@@ -153,15 +148,9 @@ def plan(
 ) -> tuple[list[Job], list[str], int]:
     """
     What is to be done of a folder, a list or a video, the largest videos first; what cannot be done; and how many
-    outputs are there already.
-
-    Args:
-        output: the folder of all outputs; as a text, which may end in a slash.
-        others: further inputs, which no output may replace, such as the model.
-        moment: of each video one moment is written, as a picture.
-
-    Raises:
-        VideoError: there are no videos, or the outputs have no place.
+    outputs are there already. The folder of all outputs is a text, which may end in a slash; no output replaces one of
+    the `others`, such as the model; for a `moment` it is a picture. A `VideoError` if there are no videos or no such
+    folder.
     """
     if not may_be_folder(output):
         raise VideoError(f"The outputs go to a folder, which {output} is not; name another.")

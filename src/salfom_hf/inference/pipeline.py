@@ -29,10 +29,8 @@ SILENCE = 20.0  # seconds without a byte after which a server counts as gone
 
 def download(url: str, path: Path, max_bytes: int, seconds: float) -> None:
     """
-    Write what an address holds into a file.
-
-    Raises:
-        VideoError: it is no http or https address, cannot be fetched, or takes more than so many bytes or seconds.
+    Write what an http or https address holds into a file; a `VideoError` if it takes more than so many bytes or
+    seconds.
     """
     if urlsplit(url).scheme.lower() not in ("http", "https"):
         raise VideoError(f"Cannot download {url}; give an address that begins with http:// or https://, or a path.")

@@ -62,17 +62,9 @@ def saliency_maps(
     encoders: dict[int, FrameEncoder] | None = None,
 ) -> Generator[torch.Tensor]:
     """
-    One map for every frame of a video's shot, or that of a still, in the fastest way that the model allows.
-
-    Args:
-        model, frames, stride, batch_size, after_cut: see
-            [`window_maps`][salfom_hf.inference.sliding_window.window_maps].
-        still: the only frame is a still; see [`is_still`][salfom_hf.inference.sliding_window.is_still].
-        encoders: the model's encoders that are ready, by number of threads; one that is missing is added.
-
-    Yields:
-        float32 `(height, width)` at input size, values in 0…1; a map comes after up to `(stride + 2) · batch_size`
-        later frames were read.
+    One map for every frame of a video's shot, or that of a still, in the fastest way that the model allows; as
+    [`window_maps`][salfom_hf.inference.sliding_window.window_maps], but after up to `(stride + 2) · batch_size` later
+    frames. `encoders` are those of the model that are ready, by number of threads; one that is missing is added.
     """
     encode, encoders = None, {} if encoders is None else encoders
     if can_share_windows(model):

@@ -80,12 +80,7 @@ def check_output(path: Path, output_format: str, overwrite: bool, inputs: Inputs
 
 
 def frame_at(predictor: SaliencyPredictor, info: VideoInfo, moment: float) -> SaliencyFrame:
-    """
-    The frame on screen at so many seconds, with the map that it has when the whole video is predicted.
-
-    Raises:
-        VideoError: the video cannot be read, or is shorter.
-    """
+    """The frame on screen at so many seconds, with the map that it has when the whole video is predicted."""
     if info.duration is not None and moment > info.duration:
         raise VideoError(f"{info.path} lasts {info.duration:.3f} s, not {moment:g} s; choose an earlier moment.")
     window = predictor.processor.num_frames
@@ -220,16 +215,10 @@ def write(
 ) -> None:
     """
     Write what [`SaliencyPredictor.stream`] gives in one of `FORMATS`; the output appears under its name only when
-    complete. Pictures are drawn and encoded in a thread, while the next frames are predicted.
-
-    Args:
-        path: its suffix chooses the container of a video.
-        info: of the source, whose frame rate, and sound from `start` for `duration` seconds, are kept.
-        max_size: pixels of the longer side of maps in a folder or an npz, which are no larger than the source.
-
-    Raises:
-        VideoError: the output exists (without `overwrite`), is or holds the source, has a name of another kind of file
-            (a folder of maps may have any), or cannot be written.
+    complete. Pictures are drawn and encoded in a thread, while the next frames are predicted. Frame rate and sound,
+    from `start` for `duration` seconds, are those of the source; the longer side of maps in a folder or an npz is
+    `max_size` pixels, if the source's is more. A `VideoError` where [`check_output`] raises one, or if it cannot be
+    written.
     """
     check_output(path, output_format, overwrite, inputs_of([info.path]))
     if max_size is not None:

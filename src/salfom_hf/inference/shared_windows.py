@@ -176,12 +176,9 @@ def relative_change(places: list[Inputs]) -> list[torch.Tensor]:
 
 class StreamingDecoder:
     """
-    The network above a frame-wise encoder for one stream: the maps that it gives window by window, at less cost.
-
-    Args:
-        model: in evaluation mode; its weights are taken as they are now.
-        size: (height, width) of the frames in pixels.
-        after_cut: the stream is a shot after a cut; see [`unseen_share`][salfom_hf.inference.cuts.unseen_share].
+    The network above a frame-wise encoder for one stream of frames `size` (height, width) pixels large: the maps that
+    it gives window by window, at less cost, in evaluation mode, by its weights as they are now. `after_cut` as
+    `window_maps`.
     """
 
     def __init__(self, model: SalFoMForVideoSaliencyPrediction, size: tuple[int, int], after_cut: bool = False):

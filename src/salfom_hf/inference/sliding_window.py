@@ -80,17 +80,10 @@ def still_maps(
     model: SalFoMForVideoSaliencyPrediction, stills: torch.Tensor, features: torch.Tensor | None = None
 ) -> torch.Tensor:
     """
-    The maps of stills. Of a model that [`sees_single_frames`], the mean of the map of the image and that of its mirror
-    image, slightly blurred, which predicts gaze better than either map (`docs/default-model.md`).
-
-    Args:
-        model: in evaluation mode; or an exported one.
-        stills: prepared images `(stills, 3, height, width)` on the model's device and in its dtype.
-        features: what the encoder makes of them and then of their mirror images, `(2 · stills, channels, rows,
-            columns)`; by default, the model encodes them.
-
-    Returns:
-        float32 `(stills, height, width)` at input size, values in 0…1.
+    The maps `(stills, height, width)` of stills as [`window_maps`] takes frames. Of a model that
+    [`sees_single_frames`], the mean of the map of the image and that of its mirror image, slightly blurred, which
+    predicts gaze better than either map (`docs/default-model.md`); `features` are then what the encoder makes of all
+    images and all mirror images, if known.
     """
     clips = stills.unsqueeze(1)
     if features is not None:
@@ -111,24 +104,12 @@ def window_maps(
     after_cut: bool = False,
 ) -> Generator[torch.Tensor]:
     """
-    One map for every frame of a stream, from windows that the network sees one by one. A frame-wise encoder sees
-    every frame once, and only the decoder runs for each window.
-
-    Args:
-        model: in evaluation mode; or an exported one ([`OnnxModel`][salfom_hf.export.onnx_runtime.OnnxModel]).
-        frames: prepared frames `(3, height, width)` on the model's device and in its dtype, all of one size.
-        stride: the network runs on every `stride`-th frame.
-        batch_size: windows (and, for frame-wise encoders, frames) per call of the network.
-        stage: gives, for a name, the context in which that part computes, such as one that takes its time.
-        after_cut: the stream is a shot after a cut. A frame-wise network then takes the copies that fill the window
-            for a moving picture ([`unseen_share`][salfom_hf.inference.cuts.unseen_share]).
-
-    Yields:
-        float32 `(height, width)` at input size, values in 0…1; a map comes after up to
-        `(stride + 1) · batch_size` later frames were read.
-
-    Raises:
-        ValueError: stride or batch size is below 1.
+    One map for every frame of a stream, float32 `(height, width)` in 0…1, from windows that the network sees one by
+    one; at most `(stride + 1) · batch_size` later frames are read before it comes. A frame-wise encoder sees every
+    frame once, and only the decoder runs for each window. Frames are prepared, `(3, height, width)`, of one size.
+    `stage` gives, for a name, the context in which that part computes. In a shot `after_cut`, a frame-wise network
+    takes the copies that fill the window for a moving picture
+    ([`unseen_share`][salfom_hf.inference.cuts.unseen_share]).
     """
     framewise = isinstance(model, torch.nn.Module) and sees_single_frames(model)
     compiled = getattr(model, "_compiled_call_impl", None) is not None

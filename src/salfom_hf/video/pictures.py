@@ -66,10 +66,8 @@ def load_image(source: Path | bytes, name: str | None = None) -> np.ndarray:
 
 def rgb_of(image: Image.Image) -> np.ndarray:
     """
-    A picture as uint8 (height, width, 3) RGB: upright by its EXIF data, 16-bit grey scaled, transparency over black.
-
-    Raises:
-        ValueError: its values are floats, and are not in 0…255 or seem to be in 0…1.
+    A picture as uint8 (height, width, 3) RGB: upright by its EXIF data, 16-bit grey scaled, transparency over black; a
+    `ValueError` if its values are floats that are not in 0…255 or seem to be in 0…1.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):

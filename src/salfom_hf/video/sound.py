@@ -28,12 +28,10 @@ _DRIFT = Fraction(1, 50)  # seconds that sound may be early or late before it is
 
 
 class Sound:
-    """The sound of `source`, put into `output` bit by bit alongside the pictures so that little is held in memory.
-
-    Args:
-        output: opened with PyAV and all its video streams added, but nothing written.
-        path: of the output, for its suffix and for messages.
-        start, length: the range, in seconds, that is written; `start` becomes the beginning of the output.
+    """
+    The sound of `source`, from `start` for `length` seconds, put into `output` bit by bit alongside the pictures so
+    that little is held in memory. `output` is opened with PyAV and has all its video streams, but nothing is written;
+    `path` is its own, for its suffix and for messages.
     """
 
     def __init__(

@@ -35,23 +35,16 @@ CONTAINERS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
 
 
 class VideoWriter:
-    """Write RGB images as a video; a context manager that leaves a complete file or none.
+    """
+    Write RGB images as a video; a context manager that leaves a complete file or none.
 
     MP4, MOV and MKV hold H.264, whose odd widths and heights are made even by a repeated last column or row, since
-    phones play no others; WebM holds VP9. The sound of `audio_from` between `start` and `start` + `duration` seconds
-    comes along, copied where players of the format know it and encoded again as AAC, or Opus for WebM, where not. What
-    of it cannot be written is left out, with one line on stderr.
+    phones play no others; WebM holds VP9. The average `frame_rate` is noted in the file; timestamps need not keep to
+    it. The sound of `audio_from`, if it has any, comes along, from `start`, which becomes the beginning of the output,
+    for `duration` seconds: copied where players of the format know it and encoded again as AAC, or Opus for WebM,
+    where not. What of it cannot be written is left out, with one line on stderr.
 
-    Args:
-        path: the output, whose suffix chooses the format: .mp4, .mov, .mkv or .webm.
-        width, height: of the images, in pixels.
-        frame_rate: the average, in frames per second, noted in the file; timestamps need not keep to it.
-        audio_from: a video whose sound is taken; one without sound, or images, give a silent output.
-        start, duration: the range, in seconds, that is written; `start` becomes the beginning of the output.
-        overwrite: replace an existing file.
-
-    Raises:
-        VideoError: for an unknown suffix or an existing output on construction, else where writing fails.
+    A `VideoError` is raised for an unknown suffix or an existing output on construction, else where writing fails.
     """
 
     def __init__(

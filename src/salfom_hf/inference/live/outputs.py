@@ -34,13 +34,11 @@ PAGE = """<!DOCTYPE html>
 class PictureServer(socketserver.ThreadingTCPServer):
     """
     Show the newest picture in browsers: a page at `/`, its `address`, and the pictures as an endless row of JPEGs
-    (MJPEG) at `/live.mjpg`, of which a slow reader gets fewer. A context manager, which serves from the beginning.
+    (MJPEG) at `/live.mjpg`, of which a slow reader gets fewer. A context manager, which serves from the beginning; at
+    port 0 it takes a free one.
 
-    To this machine it answers only under its own names: else any web site could, by a name of its own that leads
-    here, see what the camera sees.
-
-    Raises:
-        VideoError: the place is taken, or not this machine's; port 0 takes a free one.
+    To this machine it answers only under its own names: else any web site could, by a name of its own that leads here,
+    see what the camera sees.
     """
 
     allow_reuse_address = True
@@ -136,15 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 class StreamWriter(AbstractContextManager):
     """
-    Send RGB images on as H.264: MPEG-TS, FLV for RTMP, or RTSP.
-
-    Args:
-        url: where FFmpeg writes to; `-` is standard output.
-        width, height: of the images, in pixels.
-        frame_rate: about how many images per second; timestamps need not keep to it.
-
-    Raises:
-        VideoError: it cannot be written to; by a `BrokenPipeError` if what read it has stopped.
+    Send RGB images on as H.264: MPEG-TS, FLV for RTMP, or RTSP; to standard output where the address is `-`. There are
+    about `frame_rate` images per second; timestamps need not keep to it. Raises a `VideoError` if it cannot be written
+    to, by a `BrokenPipeError` if what read it has stopped.
     """
 
     def __init__(self, url: str, width: int, height: int, frame_rate: Fraction):
