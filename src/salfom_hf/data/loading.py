@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,10 @@ def export_info(folder: str | os.PathLike[str]) -> dict | None:
     marker = Path(folder) / MARKER
     if not marker.is_file():
         return None
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         info = json.loads(marker.read_text(encoding="utf-8"))
         if info["dataset"] in DATASETS and info["splits"] and all(isinstance(split, str) for split in info["splits"]):
             return info
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     raise DataError(f"{marker} is not what salfom data export writes; export the dataset again.")
 
 
