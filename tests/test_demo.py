@@ -28,8 +28,6 @@ from PIL import Image
 from conftest import noise, write_clip
 from demo_server import serving
 from salfom_hf import SaliencyPredictor, VideoError, cli
-from salfom_hf.cli import demo as demo_command
-from salfom_hf.cli.common import UsageError
 from salfom_hf.inference.table import COLUMNS, Attention
 from salfom_hf.video import reading
 from salfom_hf.video.drawing import heatmap, overlay
@@ -780,20 +778,7 @@ def test_memory_stays_level_and_all_of_a_crowd_are_answered(server, tmp_path):
 # The command, the Space, the documents.
 
 
-def test_the_next_port_is_taken_by_default(monkeypatch, capsys):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        monkeypatch.setattr(demo_command, "PORTS", range(port, port + 10))
-        assert port < demo_command.free_port("127.0.0.1") < port + 10
-        assert capsys.readouterr().out.startswith(f"Port {port} is in use; trying the next one.")
-        monkeypatch.setattr(demo_command, "PORTS", range(port, port + 1))
-        with pytest.raises(UsageError, match="choose another --port"):
-            demo_command.free_port("127.0.0.1")
-
-
-def test_a_busy_port_and_a_missing_model_are_one_sentence(model_folder, capsys):
+def test_a_busy_port_another_host_and_a_missing_model_are_one_sentence(model_folder, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -802,6 +787,8 @@ def test_a_busy_port_and_a_missing_model_are_one_sentence(model_folder, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"salfom: Cannot serve at 127.0.0.1, port {port}; choose another --port or --host."
     )
+    assert cli.main(["demo", "--model", str(model_folder), "--device", "cpu", "--host", "192.0.2.1"]) == 2
+    assert capsys.readouterr().err == "salfom: Cannot serve at 192.0.2.1; choose another --port or --host.\n"
     assert cli.main(["demo", "--model", "nowhere", "--device", "cpu"]) == 2
     assert capsys.readouterr().err.startswith("salfom: Cannot load the model 'nowhere'")
 

@@ -267,8 +267,7 @@ def test_quick_start(small, monkeypatch, capsys):
     run_commands("quick-start.md", places)
     assert frames_in("saliency.mp4") == 6
     (options,) = served
-    assert options["server_name"] == "127.0.0.1"
-    assert 7860 <= options["server_port"] < 7880  # The first that is free.
+    assert options == {"server_name": "127.0.0.1", "server_port": None}
     namespace = run_python("quick-start.md", places)
     assert namespace["maps"].shape == (6, 64, 96)
     assert namespace["saliency"].shape == (64, 96)
@@ -294,8 +293,7 @@ def test_demo_page(small, monkeypatch):
     monkeypatch.setattr("salfom_hf.demo.launch", lambda page, **options: served.append(options["server_port"]))
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
     run_commands("demo.md")
-    (port,) = served
-    assert 7860 <= port < 7880  # The first that is free.
+    assert served == [None]  # Gradio takes the first that is free.
     # As `pip wheel` calls it.
     wheel = f"salfom_hf-{salfom_hf.__version__}-py3-none-any.whl"
     Path("dist").mkdir()

@@ -1,7 +1,6 @@
 """`salfom demo`: the page for the browser, on this machine."""
 
 import argparse
-import errno
 import os
 import socket
 from contextlib import suppress
@@ -9,8 +8,6 @@ from functools import partial
 
 from ..files import temporary_folder
 from .common import MODEL, UsageError, add_model_options, load_predictor, port_number
-
-PORTS = range(7860, 7880)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -23,23 +20,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--model", default="salfom", help=f"{MODEL}; the page offers it first")
     add_model_options(command)
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
-    command.add_argument("--port", type=port_number, help=f"default: {PORTS[0]}, or the next one that is free")
+    command.add_argument("--port", type=port_number, help="default: 7860, or the next one that is free")
     command.set_defaults(run=demo, stopped="the page is closed")
-
-
-def free_port(host: str) -> int:
-    """The first of `PORTS` that nothing else listens at; it says when that is not the first one."""
-    for port in PORTS:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # As the server does.
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    print(f"Port {port} is in use; trying the next one.", flush=True)
-                    continue
-        return port
-    raise UsageError(f"Ports {PORTS[0]} to {PORTS[-1]} are in use; choose another --port.")
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -54,11 +36,14 @@ def demo(args: argparse.Namespace) -> int:
                 raise
             raise UsageError(str(error)) from error
         names = dict.fromkeys([args.model, *available_models()])
-        port = args.port or free_port(args.host)
         page = build({name: partial(load_predictor, name, args, keep_memory=False) for name in names}, args.stride)
         try:
+            # At a host that is not this machine's, Gradio would try all ports, for minutes.
+            family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+            socket.create_server((args.host.strip("[]"), 0), family=family).close()
             with suppress(KeyboardInterrupt):
-                launch(page, server_name=args.host, server_port=port)
+                launch(page, server_name=args.host, server_port=args.port or None)
         except OSError as error:
-            raise UsageError(f"Cannot serve at {args.host}, port {port}; choose another --port or --host.") from error
+            where = f"{args.host}, port {args.port}" if args.port else args.host
+            raise UsageError(f"Cannot serve at {where}; choose another --port or --host.") from error
     return 0
