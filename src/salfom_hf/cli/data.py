@@ -105,7 +105,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     option = action(export, text, "export dhf1k /data/DHF1K dhf1k-parquet")
     option("--split", nargs="+", help="default: all found")
     size = actions.choices["export"].add_mutually_exclusive_group()
-    size.add_argument("--max-shard-size", default="500MB", metavar="SIZE", help="about; default: %(default)s")
+    size.add_argument("--max-shard-size", default="500MB", metavar="SIZE", help="default: %(default)s")
     text = "shards per split, with equally many rows: give a multiple of the number of machines"
     size.add_argument("--num-shards", **N, help=text)
 

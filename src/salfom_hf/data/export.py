@@ -4,8 +4,9 @@ A folder of shards has a dataset card and is read by `datasets.load_dataset`.
 """
 
 import json
-import math
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,42 +24,62 @@ from ..hub.cards import TEMPLATES, TITLES, render
 from .features import MEANINGS
 from .loading import DATASETS, MARKER
 
-STILLS = 16  # in a row group, of which readers hold one at a time; a video has one for itself
+ROW_GROUP_BYTES = 16 << 20  # Readers hold one row group at a time: a video, or several stills.
 COLUMN_BYTES = (1 << 31) - (1 << 20)  # What 32-bit offsets can address, with room for names.
 
 
-def _check_size(rows: pa.Table) -> None:
-    """Refuse a video whose images no row can hold."""
-    for name in [name for name in ("frames", "maps", "fixations") if name in rows.column_names]:
-        files = rows[name][0].as_py()
-        sizes = (os.path.getsize(file["path"]) if file["bytes"] is None else len(file["bytes"]) for file in files)
-        if sum(sizes) > COLUMN_BYTES:
-            what = f"The {name} of the video {rows['video_id'][0]}"
-            raise VideoError(f"{what} are more than 2 GB, which no row holds; make its images smaller.")
+def _with_contents(row: pa.Table) -> pa.Table:
+    """A row with its files' content in place of their paths."""
+    try:
+        for name in [name for name in ("frames", "maps", "fixations") if name in row.column_names]:
+            files = row[name][0].as_py()
+            sizes = (os.path.getsize(file["path"]) if file["bytes"] is None else len(file["bytes"]) for file in files)
+            if sum(sizes) > COLUMN_BYTES:
+                what = f"The {name} of the video {row['video_id'][0]}"
+                raise VideoError(f"{what} are more than 2 GB, which no row holds; make its images smaller.")
+        return embed_table_storage(row)
+    except OSError as error:
+        advice = advice_for(error, "it was there before: restore it and export again")
+        raise VideoError(f"Cannot read {error.filename} ({reason_of(error)}); {advice}.") from error
+
+
+@contextmanager
+def _shard(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """What writes rows to a parquet file."""
+    waiting: list[pa.Table] = []
+
+    def write(row: pa.Table | None = None) -> None:
+        waiting.extend([] if row is None else [row])
+        if waiting and (row is None or sum(each.nbytes for each in waiting) >= ROW_GROUP_BYTES):
+            writer.write_table(pa.concat_tables(waiting))
+            waiting.clear()
+
+    # Images and videos are compressed already, and nobody searches in them.
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    with pq.ParquetWriter(path, schema, **options) as writer:
+        yield write
+        write()
 
 
 def _write_split(dataset: Dataset, split: str, folder: Path, max_bytes: int, num_shards: int | None) -> list[Path]:
-    """Write the shards of one split, of equally many rows (±1), and return them in order."""
-    rows, together = dataset.with_format("arrow"), STILLS if "image" in dataset.column_names else 1
-    # Images and videos are compressed already, and nobody searches in them.
-    options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    try:
-        # Of a few rows, whose files may all be in memory for that.
-        some = dataset.select(range(0, len(dataset), len(dataset) // 64 + 1))
-        size = some._estimate_nbytes() / max(len(some), 1) * len(dataset)
-        count = min(num_shards or math.ceil(size / max(max_bytes, 1)), len(dataset))
-        paths = [folder / f"{split}-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
-        for index, path in enumerate(tqdm(paths, split, unit="shard", disable=None, dynamic_ncols=True)):
-            with pq.ParquetWriter(path, dataset.features.arrow_schema, **options) as writer:
-                for group in rows.shard(count, index).iter(together):
-                    _check_size(group)
-                    writer.write_table(embed_table_storage(group))
-    except OSError as error:
-        if not error.filename:  # It cannot be written.
-            raise
-        advice = advice_for(error, "it was there before: restore it and export again")
-        raise VideoError(f"Cannot read {error.filename} ({reason_of(error)}); {advice}.") from error
-    return paths
+    """Write the shards of one split, and return them in order."""
+    num_rows, size = len(dataset), 0
+    rows = dataset.with_format("arrow").iter(batch_size=1)
+    paths: list[Path] = []
+    with ExitStack() as opened:
+        for index, row in enumerate(tqdm(rows, split, num_rows, unit="row", disable=None, dynamic_ncols=True)):
+            row = _with_contents(row)
+            size += row.nbytes
+            full = size > max_bytes
+            if num_shards is not None:
+                full = index * min(num_shards, num_rows) // num_rows == len(paths)
+            if full or not paths:
+                opened.close()
+                paths.append(folder / f"{split}-{len(paths):05d}")
+                write = opened.enter_context(_shard(paths[-1], dataset.features.arrow_schema))
+                size = row.nbytes
+            write(row)
+    return [path.rename(f"{path}-of-{len(paths):05d}.parquet") for path in paths]
 
 
 def export_dataset(
@@ -73,15 +94,16 @@ def export_dataset(
     """
     Write a dataset as a folder of shards with a dataset card, complete or not at all.
 
-    One video at a time is in memory, or 16 stills, a few times over while they are encoded.
+    One row at a time is in memory, a few times over while it is encoded, or several small ones of up to 16 MB.
 
     Args:
         splits: the rows of each split, as `salfom_hf.data.load` gives them.
         folder: to make.
         name: of the dataset, a key of `salfom_hf.data.DATASETS`: for its licence.
-        max_shard_size: bytes, or such as `"500MB"`, of about which the shards of a split are on average.
-        num_shards: write this many shards of each split instead. A multiple of the number of machines lets
-            `split_dataset_by_node` give whole shards to each. A split of fewer rows has a shard for each.
+        max_shard_size: bytes, or such as `"500MB"`; only a row larger than this makes a larger shard.
+        num_shards: write this many shards of each split, of the same number of rows (±1), whatever their size. A
+            multiple of the number of machines lets `split_dataset_by_node` give whole shards to each. A split of fewer
+            rows has a shard for each.
         overwrite: replace the folder if it is an earlier export.
 
     Raises:
