@@ -123,7 +123,8 @@ def test_observers_predict_the_others(stills_parquet):
     assert scored is saliency
 
     def pixels(observers):
-        return {(int(y), int(x)) for _, x, y, who in sample.gaze if who in observers}
+        chosen = np.isin(sample.observer, observers)
+        return {(int(y), int(x)) for y, x in zip(sample.y[chosen], sample.x[chosen], strict=True)}
 
     assert set(zip(*np.nonzero(fixations), strict=True)) == pixels([1])
     height, width = sample.size

@@ -8,7 +8,7 @@ from PIL import Image
 
 from gaze_data import EMPTY_FRAME, HEIGHT, WIDTH, gaze_video, png, write_avi, write_images
 from salfom_hf.data.features import DataError
-from salfom_hf.data.samples import open_sample
+from salfom_hf.data.samples import GazeStill, GazeVideo, open_sample
 from salfom_hf.errors import VideoError
 from salfom_hf.video.reading import read_frames
 
@@ -60,7 +60,7 @@ def frames_row(folder):
 
 def test_a_row_is_described_without_opening_a_file(stored, folder):
     sample = open_sample(stored(avi_row(folder)))
-    assert not sample.is_still
+    assert isinstance(sample, GazeVideo)
     assert (sample.id, sample.num_frames, sample.fps, sample.size) == ("0007", 20, 30.0, (HEIGHT, WIDTH))
     assert sample.has_labels
     assert sample.frame_names == [Path(name).stem for name in NAMES]
@@ -214,7 +214,7 @@ def test_a_still_is_a_video_of_one_frame(tmp_path):
     Image.fromarray(picture).save(tmp_path / "1.png")
     for image in (by_path(tmp_path / "1.png"), png(picture)):
         sample = open_sample(still_row([3.5], [2.5], [0], WIDTH, HEIGHT, image))
-        assert sample.is_still
+        assert isinstance(sample, GazeStill)
         assert (sample.id, sample.num_frames, sample.size) == ("face 1", 1, (HEIGHT, WIDTH))
         assert (sample.frame_names, sample.has_labels) == (["face 1"], True)
         for bounds in ((), (0, 1), (0, 16, 2)):
@@ -240,7 +240,7 @@ def test_a_still_of_another_size_than_its_fixations_is_refused(tmp_path, turned)
     exif[0x0112] = 6 if turned else 1
     picture.save(tmp_path / "a.jpg", exif=exif)
     row = still_row([1], [1], [0]) | {"image": by_path(tmp_path / "a.jpg")}
-    with pytest.raises(DataError, match=f"frame of {'40×64' if turned else '32×20'} .*says 64×40"):
+    with pytest.raises(DataError, match=f"on 64×40 pixels, but its image has {'40×64' if turned else '32×20'}"):
         list(open_sample(row).frames())
 
 

@@ -17,7 +17,8 @@ from transformers.image_utils import SizeDict
 
 from ..models.video_processing_salfom import SalFoMVideoProcessor, pixels_of
 from .augmentation import Augmentation, Transform
-from .samples import GazeVideo, open_sample
+from .features import DataError
+from .samples import GazeStill, GazeVideo, open_sample
 
 FRAME_DRAWS = 5  # Some frames have no fixations; one that has is looked for among this many.
 RESIZE_ALONE = {"do_resize": True, "do_rescale": False, "do_normalize": False}
@@ -162,10 +163,11 @@ class ClipDataset(EpochDataset):
             labelled = int(next((frame for frame in drawn if sample.fixations(int(frame)).any()), drawn[-1]))
         fixations = sample.fixations(labelled)
         transform = self.augmentation.draw(rng, fixations, sample.size)
-        size = self.size or self.processor.target_size(*sample.size, still=sample.is_still)
+        still = isinstance(sample, GazeStill)
+        size = self.size or self.processor.target_size(*sample.size, still=still)
         density = torch.from_numpy(sample.density(labelled))
-        frames = self._frames(sample, labelled, transform, 1 if sample.is_still else self.num_frames, size)
-        if not sample.is_still and rng.random() < self.augmentation.cut:
+        frames = self._frames(sample, labelled, transform, 1 if still else self.num_frames, size)
+        if not still and rng.random() < self.augmentation.cut:
             other = open_sample(lazy_row(self.dataset[int(rng.integers(len(self.dataset)))]))
             count, last = int(rng.integers(1, self.num_frames)), int(rng.integers(other.num_frames))
             another = self.augmentation.draw(rng, other.fixations(last), other.size)
@@ -179,13 +181,18 @@ class ClipDataset(EpochDataset):
         }
 
     def _frames(
-        self, sample: GazeVideo, labelled: int, transform: Transform, length: int, size: tuple[int, int]
+        self, sample: GazeVideo | GazeStill, labelled: int, transform: Transform, length: int, size: tuple[int, int]
     ) -> torch.Tensor:
         target = SizeDict(height=size[0], width=size[1])
         window = transform.window(labelled, sample.num_frames, length)
         in_time = window[::-1] if transform.backward else window
         frames = []
         for frame in sample.frames(in_time.start, in_time.stop, in_time.step):
+            if frame.shape[:2] != sample.size:
+                raise DataError(
+                    f"{sample.id} has a frame of {frame.shape[1]}×{frame.shape[0]} pixels where the dataset says "
+                    f"{sample.size[1]}×{sample.size[0]}; load the dataset again."
+                )
             # Frames are worked on one by one, as a whole clip would not stay in the processor's cache.
             pixels = transform.crop(pixels_of(frame))
             frames.append(self.processor.prepare_frames(pixels, size=target, keep_aspect_ratio=False, **RESIZE_ALONE))

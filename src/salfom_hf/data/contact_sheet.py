@@ -10,7 +10,7 @@ from ..inference.sliding_window import batched
 from ..video.drawing import overlay
 from .augmentation import fixated_points
 from .report import amount
-from .samples import GazeVideo
+from .samples import GazeStill, GazeVideo
 
 # Pixels, if not said otherwise.
 CELL_AREA = 320 * 200
@@ -33,14 +33,14 @@ class Cell(NamedTuple):
     pictures: list[Image.Image]
 
 
-def _cells(sample: GazeVideo, num_frames: int, cell: tuple[int, int]) -> list[Cell]:
+def _cells(sample: GazeVideo | GazeStill, num_frames: int, cell: tuple[int, int]) -> list[Cell]:
     """A still, or evenly spaced frames of a video, each from the middle of its part."""
     columns = min(num_frames, sample.num_frames)
     cells = []
     for index in ((2 * column + 1) * sample.num_frames // (2 * columns) for column in range(columns)):
         frame = fitted(next(sample.frames(index, index + 1)), cell)
-        if sample.is_still:
-            points = sample.gaze[:, [2, 1]] / sample.size
+        if isinstance(sample, GazeStill):
+            points = np.stack([sample.y, sample.x], axis=1) / sample.size
             name, note = sample.id, f"{_size(sample)}, {amount(len(points), 'fixation')}"
         elif sample.has_labels:
             points = fixated_points(sample.fixations(index), (1, 1))
@@ -52,7 +52,7 @@ def _cells(sample: GazeVideo, num_frames: int, cell: tuple[int, int]) -> list[Ce
     return cells
 
 
-def _size(sample: GazeVideo) -> str:
+def _size(sample: GazeVideo | GazeStill) -> str:
     return f"{sample.size[1]}x{sample.size[0]}"
 
 
@@ -114,7 +114,7 @@ def sheet(rows: Sequence[tuple[str, Sequence[Cell]]], cell: tuple[int, int]) -> 
     return Image.fromarray(np.concatenate(strips))
 
 
-def contact_sheet(samples: Iterable[GazeVideo], num_frames: int = 5) -> Image.Image:
+def contact_sheet(samples: Iterable[GazeVideo | GazeStill], num_frames: int = 5) -> Image.Image:
     """
     Frames, density maps and fixations of some videos or stills in one picture.
 
@@ -139,7 +139,7 @@ def contact_sheet(samples: Iterable[GazeVideo], num_frames: int = 5) -> Image.Im
     stills: list[Cell] = []
     for sample in samples:
         cells = _cells(sample, num_frames, cell)
-        if sample.is_still:
+        if isinstance(sample, GazeStill):
             stills += cells
             continue
         note = f"{_size(sample)}, {sample.fps:g} fps, {amount(sample.num_frames, 'frame')}"

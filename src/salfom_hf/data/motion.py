@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..models.video_processing_salfom import SalFoMVideoProcessor, pixels_of
 from .augmentation import Augmentation
 from .clips import EpochDataset, lazy_row
-from .samples import open_sample
+from .samples import GazeStill
 from .shots import Picture, Shot, View, cut_out, lying_object, moving_camera, moving_object, resting_camera
 
 KINDS = {"camera": 0.33, "object": 0.5, "cut": 0.12, "rest": 0.05}
@@ -108,9 +108,9 @@ class _Synthesis:
 
     def _still(self, index: int) -> Picture:
         """A still, flipped half of the time, recoloured, and reduced if it is larger than the clip needs."""
-        sample = open_sample(lazy_row(self.dataset[index]))
+        sample = GazeStill(lazy_row(self.dataset[index]))
         (image,) = sample.frames()
-        still = Picture(pixels_of(image)[0], sample.gaze[:, 1:3].copy())
+        still = Picture(pixels_of(image)[0], np.stack([sample.x, sample.y], axis=1).astype(np.float64))
         # Fixations on or beyond the border belong to the outermost pixel.
         pixels, points = still.pixels, np.clip(still.points, 0.5, still.extent - 0.5)
         shrink = LARGEST_STILL / still.largest_scale(self.half)

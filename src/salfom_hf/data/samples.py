@@ -30,7 +30,7 @@ class GazeVideo:
     A video with where people looked in it; a still is one of one frame.
 
     Args:
-        row: of a dataset with `VIDEO_FEATURES` or `STILL_FEATURES`; files may be given by path or by content.
+        row: of a dataset with `VIDEO_FEATURES`; files may be given by path or by content.
 
     Attributes:
         id: name of the video or still.
@@ -38,17 +38,12 @@ class GazeVideo:
         num_frames: number of frames.
         fps: frames per second.
         size: (height, width) of the frames, in pixels.
-        is_still: whether it is a still.
         has_labels: whether density and fixations are known.
     """
 
+    _kind = "video"
+
     def __init__(self, row: dict):
-        self.is_still = "image_id" in row
-        self._kind = "still" if self.is_still else "video"
-        if self.is_still:
-            labels = {"maps": None, "fixations": None, "sigma": BLUR_SIGMA * VIDEO_WIDTH / BLUR_WIDTH}
-            image = {"video_id": row["image_id"], "num_frames": 1, "fps": float(IMAGE_RATE), "frames": [row["image"]]}
-            row = row | image | labels | {"video": None}
         self.id: str = row["video_id"]
         self.num_frames: int = row["num_frames"]
         self.fps: float = row["fps"]
@@ -57,27 +52,23 @@ class GazeVideo:
         path = self._video and self._video["path"]
         self.file_name: str = Path(path).name if path else self.id
         self._frames, self._maps, self._fixations = (row[name] or [] for name in ("frames", "maps", "fixations"))
-        self.has_labels = len(row["fixation_x"]) > 0 if self.is_still else bool(self._maps and self._fixations)
+        self.has_labels = bool(self._maps) and bool(self._fixations)
         self._sigma = (row.get("sigma") or VIDEO_SIGMA) * self.size[1] / VIDEO_WIDTH
         self._row = row
 
     @cached_property
     def gaze(self) -> np.ndarray:
-        """float64 `(fixations, 4)`: frame, x, y, observer; empty where a video's are unknown, a still's are −1."""
-        names = ("fixation_frame", "fixation_x", "fixation_y", "observer")
-        frame, x, y, observer = (list(self._row.get(name) or []) for name in names)
-        return np.array([frame or [0] * len(x), x, y, observer or [-1] * len(x)], np.float64).T
+        """float64 `(fixations, 4)`: frame, x, y, observer; empty where a video's observers are unknown."""
+        columns = (self._row.get(name) or [] for name in ("fixation_frame", "fixation_x", "fixation_y", "observer"))
+        return np.array([list(column) for column in columns], np.float64).T
 
     def observers(self, index: int = 0) -> np.ndarray:
         """int64: who looks at a frame; empty where that is unknown."""
-        gaze = self.gaze if self._row.get("observer") else self.gaze[:0]
-        return np.unique(gaze[gaze[:, 0] == index, 3]).astype(np.int64)
+        return np.unique(self.gaze[self.gaze[:, 0] == index, 3]).astype(np.int64)
 
     @property
     def frame_names(self) -> list[str]:
         """Names without suffix of the frames' files, or those of the maps, or 0001, 0002, …; of a still, its id."""
-        if self.is_still:
-            return [self.id]
         files = self._frames or self._maps
         if not files or not all(file["path"] for file in files):
             return [f"{number:04d}" for number in range(1, self.num_frames + 1)]
@@ -94,7 +85,7 @@ class GazeVideo:
 
         Raises:
             VideoError: a file is missing or cannot be read; on `next`.
-            DataError: a frame is not of the size that the row says; on `next`.
+            DataError: the image of a still is not of its size; on `next`.
             ValueError: `first` is negative or `step` not positive.
             IndexError: there is no frame `first`.
         """
@@ -104,16 +95,6 @@ class GazeVideo:
         return self._read(range(first, self.num_frames if stop is None else min(stop, self.num_frames), step))
 
     def _read(self, indices: range) -> Iterator[np.ndarray]:
-        for frame in self._any_size(indices):
-            if frame.shape[:2] != self.size:
-                (height, width), shown = self.size, frame.shape
-                raise DataError(
-                    f"The {self._kind} {self.id} has a frame of {shown[1]}×{shown[0]} pixels (upright, by its EXIF "
-                    f"data) where the dataset says {width}×{height}; correct the images, and load the dataset again."
-                )
-            yield frame
-
-    def _any_size(self, indices: range) -> Iterator[np.ndarray]:
         if self._video is None:
             yield from (load_image(*self._source(self._frames, index)) for index in indices)
             return
@@ -136,7 +117,7 @@ class GazeVideo:
             DataError: labels or observers are unknown, or the file is missing, cannot be read or is in colour.
             IndexError: there is no such frame.
         """
-        if observers is None and not self.is_still:
+        if observers is None and self._kind == "video":
             return read_map(*self._label(self._maps, index))[0]
         density = gaussian_blur(torch.from_numpy(self._counts(index, observers)), self._sigma).numpy()
         return density / density.max() if density.any() else density
@@ -152,7 +133,7 @@ class GazeVideo:
             DataError: as for [`density`], but for colours; or most of the pixels are fixated.
             IndexError: there is no such frame.
         """
-        if observers is not None or self.is_still:
+        if observers is not None or self._kind == "still":
             return self._counts(index, observers) > 0
         source, name = self._label(self._fixations, index)
         grey, is_lossy = read_map(source, name, allow_colour=True)
@@ -165,11 +146,8 @@ class GazeVideo:
 
     def _counts(self, index: int, observers: Observers | None) -> np.ndarray:
         """float32 `(height, width)`: number of fixations at each pixel; those beyond the border at the outermost."""
-        self._check(index)
         gaze = self.gaze[self.gaze[:, 0] == index]
         if observers is not None:
-            if self.is_still and self.has_labels and not self._row["observer"]:
-                raise DataError(f"The still {self.id} does not tell who made its fixations; use all of them.")
             gaze = gaze[np.isin(gaze[:, 3], observers)]
         counts = np.zeros(self.size, np.float32)
         places = zip(gaze[:, 2:0:-1].T, self.size, strict=True)
@@ -191,14 +169,66 @@ class GazeVideo:
     def _check(self, index: int) -> None:
         if not 0 <= index < self.num_frames:
             frames = f"{self.num_frames} frames, counted from 0"
-            if self.is_still:
+            if self._kind == "still":
                 frames = "one frame, with the index 0"
             raise IndexError(f"The {self._kind} {self.id} has {frames}; there is no frame {index}.")
 
 
-def open_sample(row: dict) -> GazeVideo:
+class GazeStill(GazeVideo):
+    """
+    An image with where people looked in it: a video of one frame.
+
+    Args:
+        row: of a dataset with `STILL_FEATURES`; the image may be given by path or by content.
+
+    Attributes:
+        x, y: float32 `(fixations,)`, in pixels; 0 is the outer edge of the first pixel.
+        observer: int32 `(fixations,)`, who looked; empty where that is unknown.
+    """
+
+    _kind = "still"
+
+    def __init__(self, row: dict):
+        video = {"video_id": row["image_id"], "video": None, "frames": [row["image"]], "num_frames": 1}
+        super().__init__(row | video | {"fps": float(IMAGE_RATE), "maps": None, "fixations": None})
+        self.x, self.y = (np.asarray(row[name], np.float32) for name in ("fixation_x", "fixation_y"))
+        self.observer = np.asarray(row["observer"], np.int32)
+        self.has_labels = len(self.x) > 0
+        self._sigma = BLUR_SIGMA * self.size[1] / BLUR_WIDTH
+
+    @cached_property
+    def gaze(self) -> np.ndarray:
+        known = len(self.observer) == len(self.x)
+        return np.stack([0 * self.x, self.x, self.y, self.observer if known else 0 * self.x - 1], 1, dtype=np.float64)
+
+    def observers(self, index: int = 0) -> np.ndarray:
+        self._check(index)
+        return np.unique(self.observer).astype(np.int64)
+
+    @property
+    def frame_names(self) -> list[str]:
+        return [self.id]
+
+    def _read(self, indices: range) -> Iterator[np.ndarray]:
+        for frame in super()._read(indices):
+            if frame.shape[:2] != self.size:
+                (height, width), shown = self.size, frame.shape
+                raise DataError(
+                    f"The still {self.id} has fixations on {width}×{height} pixels, but its image has {shown[1]}×"
+                    f"{shown[0]} (upright, by its EXIF data); correct its size and fixations, or save it upright."
+                )
+            yield frame
+
+    def _counts(self, index: int, observers: Observers | None) -> np.ndarray:
+        self._check(index)
+        if observers is not None and len(self.observer) != len(self.x):
+            raise DataError(f"The still {self.id} does not tell who made its fixations; use all of them.")
+        return super()._counts(index, observers)
+
+
+def open_sample(row: dict) -> GazeVideo | GazeStill:
     """What a row of any gaze dataset stands for; no file is opened yet."""
-    return GazeVideo(row)
+    return GazeStill(row) if "image_id" in row else GazeVideo(row)
 
 
 def read_map(source: Path | bytes, name: str, allow_colour: bool = False) -> tuple[np.ndarray, bool]:

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..data.augmentation import fixated_points
-from ..data.samples import GazeVideo, open_sample
+from ..data.samples import GazeStill, open_sample
 from ..models.losses import gaussian_blur
-from .methods import EvaluationError, Method, frames_at, resized
+from .methods import EvaluationError, Method, Sample, frames_at, resized
 
 CENTER_SIGMA = 0.22  # of each side
 KDE_SIGMA = 24 / 512  # of the width
@@ -65,8 +65,8 @@ class Center(Method):
         open_row, gaze = gaze_alone(dataset), {}
         for row in tqdm(range(len(dataset)), desc="center", unit="row", disable=None, dynamic_ncols=True):
             sample = open_row(row)
-            if sample.is_still:
-                points = [sample.gaze[:, [2, 1]] / sample.size]
+            if isinstance(sample, GazeStill):
+                points = [np.stack([sample.y, sample.x], axis=1) / sample.size]
             else:
                 frames = np.linspace(0, sample.num_frames - 1, min(KDE_FRAMES, sample.num_frames)).round().astype(int)
                 points = [fixated_points(sample.fixations(int(index)), (1, 1)) for index in frames]
@@ -89,7 +89,7 @@ class Center(Method):
         prior += 1 / prior.size
         return prior / prior.sum()
 
-    def maps(self, sample: GazeVideo, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
         if self.gaze is None:
             y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in sample.size)
             saliency = np.exp(-0.5 * ((y[:, None] / CENTER_SIGMA) ** 2 + (x / CENTER_SIGMA) ** 2))
@@ -101,11 +101,11 @@ class Center(Method):
             yield saliency
 
 
-def gaze_alone(dataset: Dataset) -> Callable[[int], GazeVideo]:
+def gaze_alone(dataset: Dataset) -> Callable[[int], Sample]:
     """Opens rows of a dataset, which may hold whole videos, for their fixations: nothing else is read."""
     light = dataset.remove_columns(sorted({"image", "video", "frames", "maps"} & set(dataset.features)))
 
-    def open_row(index: int) -> GazeVideo:
+    def open_row(index: int) -> Sample:
         row = light[index]
         # Videos without maps count as unlabelled; these are not looked at.
         return open_sample({"image": None, "video": None, "frames": [], "maps": row.get("fixations"), **row})
@@ -120,7 +120,7 @@ class SpectralResidual(Method):
     description = "of the grey frame at a width of 64, blurred with sigma 3"
     fingerprint = description
 
-    def maps(self, sample: GazeVideo, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
         return map(spectral_residual, frames_at(sample, indices))
 
 
@@ -176,30 +176,30 @@ class InterObserver(Method):
                 few = f"the median frame has {median}, fewer than {ENOUGH_OBSERVERS}"
                 self.description = f"{self.fingerprint}; {few}: this is no bound, and one-observer is the better one"
 
-    def splits(self, sample: GazeVideo, index: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def splits(self, sample: Sample, index: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """The observers that predict, and those that are predicted, of every round."""
         observers = sample.observers(index)
         if len(observers) < 2:
             return [(observers, observers[:0])]
-        if self.one or not sample.is_still:
+        if self.one or not isinstance(sample, GazeStill):
             seed = zlib.crc32(f"{sample.id} {index}".encode())
             observers = np.random.default_rng(seed).permutation(observers)
         if self.one:
             return [(np.delete(observers, n), observers[[n]]) for n in range(min(len(observers), MOST_LEFT_OUT))]
         return [(observers[::2], observers[1::2])]
 
-    def maps(self, sample: GazeVideo, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
         return (self._prediction(sample, index, self.splits(sample, index)[0][0]) for index in indices)
 
     def rounds(
-        self, sample: GazeVideo, index: int, saliency: np.ndarray
+        self, sample: Sample, index: int, saliency: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         for number, (observers, predicted) in enumerate(self.splits(sample, index)):
             prediction = self._prediction(sample, index, observers) if number else saliency
             yield prediction, sample.fixations(index, predicted), sample.density(index, predicted)
 
     @staticmethod
-    def _prediction(sample: GazeVideo, index: int, observers: np.ndarray) -> np.ndarray:
+    def _prediction(sample: Sample, index: int, observers: np.ndarray) -> np.ndarray:
         density = sample.density(index, observers)
         # One more observer looks anywhere: KLD and information gain forgive no place that is impossible.
         return density / max(density.sum(), 1e-9) + 1 / (max(len(observers), 1) * density.size)

@@ -10,12 +10,13 @@ import torch
 from datasets import Dataset
 from torch.nn import functional as F
 
-from ..data.samples import GazeVideo
+from ..data.samples import GazeStill, GazeVideo
 from ..inference.predictor import SaliencyPredictor
 from ..inference.sliding_window import sees_single_frames
 
 RUN_GAP = 16  # frames that are rather decoded than skipped by seeking
 
+Sample = GazeVideo | GazeStill
 Item = TypeVar("Item")
 
 
@@ -42,15 +43,15 @@ class Method:
     def check(self, dataset: Dataset) -> None:
         """Raise an EvaluationError if the method has no maps for the dataset."""
 
-    def maps(self, sample: GazeVideo, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """The maps of some frames, of ascending indices: each float `(height, width)` of any size and scale."""
         raise NotImplementedError
 
-    def available(self, sample: GazeVideo, indices: Sequence[int]) -> Sequence[int]:
+    def available(self, sample: Sample, indices: Sequence[int]) -> Sequence[int]:
         """Those of the frames that the method has maps for."""
         return indices
 
-    def finite_maps(self, sample: GazeVideo, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    def finite_maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """What [`maps`] yields; a map with NaN or infinity is an EvaluationError."""
         for index, saliency in zip(indices, self.maps(sample, indices), strict=True):
             if not np.isfinite(saliency).all():
@@ -61,7 +62,7 @@ class Method:
             yield saliency
 
     def rounds(
-        self, sample: GazeVideo, index: int, saliency: np.ndarray
+        self, sample: Sample, index: int, saliency: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """
         What is scored of a frame, whose score is the mean over them: a map, of which the first is what [`maps`] gave,
@@ -114,7 +115,7 @@ class Model(Method):
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "predictor"}
 
-    def maps(self, sample: GazeVideo, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
         if self._last_frame_alone:
             for image in frames_at(sample, indices):
                 yield self.predictor.predict([image])[0]
@@ -129,7 +130,7 @@ class Model(Method):
                 yield frame.saliency
 
 
-def frames_at(sample: GazeVideo, indices: Sequence[int]) -> Iterator[np.ndarray]:
+def frames_at(sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
     """Some frames of a sample: uint8 `(height, width, 3)`."""
     for run in runs(indices, RUN_GAP):
         yield from picked(sample.frames(run[0], run[-1] + 1), run[0], run)

@@ -12,11 +12,11 @@ from datasets import Dataset
 
 from ..data.features import DataError
 from ..data.layout import FRAME_TOLERANCE
-from ..data.samples import GazeVideo, open_sample, read_map
+from ..data.samples import GazeStill, open_sample, read_map
 from ..errors import check_file, reason_of
 from ..video.pictures import IMAGE_SUFFIXES, natural_key
 from ..video.reading import VIDEO_SUFFIXES
-from .methods import EvaluationError, Method
+from .methods import EvaluationError, Method, Sample
 
 MAP_SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
 READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -67,7 +67,7 @@ class Predictions(Method):
                         f"the whole name of its image, such as {sample.id}.png."
                     )
                 owners[name] = sample.id
-                if not sample.is_still and name not in archives:
+                if not isinstance(sample, GazeStill) and name not in archives:
                     check_numbers(self.folder / name, sample)
             there = self._with_maps(sample)
             expected += sample.num_frames
@@ -79,11 +79,11 @@ class Predictions(Method):
                 f"(.png, .jpg and .npy are read, and an .npz with `maps` per video); {others}."
             )
 
-    def available(self, sample: GazeVideo, indices: Sequence[int]) -> Sequence[int]:
+    def available(self, sample: Sample, indices: Sequence[int]) -> Sequence[int]:
         there = self._with_maps(sample) if self.partial else set(indices)
         return [index for index in indices if index in there]
 
-    def _with_maps(self, sample: GazeVideo) -> set[int]:
+    def _with_maps(self, sample: Sample) -> set[int]:
         """The frames of which there are maps."""
         archives, frames = places(sample)
         if archive := self._existing(archives):
@@ -95,7 +95,7 @@ class Predictions(Method):
         """The first of some places where there is a file."""
         return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
 
-    def maps(self, sample: GazeVideo, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    def maps(self, sample: Sample, indices: Sequence[int]) -> Iterator[np.ndarray]:
         archives, frames = places(sample)
         if archive := self._existing(archives):
             read = ((archive, saliency) for saliency in read_archive(archive, sample, indices, self.partial))
@@ -116,13 +116,13 @@ class Predictions(Method):
             yield saliency
 
 
-def places(sample: GazeVideo) -> tuple[list[str], list[list[str]]]:
+def places(sample: Sample) -> tuple[list[str], list[list[str]]]:
     """Where maps may be in a folder: in archives of the whole sample; frame by frame. The usual place is first."""
     names = list(dict.fromkeys(name for own in (sample.id, sample.file_name) for name in spellings(own)))
     frames = []
     for number, frame in enumerate(sample.frame_names, 1):
         stems = names
-        if not sample.is_still:
+        if not isinstance(sample, GazeStill):
             stems = [f"{name}/{stem}" for name in names for stem in spellings(frame)]
         files = [f"{stem}{suffix}" for stem in stems for suffix in MAP_SUFFIXES]
         frames.append(files + [f"{name}_maps/{number:04d}.png" for name in names])
@@ -137,7 +137,7 @@ def spellings(name: str) -> list[str]:
     return [*names, f"{int(name):03d}", f"{int(name)}"] if name.isdecimal() else names
 
 
-def check_numbers(first: Path, sample: GazeVideo) -> None:
+def check_numbers(first: Path, sample: Sample) -> None:
     """
     Refuse maps whose numbers may not be those of the frames: next to the map of the first frame are some of frames
     that the video lacks, before that one or more than the one or two at the end that `salfom predict` may write.
@@ -184,9 +184,7 @@ def read_prediction(path: Path) -> np.ndarray:
 
 
 @contextmanager
-def opened_archive(
-    path: Path, sample: GazeVideo, partial: bool
-) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
+def opened_archive(path: Path, sample: Sample, partial: bool) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
     """The maps of a sample in an .npz, which may be larger than memory: their bytes, shape and dtype."""
     with readable(path), zipfile.ZipFile(path) as archive, archive.open("maps.npy") as entry:
         shape, fortran, dtype = READ_HEADER[np.lib.format.read_magic(entry)](entry)
@@ -203,7 +201,7 @@ def opened_archive(
         yield entry, shape, dtype
 
 
-def read_archive(path: Path, sample: GazeVideo, indices: Sequence[int], partial: bool) -> Iterator[np.ndarray]:
+def read_archive(path: Path, sample: Sample, indices: Sequence[int], partial: bool) -> Iterator[np.ndarray]:
     """Some maps of an .npz, read one by one: float32 `(height, width)`."""
     with opened_archive(path, sample, partial) as (entry, shape, dtype):
         size, wanted = shape[1] * shape[2] * dtype.itemsize, set(indices)

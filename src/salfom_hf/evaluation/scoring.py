@@ -13,10 +13,10 @@ import torch
 from datasets import Dataset
 
 from ..data.features import DataError
-from ..data.samples import GazeVideo, open_sample
+from ..data.samples import open_sample
 from ..metrics import Map, score_of
 from .baselines import Center, gaze_alone
-from .methods import EvaluationError, Method, resized
+from .methods import EvaluationError, Method, Sample, resized
 
 # Name → heading in tables, and definition.
 _METRICS = {
@@ -179,7 +179,7 @@ class Scorer:
             self.rows_at_once, counts = 1, list(dataset["num_frames"])
         self.chosen = chosen_frames(counts, protocol)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
-        self.sample: Callable[[int], GazeVideo] = lru_cache(1)(lambda row: open_sample(dataset[row]))
+        self.sample: Callable[[int], Sample] = lru_cache(1)(lambda row: open_sample(dataset[row]))
         # Negatives come from all over the dataset; every frame is drawn about ten times.
         self._gaze = lru_cache(256)(gaze_alone(dataset))
         # DHF1K's validation split as a whole; of larger ones as much as some 200 MB hold.
