@@ -184,7 +184,8 @@ class GazeBuilder(datasets.GeneratorBasedBuilder):
         return builder.as_dataset(split)
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=self.FEATURES)
+        address, paper, terms = self.SOURCE
+        return datasets.DatasetInfo(homepage=address, citation=paper, license=terms, features=self.FEATURES)
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         usable, report = self.examine_all(self.root, self.splits)
