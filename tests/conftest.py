@@ -1,6 +1,7 @@
 """Small videos, small gaze datasets and a small random model for the tests."""
 
 import os
+import shutil
 from contextlib import contextmanager
 from functools import partial
 
@@ -154,15 +155,34 @@ def umt_folder(umt_model, tmp_path_factory):
     return folder
 
 
+def exported_once(kind, model, name, factory):
+    """An export that is not to be changed. Made by one of the workers for all, for it takes a while."""
+    base = factory.getbasetemp()
+    output = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{output}.lock"):
+        if not output.exists():
+            assert cli.main(["export", kind, str(model), str(output)]) == 0
+    return output
+
+
 @pytest.fixture(scope="session")
 def onnx_folder(model_folder, tmp_path_factory):
-    """The same model as an ONNX graph; not to be changed. Made once, by one of the workers, for it takes a while."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "onnx"
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            assert cli.main(["export", "onnx", str(model_folder), str(folder)]) == 0
-    return folder
+    """The same model as an ONNX graph."""
+    return exported_once("onnx", model_folder, "onnx", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def program_file(model_folder, tmp_path_factory):
+    """The same model as a program of `torch.export`."""
+    return exported_once("torch-export", model_folder, "model.pt2", tmp_path_factory)
+
+
+@pytest.fixture
+def ready_exports(onnx_folder, program_file, monkeypatch):
+    """Has every export write what is in these two."""
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: None)
+    monkeypatch.setattr(torch.export, "save", lambda _, file: file.write(program_file.read_bytes()))
+    monkeypatch.setattr(torch.onnx, "export", lambda _, f, **__: shutil.copy(onnx_folder / f.name, f))
 
 
 @pytest.fixture(scope="session")

@@ -35,13 +35,15 @@ def write_picture(path: Path, width: int, height: int) -> Path:
     return path
 
 
-def mixed(folder: Path) -> list[dict]:
-    """Requests of all kinds, each a call of the page's programming interface."""
+def mixed(folder: Path, large: bool = True) -> list[dict]:
+    """Requests of all kinds, each a call of the page's programming interface; `large` ones, too."""
     broken, nameless = folder / "broken.mp4", folder / ".png"
     broken.write_bytes(write_video(folder / "short.mp4", 320, 180, 10).read_bytes()[:700])
     nameless.write_bytes(write_picture(folder / "small.png", 640, 480).read_bytes())
-    videos = [{"video": folder / "short.mp4"}, {"video": write_video(folder / "hd.mp4", 1280, 720, 25), "stride": 4}]
-    images = [folder / "small.png", write_picture(folder / "photo.jpg", 4000, 3000), nameless]
+    videos, images = [{"video": folder / "short.mp4"}], [folder / "small.png", nameless]
+    if large:
+        videos.append({"video": write_video(folder / "hd.mp4", 1280, 720, 25), "stride": 4})
+        images.append(write_picture(folder / "photo.jpg", 4000, 3000))
     bad = [{"video": broken}, {"video": folder / "short.mp4", "length": "long"}]
     return [*videos, *({"image": image} for image in images), *bad]
 
@@ -95,9 +97,9 @@ class Peak(threading.Thread):
         self.join()
 
 
-def levels(server, folder: Path, requests: int, begin: int = 10) -> tuple[float, float]:
+def levels(server, folder: Path, requests: int, begin: int = 10, large: bool = True) -> tuple[float, float]:
     """GB after the first requests, `begin` of them, and after all; mixed ones, each when the one before has ended."""
-    kinds = mixed(folder)
+    kinds = mixed(folder, large)
     first = 0.0
     for number in range(requests):
         ask(server.url, folder, kinds[number % len(kinds)])

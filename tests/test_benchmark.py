@@ -326,7 +326,10 @@ QUICK = {
 def test_commands_of_the_pages(
     script, ways, model_folder, umt_folder, onnx_folder, ucf_sports, tmp_path, monkeypatch, capsys
 ):
-    """Each as it stands there, but on a CPU, with tiny models and data, and no processes of their own."""
+    """
+    The first of each script and model as it stands there, but on a CPU, with tiny models and data, and no processes of
+    their own. That the options of all exist is in tests/test_docs.py.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(pretrained.KNOWN, "salfom", model_folder)
     monkeypatch.setattr(torch, "compile", lambda network, mode, dynamic: network)
@@ -336,7 +339,7 @@ def test_commands_of_the_pages(
     places = {"salfom-large": umt_folder, "UCF-Sports": ucf_sports, "salfom-onnx": onnx_folder}
     # Emulated, bfloat16 would take most of the time.
     in_float32 = [] if cpu.computes_in_hardware(torch.bfloat16) else ["--dtype", "float32"]
-    for line in lines:
+    for line in {(line.split()[1], "salfom-large" in line): line for line in reversed(lines)}.values():
         program, *words = [str(places.get(word, word)) for word in shlex.split(line)]
         capsys.readouterr()
         if program == "salfom":

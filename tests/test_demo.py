@@ -471,12 +471,10 @@ def test_broken_uploads_get_one_sentence(client, server, tmp_path, clip, make):
         (text, "bad.png", "holds no picture"),
         (truncated, "bad.jpg", "cut off"),
         (bomb, "bad.png", "too many pixels"),
-        (large, "bad.png", "8192×8192 pixels"),
         (long_picture, "bad.png", "16×100000 pixels"),
         (pages_of, "bad.tif", "several pages"),
         (truncated, ".jpg", "such as photo.jpg"),
         (postscript, "bad.png", "holds no picture"),
-        (truncated, "bad.gif", "JPEG or PNG"),
         (text, "bad.svg", "JPEG or PNG"),
         (text, "bad.HEIC", "convert it to JPEG"),
     ],
@@ -496,17 +494,12 @@ def test_bad_pictures_get_one_sentence(client, server, tmp_path, make, name, wor
         ({"length": 31}, "30"),
         ({"start": 99}, "choose another range"),
         ({"start": -1}, "0"),
-        ({"stride": 0}, "1"),
         ({"start": None}, "Give a value for Start"),
-        ({"length": None}, "Give a value for Length"),
-        ({"stride": None}, "Give a value for Speed"),
         ({"stride": "fast"}, "Give a number for Speed"),
         ({"length": [5]}, "Give a number for Length"),
         ({"start": True}, "Give a number for Start"),
         ({"colormap": 5}, "Give text for Colours"),
         ({"colormap": None}, "Give a value for Colours"),
-        ({"opacity": None}, "Give a value for Opacity"),
-        ({"model": None}, "Give a value for Model"),
         ({"colormap": "pink"}, "pink"),
         ({"model": "/etc"}, "/etc"),
     ],
@@ -606,21 +599,17 @@ def test_other_files_cannot_be_reached(client, server, clip, model_folder):
     assert re.fullmatch(r"[0-9a-f]{64}", known.parent.name)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows kills otherwise.")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM.")
 def test_uploads_go_when_the_page_ends_and_those_of_a_killed_one_when_the_next_one_starts(
     model_folder, clip, tmp_path
 ):
-    def used(running):
+    """What a kill leaves is in tests/test_files.py."""
+    left = tmp_path / "temporary" / ".salfom-left" / "gradio"
+    left.mkdir(parents=True)
+    with serving(tmp_path, "--model", str(model_folder)) as running:
+        assert not left.parent.exists()
         predict(Client(running.url, verbose=False, download_files=tmp_path), clip)
         assert any(path.is_file() for path in running.uploads.rglob("*"))
-
-    with serving(tmp_path, "--model", str(model_folder)) as killed:
-        used(killed)
-        killed.process.kill()
-        killed.process.wait()
-    with serving(tmp_path, "--model", str(model_folder)) as running:
-        assert not killed.uploads.exists()
-        used(running)
         running.process.send_signal(signal.SIGTERM)
         running.process.wait(60)
         assert not list(running.temporary.glob(".salfom-*"))
@@ -751,28 +740,25 @@ def test_a_run_whose_visitor_left_stops(model_folder, clip, tmp_path, monkeypatc
     else:
         monkeypatch.setattr(runs, "read_frames", decoding)
     with shown({"tiny": lambda: SaliencyPredictor.from_pretrained(model_folder)}, tmp_path) as (_, url, _):
-        code = (
-            f"from gradio_client import Client, handle_file; client = Client({url!r}, verbose=False);"
-            f"client.predict(video=handle_file({str(clip)!r}), api_name='/predict_video')"
-        )
-        visitor = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-        try:
+        (path,) = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.mp4", clip.read_bytes())}).json()
+        address = f"{url}gradio_api/call/predict_video"
+        options = [FILE | {"path": path}, "tiny", 0, 1, 1, "turbo", 0.7]
+        event = httpx.post(address, json={"data": options}).json()["event_id"]
+        with httpx.stream("GET", f"{address}/{event}", timeout=60):
             assert begun.wait(60)
             assert not ended.wait(1)
-        finally:
-            visitor.kill()
         assert ended.wait(60)
 
 
 def test_memory_stays_level_and_all_of_a_crowd_are_answered(server, tmp_path):
     """At small size: `python tests/demo_load.py` makes 200 requests and the largest ones."""
-    first, last = demo_load.levels(server, tmp_path, 14, begin=7)
+    first, last = demo_load.levels(server, tmp_path, 10, begin=5, large=False)
     assert last < 1.3 * first
-    assert demo_load.crowd(server, tmp_path, 8) == ["served"] * 8
+    assert demo_load.crowd(server, tmp_path, 4) == ["served"] * 4
     with demo_load.Peak(server.process.pid) as peak:
-        picture = demo_load.write_picture(tmp_path / "square.png", 5000, 5000)
+        picture = demo_load.write_picture(tmp_path / "square.png", 3000, 3000)
         assert demo_load.ask(server.url, tmp_path, {"image": picture}) == "served"
-    assert peak.most < last + 1
+    assert peak.most < last + 0.4
 
 
 # The command, the Space, the documents.

@@ -347,16 +347,8 @@ def test_plain_commands_name_what_exists(command):
         assert all(f'"{word}"' in script for word in words[2:] if word.startswith("-"))
 
 
-def test_export_page(small, onnx_folder, monkeypatch):
-    """
-    From the first line to the last; the tiny model's windows are shorter. Its graph is that of the fixture, as to make
-    one takes a while.
-    """
-    monkeypatch.setattr(torch.onnx, "export", lambda program, f, **_: shutil.copy(onnx_folder / f.name, f))
-    trace = torch.export.export
-    monkeypatch.setattr(
-        torch.export, "export", lambda *a, **kw: trace(*a, **kw) if Path("salfom-onnx").exists() else None
-    )
+def test_export_page(small, ready_exports):
+    """From the first line to the last; the tiny model's windows are shorter."""
     run_commands("export.md")
     assert frames_in("talk_overlay.mp4") == 6
     assert run_python("export.md", {"(1, 16, 3": "(1, 4, 3"})["saliency"].shape == (1, 320, 416)

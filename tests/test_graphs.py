@@ -58,26 +58,23 @@ def test_a_size_on_request_and_weights_next_to_the_graph(umt_model, model_folder
     assert processor.keep_aspect_ratio  # The one that was given is another's.
 
 
-@pytest.mark.parametrize("kind", ["framewise", "umt"])
-def test_torch_export_runs_without_the_package(
-    kind, framewise_model, umt_model, model_folder, umt_folder, tmp_path, capsys
-):
-    model, folder = {"framewise": (framewise_model, model_folder), "umt": (umt_model, umt_folder)}[kind]
-    program = tmp_path / "model.pt2"
-    assert cli.main(["export", "torch-export", str(folder), str(program)]) == 0
+def test_torch_export_runs_without_the_package(framewise_model, umt_model, umt_folder, program_file, tmp_path, capsys):
+    program = tmp_path / "umt.pt2"
+    assert cli.main(["export", "torch-export", str(umt_folder), str(program)]) == 0
     line, last = capsys.readouterr().out.splitlines()
-    assert float(line.removeprefix("model.pt2: maps differ from PyTorch's by ").removesuffix(" at most")) <= 1e-4
-    assert last == f"{folder} -> {program}"
+    assert float(line.removeprefix("umt.pt2: maps differ from PyTorch's by ").removesuffix(" at most")) <= 1e-4
+    assert last == f"{umt_folder} -> {program}"
     torch.save([clips(1), clips(3)], tmp_path / "clips.pt")
     code = (
         "import sys, torch\n"
-        "program = torch.export.load('model.pt2').module()\n"
-        "torch.save([program(clips) for clips in torch.load('clips.pt')], 'maps.pt')\n"
+        "clips, programs = torch.load('clips.pt'), [torch.export.load(file).module() for file in sys.argv[1:]]\n"
+        "torch.save([program(clip) for program in programs for clip in clips], 'maps.pt')\n"
         "assert not any(name.partition('.')[0] in ('salfom_hf', 'transformers') for name in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    for pixels, found in zip((clips(1), clips(3)), torch.load(tmp_path / "maps.pt"), strict=True):
-        np.testing.assert_allclose(found.detach().numpy(), maps_of(model, pixels), atol=1e-4)
+    subprocess.run([sys.executable, "-c", code, program_file, program], cwd=tmp_path, check=True)
+    expected = [maps_of(model, clips(batch)) for model in (framewise_model, umt_model) for batch in (1, 3)]
+    for maps, found in zip(expected, torch.load(tmp_path / "maps.pt"), strict=True):
+        np.testing.assert_allclose(found.detach().numpy(), maps, atol=1e-4)
 
 
 def failing(arguments, capsys, *words):
@@ -100,9 +97,11 @@ def test_a_full_disk_is_no_fault_of_the_model(model_folder, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(("kind", "output"), [("onnx", "out"), ("torch-export", "out.pt2")])
-def test_maps_that_differ_too_much_are_not_written(kind, output, umt_folder, tmp_path, monkeypatch, capsys):
+def test_maps_that_differ_too_much_are_not_written(
+    kind, output, ready_exports, model_folder, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(graphs, "TOLERANCE", -1.0)  # No rounding at all would be luck.
-    failing([kind, umt_folder, tmp_path / output], capsys, "differ from PyTorch's by", "nothing was written")
+    failing([kind, model_folder, tmp_path / output], capsys, "differ from PyTorch's by", "nothing was written")
     assert not list(tmp_path.iterdir())
 
 

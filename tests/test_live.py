@@ -24,7 +24,7 @@ from conftest import noise, run_command, tiny_model, write_clip, write_tone
 from demo_server import PATIENCE
 from numbered_video import number_of, numbered
 from salfom_hf import EfficientNetLiteConfig, SalFoMVideoProcessor, SaliencyPredictor, VideoError, cli
-from salfom_hf.inference import live
+from salfom_hf.inference import live, predictor
 from salfom_hf.inference.live import LiveFrame, PictureServer, Reader, Slot, predict_live
 from salfom_hf.inference.live.source import address_of, on_one_clock
 from test_docs import run_commands, run_python, small  # noqa: F401
@@ -310,26 +310,10 @@ def flat_folder(tmp_path_factory):
     return folder
 
 
-# The command, each map of which takes a tenth of a second longer.
-SLOW = """
-import sys, time
-from salfom_hf import cli
-from salfom_hf.inference import predictor
-original = predictor.saliency_maps
-def slow(*arguments, **options):
-    for saliency in original(*arguments, **options):
-        time.sleep(0.1)
-        yield saliency
-predictor.saliency_maps = slow
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
 @contextmanager
-def running(folder, *arguments, slow=False):
+def running(folder, *arguments):
     """The command as a process, whose messages go to a file next to it."""
-    start = ["-c", SLOW] if slow else ["-m", "salfom_hf.cli"]
-    command = [sys.executable, *start, "live", *map(str, arguments), "--device", "cpu"]
+    command = [sys.executable, "-m", "salfom_hf.cli", "live", *map(str, arguments), "--device", "cpu"]
     with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(
             command,
@@ -348,15 +332,6 @@ def running(folder, *arguments, slow=False):
         process.wait()
 
 
-def address_in(log, process):
-    deadline = time.monotonic() + PATIENCE
-    while "Open http" not in log.read_text():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
-    return log.read_text().split("Open ")[1].split()[0]
-
-
 def pictures_in(file, **options):
     """(timestamp, number) of each picture of a video."""
     with av.open(file, **options) as container:
@@ -373,29 +348,42 @@ def assert_true_times(pictures):
         assert abs(float(after - before) * RATE - round((after - before) * RATE)) < 0.1
 
 
-def test_a_slow_model_stays_close_behind_its_source(tmp_path, flat_folder):
-    with running(
-        tmp_path, "-", "--model", flat_folder, "--serve", 0, "-o", tmp_path / "out.mkv", slow=True
-    ) as process:
-        player = Player(process.stdin)
-        address = address_in(tmp_path / "log.txt", process)
-        begin = len(player.sent)
-        seen = []
+def test_a_slow_model_stays_close_behind_its_source(tmp_path, salfom_live, flat_folder, monkeypatch):
+    seen, original = [], predictor.saliency_maps
+
+    def slow(*arguments, **options):
+        for saliency in original(*arguments, **options):
+            time.sleep(0.1)
+            yield saliency
+
+    def watched(*arguments):
+        server = PictureServer(*arguments)
+        watcher.append(threading.Thread(target=watch, args=[server.address]))
+        watcher[0].start()
+        return server
+
+    def watch(address):
         for number, arrived in read_jpegs(address):
             # What is shown now was sent less than half a round of numbers ago.
-            last = len(player.sent) - 1
-            index = last - (last - number) % NUMBERS
-            seen.append((index, arrived - player.sent[index], arrived))
-            if last > begin + 5 * RATE:
-                player.finish.set()
-        assert process.wait(PATIENCE) == 0
-    said = (tmp_path / "log.txt").read_text()
+            sent = players[0].sent
+            index = len(sent) - 1 - (len(sent) - 1 - number) % NUMBERS
+            seen.append((index, arrived - sent[index], arrived))
+            if len(sent) > seen[0][0] + 3 * RATE:
+                players[0].finish.set()
+
+    watcher = []
+    monkeypatch.setattr(predictor, "saliency_maps", slow)
+    monkeypatch.setattr(live, "PictureServer", watched)
+    with sending() as (url, players):
+        code, said = salfom_live(url, "--serve", 0, "-o", tmp_path / "out.mkv", model=flat_folder)
+    assert code == 0, said
+    watcher[0].join(PATIENCE)
     indices, lags, arrivals = zip(*seen, strict=True)
     longest = max(b - a for a, b in itertools.pairwise(arrivals))
     # Ten frames a second of 25: without dropping, the last of them would be three seconds late.
     assert max(lags) < 0.1 + 4 * longest + 1
     assert list(indices) == sorted(set(indices))
-    assert indices[-1] == len(player.sent) - 1
+    assert indices[-1] == len(players[0].sent) - 1
     written = pictures_in(str(tmp_path / "out.mkv"))
     assert written[0][0] == 0
     assert written[-1][1] == indices[-1] % NUMBERS

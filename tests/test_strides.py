@@ -35,10 +35,3 @@ def test_scores_of_every_stride(strides, ucf_sports, model_folder, tmp_path, cap
         assert f"| {row['nss']:.3f} |" in printed
     assert first["nss"] != second["nss"]
     assert "1 video, means over 20 frames" in printed
-
-
-def test_gain_is_that_of_the_same_round(strides):
-    """A round that all of the machine slows, and one that it does not."""
-    scores = type("", (), {"mean_over_frames": lambda self, metric: 0.5})()
-    row = strides.row_of(4, scores, [10.0, 30.0, 20.0], [20.0, 60.0, 40.0])
-    assert (row["ms_per_map"], row["times_as_fast"]) == (20.0, 2.0)
