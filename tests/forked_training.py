@@ -1,10 +1,11 @@
 """
 Training runs in processes that can be killed, started many times from one process that has imported everything.
 
-    python tests/forked_training.py '{"arguments": […], "processes": 2, "kills": 3, "seed": 0}'
+    echo '{"arguments": […], "processes": 2, "kills": 3, "seed": 0}' | python tests/forked_training.py
 
-Starts the run, kills one of its processes at some moment, starts it again with `--resume`, and so on until it ends by
-itself. Prints what happened as JSON: `{"killed": number of runs that were, "code": exit code of the last}`.
+For each line of its input, it starts the run, kills one of its processes at some moment, starts it again with
+`--resume`, and so on until it ends by itself. Prints what happened as a line of JSON:
+`{"killed": number of runs that were, "code": exit code of the last, "said": what all have written}`.
 """
 
 import json
@@ -14,6 +15,7 @@ import resource
 import signal
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -60,17 +62,11 @@ def start(arguments, rank, processes, port, prepare):
     child = os.fork()
     if child:
         return child
-    code = 1
-    try:
-        if processes > 1:
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
-            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        prepare()
-        code = main(arguments)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    if processes > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    prepare()
+    sys.exit(main(arguments))  # Goes through all that called this, to end as any program of Python does.
 
 
 def wait(children):
@@ -95,9 +91,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def run(arguments, processes=1, kills=0, seed=0, room=None):
-    if room:  # Bytes of the largest file that can be written.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+def run(log, arguments, processes=1, kills=0, seed=0, room=None, before=""):
     rng = random.Random(seed)
     folder = arguments[arguments.index("--output-dir") + 1]
     killed = 0
@@ -107,6 +101,11 @@ def run(arguments, processes=1, kills=0, seed=0, room=None):
         kind = ("file event", "torn file", "time")[attempt % 3] if attempt < kills else None
 
         def prepare(rank, kind=kind, victim=victim, moment=moment):
+            for stream in (1, 2):
+                os.dup2(log.fileno(), stream)
+            if room:  # Bytes of the largest file that can be written.
+                resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+            exec(before, {})
             if kind == "file event" and rank == 0:  # The first process writes nearly all.
                 die_at_file_event(15 + int(30 * moment), folder)
             elif kind == "torn file" and rank == victim:
@@ -123,9 +122,12 @@ def run(arguments, processes=1, kills=0, seed=0, room=None):
         codes = wait(children)
         killed += -signal.SIGKILL in codes
         if -signal.SIGKILL not in codes:
-            return {"killed": killed, "code": max(codes)}
+            log.seek(0)
+            return {"killed": killed, "code": max(codes), "said": log.read()}
     raise AssertionError("The run does not end.")
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(**json.loads(sys.argv[1]))))
+    for line in sys.stdin:
+        with tempfile.TemporaryFile("w+") as log:
+            print(json.dumps(run(log, **json.loads(line))), flush=True)
