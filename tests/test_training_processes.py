@@ -255,7 +255,7 @@ def test_an_unexpected_error_ends_the_program(forked, data, encoder, tmp_path):
     line = eventful(data, encoder, tmp_path / "run", num_workers=1)
     failing = "from salfom_hf.training.loop import Trainer; Trainer.loss = lambda *_: {}['unexpected']"
     code, _, said = forked(line, before=failing)
-    assert code == 1
+    assert code == 1, said
     assert said.rstrip().endswith("KeyError: 'unexpected'")
 
 
