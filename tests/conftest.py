@@ -7,6 +7,7 @@ from functools import partial
 
 # Of tests and of what they start. Tiny networks are slower on more threads, which wait for each other by computing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # Else, those without a network ask again and again.
 
 import av
 import numpy as np

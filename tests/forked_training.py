@@ -1,10 +1,11 @@
 """
 Training runs in processes that can be killed, started many times from one process that has imported everything.
 
-    python tests/forked_training.py '{"arguments": […], "processes": 2, "kills": 3, "seed": 0}'
+    echo '{"arguments": […], "processes": 2, "kills": 3, "seed": 0}' | python tests/forked_training.py
 
-Starts the run, kills one of its processes at some moment, starts it again with `--resume`, and so on until it ends by
-itself. Prints what happened as JSON: `{"killed": number of runs that were, "code": exit code of the last}`.
+For each line of its input, it starts the run, kills one of its processes at some moment, starts it again with
+`--resume`, and so on until it ends by itself. Prints what happened as a line of JSON:
+`{"killed": number of runs that were, "code": exit code of the last, "said": what all have written}`.
 """
 
 import json
@@ -14,6 +15,7 @@ import resource
 import signal
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +24,7 @@ import torch
 from salfom_hf.cli.train import main
 
 PATIENCE = 90  # seconds until a process counts as hanging
+HANGS = 1000  # its exit code then
 
 
 def die():
@@ -60,21 +63,15 @@ def start(arguments, rank, processes, port, prepare):
     child = os.fork()
     if child:
         return child
-    code = 1
-    try:
-        if processes > 1:
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
-            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        prepare()
-        code = main(arguments)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    if processes > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    prepare()
+    sys.exit(main(arguments))  # Goes through all that called this, to end as any program of Python does.
 
 
 def wait(children):
-    """Exit codes of all, −9 for those that were killed; a process that hangs is an error."""
+    """Exit codes of all, −9 for those that were killed; those that hang are ended."""
     codes, end = {}, time.monotonic() + PATIENCE
     while len(codes) < len(children) and time.monotonic() < end:
         for child in children:
@@ -85,7 +82,8 @@ def wait(children):
         time.sleep(0.02)
     for child in set(children) - codes.keys():
         os.kill(child, signal.SIGKILL)
-    assert len(codes) == len(children), "A process hangs."
+        os.waitpid(child, 0)
+        codes[child] = HANGS
     return [codes[child] for child in children]
 
 
@@ -95,9 +93,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def run(arguments, processes=1, kills=0, seed=0, room=None):
-    if room:  # Bytes of the largest file that can be written.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+def run(log, arguments, processes=1, kills=0, seed=0, room=None, before=""):
     rng = random.Random(seed)
     folder = arguments[arguments.index("--output-dir") + 1]
     killed = 0
@@ -107,6 +103,11 @@ def run(arguments, processes=1, kills=0, seed=0, room=None):
         kind = ("file event", "torn file", "time")[attempt % 3] if attempt < kills else None
 
         def prepare(rank, kind=kind, victim=victim, moment=moment):
+            for stream in (1, 2):
+                os.dup2(log.fileno(), stream)
+            if room:  # Bytes of the largest file that can be written.
+                resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+            exec(before, {})
             if kind == "file event" and rank == 0:  # The first process writes nearly all.
                 die_at_file_event(15 + int(30 * moment), folder)
             elif kind == "torn file" and rank == victim:
@@ -122,10 +123,13 @@ def run(arguments, processes=1, kills=0, seed=0, room=None):
             os.kill(children[victim], signal.SIGKILL)
         codes = wait(children)
         killed += -signal.SIGKILL in codes
-        if -signal.SIGKILL not in codes:
-            return {"killed": killed, "code": max(codes)}
+        if -signal.SIGKILL not in codes or HANGS in codes:
+            log.seek(0)
+            return {"killed": killed, "code": max(codes), "said": log.read()}
     raise AssertionError("The run does not end.")
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(**json.loads(sys.argv[1]))))
+    for line in sys.stdin:
+        with tempfile.TemporaryFile("w+") as log:
+            print(json.dumps(run(log, **json.loads(line))), flush=True)

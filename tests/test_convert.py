@@ -12,6 +12,7 @@ import zipfile
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from hub_server import hub_server
 from salfom_hf import SalFoMConfig, SalFoMForVideoSaliencyPrediction, SalFoMVideoProcessor, UMTConfig, UMTModel
@@ -304,20 +305,22 @@ ANSWERS = {
 
 
 CONVERT = """
-import sys
+import sys, time
+time.sleep = lambda _: None  # The Hub is asked again at once, not later.
 from salfom_hf import cli
 for number, name in enumerate(sys.argv[1:]):
     print(cli.main(["convert", name, f"out{number}"]))
 """
 
 
-def converted(names, folder, address, **environment):
-    environment = {**os.environ, "HF_HOME": str(folder / "home"), "HF_ENDPOINT": address, **environment}
+def converted(names, folder, address):
+    environment = {"HF_HOME": str(folder / "home"), "HF_ENDPOINT": address, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", **environment}
     command = [sys.executable, "-c", CONVERT, *names]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def test_weights_of_umt_are_downloaded(tmp_path):
+def test_weights_of_umt_are_downloaded(tmp_path, monkeypatch):
     buffer = io.BytesIO()
     torch.save(umt_state(), buffer)
 
@@ -328,7 +331,7 @@ def test_weights_of_umt_are_downloaded(tmp_path):
 
     names = ["OpenGVLab/UMT", f"OpenGVLab/UMT/{converter.ENCODER}", *(f"org/{name}/a.pth" for name in ANSWERS)]
     with hub_server(answer) as address:
-        done = converted(names, tmp_path, address, HF_HUB_OFFLINE="0", HF_HUB_DISABLE_IMPLICIT_TOKEN="1")
+        done = converted(names, tmp_path, address)
     assert re.findall(r"^\d$", done.stdout, re.M) == ["0", "0", *"2" * len(ANSWERS)]
     for folder in ("out0", "out1"):
         saved = UMTModel.from_pretrained(tmp_path / folder).embeddings.position_embeddings
@@ -339,14 +342,18 @@ def test_weights_of_umt_are_downloaded(tmp_path):
         assert words in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "out0", "out1"]
     # What has been downloaded serves when the Hub is gone; what has not is one sentence.
-    for offline, words in (("1", "switched off by HF_HUB_OFFLINE; unset it"), ("0", "the Hub cannot be reached")):
-        for folder in ("out0", "out1"):
-            shutil.rmtree(tmp_path / folder, ignore_errors=True)
-        done = converted(["OpenGVLab/UMT", "org/none/b.pth"], tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE=offline)
-        assert re.findall(r"^\d$", done.stdout, re.M) == ["0", "2"]
-        (line,) = (line for line in done.stderr.splitlines() if line.startswith("salfom: "))
-        assert "no file org/none/b.pth on this machine" in line
-        assert words in line
+    for folder in ("out0", "out1"):
+        shutil.rmtree(tmp_path / folder)
+    done = converted(["OpenGVLab/UMT", "org/none/b.pth"], tmp_path, "http://127.0.0.1:9")
+    assert re.findall(r"^\d$", done.stdout, re.M) == ["0", "2"]
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("salfom: "))
+    assert "no file org/none/b.pth on this machine" in line
+    assert "the Hub cannot be reached" in line
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    convert_checkpoint("OpenGVLab/UMT", tmp_path / "out2")
+    with pytest.raises(ConversionError, match=r"no file org/none/b\.pth on this .* HF_HUB_OFFLINE; unset it"):
+        convert_checkpoint("org/none/b.pth", tmp_path / "out3")
 
 
 @pytest.mark.parametrize("name", ["folder/missing.pth", "./a/b/missing.txt", "/a/b/missing.pth"])

@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import logging
 
@@ -42,7 +43,8 @@ def answer(path):
 
 
 LOAD = """
-import sys
+import sys, time
+time.sleep = lambda _: None  # The Hub is asked again at once, not later.
 from salfom_hf.models.loading import LoadError, loading
 from salfom_hf.models.modeling_salfom import SalFoMForVideoSaliencyPrediction
 for name in sys.argv[1:]:
@@ -54,25 +56,30 @@ for name in sys.argv[1:]:
 """
 
 
-def load(names, folder, **environment):
-    environment = {**os.environ, "HF_HOME": str(folder), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", **environment}
+def load(names, folder, address):
+    environment = {"HF_HOME": str(folder), "HF_ENDPOINT": address, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", **environment}
     done = subprocess.run([sys.executable, "-c", LOAD, *names], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def test_what_the_hub_answers_is_told(tmp_path):
+def test_what_the_hub_answers_is_told(tmp_path, monkeypatch):
     with hub_server(answer) as address:
-        lines = load([f"org/{name}" for name in ANSWERS], tmp_path, HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
+        lines = load([f"org/{name}" for name in ANSWERS], tmp_path, address)
     for line, (name, (*_, words)) in zip(lines, ANSWERS.items(), strict=True):
         assert line.startswith(f"Cannot load the model 'org/{name}': ")
         assert words in line
-    (unreachable,) = load(["org/any"], tmp_path, HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
+    (unreachable,) = load(["org/any"], tmp_path, address)
     assert "the Hub cannot be reached (" in unreachable
-    for line in load(["org/any", "wrong"], tmp_path, HF_HUB_OFFLINE="1"):
-        assert "it is none of salfom, salfom-large, no folder" in line
-        assert "a local folder with a model, or ORG/NAME on the Hub" in line
-        assert line.endswith("unset HF_HUB_OFFLINE.")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for name in ("org/any", "wrong"):
+        with pytest.raises(LoadError) as told, loading(name):
+            SalFoMForVideoSaliencyPrediction.from_pretrained(name)
+        assert "it is none of salfom, salfom-large, no folder" in str(told.value)
+        assert "a local folder with a model, or ORG/NAME on the Hub" in str(told.value)
+        assert str(told.value).endswith("unset HF_HUB_OFFLINE.")
 
 
 PROCESSOR = "video_preprocessor_config.json"
@@ -278,21 +285,33 @@ def test_advice_fits_the_error(error, words):
     assert words in advice_for(error, "something else")
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["data", "check", "dhf1k", "nowhere"],
-        ["evaluate", "--dataset", "dhf1k", "--data-dir", "nowhere", "--baseline", "center"],
-        ["submit", "--data-dir", "nowhere", "-o", "out"],
-    ],
-    ids=lambda command: command[0],
-)
-def test_a_command_without_its_packages_says_how_to_get_them(command):
-    hidden = "import sys; sys.modules['datasets'] = None; from salfom_hf import cli; sys.exit(cli.main(sys.argv[1:]))"
-    done = subprocess.run([sys.executable, "-c", hidden, *command], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("salfom: Reading gaze datasets needs more packages: in a clone")
-    assert done.stderr.count("\n") == 1
+WITHOUT_PACKAGES = """
+import runpy, sys
+for package, program in (("accelerate", "predict"), ("accelerate", "train"), ("datasets", "train")):
+    sys.modules[package] = None
+    try:
+        runpy.run_module(f"salfom_hf.{program}", run_name="__main__")
+    except SystemExit as ended:  # With a sentence, which Python prints, and the exit code 1.
+        print(ended.code, file=sys.stderr)
+    del sys.modules[package]
+sys.modules["datasets"] = None
+from salfom_hf import cli
+for line in (
+    "data check dhf1k nowhere",
+    "evaluate --dataset dhf1k --data-dir nowhere --baseline center",
+    "submit --data-dir nowhere -o out",
+):
+    assert cli.main(line.split()) == 2
+"""
+
+
+def test_what_lacks_its_packages_says_how_to_get_them():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_PACKAGES], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    whats = ["Predicting many videos", "Training", "Training", *["Reading gaze datasets"] * 3]
+    for line, what in zip(done.stderr.splitlines(), whats, strict=True):
+        assert line.startswith(f"salfom: {what} needs more packages: in a clone")
+        assert line.endswith('pip install -c constraints.txt ".[{}]"'.format("data" if "data" in what else "train"))
 
 
 def test_an_empty_path_is_not_the_current_folder(capsys):

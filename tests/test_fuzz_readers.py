@@ -18,12 +18,14 @@ FUZZ = Path(__file__).with_name("fuzz_readers.py")
 
 def test_damaged_files_of_all_kinds():
     """`python tests/fuzz_readers.py --files 10000` is the same at length."""
-    done = subprocess.run([sys.executable, FUZZ, "--files", "500"], capture_output=True, text=True, check=False)
+    # Enough for one process to see whether its memory grows.
+    command = [sys.executable, FUZZ, "--files", "240", "--jobs", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = re.fullmatch(r"500 files in \d+ s: (.*); 0 faults\n", done.stdout)
+    found = re.fullmatch(r"240 files in \d+ s: (.*); 0 faults\n", done.stdout)
     counts = {name: int(count) for count, name in re.findall(r"(\d+) (\w+)", found[1])}
     assert counts.keys() == {"read", "refused"}
-    assert min(counts.values()) > 50  # Neither is all damage harmless, nor are all files refused.
+    assert min(counts.values()) > 24  # Neither is all damage harmless, nor are all files refused.
 
 
 @pytest.mark.parametrize(("orientation", "red"), [(1, (4, 4)), (3, (-4, -4)), (6, (4, -4)), (8, (-4, 4))])

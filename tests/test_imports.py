@@ -2,14 +2,17 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoConfig, AutoModel
 
 import salfom_hf
+from salfom_hf.video import read_frames
 
 SHIPPED = Path(salfom_hf.__file__).parent / "weights" / "salfom"
 SUBMODULES = [
@@ -30,83 +33,52 @@ SUBMODULES = [
 ROOMS = ("video", "models", "inference", "hub", "export", "demo", "data", "evaluation", "training", "cli")
 
 
-def run(code: str) -> str:
-    """What a fresh Python prints."""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def run(code: str, **options: Any) -> list[str]:
+    """The lines that a fresh Python prints."""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)
     assert result.returncode == 0, result.stderr
-    return result.stdout
+    return result.stdout.splitlines()
 
 
-def loaded_by(code: str) -> set[str]:
-    """Names of the packages that are loaded after some code."""
-    last = run(f"{code}\nimport json, sys; print(json.dumps([*sys.modules]))").splitlines()[-1]
-    return {name.partition(".")[0] for name in json.loads(last)}
+PACKAGES = "print(json.dumps([*{name.partition('.')[0] for name in sys.modules}]))\n"
+# What is done one after the other, and the packages that are not loaded then; nor are those of the lines below.
+STEPS = {
+    "import json, sys, salfom_hf": "av numpy scipy sklearn torch",
+    "import salfom_hf.metrics": "accelerate transformers",
+    # Python looks for unused objects again after the import.
+    "from salfom_hf import SaliencyPredictor; import gc; assert gc.isenabled()":
+        "datasets evaluate gradio matplotlib pandas peft pyarrow",
+}  # fmt: skip
 
 
-def test_importing_the_package_loads_nothing_heavy():
-    assert loaded_by("import salfom_hf").isdisjoint(
-        {"accelerate", "av", "datasets", "evaluate", "gradio", "matplotlib", "numpy", "pandas", "peft", "pyarrow"}
-        | {"scipy", "sklearn", "torch", "transformers"}
-    )
+def test_only_what_is_needed_is_loaded_and_names_stay_once_all_modules_are_imported():
+    modules = ", ".join(f"salfom_hf.{name}" for name in SUBMODULES)
+    names = f"import {modules}\nprint(*(getattr(salfom_hf, name).__name__ for name in salfom_hf.__all__))"
+    *loaded, named = run("".join(f"{step}\n{PACKAGES}" for step in STEPS) + names)
+    for (step, unneeded), packages in zip(STEPS.items(), loaded, strict=True):
+        assert not {*unneeded.split()} & {*json.loads(packages)}, step
+    assert named.split() == salfom_hf.__all__
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["predict", "--help"], ["data", "--help"], ["demo", "--help"]]
-)
-def test_the_command_line_is_parsed_without_pytorch(arguments):
-    code = f"""
+def test_the_command_line_is_parsed_without_pytorch():
+    *_, packages = run(f"""
+import json, sys
 from salfom_hf.cli import main
-try:
-    main({arguments!r})
-except SystemExit as exit:
-    assert exit.code == 0
-"""
-    assert loaded_by(code).isdisjoint({"datasets", "gradio", "torch", "transformers"})
-
-
-def test_prediction_loads_only_what_it_needs():
-    unneeded = {"datasets", "evaluate", "gradio", "matplotlib", "pandas", "peft", "pyarrow"}
-    code = "import gc; from salfom_hf import SaliencyPredictor; assert gc.isenabled()  # Again, after the import."
-    assert loaded_by(code).isdisjoint(unneeded)
-
-
-PRIVATE = [
-    f"transformers.models.{name}.modeling_{name}"
-    for name in ("convnextv2", "dinov2", "dinov3_vit", "efficientnet", "timesformer", "videomae", "vivit", "vjepa2")
-]
-
-
-def test_what_ships_needs_no_other_model_of_transformers():
-    """None of their modules can be imported here, as if transformers had moved them."""
-    printed = run(f"""
-import sys
-sys.modules.update(dict.fromkeys({PRIVATE}))
-import numpy as np, torch
-from salfom_hf import SalFoMConfig, SalFoMForVideoSaliencyPrediction, SaliencyPredictor, UMTConfig
-print(SaliencyPredictor.from_pretrained("salfom").predict(np.zeros((2, 64, 96, 3), np.uint8)).shape)
-small = UMTConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
-model = SalFoMForVideoSaliencyPrediction(SalFoMConfig(encoder_config=small, decoder_hidden_size=8))
-print(tuple(model(torch.randn(1, 1, 3, 32, 32)).logits.shape))
-""")
-    assert printed.splitlines()[-2:] == ["(2, 64, 96)", "(1, 32, 32)"]
+for line in ("--help", "--version", "predict --help", "data --help", "demo --help"):
+    try:
+        main(line.split())
+    except SystemExit as exit:
+        assert exit.code == 0
+{PACKAGES}""")
+    assert {"datasets", "gradio", "torch", "transformers"}.isdisjoint(json.loads(packages))
 
 
 def test_every_name_is_there_and_listed():
-    names = run("import salfom_hf; print(*dir(salfom_hf))").split()
+    names = run("import salfom_hf; print(*dir(salfom_hf))")[0].split()
     assert set(salfom_hf.__all__) <= set(names)
     assert "__version__" in names
     for name in salfom_hf.__all__:
         assert getattr(salfom_hf, name).__name__ == name
-
-
-def test_names_stay_what_they_are_once_all_modules_are_imported():
-    modules = ", ".join(f"salfom_hf.{name}" for name in SUBMODULES)
-    printed = run(f"import {modules}\nfor name in salfom_hf.__all__: print(getattr(salfom_hf, name).__name__)")
-    assert printed.split() == salfom_hf.__all__
-
-
-def test_metrics_need_neither_datasets_nor_accelerate():
-    assert loaded_by("import salfom_hf.metrics").isdisjoint({"accelerate", "datasets", "transformers"})
 
 
 def test_rooms_import_one_way():
@@ -140,18 +112,38 @@ print(type(transformers.pipeline("video-saliency-prediction")) is salfom_hf.Vide
 """
 
 
-@pytest.mark.parametrize(
-    "before",
-    [
-        "import salfom_hf",
-        "from salfom_hf import pipeline",
-        "from transformers import pipeline",
-        "import salfom_hf.models.modeling_umt",
-    ],
-)
+LOADED = ["SalFoMConfig", "SalFoMModel", "SalFoMForVideoSaliencyPrediction", *["SalFoMVideoProcessor"] * 2, "True"]
+
+
+@pytest.mark.parametrize("before", ["from transformers import pipeline", "import salfom_hf.models.modeling_umt"])
 def test_transformers_knows_models_and_pipeline(before):
-    models = ["SalFoMModel", "SalFoMForVideoSaliencyPrediction"]
-    assert run(before + LOAD).split() == ["SalFoMConfig", *models, *["SalFoMVideoProcessor"] * 2, "True"]
+    assert run(before + LOAD) == LOADED
+
+
+PRIVATE = [
+    f"transformers.models.{name}.modeling_{name}"
+    for name in ("convnextv2", "dinov2", "dinov3_vit", "efficientnet", "timesformer", "videomae", "vivit", "vjepa2")
+]
+
+
+def test_what_ships_needs_no_network_and_no_other_model_of_transformers(clip, tmp_path):
+    """None of their modules can be imported here, as if transformers had moved them."""
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    code = f"""
+import socket, sys
+def refused(*_, **__): sys.exit("the network was asked")
+socket.socket.connect = socket.getaddrinfo = refused
+sys.modules.update(dict.fromkeys({PRIVATE}))
+{LOAD}
+import torch
+from salfom_hf import SalFoMConfig, SalFoMForVideoSaliencyPrediction, UMTConfig, cli
+small = UMTConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+model = SalFoMForVideoSaliencyPrediction(SalFoMConfig(encoder_config=small, decoder_hidden_size=8))
+print(tuple(model(torch.randn(1, 1, 3, 32, 32)).logits.shape))
+sys.exit(cli.main(["predict", {str(clip)!r}, "--stride", "5", "-o", "out.mp4"]))
+"""
+    assert run(code, env=environment, cwd=tmp_path)[:7] == [*LOADED, "(1, 32, 32)"]
+    assert [frame.image.shape for frame in read_frames(tmp_path / "out.mp4")] == [(64, 96, 3)] * 6
 
 
 def test_auto_classes_know_the_encoders(tmp_path):

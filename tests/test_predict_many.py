@@ -294,15 +294,6 @@ def test_two_videos_never_share_an_output(clips, many, tmp_path):
     assert f"{clips / 'y.mkv'} and {clips / 'y.mp4'} would both be written to" in said.err
 
 
-def test_without_the_extra():
-    hidden = "import sys, runpy; sys.modules['accelerate'] = None; "
-    start = hidden + "runpy.run_module('salfom_hf.predict', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("salfom: Predicting many videos needs more packages")
-    assert done.stderr.endswith('pip install -c constraints.txt ".[train]"\n')
-
-
 # Maps as a column.
 
 

@@ -43,22 +43,16 @@ def environment(datasets_cache):
 
 @pytest.fixture(scope="module")
 def forked(environment):
-    """Do a run in processes of its own, killing them on the way."""
+    """Do a run in processes of its own, killing them on the way; all are forks of one that has imported everything."""
+    command, pipe = [sys.executable, "-u", str(TESTS / "forked_training.py")], subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as server:
 
-    def run(line, **options):
-        done = subprocess.run(
-            [sys.executable, str(TESTS / "forked_training.py"), json.dumps({"arguments": line, **options})],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        print(done.stdout, done.stderr)
-        assert done.returncode == 0
-        return json.loads(done.stdout.splitlines()[-1])
+        def run(line, **options):
+            print(json.dumps({"arguments": line, **options}), file=server.stdin, flush=True)
+            result = json.loads(server.stdout.readline())
+            return result["code"], result["killed"], result["said"]
 
-    return run
+        yield run
 
 
 # Everything that a checkpoint has to hold: drawn clips, stochastic depth, averages, an encoder that rests at first,
@@ -114,20 +108,20 @@ def assert_same(value, expected, where=""):
 def uninterrupted(request, forked, data, encoder, tmp_path_factory):
     """The number of processes, and what an uninterrupted run leaves."""
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-    result = forked(eventful(data, encoder, folder), processes=request.param)
-    assert result == {"killed": 0, "code": 0}
+    code, killed, said = forked(eventful(data, encoder, folder), processes=request.param)
+    assert (code, killed) == (0, 0), said
     return request.param, state(folder)
 
 
-def test_killed_run_ends_bitwise_the_same(uninterrupted, forked, data, encoder, tmp_path, capfd):
+def test_killed_run_ends_bitwise_the_same(uninterrupted, forked, data, encoder, tmp_path):
     """Killed at any time, at the opening, renaming or removing of a file, and with half of a file written."""
     processes, expected = uninterrupted
     line = eventful(data, encoder, tmp_path / "run")
-    result = forked(line, processes=processes, kills=4, seed=processes)
-    assert result["code"] == 0
-    assert result["killed"] >= 2
+    code, killed, said = forked(line, processes=processes, kills=4, seed=processes)
+    assert code == 0, said
+    assert killed >= 2
     # Of two processes, the one that is left says what happened, in a sentence.
-    assert "Traceback" not in capfd.readouterr().out
+    assert "Traceback" not in said
     assert_same(state(tmp_path / "run"), expected)
     assert not list((tmp_path / "run").rglob("*.unfinished"))
 
@@ -136,7 +130,8 @@ def compared(forked, data, tmp_path, batch_size, **settings):
     """Do a run in one process and in two, which share the clips of each step; gives the log of the two."""
     for processes in (1, 2):
         line = arguments("light", data, tmp_path / str(processes), batch_size=batch_size // processes, **settings)
-        assert forked(line, processes=processes)["code"] == 0
+        code, _, said = forked(line, processes=processes)
+        assert code == 0, said
     one, two = read_log(tmp_path / "1"), read_log(tmp_path / "2")
     assert [entry["step"] for entry in one] == [entry["step"] for entry in two]
     for expected, entry in zip(one, two, strict=True):
@@ -185,17 +180,16 @@ def wait_for_steps(folder, process):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_says_so(data, encoder, environment, tmp_path, number, code):
+def test_a_signal_saves_and_says_so(forked, data, encoder, environment, tmp_path, number, code):
     """Sent to all processes of the group, as schedulers and terminals do, those that read clips among them."""
     line = eventful(data, encoder, tmp_path / "run", epochs=1000, num_workers=1, save_every=0, evaluate_every=900)
     process = launch(line, environment, start_new_session=True)
     wait_for_steps(tmp_path / "run", process)
     # Who begins in the same folder is refused, whatever the first one has written by now.
-    other = launch(line, environment)
-    _, err = other.communicate(timeout=120)
-    assert other.returncode == 2
-    assert err.endswith(f"salfom: Another process trains in {tmp_path / 'run'}; wait until it ends, or name another "
-                        "--output-dir.\n")  # fmt: skip
+    refused, _, said = forked(line)
+    assert refused == 2
+    assert said.endswith(f"salfom: Another process trains in {tmp_path / 'run'}; wait until it ends, or name another "
+                         "--output-dir.\n")  # fmt: skip
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
@@ -207,7 +201,8 @@ def test_a_signal_saves_and_says_so(data, encoder, environment, tmp_path, number
 
 
 CTRL_C = """
-import os, runpy, signal, sys, time
+import os, signal, time
+os.setsid()
 def ctrl_c(*_):
     os.killpg(0, signal.SIGINT)
     time.sleep(1)
@@ -215,22 +210,18 @@ def ctrl_c(*_):
 
 
 @pytest.mark.parametrize(
-    ("moment", "said"),
+    ("moment", "told"),
     [
         # When the data is loaded, and a second time while a step is under way.
         ("from salfom_hf.training import model; model.from_encoder = ctrl_c", ["Stopped before training began."]),
         ("from salfom_hf.training.loop import Trainer; Trainer.loss = lambda *_: ctrl_c() or ctrl_c()", []),
     ],
 )
-def test_ctrl_c_while_nothing_is_to_be_saved(data, encoder, environment, tmp_path, moment, said):
-    line = eventful(data, encoder, tmp_path / "run")
-    start = f"{CTRL_C}{moment}\nsys.argv[1:] = {line}\nrunpy.run_module('salfom_hf.train', run_name='__main__')"
-    command = [sys.executable, "-c", start]
-    options = {"env": environment, "start_new_session": True, "capture_output": True, "text": True, "timeout": 120}
-    done = subprocess.run(command, **options, check=False)
-    assert done.returncode == 130, done.stderr
-    assert "Traceback" not in done.stderr
-    assert [line for line in done.stderr.splitlines() if "salfom:" in line] == [f"salfom: {text}" for text in said]
+def test_ctrl_c_while_nothing_is_to_be_saved(forked, data, encoder, tmp_path, moment, told):
+    code, _, said = forked(eventful(data, encoder, tmp_path / "run"), before=CTRL_C + moment)
+    assert code == 130, said
+    assert "Traceback" not in said
+    assert [line for line in said.splitlines() if "salfom:" in line] == [f"salfom: {text}" for text in told]
 
 
 def test_a_signal_with_torchrun(data, encoder, environment, tmp_path):
@@ -245,39 +236,27 @@ def test_a_signal_with_torchrun(data, encoder, environment, tmp_path):
     assert out.count("clips an epoch") == 1
 
 
-@pytest.mark.parametrize("package", ["accelerate", "datasets"])
-def test_without_the_extra(package):
-    hidden = f"import sys, runpy; sys.modules[{package!r}] = None; "
-    start = hidden + "runpy.run_module('salfom_hf.train', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("salfom: Training needs more packages")
-    assert done.stderr.endswith('pip install -c constraints.txt ".[train]"\n')
-
-
 @pytest.mark.parametrize("fault", ["folder", "data", "encoder", "disk"])
-def test_failure_of_one_process_ends_both(forked, data, encoder, tmp_path, fault, capfd):
+def test_failure_of_one_process_ends_both(forked, data, encoder, tmp_path, fault):
     """What only the first process finds out; it is said once, and the other does not wait."""
     if fault == "folder":
         (tmp_path / "run").write_text("a file")
     line = eventful(
         tmp_path if fault == "data" else data, tmp_path if fault == "encoder" else encoder, tmp_path / "run"
     )
-    assert forked(line, processes=2, room=6000 if fault == "disk" else None) == {"killed": 0, "code": 2}
-    said = capfd.readouterr().out
+    code, killed, said = forked(line, processes=2, room=6000 if fault == "disk" else None)
+    assert (code, killed) == (2, 0), said
     assert said.count("salfom: ") == 1
     assert "Traceback" not in said
 
 
-def test_an_unexpected_error_ends_the_program(data, encoder, environment, tmp_path):
+def test_an_unexpected_error_ends_the_program(forked, data, encoder, tmp_path):
     """Though the processes that read clips ignore signals."""
     line = eventful(data, encoder, tmp_path / "run", num_workers=1)
     failing = "from salfom_hf.training.loop import Trainer; Trainer.loss = lambda *_: {}['unexpected']"
-    start = f"import sys; from salfom_hf import train; {failing}; sys.exit(train.main({line}))"
-    command = [sys.executable, "-c", start]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1
-    assert done.stderr.rstrip().endswith("KeyError: 'unexpected'")
+    code, _, said = forked(line, before=failing)
+    assert code == 1, said
+    assert said.rstrip().endswith("KeyError: 'unexpected'")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
