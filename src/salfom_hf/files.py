@@ -244,21 +244,44 @@ def _remove(folder: Path, own: bool = False) -> None:
 @contextmanager
 def locked(file: Path) -> Iterator[bool | None]:
     """
-    Hold a lock file, which a process loses when it ends, however it ends. Gives False if another process holds it;
-    None where this cannot be known, as on a file system without locks.
+    Hold a lock file, which a process loses when it ends, however it ends. Gives False if another process holds it, or
+    it is gone; None where this cannot be known, as on a file system without locks.
     """
-    from filelock import FileLock, Timeout  # Here, for commands that need none begin sooner without it.
-
-    held: bool | None = True
+    held: bool | None
     with ExitStack() as stack:
         try:
-            # Without locks it would write a file that a killed process leaves. Threads may end what others began.
-            stack.enter_context(FileLock(file, blocking=False, thread_local=False, fallback_to_soft=False))
-        except Timeout:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            _locks.add(descriptor)
+            stack.callback(_let_go, descriptor)
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.samestat(os.fstat(descriptor), os.stat(file))
+        except (BlockingIOError, FileNotFoundError):
             held = False
-        except OSError:
-            held = None
+        except OSError as error:
+            held = False if sys.platform == "win32" and isinstance(error, PermissionError) else None
         yield held
+
+
+_locks: set[int] = set()  # The descriptors of all that are held.
+
+
+def _let_go(*descriptors: int) -> None:
+    """Close these, or all."""
+    for descriptor in _locks.intersection(descriptors or _locks):
+        _locks.remove(descriptor)
+        os.close(descriptor)
+
+
+if hasattr(os, "register_at_fork"):
+    # A copy of this process, such as one that reads clips, may live on after it.
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _exchange(one: Path, other: Path) -> bool:
