@@ -156,11 +156,15 @@ def window_operations(model: SalFoMForVideoSaliencyPrediction, clip: torch.Tenso
 def stream_operations(model: SalFoMForVideoSaliencyPrediction, frames: torch.Tensor) -> int:
     """Those of one more map of a stream."""
     # The counter sees neither what another thread computes nor what onnxruntime does.
-    one_thread = patch.object(torch, "get_num_threads", lambda: 1)
-    with one_thread, patch.object(encoder_graph, "can_be_a_graph", lambda _: False):
-        calls = maps_by_stream(model, frames, 1)
-        next(calls)
-        return operations_of(calls)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with patch.object(encoder_graph, "can_be_a_graph", lambda _: False):
+            calls = maps_by_stream(model, frames, 1)
+            next(calls)
+            return operations_of(calls)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def ways_of(

@@ -19,6 +19,7 @@ from salfom_hf.errors import VideoError
 
 SOURCES = {
     "dhf1k_official": "dhf1k",
+    "dhf1k_frames": "dhf1k",
     "hollywood2": "hollywood2",
     "ucf_sports": "ucf_sports",
     "stills_parquet": "stills",

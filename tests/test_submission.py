@@ -80,7 +80,7 @@ def test_a_stopped_submission_goes_on(val, model, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_submission(val, model, tmp_path / "maps")
     assert {path.split("/")[0] for path in tree(tmp_path / "maps")} == {"0601"}
-    with pytest.raises(EvaluationError, match=r"0602/0001\.png is missing"):
+    with pytest.raises(EvaluationError, match="the folder 0602 is missing"):
         check_submission(val, tmp_path / "maps")
     assert write_submission(val, model, tmp_path / "maps") == 1
     assert asked == ["0601", "0602", "0602"]
@@ -135,7 +135,7 @@ def save(**options):
         ),
         (
             lambda folder: (folder / "0602").rename(folder / "602"),
-            "maps is not fit to be submitted (40 faults: 602/0001.png",
+            "maps is not fit to be submitted (21 faults: the folder 0602 is missing; 602/0001.png",
         ),
         (lambda folder: (folder / "notes.txt").touch(), "(1 fault: notes.txt is no map of the split): delete "),
         (lambda folder: (folder / "0601" / "0021.png").touch(), "(1 fault: 0601/0021.png is no map of the split)"),

@@ -36,11 +36,11 @@ def demo(args: argparse.Namespace) -> int:
                 raise
             raise UsageError(str(error)) from error
         names = dict.fromkeys([args.model, *available_models()])
-        page = build({name: partial(load_predictor, name, args, keep_memory=False) for name in names}, args.stride)
         try:
             # At a host that is not this machine's, Gradio would try all ports, for minutes.
             family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
             socket.create_server((args.host.strip("[]"), 0), family=family).close()
+            page = build({name: partial(load_predictor, name, args, keep_memory=False) for name in names}, args.stride)
             with suppress(KeyboardInterrupt):
                 launch(page, server_name=args.host, server_port=args.port or None)
         except OSError as error:

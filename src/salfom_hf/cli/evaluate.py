@@ -79,7 +79,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "submit",
         description="Write the maps of DHF1K's test videos as its server wants them, OUTPUT/0701/0001.png and so on, "
-        "and check them. The same command continues where it was stopped.",
+        "and check them. The same command continues where it was stopped; delete the folder of a video to have it "
+        "written again.",
         example="salfom submit --data-dir /data/DHF1K -o submission\n"
         "salfom submit --data-dir /data/DHF1K --check submission",
     )

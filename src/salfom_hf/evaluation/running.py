@@ -199,7 +199,7 @@ def claim(
             raise EvaluationError(f"{other} is not of an earlier run; choose a new folder as --output.")
     elif overwrite:
         for path in results:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     elif is_taken(output):
         earlier_maps = earlier.pop("methods")
         changed = [name for name in {**earlier, **settings} if earlier.get(name) != settings.get(name)]
@@ -255,7 +255,8 @@ def write_json(path: Path, content: Any) -> None:
 def frame_bar(total: int, done: int = 0, what: str = "scored") -> tqdm:
     """Of so many frames: a bar on a terminal; elsewhere, such as in a log, a line now and then."""
     lines = f"salfom: {{n_fmt}} of {{total_fmt}} frames {what}, {{elapsed}}\n"
-    log = {} if sys.stderr.isatty() else {"bar_format": lines, "delay": SECONDS, "mininterval": SECONDS}
+    times = dict.fromkeys(("delay", "mininterval", "maxinterval"), SECONDS)
+    log = {} if sys.stderr.isatty() else {"bar_format": lines, **times}
     return tqdm(total=total, initial=done, desc=what, unit="frame", dynamic_ncols=True, **log)
 
 

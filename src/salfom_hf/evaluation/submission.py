@@ -65,10 +65,12 @@ def check_submission(dataset: Dataset, folder: str | os.PathLike) -> str:
     if not folder.is_dir():
         raise EvaluationError(f"There is no folder {folder} to check; check the path.")
     samples = [GazeVideo(row) for row in dataset]
-    expected = {f"{sample.id}/{name}.png": sample.size for sample in samples for name in sample.frame_names}
+    there = [sample for sample in samples if (folder / sample.id).is_dir()]
+    expected = {f"{sample.id}/{name}.png": sample.size for sample in there for name in sample.frame_names}
     files = [*folder.glob("*/*"), *filter(Path.is_file, folder.iterdir())]
     found = {file.relative_to(folder).as_posix() for file in files}
-    wrong = [f"{name} is no map of the split" for name in sorted(found - expected.keys())]
+    wrong = [f"the folder {sample.id} is missing" for sample in samples if sample not in there]
+    wrong += [f"{name} is no map of the split" for name in sorted(found - expected.keys())]
     wrong += [f"{name} is missing" for name in sorted(expected.keys() - found)]
     for name in tqdm(sorted(expected.keys() & found), "checking", unit="map", disable=None, dynamic_ncols=True):
         height, width = expected[name]

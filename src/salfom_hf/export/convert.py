@@ -15,7 +15,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..errors import advice_for, check_file, described, reason_of
+from ..errors import advice_for, check_file, described, is_out_of_memory, reason_of
 from ..files import Inputs, atomic_output, check_free
 from ..hub import reason
 from ..models.configuration_salfom import SalFoMConfig, UMTConfig
@@ -127,6 +127,8 @@ def convert_checkpoint(
     try:
         model, unused = to_salfom(state) if kind == "salfom" else to_umt(state)
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         told = f"was taken for {NAMES[kind]}'s, but does not fit its network ({described(error)})"
         raise ConversionError(f"{checkpoint} {told}; {WANTED}.") from error
     with atomic_output(output_dir, overwrite) as folder, quiet():

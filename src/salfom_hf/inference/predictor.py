@@ -177,7 +177,7 @@ class SaliencyPredictor:
 
         Args:
             video: path of a video, an image or a folder of images; uint8 array or tensor `(frames, height, width, 3)`;
-                or an iterable of images (PIL, numpy, torch).
+                or an iterable of images (PIL, numpy, torch), from which another thread may take them.
             start, duration: part of the video, in seconds.
 
         Yields:

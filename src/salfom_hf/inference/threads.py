@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from itertools import repeat
 from typing import TypeVar
@@ -21,15 +21,21 @@ def in_background(
     When the iterator is closed, by hand or by an error, calls that have not begun are dropped, and it returns after
     those that have; use `contextlib.closing` where the function works on what is closed next.
     """
+
+    def result_of(call: Future[Result]) -> Result:
+        while not call.done():
+            wait([call], 0.1)  # On Windows, Ctrl-C does not interrupt a wait without an end.
+        return call.result()
+
     pool = ThreadPoolExecutor(threads, thread_name_prefix="salfom")
     calls: deque[Future[Result]] = deque()
     try:
         for item in items:
             calls.append(pool.submit(function, item))
             if len(calls) > size:
-                yield calls.popleft().result()
+                yield result_of(calls.popleft())
         while calls:
-            yield calls.popleft().result()
+            yield result_of(calls.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 
