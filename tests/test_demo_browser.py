@@ -324,6 +324,7 @@ def test_a_video_in_the_tab_of_pictures_is_taken_as_a_video(browser, server, upl
         choose(page, upload)
     page.get_by_role("tab", name="Picture").click()
     page.locator("#picture-input input[type=file]").set_input_files(shutil.copy(upload, tmp_path / name))
+    page.locator(f"#video-input video[src*='{Path(name).stem}']").wait_for()  # The hint may still be of the old one.
     page.get_by_text(re.compile("Press the button")).wait_for()
     page.get_by_role("button", name=BUTTON).click()
     result(page)
